@@ -1,0 +1,129 @@
+"""What a filter and a transform see of a Dense or Convolution layer."""
+import cntk as C
+import numpy as np
+
+from .edit import placeholder_like, rebuild, unapplied, with_outputs
+from .walk import body
+
+
+class Layer(object):
+    """A Dense or Convolution layer of a model, however it was written.
+
+    It behaves like CNTK's block of that layer; what is not listed here comes from the block,
+    or from the last primitive where the layer was written without one. Layers compare and
+    hash by the Variable they compute, so they can be the keys of a dict.
+
+    Attributes:
+        name (str): as the user named it, '' where they did not.
+        op_name (str): 'Dense' or 'Convolution'.
+        W (cntk.Parameter): weights as CNTK stores them: [inputs..., outputs...] of a Dense,
+            [filters, channels, height, width] of a 2-D Convolution.
+        b (cntk.Parameter): bias, or None.
+        shape (tuple of int): shape of the output, as of any CNTK Function.
+        input (cntk.Variable): what the layer reads.
+        output (cntk.Variable): what it computes.
+        root (cntk.Function): the block; of a layer without one, its last primitive.
+        core (cntk.Function): the primitive that reads W: times or convolution.
+        attributes (dict): those of `core`: `outputRank` of a times; `strides`, `autoPadding`,
+            `lowerPad`, `upperPad`, `dilation`, `groups` ... of a convolution.
+        enclosing (tuple of str): names of the blocks around it, outermost first.
+        shared_with (tuple of Layer): the other layers that read the same W, as when a model is
+            applied twice: `z(x)` and `z(x / 255)`. Transform them together, with the same new
+            Parameters.
+    """
+
+    def __init__(self, op_name, root, core, W, b, enclosing=()):
+        self.op_name = op_name
+        self.root = root
+        self.core = core
+        self.W = W
+        self.b = b
+        self.output = root.outputs[0]
+        self.name = root.name or core.name
+        self.enclosing = tuple(enclosing)
+        self.shared_with = ()
+
+    @property
+    def shape(self):
+        return self.output.shape
+
+    @property
+    def input(self):
+        # Asked for each time: CNTK exchanges the placeholders inside a block whenever it infers
+        # shapes anew, as it does when a model is evaluated or applied.
+        return self.root.block_arguments_mapping[0][1] if self.root.is_block else self._data
+
+    @property
+    def _data(self):
+        """What `core` applies W to."""
+        return self.core.inputs[1 if self.op_name == 'Convolution' else 0]
+
+    @property
+    def attributes(self):
+        return self.core.attributes
+
+    @property
+    def label(self):
+        """The layer for messages: its name after those of the blocks around it, and W's shape."""
+        path = '.'.join([name for name in self.enclosing if name] + [self.name or '(unnamed)'])
+        sides = 'x'.join(str(side) for side in self.W.shape)
+        return "%s '%s' (W of %s)" % (self.op_name, path, sides)
+
+    @property
+    def output_rank(self):
+        """Number of axes of W that are outputs of a Dense."""
+        return int(self.core.attributes['outputRank'])
+
+    @property
+    def macs(self):
+        """Multiply-adds per sample of one application of the layer (of a sequence: per step).
+
+        Every element of `core`'s output sums as many products as W holds for it, so axes
+        that a Dense maps over and positions of a filter count once each.
+        """
+        kernels = self.W.shape[-self.output_rank:] if self.op_name == 'Dense' else self.W.shape[:1]
+        # A convolution over the steps of a sequence has them as an axis of no fixed size, below 0.
+        elements = int(np.prod([side for side in self.core.shape if side >= 0]))
+        return elements * int(np.prod(self.W.shape)) // int(np.prod(kernels))
+
+    def rebuilt(self, core, op_name, name=None):
+        """Returns the layer with another core: bias, activation and all else as they are.
+
+        Args:
+            core (cntk.Function): what takes the place of the times or the convolution:
+                unapplied, with one placeholder, of the same output shape.
+            op_name (str): op name of the new block.
+            name (str): name of the new block; None keeps the layer's.
+
+        Returns:
+            cntk.Function: a block, unapplied, with one placeholder: what `replace` takes.
+        """
+        inlet = placeholder_like(self.input)
+        content, source = self._content()
+        piece = unapplied(core, self._data, self.core.outputs[0], 'the core of ' + self.label)
+        new = rebuild(content, {source: inlet}, {self.core.outputs[0].uid: piece}, set())
+        outer = placeholder_like(self.input)
+        return C.as_block(new, [(inlet, outer)], op_name, self.name if name is None else name)
+
+    def _content(self):
+        """Returns what the layer computes as a composite, and which Variable of it is the input."""
+        if self.root.is_block:
+            return body(self.root), self.root.block_arguments_mapping[0][0]
+        return with_outputs(self.root, list(self.root.outputs)), self.input
+
+    def __getattr__(self, name):
+        if name.startswith('_') or 'root' not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.root, name)
+
+    def __eq__(self, other):
+        return isinstance(other, Layer) and self.output.uid == other.output.uid
+
+    def __ne__(self, other):
+        return not self == other
+
+    def __hash__(self):
+        return hash(self.output.uid)
+
+    def __repr__(self):
+        return '<Layer %s>' % self.label

@@ -1,0 +1,77 @@
+"""The values that Variables inside a model take on given minibatches."""
+import cntk as C
+import numpy as np
+
+from .edit import substitute
+from .walk import body, primitives, walk
+
+
+def opened(model, wanted):
+    """Returns a copy of `model` in which what encloses certain Functions is opened.
+
+    CNTK evaluates only Variables of a model's own level, not those inside its blocks.
+
+    Args:
+        model (cntk.Function): left as it is.
+        wanted (callable): `cntk.Function -> bool`. A block around such a Function is replaced by
+            what it computes; the Functions themselves stay closed, and so do all other blocks.
+
+    Returns:
+        cntk.Function: the same outputs, Parameters and arguments; `model` itself where every
+        wanted Function is on its own level already.
+    """
+    while True:
+        around = [function for function in primitives(model) if function.is_block
+                  and not wanted(function) and any(wanted(inner) for inner in walk(body(function)))]
+        if not around:
+            return model
+        replacements = {}
+        contents = []
+        for block in around:
+            content = body(block).clone(C.CloneMethod.share, dict(block.block_arguments_mapping))
+            contents.append(content)
+            replacements.update(zip(block.outputs, content.outputs))
+        model = substitute(model, replacements)
+
+
+def evaluate(variables, minibatch):
+    """Evaluates Variables of one model.
+
+    Args:
+        variables (sequence of cntk.Variable): outputs of Functions, or arguments.
+        minibatch (dict of cntk.Variable to data): may hold more than is needed.
+
+    Returns:
+        list: for each Variable an array [samples, ...shape]; of a Variable with a sequence axis a
+        list of arrays [steps, ...shape], one for each sequence.
+
+    Raises:
+        ValueError: the minibatch has no data for an argument that is needed.
+    """
+    # An argument is no output of a Function; its alias is.
+    targets = [variable if variable.is_output else C.alias(variable).output
+               for variable in variables]
+    whole = C.combine(list({target.uid: target for target in targets}.values()))
+    given = {argument.uid: values for argument, values in minibatch.items()}
+    missing = [argument for argument in whole.arguments if argument.uid not in given]
+    if missing:
+        raise ValueError('the minibatch has no data for %s'
+                         % ', '.join(str(argument) for argument in missing))
+    needed = {argument: given[argument.uid] for argument in whole.arguments}
+    _, values = whole.forward(needed, list(whole.outputs), as_numpy=False)
+    arrays = {variable.uid: _arrays(variable, value) for variable, value in values.items()}
+    return [arrays[target.uid] for target in targets]
+
+
+def flat(values):
+    """Returns what `evaluate` gave for one Variable as one array; the steps of sequences are its samples."""
+    return np.concatenate(values) if isinstance(values, list) else values
+
+
+def _arrays(variable, value):
+    rank = len(variable.shape)
+    if len(variable.dynamic_axes) > 1:
+        return [np.asarray(sequence) for sequence in value.as_sequences(variable)]
+    values = np.asarray(value.asarray())
+    # A batch may come with a sequence axis of one step.
+    return values.reshape((-1,) + values.shape[values.ndim - rank:])
