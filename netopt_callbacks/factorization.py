@@ -1,0 +1,37 @@
+"""The names of `cntk.contrib.netopt.factorization`, so that changing the import is the whole port."""
+from .optimizations import low_rank
+from .optimizations.dense_factored import dense_factored
+from .optimizations.factor_dense import chosen_rank
+from .optimizations.factor_dense import factor_dense as _factor_dense
+
+__all__ = ['dense_factored', 'factor_dense', 'svd_subprojection']
+
+
+def factor_dense(model, projection_function=None, filter_function=None, factor_function=None):
+    """Returns `model` with its Dense layers factored, W ~ W1 W2.
+
+    Args:
+        model (cntk.Function): left as it is; the Parameters kept are shared.
+        projection_function (callable): W [inputs, outputs] -> rank; `nc.energy(0.95)` and the
+            other rules are such functions.
+        filter_function (callable): says which Dense layers to factor; None takes all.
+        factor_function (callable): (W, k) -> (W1, W2); None takes `svd_subprojection`.
+
+    Returns:
+        cntk.Function: with blocks 'DenseFactored' named as the layers were.
+
+    Raises:
+        TypeError, ValueError: see `nc.FactorDense`. A rank that saves nothing warns (UserWarning).
+    """
+    rank = chosen_rank('factor_dense', None, projection_function, factor_function)
+    return _factor_dense(model, rank, filter_function, factor_function, split='right').model
+
+
+def svd_subprojection(matrix, k):
+    """Returns U [m, k] and diag(S) V [k, n] of the truncated singular value decomposition.
+
+    Args:
+        matrix (numpy.ndarray): [m, n].
+        k (int): 1 to min(m, n).
+    """
+    return low_rank.factors(matrix, k, split='right')

@@ -1,0 +1,165 @@
+"""The contract between an optimization and the engine that runs it.
+
+An optimization says *what* changes in a network; the engine says when, and
+carries the trainer, its learners, checkpoints and records across the change.
+Nothing in this package sees a trainer.
+"""
+
+
+class LayerNote(object):
+    """What an optimization did to one layer: a row of the record and of the summary.
+
+    Args:
+        name (str): the layer's name, or what `nc.graph.Layer.name` calls it.
+        shape (tuple of int): shape of its weights as CNTK stores them.
+        skipped (str): why the layer was left as it was; None where it was changed.
+        rank (int): inner size of a factorization.
+        energy (float): fraction of the squared singular values kept, in [0, 1].
+        error (float): relative Frobenius error of the new weights.
+        parameters_before, parameters_after (int): number of stored weights;
+            1-bit weights count as one each, `bits_after` tells their size.
+        macs_before, macs_after (int): multiply-adds per sample.
+        binary_macs_after (int): those of `macs_after` that are 1-bit.
+        bits_after (int): bits per weight once lowered.
+        message (str): anything the user should read about this layer.
+        retired (tuple of cntk.Parameter): Parameters this layer no longer reads.
+        added (tuple of cntk.Parameter): Parameters that took their place; the
+            engine prefers to pack these into the storage of `retired`.
+    """
+
+    FIELDS = ('name', 'shape', 'skipped', 'rank', 'energy', 'error',
+              'parameters_before', 'parameters_after', 'macs_before', 'macs_after',
+              'binary_macs_after', 'bits_after', 'message')
+
+    def __init__(self, name, shape=(), skipped=None, rank=None, energy=None, error=None,
+                 parameters_before=None, parameters_after=None, macs_before=None,
+                 macs_after=None, binary_macs_after=None, bits_after=32, message=None,
+                 retired=(), added=()):
+        self.name = name
+        self.shape = tuple(int(side) for side in shape)
+        self.skipped = skipped
+        self.rank = rank
+        self.energy = energy
+        self.error = error
+        self.parameters_before = parameters_before
+        self.parameters_after = parameters_after
+        self.macs_before = macs_before
+        self.macs_after = macs_after
+        self.binary_macs_after = binary_macs_after
+        self.bits_after = bits_after
+        self.message = message
+        self.retired = tuple(retired)
+        self.added = tuple(added)
+
+    def to_dict(self):
+        """Returns the JSON-ready fields, without the Parameters."""
+        return {field: getattr(self, field) for field in self.FIELDS}
+
+    @classmethod
+    def from_dict(cls, fields):
+        """Rebuilds a note from `to_dict`; `retired` and `added` come back empty."""
+        return cls(**fields)
+
+    def __repr__(self):
+        said = ['%s=%r' % (field, getattr(self, field)) for field in self.FIELDS
+                if getattr(self, field) is not None]
+        return 'LayerNote(%s)' % ', '.join(said)
+
+
+class Transformed(object):
+    """A transformed model with one `LayerNote` per layer looked at.
+
+    Args:
+        model (cntk.Function): same outputs, in the same order, as the model given.
+        layers (sequence of LayerNote): in the order of the model.
+    """
+
+    def __init__(self, model, layers=()):
+        self.model = model
+        self.layers = list(layers)
+
+
+class Optimization(object):
+    """Base class of everything that changes a network while it trains.
+
+    A subclass overrides `transform`, and where it needs them `prepare` and `lower`.
+
+    Args:
+        epoch (int or (int, cntk.train.DataUnit.sweep)): completed epochs after
+            which the transform runs, before the next minibatch; 0 is before the first.
+        filter_function (callable): gets each candidate layer (see `nc.graph.Layer`),
+            says whether to take it. None takes the optimization's default choice.
+        learner (callable): `parameters -> cntk.Learner` for the Parameters the
+            transform adds. None packs them into the storage of those it retires,
+            so that the learner that trained these goes on training them.
+        learner_state (str): 'reset' zeroes the smoothed gradients of packed
+            Parameters; 'project' maps them through the transform where that is defined.
+
+    Raises:
+        TypeError, ValueError: an argument is not one of these.
+    """
+
+    def __init__(self, epoch=0, filter_function=None, learner=None, learner_state='reset'):
+        self.epoch = _checked_epoch(type(self).__name__, epoch)
+        for name, value in (('filter_function', filter_function), ('learner', learner)):
+            if value is not None and not callable(value):
+                raise TypeError('%s: %s must be a function or None, got %r'
+                                % (type(self).__name__, name, value))
+        if learner_state not in ('reset', 'project'):
+            raise ValueError("%s: learner_state must be 'reset' or 'project', got %r"
+                             % (type(self).__name__, learner_state))
+        self.filter_function = filter_function
+        self.learner = learner
+        self.learner_state = learner_state
+
+    @property
+    def name(self):
+        """The class name, as records and TensorBoard show it."""
+        return type(self).__name__
+
+    def prepare(self, model, minibatches):
+        """Looks at held-out data just before `transform`; the default does nothing.
+
+        Args:
+            model (cntk.Function): as given to `transform`.
+            minibatches: may be iterated any number of times; gives dicts of the
+                model's arguments to data. Empty where the run has no held-out data.
+        """
+
+    def transform(self, model):
+        """Returns the transformed model, or a `Transformed` that also holds notes.
+
+        Pure: a new graph; the Parameters it keeps are shared, the ones it adds are
+        ordinary `cntk.Parameter`s; no value of a Parameter of `model` is written.
+
+        Args:
+            model (cntk.Function): in a trainer `combine([model, loss, metric])`.
+
+        Returns:
+            cntk.Function or Transformed: same outputs in the same order.
+        """
+        raise NotImplementedError('%s does not override transform(model)' % self.name)
+
+    def lower(self, model):
+        """Returns `model` with what this optimization made replaced by native ops.
+
+        The default returns the model as it is.
+        """
+        return model
+
+
+def _checked_epoch(owner, epoch):
+    """Returns `epoch` as given once it is known to be a legal point in time."""
+    count = epoch
+    if isinstance(epoch, tuple):
+        if len(epoch) != 2 or getattr(epoch[1], 'name', None) != 'sweep':
+            raise ValueError('%s: epoch as a tuple is (number, cntk.train.DataUnit.sweep), got %r'
+                             % (owner, epoch))
+        count = epoch[0]
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError('%s: epoch must be a whole number of completed epochs, got %r'
+                        % (owner, epoch))
+    if count < 0:
+        raise ValueError('%s: epoch counts completed epochs and starts at 0, got %r'
+                         % (owner, epoch))
+    return epoch

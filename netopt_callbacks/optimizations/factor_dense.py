@@ -1,0 +1,193 @@
+"""Dense layers factored to low rank: W ~ W1 W2."""
+import warnings
+from numbers import Integral
+
+import cntk as C
+import numpy as np
+
+from .. import graph
+from . import low_rank, ranks
+from .base import LayerNote, Optimization, Transformed
+from .dense_factored import OP_NAME, product
+
+
+class FactorDense(Optimization):
+    """Replaces Dense layers y = f(x W + b) by y = f((x W1) W2 + b), with W ~ W1 W2 of rank k.
+
+    Activation, bias (the same Parameter) and name stay. W1 W2 is the best approximation of the
+    trained W: its truncated singular value decomposition, with the singular values split evenly.
+    W of m x n has m n weights and multiply-adds, its factors k (m + n); where k saves nothing the
+    layer is left as it is and its note says why. Layers that share W get the same W1 and W2.
+
+    Args:
+        epoch, learner, learner_state: see `nc.Optimization`.
+        rank (int, float or callable): k; a fraction in (0, 1) is one of the smaller side of W;
+            a function gets W as [inputs, outputs]: `nc.energy(0.95)`, `nc.stable_rank()`,
+            `nc.speedup(2)`, `nc.parameters(0.5)` or your own.
+        filter_function (callable): `nc.graph.Layer -> bool`; None takes every Dense layer.
+        projection_function (callable): netopt's name for a rank that is a function.
+        factor_function (callable): (W, k) -> (W1, W2), instead of the decomposition; it may
+            choose another inner size. Without a rank it gets k = min(W.shape).
+
+    Raises:
+        TypeError, ValueError: no rank and no factor_function, two ranks, or a rank that
+            cannot be one. When applied: ValueError naming the layer where a function returns a
+            rank below 1 or above the smaller side, or factors that do not fit or are not
+            finite; ValueError listing the layers seen where the filter takes none.
+
+    >>> FactorDense(epoch=2, rank=0.25).rank
+    0.25
+    """
+
+    def __init__(self, epoch=0, rank=None, filter_function=None, projection_function=None,
+                 factor_function=None, learner=None, learner_state='reset'):
+        super(FactorDense, self).__init__(epoch, filter_function, learner, learner_state)
+        self.rank = chosen_rank('FactorDense', rank, projection_function, factor_function)
+        self.factor_function = factor_function
+
+    def transform(self, model):
+        return factor_dense(model, self.rank, self.filter_function, self.factor_function,
+                            keep_useless=True)
+
+
+def factor_dense(model, rank=None, filter_function=None, factor_function=None, split='even',
+                 keep_useless=False):
+    """Returns `model` with its Dense layers factored.
+
+    Args:
+        model (cntk.Function): left as it is; kept Parameters are shared.
+        rank, filter_function, factor_function: see `FactorDense`.
+        split (str): 'even' or 'right', see `low_rank.factors`.
+        keep_useless (bool): leave a layer whose rank saves nothing as it is, with the reason in
+            its note; otherwise warn (UserWarning) and factor it all the same.
+
+    Returns:
+        Transformed: with one note per W looked at.
+
+    Raises:
+        TypeError, ValueError: see `FactorDense`.
+    """
+    found = graph.layers(model, filter_function, op_name='Dense')
+    if not found:
+        raise graph.no_layers_error(model, 'FactorDense', op_name='Dense')
+    notes, factored, new_functions = [], {}, {}
+    for layer in found:
+        if layer.W.uid not in factored:
+            note, factors = _factor(layer, rank, factor_function, split, keep_useless)
+            notes.append(note)
+            factored[layer.W.uid] = factors
+        if factored[layer.W.uid] is not None:
+            W1, W2 = factored[layer.W.uid]
+            core = product(W1, W2, layer.output_rank, layer.attributes['inferInputRankToMap'])
+            new_functions[layer] = layer.rebuilt(core, OP_NAME)
+    return Transformed(graph.replace(model, new_functions) if new_functions else model, notes)
+
+
+def chosen_rank(what, rank, projection_function, factor_function):
+    """Returns the one rank given under either name; None leaves it to `factor_function`.
+
+    Raises:
+        TypeError, ValueError: see `FactorDense`.
+    """
+    for name, function in (('projection_function', projection_function),
+                           ('factor_function', factor_function)):
+        if function is not None and not callable(function):
+            raise TypeError('%s: %s must be a function, got %r' % (what, name, function))
+    if rank is not None and projection_function is not None:
+        raise ValueError('%s: rank and projection_function both choose the rank; give one' % what)
+    if rank is None and projection_function is None:
+        if factor_function is None:
+            raise ValueError('%s: give rank (an int, a fraction of the smaller side, or a rule as '
+                             'nc.energy(0.95)), or projection_function, or factor_function' % what)
+        return None
+    return ranks.check(projection_function if rank is None else rank, what + ': rank')
+
+
+def _factor(layer, rank, factor_function, split, keep_useless):
+    """Returns (LayerNote, (W1, W2) as Parameters); None for the factors of a layer left alone."""
+    W = _matrix(layer)
+    # One rank for all layers may be too large for a few; what a function returns for a layer may not.
+    if keep_useless and isinstance(rank, Integral) and rank > min(W.shape):
+        return _skipped(layer, W, rank), None
+    k = min(W.shape) if rank is None else ranks.resolve(rank, W.copy(), layer.label)
+    if keep_useless and factor_function is None and not low_rank.saves(k, W.shape):
+        return _skipped(layer, W, k), None
+    left, right = (low_rank.factors(W, k, split) if factor_function is None
+                   else _checked(factor_function(W.copy(), k), W, layer))
+    k = left.shape[1]
+    if not low_rank.saves(k, W.shape):
+        if keep_useless:
+            return _skipped(layer, W, k), None
+        warnings.warn('%s: %s' % (layer.label, _saves_nothing(W, k)), UserWarning, stacklevel=4)
+    factors = _parameters(layer, left, right)
+    error = low_rank.relative_error(W, left, right)
+    # Of factors that are no decomposition the energy is the part of |W|^2 they explain, which for
+    # one that is comes to the same.
+    energy = (low_rank.energy(low_rank.singular_values(W), k) if factor_function is None
+              else max(0., 1. - error ** 2))
+    return _note(layer, W, k * sum(W.shape), rank=k, energy=energy, error=error,
+                 retired=(layer.W,), added=factors), factors
+
+
+def _matrix(layer):
+    """Returns W of a layer as [inputs, outputs]."""
+    if any(side < 0 for side in layer.W.shape):
+        raise ValueError('%s has no weights yet; apply the model to its input first' % layer.label)
+    W = layer.W.value
+    if not np.isfinite(W).all():
+        raise ValueError('%s holds weights that are not finite' % layer.label)
+    inputs, outputs = _sides(layer)
+    return W.reshape(int(np.prod(inputs)), int(np.prod(outputs)))
+
+
+def _sides(layer):
+    """Returns the input axes and the output axes of W."""
+    shape = tuple(layer.W.shape)
+    return shape[:-layer.output_rank], shape[-layer.output_rank:]
+
+
+def _parameters(layer, left, right):
+    """Returns factors as Parameters: W1 [inputs..., k] and W2 [k, outputs...]."""
+    inputs, outputs = _sides(layer)
+    return tuple(C.Parameter(shape, init=factor.reshape(shape), dtype=factor.dtype, name=name)
+                 for name, factor, shape in (('W1', left, inputs + left.shape[1:]),
+                                             ('W2', right, right.shape[:1] + outputs)))
+
+
+def _checked(factors, W, layer):
+    """Returns what a factor_function returned as (W1 [m, k], W2 [k, n]) of W's dtype."""
+    try:
+        left, right = (np.array(factor, dtype=W.dtype, order='C') for factor in factors)
+    except (TypeError, ValueError) as error:
+        raise ValueError('factor_function must return two arrays W1 and W2 for %s; it returned %s '
+                         '(%s)' % (layer.label, type(factors).__name__, error))
+    if (left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0] or left.shape[1] < 1
+            or (left.shape[0], right.shape[1]) != W.shape):
+        raise ValueError('factor_function must return W1 of (%d, k) and W2 of (k, %d) for %s; it '
+                         'returned %s and %s' % (W.shape + (layer.label, left.shape, right.shape)))
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        raise ValueError('factor_function returned values that are not finite for %s' % layer.label)
+    return left, right
+
+
+def _saves_nothing(W, k):
+    """Says in full why rank k is no gain for W."""
+    rows, columns = W.shape
+    most = low_rank.break_even_rank(W.shape)
+    return ('rank %d saves nothing: %dx%d has %d weights, its factors %d; %s'
+            % (k, rows, columns, W.size, k * (rows + columns),
+               'ranks up to %d save' % most if most else 'no rank saves'))
+
+
+def _skipped(layer, W, k):
+    """Returns the note of a layer left as it is because rank k saves nothing."""
+    return _note(layer, W, W.size, skipped=_saves_nothing(W, k))
+
+
+def _note(layer, W, after, **fields):
+    """Returns the note of a layer whose W has, or is replaced by, `after` weights."""
+    bias = int(np.prod(layer.b.shape)) if layer.b is not None else 0
+    positions = layer.macs // W.size
+    return LayerNote(layer.name or layer.label, layer.W.shape,
+                     parameters_before=W.size + bias, parameters_after=after + bias,
+                     macs_before=layer.macs, macs_after=positions * after, **fields)

@@ -1,0 +1,129 @@
+"""Low-rank approximation of a matrix; NumPy only.
+
+W of m x n is approximated by W1 W2, with W1 of m x k and W2 of k x n. The truncated singular
+value decomposition W = U diag(s) V is the best such approximation for every k (Eckart and Young,
+Psychometrika 1, 1936): the squared Frobenius error is the sum of the squared singular values left out.
+"""
+import numpy as np
+
+SPLITS = ('even', 'right')
+
+
+def singular_values(matrix):
+    """Returns the singular values of `matrix`, largest first: float64 [min(m, n)]."""
+    return np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)
+
+
+def truncated_svd(matrix, rank):
+    """Returns U [m, rank], s [rank] and V [rank, n] with matrix ~ U diag(s) V, in float64.
+
+    A singular vector is only defined up to its sign, and which one LAPACK returns depends on
+    its build. Here the element of largest magnitude in each column of U (the first of equals)
+    is positive, so that the same weights give the same factors everywhere.
+
+    Args:
+        matrix (numpy.ndarray): real, [m, n].
+        rank (int): 1 to min(m, n).
+
+    Raises:
+        ValueError: `rank` is out of range, or `matrix` is not 2-D or not finite.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.ndim != 2:
+        raise ValueError('expected a matrix, got an array of shape %s' % (matrix.shape,))
+    if not np.isfinite(matrix).all():
+        raise ValueError('the matrix holds values that are not finite')
+    if not 1 <= rank <= min(matrix.shape):
+        raise ValueError('rank must be 1 to %d for a matrix of %dx%d, got %r'
+                         % ((min(matrix.shape),) + matrix.shape + (rank,)))
+    U, s, V = np.linalg.svd(matrix, full_matrices=False)
+    U, s, V = U[:, :rank], s[:rank], V[:rank]
+    peaks = U[np.argmax(np.abs(U), axis=0), np.arange(rank)]
+    signs = np.where(peaks < 0, -1., 1.)
+    return U * signs, s, V * signs[:, np.newaxis]
+
+
+def factors(matrix, rank, split='even'):
+    """Returns W1 [m, rank] and W2 [rank, n], the best approximation of `matrix` of that rank.
+
+    Args:
+        matrix (numpy.ndarray): [m, n]; the factors have its dtype, those of integers are float64.
+        rank (int): 1 to min(m, n).
+        split (str): 'even' gives U diag(sqrt s) and diag(sqrt s) V, whose norms are equal, so
+            that one learning rate suits both; 'right' gives U and diag(s) V.
+
+    Raises:
+        ValueError: see `truncated_svd`; or `split` is neither.
+    """
+    if split not in SPLITS:
+        raise ValueError('split must be one of %s, got %r' % (', '.join(SPLITS), split))
+    U, s, V = truncated_svd(matrix, rank)
+    left = np.sqrt(s) if split == 'even' else np.ones_like(s)
+    right = np.sqrt(s) if split == 'even' else s
+    dtype = np.asarray(matrix).dtype
+    dtype = dtype if np.issubdtype(dtype, np.floating) else np.float64
+    return (np.ascontiguousarray(U * left, dtype),
+            np.ascontiguousarray(right[:, np.newaxis] * V, dtype))
+
+
+def energy(values, rank):
+    """Returns the fraction of the squared singular values that the first `rank` hold, in [0, 1].
+
+    Args:
+        values (numpy.ndarray): singular values, largest first.
+        rank (int): 0 or more.
+
+    Returns:
+        float: 1 for a matrix of zeros, of which nothing can be lost.
+    """
+    squares = np.asarray(values, np.float64) ** 2
+    total = squares.sum()
+    return float(squares[:rank].sum() / total) if total > 0 else 1.
+
+
+def rank_of_energy(values, fraction):
+    """Returns the smallest rank whose `energy` is at least `fraction`; at least 1.
+
+    Args:
+        values (numpy.ndarray): singular values, largest first.
+        fraction (float): in (0, 1]; at 1 singular values of zero are left out.
+    """
+    held = np.cumsum(np.asarray(values, np.float64) ** 2)
+    if held[-1] == 0:
+        return 1
+    return int(np.searchsorted(held, fraction * held[-1])) + 1
+
+
+def relative_error(matrix, left, right):
+    """Returns |matrix - left right| / |matrix| in Frobenius norms; 0 where both norms are 0."""
+    matrix = np.asarray(matrix, np.float64)
+    lost = np.linalg.norm(matrix - np.asarray(left, np.float64).dot(np.asarray(right, np.float64)))
+    norm = np.linalg.norm(matrix)
+    if norm == 0:
+        return 0. if lost == 0 else float('inf')
+    return float(lost / norm)
+
+
+def stable_rank(values):
+    """Returns |W|_F^2 / |W|_2^2 of the singular values given, at least 1.
+
+    It is at most the rank, and unlike it does not jump when a tiny singular value appears
+    (Rudelson and Vershynin, J. ACM 54, 2007).
+    """
+    squares = np.asarray(values, np.float64) ** 2
+    return float(squares.sum() / squares[0]) if squares[0] > 0 else 1.
+
+
+def saves(rank, shape):
+    """Tells whether factors of this rank have fewer weights than the matrix: rank (m + n) < m n."""
+    rows, columns = shape
+    return rank * (rows + columns) < rows * columns
+
+
+def break_even_rank(shape):
+    """Returns the largest rank that still `saves` weights for a matrix of that shape; 0 if none does.
+
+    50x50 breaks even at 25 (25 * 100 = 50 * 50), so the largest that saves is 24.
+    """
+    rows, columns = shape
+    return (rows * columns - 1) // (rows + columns)

@@ -1,0 +1,140 @@
+"""What a rank may be, and rules that choose one; NumPy only.
+
+A rank is an int, a fraction in (0, 1) of the smaller side of W (floor, at least 1), or a
+function of W as a matrix [inputs, outputs] that returns an int. The rules below are such functions.
+"""
+import math
+from fractions import Fraction
+from numbers import Integral, Real
+
+from . import low_rank
+
+
+class Rule(object):
+    """A rank rule: a function of W, with a repr that says what it was made with."""
+
+    def __init__(self, name, argument, function):
+        self._text = '%s(%s)' % (name, '' if argument is None else repr(argument))
+        self._function = function
+
+    def __call__(self, W):
+        return self._function(W)
+
+    def __repr__(self):
+        return self._text
+
+
+def energy(fraction):
+    """Returns the rule: the smallest rank that holds `fraction` of the squared singular values.
+
+    Args:
+        fraction (float): in (0, 1].
+    """
+    if not _is_number(fraction) or not 0 < fraction <= 1:
+        raise ValueError('energy: fraction must be in (0, 1], got %r' % (fraction,))
+    return Rule('energy', fraction,
+                lambda W: low_rank.rank_of_energy(low_rank.singular_values(W), fraction))
+
+
+def stable_rank():
+    """Returns the rule: |W|_F^2 / |W|_2^2, rounded up (Cuttlefish's rank, arXiv 2305.02538)."""
+    return Rule('stable_rank', None, _rounded_stable_rank)
+
+
+def speedup(factor):
+    """Returns the rule: the largest rank that needs `factor` times fewer multiply-adds.
+
+    W of m x n has m n multiply-adds, its factors k (m + n). At least 1, which may need more.
+
+    Args:
+        factor (float): above 1.
+    """
+    if not _is_number(factor) or not factor > 1:
+        raise ValueError('speedup: factor must be above 1, got %r' % (factor,))
+    return Rule('speedup', factor, lambda W: _largest_rank(W.shape, 1 / _exact(factor)))
+
+
+def parameters(fraction):
+    """Returns the rule: the largest rank whose factors hold at most `fraction` of W's weights.
+
+    It is at least 1, which of a small W may be more than that.
+
+    Args:
+        fraction (float): in (0, 1).
+    """
+    if not _is_number(fraction) or not 0 < fraction < 1:
+        raise ValueError('parameters: fraction must be in (0, 1), got %r' % (fraction,))
+    return Rule('parameters', fraction, lambda W: _largest_rank(W.shape, _exact(fraction)))
+
+
+def check(rank, what='rank'):
+    """Returns `rank` once it is known to be one that `resolve` takes.
+
+    Args:
+        rank (int, float or callable): see the module.
+        what (str): its name in messages, as 'FactorDense: rank'.
+
+    Raises:
+        TypeError: it is none of the three.
+        ValueError: an int below 1, or a fraction outside (0, 1).
+    """
+    if callable(rank):
+        return rank
+    if not _is_number(rank):
+        raise TypeError('%s must be an int, a fraction in (0, 1) of the smaller side, or a function '
+                        'of W, got %r' % (what, rank))
+    if isinstance(rank, Integral) and rank < 1:
+        raise ValueError('%s must be at least 1, got %r' % (what, rank))
+    if not isinstance(rank, Integral) and not 0 < rank < 1:
+        raise ValueError('%s as a fraction must be in (0, 1) of the smaller side, got %r; a rank '
+                         'of its own is an int' % (what, rank))
+    return rank
+
+
+def resolve(rank, W, layer):
+    """Returns the rank of one layer as an int from 1 to min(W.shape).
+
+    Args:
+        rank (int, float or callable): see the module.
+        W (numpy.ndarray): [inputs, outputs].
+        layer (str): the layer, for messages.
+
+    Raises:
+        TypeError: a function returned something else than an int.
+        ValueError: the rank is below 1 or above the smaller side of W.
+    """
+    smaller = min(W.shape)
+    check(rank, 'the rank of %s' % layer)
+    if callable(rank):
+        chosen = rank(W)
+        if isinstance(chosen, bool) or not isinstance(chosen, Integral):
+            raise TypeError('the rank function of %s must return an int, got %r (%s); round it, '
+                            'as int(...) does' % (layer, chosen, type(chosen).__name__))
+    elif isinstance(rank, Integral):
+        chosen = rank
+    else:
+        chosen = max(1, int(_exact(rank) * smaller))
+    if not 1 <= chosen <= smaller:
+        raise ValueError('the rank of %s must be 1 to %d, the smaller side of its %dx%d weights, got %d'
+                         % ((layer, smaller) + tuple(W.shape) + (chosen,)))
+    return int(chosen)
+
+
+def _rounded_stable_rank(W):
+    # The quotient for r equal singular values is r up to a few ulp, which must not make it r + 1.
+    quotient = low_rank.stable_rank(low_rank.singular_values(W)) * (1 - 1e-9)
+    return min(min(W.shape), int(math.ceil(quotient)))
+
+
+def _largest_rank(shape, fraction):
+    rows, columns = shape
+    return min(min(shape), max(1, int(fraction * rows * columns / (rows + columns))))
+
+
+def _exact(number):
+    """Returns a number as the decimal it was written as: 0.29 of 100 is 29, not 28.999999999999996."""
+    return Fraction(repr(float(number)))
+
+
+def _is_number(value):
+    return isinstance(value, Real) and not isinstance(value, bool)
