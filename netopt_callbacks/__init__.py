@@ -1,0 +1,73 @@
+"""Network optimization attached to the training you already have, for CNTK 2.7.
+
+    import netopt_callbacks as nc
+
+    session = nc.training_session(..., callbacks=[nc.FactorDense(epoch=2, rank=nc.energy(0.95)),
+                                                  nc.BinarizeConvolution(epoch=4), nc.Lower()])
+    session.train()
+
+`nc.native` and `python -m netopt_callbacks doctor` work without CNTK, on any Python from 3.6.
+Every other name needs CNTK; where it cannot be imported, asking for one raises CNTK's own error.
+"""
+import importlib
+import sys
+import types
+
+from . import _cntk
+
+__version__ = '0.1.0'
+
+_NAMES = {
+    'training_session': 'session',
+    'attach': 'hand_loop',
+    'train': 'function_train',
+    'optimize': 'functional',
+    'Optimization': 'optimizations.base',
+    'Transformed': 'optimizations.base',
+    'LayerNote': 'optimizations.base',
+    'FactorDense': 'optimizations.factor_dense',
+    'BinarizeConvolution': 'optimizations.binarize_convolution',
+    'energy': 'optimizations.ranks',
+    'stable_rank': 'optimizations.ranks',
+    'speedup': 'optimizations.ranks',
+    'parameters': 'optimizations.ranks',
+    'Observer': 'observers.base',
+    'TensorBoard': 'observers.tensorboard',
+    'ProgressBar': 'observers.progress_bar',
+    'Lower': 'lowering',
+    'LoweringError': 'lowering',
+    'Record': 'records',
+    'Result': 'records',
+}
+_MODULES = ('graph', 'factorization', 'quantization', 'native')
+
+__all__ = sorted(_NAMES) + sorted(_MODULES)
+
+
+class _Package(types.ModuleType):
+    """The package as a module that finds its names when they are first asked for.
+
+    CPython 3.6 has no module `__getattr__`; a module's class may have one.
+    """
+
+    def __getattr__(self, name):
+        if name in _MODULES:
+            return importlib.import_module('%s.%s' % (__name__, name))
+        if name == 'native_convolve_function_registered':
+            return bool(importlib.import_module(__name__ + '.native').implementations())
+        if name not in _NAMES:
+            raise AttributeError('module %r has no attribute %r' % (__name__, name))
+        _cntk.require()
+        value = getattr(importlib.import_module('%s.%s' % (__name__, _NAMES[name])), name)
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self):
+        return sorted(set(super(_Package, self).__dir__()) | set(__all__))
+
+
+sys.modules[__name__].__class__ = _Package
+
+if _cntk.cntk is not None:
+    from .engine import remember
+    remember.install()

@@ -1,0 +1,314 @@
+"""New Parameters packed into the storage of retired ones, and released again.
+
+CNTK's learners are built on a fixed list of Parameters. A transform that retires W and adds
+W1, W2 would leave these without a learner and W with one too many. So W stays the learner's
+Parameter and becomes *storage*: the graph reads W1 and W2, its *tenants*, as
+
+    W1 = reshape(slice(flatten(W), offset, offset + size), shape)
+
+which computes and trains the same bits as Parameters of their own, for every learner that
+treats elements one by one. `release` turns tenants back into Parameters, so that a transform
+always sees a plain graph; `Plan` packs what a transform left.
+"""
+import cntk as C
+import numpy as np
+
+from .. import graph
+from . import learners as learner_facts
+from .swap import describe
+
+MARK = 'netopt_callbacks.tenant'
+
+
+class Tenant(object):
+    """A Parameter kept inside another one's storage.
+
+    Attributes:
+        storage (cntk.Parameter): the learner's Parameter.
+        offset (int): first element, in the storage's row-major order.
+        parameter (cntk.Parameter): what the plain graph holds instead.
+    """
+
+    def __init__(self, storage, offset, parameter):
+        self.storage = storage
+        self.offset = offset
+        self.parameter = parameter
+
+    @property
+    def size(self):
+        return size_of(self.parameter)
+
+
+def size_of(parameter):
+    """Returns the number of elements of a Parameter."""
+    return int(np.prod(parameter.shape))
+
+
+def release(model):
+    """Returns (plain model, tenants): every tenant a Parameter of its own, with its value.
+
+    Args:
+        model (cntk.Function): a graph that may hold tenants; left as it is.
+
+    Returns:
+        cntk.Function, list of Tenant: the same model where there are none.
+    """
+    tenants, substitutions = {}, {}
+    for reshape in graph.walk(model, into_blocks=True):
+        inner = _marked_slice(reshape)
+        if inner is None:
+            continue
+        storage = inner.inputs[0].owner.inputs[0]
+        offset = int(inner.attributes['beginIndex'])
+        output = reshape.outputs[0]
+        place = (storage.uid, offset)
+        if place not in tenants:
+            tenants[place] = _tenant(_parameter(model, storage), offset, output.shape,
+                                     reshape.name)
+        substitutions[output] = tenants[place].parameter
+    if not tenants:
+        return model, []
+    return graph.substitute(model, substitutions), list(tenants.values())
+
+
+def _tenant(storage, offset, shape, name):
+    """Returns the tenant with a Parameter of its own that holds its value."""
+    value = storage.value.reshape(-1)[offset:offset + int(np.prod(shape))].reshape(shape)
+    return Tenant(storage, offset, C.Parameter(init=value, dtype=storage.dtype, name=name))
+
+
+def _marked_slice(function):
+    """Returns the slice under the last reshape of a tenant, or None for any other function."""
+    if function.is_block or function.op_name != 'Reshape' or not function.inputs[0].is_output:
+        return None
+    inner = function.inputs[0].owner
+    return inner if inner.name == MARK else None
+
+
+def _parameter(model, variable):
+    """Returns the Parameter object of `model` that `variable` is."""
+    return next(known for known in model.parameters if known.uid == variable.uid)
+
+
+def _view(tenant):
+    """Returns what reads a tenant out of its storage: a Function, or the whole storage."""
+    storage, shape = tenant.storage, tenant.parameter.shape
+    if tenant.offset == 0 and tuple(storage.shape) == tuple(shape):
+        return storage
+    flat = C.reshape(storage, (size_of(storage),))
+    part = C.slice(flat, 0, tenant.offset, tenant.offset + tenant.size, name=MARK)
+    return C.reshape(part, shape, name=tenant.parameter.name)
+
+
+class Plan(object):
+    """Where the Parameters of a transformed graph live, worked out before anything changes.
+
+    Args:
+        optimization (nc.Optimization): what made the new graph.
+        before, after (cntk.Function): the plain graphs before and after.
+        tenants (list of Tenant): of `before`.
+        learners (list of cntk.learners.Learner): of the trainer.
+        notes (list of LayerNote): what the transform says of each layer.
+
+    Attributes:
+        learners (list): of the new trainer.
+        unread (list of cntk.Parameter): retired ones that store nothing any more.
+        owned (list of cntk.Parameter): new ones that `learner=` of the optimization trains.
+        messages (list of str): for the record.
+
+    Raises:
+        ValueError: a new Parameter fits nowhere, or its learner would not train it rightly.
+    """
+
+    def __init__(self, optimization, before, after, tenants, learners, notes):
+        self._optimization = optimization
+        self._after = after
+        self._notes = notes
+        self.learners = list(learners)
+        self.owned = []
+        self.messages = []
+        known = set(parameter.uid for parameter in before.parameters)
+        present = set(parameter.uid for parameter in after.parameters)
+        self._tenants = [tenant for tenant in tenants if tenant.parameter.uid in present]
+        self._fresh = []
+        self._free = self._free_ranges(learners, tenants, present)
+        frozen = self._frozen(tenants)
+        added = [parameter for parameter in after.parameters
+                 if parameter.uid not in known and parameter.uid not in frozen]
+        if added and optimization.learner is not None:
+            self._own_learner(added)
+        else:
+            for parameter in added:
+                self._pack(parameter)
+        hosts = set(tenant.storage.uid for tenant in self._tenants + self._fresh)
+        self.unread = [storage for storage in self._storages
+                       if storage.uid not in hosts]
+
+    def _free_ranges(self, learners, tenants, present):
+        """Returns {storage uid: [(offset, size)]} and keeps the storages in learner order."""
+        hosts = set(tenant.storage.uid for tenant in tenants)
+        self._storages = [parameter for parameter in learner_facts.parameters_of(learners)
+                          if parameter.uid in hosts or parameter.uid not in present]
+        free = {}
+        for storage in self._storages:
+            taken = sorted((tenant.offset, tenant.size) for tenant in self._tenants
+                           if tenant.storage.uid == storage.uid)
+            free[storage.uid], position = [], 0
+            for offset, size in taken + [(size_of(storage), 0)]:
+                if offset > position:
+                    free[storage.uid].append((position, offset - position))
+                position = offset + size
+        return free
+
+    def _frozen(self, tenants):
+        """Returns the uids of added Parameters whose layer no learner trained before."""
+        trained = set(parameter.uid
+                      for parameter in learner_facts.parameters_of(self.learners))
+        trained.update(tenant.parameter.uid for tenant in tenants)
+        frozen = set()
+        for note in self._notes:
+            if note.retired and not any(old.uid in trained for old in note.retired):
+                frozen.update(parameter.uid for parameter in note.added)
+                self.messages.append('%s: no learner trained this layer, none trains it now'
+                                     % note.name)
+        return frozen
+
+    def _own_learner(self, added):
+        learner = self._optimization.learner(list(added))
+        covered = set(parameter.uid for parameter in learner_facts.parameters_of([learner]))
+        for parameter in added:
+            if parameter.uid not in covered:
+                raise ValueError('%s: the learner made by learner= does not train %s'
+                                 % (self._optimization.name, describe(parameter)))
+        self.learners.append(learner)
+        self.owned = list(added)
+
+    def _note_of(self, parameter):
+        for note in self._notes:
+            if any(new.uid == parameter.uid for new in note.added):
+                return note
+        return None
+
+    def _pack(self, parameter):
+        note = self._note_of(parameter)
+        preferred = [old.uid for old in note.retired] if note else []
+        storages = sorted(self._storages, key=lambda storage: storage.uid not in preferred)
+        for storage in storages:
+            if storage.dtype != parameter.dtype:
+                continue
+            for index, (offset, size) in enumerate(self._free[storage.uid]):
+                if size >= size_of(parameter):
+                    self._free[storage.uid][index] = (offset + size_of(parameter),
+                                                      size - size_of(parameter))
+                    tenant = Tenant(storage, offset, parameter)
+                    self._refuse_misfits(tenant, note)
+                    self._fresh.append(tenant)
+                    return
+        raise ValueError(
+            '%s: %s adds %s, and no Parameter it retires leaves room for it, so no learner would '
+            'train it. Give it one: learner=lambda parameters: cntk.sgd(parameters, schedule)'
+            % (self._optimization.name, note.name if note else 'the transform',
+               describe(parameter)))
+
+    def _refuse_misfits(self, tenant, note):
+        if tuple(tenant.storage.shape) == tuple(tenant.parameter.shape):
+            return
+        layer = note.name if note else describe(tenant.parameter)
+        learner = learner_facts.learner_of(tenant.storage, self.learners)
+        reason = learner_facts.couples_elements(learner)
+        if reason:
+            raise ValueError(
+                '%s: layer %s: its new Parameters would share the storage of %s, which its '
+                'learner (%s) trains, but %s. Give them a learner of their own: '
+                'learner=lambda parameters: cntk.sgd(parameters, schedule)'
+                % (self._optimization.name, layer, describe(tenant.storage),
+                   learner_facts.describe(learner), reason))
+        if _reads_sparse(self._after, tenant.parameter):
+            raise ValueError(
+                '%s: layer %s reads a sparse input, and CNTK has no sparse gradient for a part of '
+                'a Parameter. Give its new Parameters a learner of their own: '
+                'learner=lambda parameters: cntk.sgd(parameters, schedule)'
+                % (self._optimization.name, layer))
+
+    def packed(self):
+        """Returns the transformed graph with every tenant read out of its storage."""
+        views = {tenant.parameter: _view(tenant) for tenant in self._tenants + self._fresh}
+        return graph.substitute(self._after, views) if views else self._after
+
+    def write(self):
+        """Writes the values into the storages and resets the state of the new tenants."""
+        changed = set(tenant.storage.uid for tenant in self._fresh)
+        unread = set(parameter.uid for parameter in self.unread)
+        for storage in self._storages:
+            if storage.uid not in changed | unread:
+                continue
+            flat = np.zeros(size_of(storage), storage.dtype)
+            for tenant in self._tenants + self._fresh:
+                if tenant.storage.uid == storage.uid:
+                    flat[tenant.offset:tenant.offset + tenant.size] = \
+                        tenant.parameter.value.reshape(-1)
+            storage.value = flat.reshape(storage.shape)
+        self._reset(changed)
+
+    def _reset(self, changed):
+        edits = {}
+        for storage in self._storages:
+            if storage.uid in changed:
+                kept = [tenant for tenant in self._tenants if tenant.storage.uid == storage.uid]
+                edits[storage.uid] = _keep_only(kept)
+                learner = learner_facts.learner_of(storage, self.learners)
+                if learner_facts.shares_count(learner):
+                    self.messages.append(
+                        'the learner state of %s is reset; the smoothed count that %s keeps for '
+                        'all its Parameters is not'
+                        % (describe(storage), learner_facts.describe(learner)))
+        learner_facts.rewrite_state(self.learners, edits)
+
+
+def _keep_only(tenants):
+    def edit(blocks):
+        kept = np.zeros_like(blocks)
+        for tenant in tenants:
+            part = slice(tenant.offset, tenant.offset + tenant.size)
+            kept[:, part] = blocks[:, part]
+        return kept
+    return edit
+
+
+def _reads_sparse(model, parameter):
+    """Whether `parameter` multiplies a sparse argument of `model`, inside blocks or not."""
+    if not any(argument.is_sparse for argument in model.arguments):
+        return False
+    meaning, products = {}, []
+    for function in graph.walk(model, into_blocks=True):
+        if function.is_block:
+            meaning.update((inner.uid, outer)
+                           for inner, outer in function.block_arguments_mapping)
+        elif any(variable.uid == parameter.uid for variable in function.inputs):
+            products.append(function)
+    for function in products:
+        for variable in function.inputs:
+            while variable.uid in meaning:
+                variable = meaning[variable.uid]
+            if variable.is_input and variable.is_sparse:
+                return True
+    return False
+
+
+def keep_reachable(loss, parameters):
+    """Returns the loss plus zero times one element of each Parameter a learner still holds.
+
+    CNTK ends the process in `train_minibatch` where a learner's Parameter has no way to the
+    loss. The values of these Parameters are zero (see `Plan.write`), so 0 x value adds 0.
+    """
+    for parameter in parameters:
+        element = C.reshape(C.slice(C.reshape(parameter, (size_of(parameter),)), 0, 0, 1), ())
+        zero = C.constant(np.zeros((), parameter.dtype))
+        loss = C.plus(loss, C.element_times(zero, element), name=loss.name)
+    return loss
+
+
+def export(model):
+    """Returns a copy of `model` with Parameters of its own and no tenants."""
+    plain, _ = release(model)
+    return plain.clone(C.CloneMethod.clone, {argument: argument for argument in plain.arguments})

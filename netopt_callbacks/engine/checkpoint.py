@@ -1,0 +1,255 @@
+"""Structure and records beside CNTK's checkpoint: what a resumed run needs and CNTK forgets.
+
+CNTK saves a checkpoint as two files, the graph (`NAME`) and the learners' state
+(`NAME.ckp`), and restores them by position: into another structure it restores garbage
+without a word. So every graph we train under a checkpoint is marked with its *phase*: how many optimizations
+have been applied. What belongs to a phase is in `NAME.netopt/`, written before the first
+checkpoint that carries its mark:
+
+    phase-<n>.json      schedule, places of outputs, arguments and Parameters, records, counts
+
+A checkpoint may be older than the records beside it: a resumed run drops the points of the
+recovery curve that lie after it, and measures them again.
+
+CNTK replaces its pair as: both `.tmp`, both old ones unlinked, two renames. A kill in between
+loses or tears the pair, but never both generations: `complete` finishes the renames.
+"""
+import json
+import os
+import tempfile
+
+import cntk as C
+from cntk import cntk_py
+from cntk.train.trainer import Trainer
+
+from .. import graph
+from ..records import Record
+from .mark import phase_of, unmarked
+
+VERSION = 1
+STATE = '.ckp'
+TEMPORARY = '.tmp'
+
+
+def complete(file):
+    """Finishes a replacement of the pair `file`, `file`.ckp that a kill has cut.
+
+    While any of the two old ones exists with its partner nothing was lost; once the graph is
+    missing, both new ones were whole.
+    """
+    parts = (file, file + STATE)
+    if not os.path.exists(file) and not all(os.path.exists(p + TEMPORARY) for p in parts):
+        return
+    if os.path.exists(file) and os.path.exists(file + STATE):
+        for part in parts:
+            if os.path.exists(part + TEMPORARY):
+                os.remove(part + TEMPORARY)
+        return
+    for part in parts:
+        if os.path.exists(part + TEMPORARY):
+            os.replace(part + TEMPORARY, part)
+
+
+def newest(file):
+    """Returns the checkpoint that CNTK restores for the name `file`, or None.
+
+    `file` itself, else the `file`<N> with the largest N that has both files
+    (CNTK's TrainingSession::RestoreFromCheckpoint).
+    """
+    if os.path.exists(file):
+        return file
+    folder, name = os.path.split(file)
+    numbers = [int(found[len(name):]) for found in os.listdir(folder or '.')
+               if found.startswith(name) and found[len(name):].isdigit()
+               and os.path.exists(os.path.join(folder, found + STATE))] \
+        if os.path.isdir(folder or '.') else []
+    return file + str(max(numbers)) if numbers else None
+
+
+class Phase(object):
+    """What is kept of one phase: see the module. Attributes are the fields of its file."""
+
+    FIELDS = ('schedule', 'fired', 'outputs', 'arguments', 'learners', 'owners', 'records', 'base',
+              'unique_id')
+    PLACES = ('outputs', 'arguments', 'learners', 'owners')
+
+    def __init__(self, **fields):
+        for name in self.FIELDS:
+            setattr(self, name, fields[name])
+
+    def to_dict(self):
+        """Returns the JSON-ready fields."""
+        return {name: getattr(self, name) for name in self.FIELDS}
+
+    def places(self):
+        """Returns the fields that `places` found."""
+        return {name: getattr(self, name) for name in self.PLACES}
+
+
+class Checkpoints(object):
+    """The folder beside a checkpoint.
+
+    Args:
+        file (str): the user's checkpoint name.
+        schedule (list): [name, epoch] of each optimization, JSON-ready.
+    """
+
+    def __init__(self, file, schedule):
+        self._file = file
+        self._folder = file + '.netopt'
+        self._schedule = schedule
+
+    def find(self):
+        """Returns the file CNTK will restore, or None; mends a pair that a kill has torn."""
+        folder = os.path.dirname(self._file)
+        if folder and not os.path.isdir(folder):
+            return None
+        complete(self._file)
+        for name in sorted(os.listdir(folder or '.')):
+            if name.startswith(os.path.basename(self._file)) and name.endswith(STATE + TEMPORARY):
+                complete(os.path.join(folder, name[:-len(STATE + TEMPORARY)]))
+        return newest(self._file)
+
+    def load(self, file):
+        """Returns (graph, Phase) of a checkpoint; the Phase is None for one of plain CNTK.
+
+        Raises:
+            ValueError: the file cannot be read, belongs to another schedule, or what belongs
+                to it is missing.
+        """
+        try:
+            saved = C.load_model(file)
+        except Exception as error:
+            raise ValueError('the checkpoint %s cannot be read (%s): remove it to start anew, or '
+                             'put a copy in its place' % (file, str(error).split('\n')[0]))
+        label = phase_of(saved.outputs)
+        if label is None:
+            return saved, None
+        phase = self._read(file, label)
+        if phase.schedule != self._schedule:
+            raise ValueError('the checkpoint %s was written under the optimizations %s, and this '
+                             'script has %s: give it another checkpoint name, or the same '
+                             'callbacks' % (file, _said(phase.schedule), _said(self._schedule)))
+        return saved, phase
+
+    def _read(self, file, label):
+        path = self._path(label)
+        try:
+            with open(path) as stream:
+                fields = json.load(stream)
+            if fields.pop('version') != VERSION:
+                raise ValueError('written by another version of netopt_callbacks')
+            return Phase(**fields)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError('the checkpoint %s was written while the network was being optimized, '
+                             'and %s, which tells its structure, cannot be read (%s): keep the '
+                             'folder with the checkpoint' % (file, path, error))
+
+    def _path(self, label):
+        return os.path.join(self._folder, 'phase-%s.json' % label)
+
+    def write(self, phase):
+        """Writes what belongs to a phase, whole or not at all."""
+        os.makedirs(self._folder, exist_ok=True)
+        path = self._path(len(phase.fired))
+        with open(path + TEMPORARY, 'w') as stream:
+            json.dump(dict(phase.to_dict(), version=VERSION), stream, indent=1, sort_keys=True)
+        os.replace(path + TEMPORARY, path)
+
+
+def _said(schedule):
+    return ', '.join('%s(epoch=%s)' % (name, epoch) for name, epoch in schedule) or 'none'
+
+
+def schedule_of(optimizations):
+    """Returns [name, epoch] of each optimization, JSON-ready."""
+    return [[o.name, list(map(int, o.epoch)) if isinstance(o.epoch, tuple) else o.epoch]
+            for o in optimizations]
+
+
+def places(trainer, outputs, arguments, parameters, owners):
+    """Returns where a checkpoint of the present graph holds what, JSON-ready.
+
+    C++ saves outputs of its own beside the user's, so a checkpoint is written and looked at;
+    CNTK keeps uids in it.
+
+    Args:
+        trainer (cntk.Trainer): as it is now.
+        outputs (list): uids of the model's outputs, the loss and the metric, which may be None.
+        arguments, parameters, owners: as `rebound` takes and `Phase` holds them, as Variables.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer.save_checkpoint(trainer, folder + '/places')
+        saved = C.load_model(folder + '/places')
+    uids = [output.uid for output in saved.outputs]
+    found = [uids.index(uid) for uid in outputs]
+    whole = _whole(saved, found)
+    inputs = [argument.uid for argument in whole.arguments]
+    trained = [parameter.uid for parameter in whole.parameters]
+    return {'outputs': found,
+            'arguments': [inputs.index(a.uid) if a.uid in inputs else None for a in arguments],
+            'learners': [trained.index(p.uid) for p in parameters],
+            'owners': [[index, [trained.index(p.uid) for p in owned]] for index, owned in owners]}
+
+
+def _whole(saved, places_of_outputs):
+    return C.combine(unmarked([saved.outputs[place] for place in places_of_outputs]))
+
+
+def rebound(saved, phase, arguments, parameters):
+    """Returns a saved graph on the user's own inputs and Parameters.
+
+    Args:
+        saved (cntk.Function): as loaded.
+        phase (Phase): tells what is where in it.
+        arguments (list of cntk.Variable): the criterion's, in order.
+        parameters (list of cntk.Parameter): those of the user's learners, in order.
+
+    Returns:
+        (cntk.Function, list): the outputs of model, loss and metric combined, and for each of
+        `phase.owners` [index of the optimization, Parameters].
+
+    Raises:
+        ValueError: the script is not the one that wrote the checkpoint.
+    """
+    if len(phase.arguments) != len(arguments) or len(phase.learners) != len(parameters):
+        raise ValueError('the checkpoint was written by a script with %d inputs and %d trained '
+                         'Parameters, this one has %d and %d'
+                         % (len(phase.arguments), len(phase.learners), len(arguments),
+                            len(parameters)))
+    whole = _whole(saved, phase.outputs)
+    pairs = [(whole.arguments[place], mine)
+             for place, mine in zip(phase.arguments, arguments) if place is not None]
+    pairs += [(whole.parameters[place], mine) for place, mine in zip(phase.learners, parameters)]
+    for theirs, mine in pairs:
+        if tuple(theirs.shape) != tuple(mine.shape):
+            raise ValueError('the checkpoint was written by another script: its %s is of shape %s, '
+                             'and %s of this script is of shape %s'
+                             % (theirs.name or theirs.uid, tuple(theirs.shape),
+                                mine.name or mine.uid, tuple(mine.shape)))
+    owners = [[index, [whole.parameters[place] for place in owned]]
+              for index, owned in phase.owners]
+    return graph.substitute(whole, dict(pairs)), owners
+
+
+def advance_unique_id(at_least):
+    """Makes the uids of new Variables differ from all that a checkpoint holds."""
+    while cntk_py.new_unique_id() < at_least:
+        pass
+
+
+def same_structure(saved, whole):
+    """Whether two graphs hold the same operations and Parameters, blocks opened."""
+    def signature(model):
+        return ([function.op_name for function in graph.walk(model, into_blocks=True)
+                 if not function.is_block and function.op_name != 'Combine'],
+                [tuple(parameter.shape) for parameter in model.parameters])
+    return signature(saved) == signature(whole)
+
+
+def records_of(phase, samples):
+    """Returns the records of a phase as objects, their curves up to `samples`."""
+    records = [Record.from_dict(fields) for fields in phase.records]
+    for record in records:
+        record.curve = [point for point in record.curve if point[0] <= samples]
+    return records

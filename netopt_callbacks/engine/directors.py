@@ -1,0 +1,87 @@
+"""What CNTK's C++ does to Python errors on the way through it, undone.
+
+C++ calls back into Python through SWIG directors. An exception that leaves one of these
+is printed through `sys.excepthook`, and what reaches the caller of `train()` is a bare
+"SWIG director method error"; Ctrl-C in one becomes a RuntimeError. `guarded` keeps the first
+such exception and raises it as it was, with its own traceback.
+"""
+import contextlib
+import signal
+import sys
+import threading
+
+
+class EndOfSegment(Exception):
+    """Raised from `on_minibatch_end` to leave C++'s training loop; never seen by a user."""
+
+
+class Caught(object):
+    """The first exception that left a director, and whether Ctrl-C was pressed.
+
+    Attributes:
+        error (BaseException): None while there is none.
+        interrupted (bool): Ctrl-C was pressed and not acted on yet.
+    """
+
+    def __init__(self):
+        self.error = None
+        self.interrupted = False
+
+    def keep(self, error):
+        """Keeps an exception, if it is the first."""
+        if self.error is None and not isinstance(error, EndOfSegment):
+            self.error = error
+
+    def check(self):
+        """Raises KeyboardInterrupt where Ctrl-C was pressed: call it at a safe point."""
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def guarded():
+    """Runs C++ training loops: yields a `Caught`.
+
+    Meanwhile `sys.excepthook` keeps instead of printing, and the first Ctrl-C (in the main
+    thread) waits for the next safe point, so that no half-trained minibatch is left; a second
+    one interrupts at once.
+    """
+    caught = Caught()
+    hook = sys.excepthook
+    sys.excepthook = lambda kind, error, traceback: caught.keep(error)
+
+    def interrupt(number, frame):
+        if caught.interrupted:
+            raise KeyboardInterrupt
+        caught.interrupted = True
+
+    main = threading.current_thread() is threading.main_thread() \
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if main:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield caught
+    finally:
+        sys.excepthook = hook
+        if main:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def run(caught, train):
+    """Calls `train`, a C++ loop, and raises what really went wrong in it.
+
+    Returns:
+        bool: False where the loop was left by `EndOfSegment`, True where it came to its end.
+    """
+    try:
+        train()
+        ended = True
+    except RuntimeError as error:
+        ended = False
+        if caught.error is None and 'SWIG director method error' not in str(error):
+            raise
+    if caught.error is not None:
+        error, caught.error = caught.error, None
+        raise error
+    return ended

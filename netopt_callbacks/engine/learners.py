@@ -1,0 +1,101 @@
+"""Learners of a running trainer: what they can train, and their state."""
+import numpy as np
+
+from . import remember
+
+STATE = 'smoothed_gradients'
+
+
+def parameters_of(learners):
+    """Returns the Parameters the learners train, in learner order."""
+    return [parameter for learner in learners for parameter in learner.parameters]
+
+
+def learner_of(parameter, learners):
+    """Returns the learner that trains `parameter`, or None."""
+    for learner in learners:
+        if any(known.uid == parameter.uid for known in learner.parameters):
+            return learner
+    return None
+
+
+def _innermost(learner):
+    """Returns the learner that a distributed learner wraps, or the learner itself."""
+    name, arguments = remember.learner(learner)
+    while name and 'distributed' in name:
+        learner = arguments[0]
+        name, arguments = remember.learner(learner)
+    return learner
+
+
+def _options(arguments):
+    for argument in arguments:
+        if hasattr(argument, 'gradient_clipping_threshold_per_sample'):
+            return argument
+    return None
+
+
+def couples_elements(learner):
+    """Says why a learner treats the elements of one Parameter together, or returns None.
+
+    Such a learner trains two matrices packed into the storage of one otherwise than it would
+    train them apart: CNTK's adagrad and rmsprop divide by an average over the Parameter
+    (`need_ave_multiplier`), clipping by norm takes the norm of the Parameter, and noise is
+    drawn for all its elements at once.
+    """
+    inner = _innermost(learner)
+    name, arguments = remember.learner(inner)
+    if name in ('ada_grad_learner', 'rmsprop_learner'):
+        averages = [argument for argument in arguments if isinstance(argument, bool)]
+        if averages and averages[0]:
+            return '%s with need_ave_multiplier=True scales all elements of a Parameter by one ' \
+                   'average' % ('adagrad' if name == 'ada_grad_learner' else 'rmsprop')
+    options = _options(arguments)
+    if options is None:
+        return None
+    if np.isfinite(options.gradient_clipping_threshold_per_sample) \
+            and not options.gradient_clipping_with_truncation:
+        return 'gradient clipping by norm takes the norm of a whole Parameter'
+    if options.gaussian_noise_injection_std_dev[0]:
+        return 'gaussian noise injection draws one noise for a whole Parameter'
+    return None
+
+
+def describe(learner):
+    """Returns a learner as an error names it."""
+    name, _ = remember.learner(_innermost(learner))
+    return name[:-len('_learner')] if name else type(learner).__name__
+
+
+def shares_count(learner):
+    """Whether the learner keeps one `smoothed_count` for all its Parameters."""
+    name, _ = remember.learner(_innermost(learner))
+    return name in ('adam_learner', 'fsada_grad_learner', 'rmsprop_learner')
+
+
+def rewrite_state(learners, edits):
+    """Rewrites the smoothed gradients of some Parameters, through CNTK's own checkpoint.
+
+    Args:
+        learners (list of cntk.learners.Learner): of the trainer.
+        edits (dict): Parameter uid to a function that gets the smoothed gradients as an array
+            of shape [blocks, elements of the Parameter], in the Parameter's row-major order
+            (sgd keeps no block, momentum one, adam and adadelta two, rmsprop three), and
+            returns what is to stand there.
+    """
+    for learner in learners:
+        if not any(parameter.uid in edits for parameter in learner.parameters):
+            continue
+        checkpoint = learner.create_checkpoint()
+        if STATE not in checkpoint.keys():
+            continue
+        gradients = checkpoint[STATE]
+        for index, parameter in enumerate(learner.parameters):
+            value = np.asarray(gradients[index])
+            size = int(np.prod(parameter.shape))
+            if parameter.uid not in edits or value.size < size:
+                continue
+            edited = edits[parameter.uid](value.reshape(-1, size).copy())
+            gradients[index] = np.ascontiguousarray(edited, value.dtype).reshape(value.shape)
+        checkpoint[STATE] = gradients
+        learner.restore_from_checkpoint(checkpoint)

@@ -1,0 +1,53 @@
+"""Blocks that hide stateful operations, opened.
+
+CNTK keeps the random state of a primitive, but forgets that of a primitive inside a block,
+and `cntk.layers.Dropout` is such a block: saved or swapped, it would repeat its masks. A
+block that is opened (its body put in its place) equals the closed one bit for bit and keeps
+its state.
+"""
+import cntk as C
+
+from .. import graph
+
+# CNTK's PrimitiveFunction::IsStateful. Asking every primitive for its attributes is no way to
+# find them: CNTK ends the process on some attributes it cannot show to Python.
+STATEFUL = ('Dropout', 'RandomSample', 'RandomSampleInclusionFrequency', 'RandomDistribution')
+
+
+def stateful_blocks(model):
+    """Returns the outermost blocks of `model` that hold a primitive with random state."""
+    return [function for function in graph.walk(model, into_blocks=False)
+            if function.is_block and _holds_state(function)]
+
+
+def has_state(model):
+    """Whether any primitive of `model`, in a block or not, has random state."""
+    return any(not function.is_block and function.op_name in STATEFUL
+               for function in graph.walk(model, into_blocks=True))
+
+
+def _holds_state(block):
+    return has_state(C.as_composite(block.block_root))
+
+
+def open_blocks(model):
+    """Returns `model` with every block that hides random state replaced by its body.
+
+    The name of an opened block stays findable.
+
+    Args:
+        model (cntk.Function): a whole graph; its Parameters are shared, not copied.
+    """
+    while True:
+        blocks = stateful_blocks(model)
+        if not blocks:
+            return model
+        model = _open(model, blocks[0])
+
+
+def _open(model, block):
+    body = C.as_composite(block.block_root).clone(
+        C.CloneMethod.share, dict(block.block_arguments_mapping))
+    if block.name and len(body.outputs) == 1:
+        body = C.alias(body, name=block.name)
+    return graph.substitute(model, dict(zip(block.outputs, body.outputs)))

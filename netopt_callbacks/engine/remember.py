@@ -1,0 +1,162 @@
+"""What CNTK objects do not give back, kept when they are constructed.
+
+A `cntk.Trainer` returns neither its progress writers nor the Function objects it was
+handed, a `CheckpointConfig` none of its arguments, a learner none of its options. The
+engine needs all of them to build the next trainer, so `install`, called by the import of
+the package, wraps the constructors; what they got is found with the functions below.
+"""
+import functools
+
+from cntk import cntk_py
+from cntk.train.trainer import Trainer
+from cntk.train.training_session import TrainingSession
+
+ATTRIBUTE = '_netopt_callbacks'
+_RUN = '_netopt_callbacks_run'
+
+
+class Handed(object):
+    """What a Trainer was constructed with.
+
+    Attributes:
+        model (cntk.Function): the user's own object, or None.
+        criterion (tuple of cntk.Function): the user's own objects: one Function with one
+            or two outputs, or loss and metric.
+        learners (list of cntk.learners.Learner): the user's own objects.
+        writers (list of cntk_py.ProgressWriter): the user's own objects.
+    """
+
+    def __init__(self, model, criterion, learners, writers):
+        self.model = model
+        self.criterion = criterion
+        self.learners = learners
+        self.writers = writers
+
+
+def _as_list(value):
+    """Returns `value` as CNTK's Trainer reads it: None is none, one is a list of one."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _remember_trainer(construct):
+    @functools.wraps(construct)
+    def constructor(self, model, criterion, parameter_learners, progress_writers=None):
+        construct(self, model, criterion, parameter_learners, progress_writers)
+        parts = (criterion,) if isinstance(criterion, cntk_py.Function) else tuple(criterion)
+        setattr(self, ATTRIBUTE, Handed(model, tuple(part for part in parts if part is not None),
+                                        _as_list(parameter_learners),
+                                        _as_list(progress_writers)))
+    return constructor
+
+
+def _remember_config(construct, names):
+    @functools.wraps(construct)
+    def constructor(self, *args):
+        construct(self, *args)
+        setattr(self, ATTRIBUTE, dict(zip(names, args)))
+    return constructor
+
+
+def _remember_learner(create):
+    @functools.wraps(create)
+    def factory(*args, **options):
+        learner = create(*args, **options)
+        setattr(learner, ATTRIBUTE, (create.__name__, args))
+        return learner
+    return factory
+
+
+def _refuse_attached(construct):
+    @functools.wraps(construct)
+    def constructor(self, trainer, *args, **options):
+        if isinstance(trainer, Trainer) and attached_to(trainer) is not None:
+            raise RuntimeError(
+                'this trainer is under nc.attach(...), which sees the minibatches of a '
+                'hand-written loop only: finish() that run, and give the callbacks to '
+                'nc.training_session(..., callbacks=[...]) or nc.train(...)')
+        construct(self, trainer, *args, **options)
+    return constructor
+
+
+def attached_to(trainer):
+    """Returns the `nc.attach` run of a trainer, or None."""
+    return trainer.__dict__.get(_RUN)
+
+
+def set_attached(trainer, run):
+    """Notes the `nc.attach` run of a trainer; None ends it."""
+    setattr(trainer, _RUN, run)
+
+
+_CHECKPOINT = ('filename', 'frequency', 'unit', 'restore', 'preserve_all')
+_CROSS_VALIDATION = ('source', 'minibatch_size', 'frequency', 'unit', 'max_samples', 'streams')
+_TEST = ('source', 'minibatch_size', 'streams')
+
+
+def install():
+    """Wraps CNTK's constructors; a second call does nothing."""
+    if getattr(Trainer, ATTRIBUTE, None):
+        return
+    setattr(Trainer, ATTRIBUTE, 'installed')
+    Trainer.__init__ = _remember_trainer(Trainer.__init__)
+    TrainingSession.__init__ = _refuse_attached(TrainingSession.__init__)
+    for config, names in ((cntk_py.CheckpointConfig, _CHECKPOINT),
+                          (cntk_py.CrossValidationConfig, _CROSS_VALIDATION),
+                          (cntk_py.TestConfig, _TEST)):
+        config.__init__ = _remember_config(config.__init__, names)
+    for name in dir(cntk_py):
+        if name.endswith('_learner'):
+            setattr(cntk_py, name, _remember_learner(getattr(cntk_py, name)))
+
+
+def trainer(trainer, progress_writers=None):
+    """Returns the `Handed` of a Trainer.
+
+    Args:
+        trainer (cntk.Trainer): the user's trainer.
+        progress_writers (list): names the writers of a trainer built before the import.
+
+    Raises:
+        TypeError: `trainer` is no Trainer.
+        ValueError: the trainer was built before the import and no writers are named.
+    """
+    if not isinstance(trainer, Trainer):
+        raise TypeError('trainer must be a cntk.Trainer, got %r' % (trainer,))
+    handed = trainer.__dict__.get(ATTRIBUTE)
+    if handed is not None:
+        return handed
+    if progress_writers is None:
+        raise ValueError(
+            'this Trainer was built before `import netopt_callbacks`, and CNTK does not say which '
+            'progress writers it has. Import netopt_callbacks first, or name the writers: '
+            'progress_writers=[...] (an empty list if it has none)')
+    criterion = (trainer.loss_function, trainer.evaluation_function)
+    handed = Handed(trainer.model, tuple(part for part in criterion if part is not None),
+                    list(trainer.parameter_learners), _as_list(progress_writers))
+    setattr(trainer, ATTRIBUTE, handed)
+    return handed
+
+
+def config(config, what):
+    """Returns the arguments of a CheckpointConfig, CrossValidationConfig or TestConfig.
+
+    Returns:
+        dict: as C++ got them, None for a `config` of None.
+
+    Raises:
+        ValueError: the config was built before the import.
+    """
+    if config is None:
+        return None
+    arguments = config.__dict__.get(ATTRIBUTE)
+    if arguments is None:
+        raise ValueError('%s was built before `import netopt_callbacks`, and CNTK does not give '
+                         'its arguments back: import netopt_callbacks first' % what)
+    return arguments
+
+
+def learner(learner):
+    """Returns (name of the CNTK factory, its arguments), or (None, ()) where not known."""
+    return learner.__dict__.get(ATTRIBUTE, (None, ()))

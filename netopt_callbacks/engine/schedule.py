@@ -1,0 +1,104 @@
+"""Time in completed epochs: where a run stands, and what is due there."""
+import math
+import sys
+
+from cntk.train.training_session import DataUnit
+
+
+def checked_epoch_size(epoch_size):
+    """Returns (count, DataUnit) for an `epoch_size` argument.
+
+    Args:
+        epoch_size (int or (int, DataUnit)): samples, or a count of samples, minibatches or
+            sweeps; None is one sweep of the source.
+
+    Raises:
+        TypeError, ValueError: not one of these.
+    """
+    if epoch_size is None:
+        return 1, DataUnit.sweep
+    count, unit = epoch_size if isinstance(epoch_size, tuple) and len(epoch_size) == 2 \
+        else (epoch_size, DataUnit.sample)
+    if isinstance(count, bool) or not isinstance(count, int) or not isinstance(unit, DataUnit):
+        raise TypeError('epoch_size must be a number of samples, a tuple (number, '
+                        'cntk.train.DataUnit), or None for one sweep; got %r' % (epoch_size,))
+    if count < 1:
+        raise ValueError('epoch_size must be 1 or more, got %r' % (epoch_size,))
+    return count, unit
+
+
+class Clock(object):
+    """Where a run stands: samples, minibatches and sweeps since its first minibatch.
+
+    Epoch N is complete at the first minibatch end at or past N x epoch_size.
+
+    Args:
+        epoch_size: as `checked_epoch_size` takes it.
+        max_samples (int): length of the run, None where the source decides.
+    """
+
+    def __init__(self, epoch_size=None, max_samples=None):
+        self.count, self.unit = checked_epoch_size(epoch_size)
+        self.max_samples = None if max_samples in (None, sys.maxsize) else max_samples
+        self.seen = {DataUnit.sample: 0, DataUnit.minibatch: 0, DataUnit.sweep: 0}
+
+    @property
+    def samples(self):
+        """Samples trained in this run."""
+        return self.seen[DataUnit.sample]
+
+    @property
+    def epoch(self):
+        """Completed epochs."""
+        return self.seen[self.unit] // self.count
+
+    @property
+    def epoch_samples(self):
+        """Samples per epoch, or None where epochs are counted in another unit."""
+        return self.count if self.unit == DataUnit.sample else None
+
+    def advance(self, samples, sweeps):
+        """Counts one trained minibatch; returns whether it completed an epoch.
+
+        Args:
+            samples (int): samples of the minibatch.
+            sweeps (int): sweeps completed since the first minibatch of the run.
+        """
+        before = self.epoch
+        self.seen[DataUnit.sample] += samples
+        self.seen[DataUnit.minibatch] += 1
+        self.seen[DataUnit.sweep] = sweeps
+        return self.epoch > before
+
+    def reached(self, epoch):
+        """Whether `epoch`, an int or (int, DataUnit.sweep), is complete."""
+        if isinstance(epoch, tuple):
+            return self.seen[DataUnit.sweep] >= epoch[0]
+        return self.epoch >= epoch
+
+    def check(self, optimization):
+        """Refuses an optimization that lies past the known end of training.
+
+        Raises:
+            ValueError: names the optimization, its epoch and the last one reached.
+        """
+        if self.max_samples is None or self.unit != DataUnit.sample \
+                or isinstance(optimization.epoch, tuple):
+            return
+        last = self.max_samples // self.count
+        if optimization.epoch > last:
+            raise ValueError(
+                '%s(epoch=%d) is past the end of training: max_samples=%d is %s of '
+                'epoch_size=%d, so %d is the last epoch it can name'
+                % (optimization.name, optimization.epoch, self.max_samples,
+                   _epochs(self.max_samples / float(self.count)), self.count, last))
+
+    def restore(self, samples, minibatches, sweeps):
+        """Sets the counts of a run that is resumed."""
+        self.seen = {DataUnit.sample: samples, DataUnit.minibatch: minibatches,
+                     DataUnit.sweep: sweeps}
+
+
+def _epochs(number):
+    whole = int(math.floor(number))
+    return '%d epochs' % whole if whole == number else '%.2f epochs' % number

@@ -1,0 +1,136 @@
+"""Progress windows that a swap would cut, carried over to the next C++ trainer.
+
+CNTK's trainer sums loss and metric over a window in accumulators of its own; a progress
+writer keeps the number of samples and takes the sums from the trainer. A new trainer starts
+its sums at zero, so a writer with an open window would report too little. `Tracker` knows
+the sums at every minibatch; `carry` goes on adding to them, in the same float type and
+order as C++ does, until the window is summarized.
+"""
+import sys
+
+import numpy as np
+from cntk import cntk_py
+
+
+class Tracker(cntk_py.ProgressWriter):
+    """The engine's own progress writer: the open window's sums, and CNTK's summaries.
+
+    Args:
+        dtype (numpy.dtype): type of the loss, in which C++ accumulates.
+        on_training_summary, on_test_summary (callable): get (samples, loss, metric) and
+            (samples, metric), averages per sample, when CNTK writes a summary.
+    """
+
+    def __init__(self, dtype, on_training_summary, on_test_summary):
+        super(Tracker, self).__init__(1, 0, sys.maxsize, 0, sys.maxsize, 0)
+        self.__disown__()
+        self.dtype = dtype
+        self.sums = None
+        self._training_summary = on_training_summary
+        self._test_summary = on_test_summary
+
+    def on_write_training_update(self, samples, updates, aggregate_loss, aggregate_metric):
+        self.sums = (aggregate_loss[1], aggregate_metric[1])
+
+    def on_write_training_summary(self, samples, updates, summaries, aggregate_loss,
+                                  aggregate_metric, elapsed_milliseconds):
+        self.sums = None
+        if samples:
+            self._training_summary(samples, aggregate_loss / samples, aggregate_metric / samples)
+
+    def on_write_test_summary(self, samples, updates, summaries, aggregate_metric,
+                              elapsed_milliseconds):
+        if samples:
+            self._test_summary(samples, aggregate_metric / samples)
+
+    def on_training_update_end(self):
+        """Called by C++ after each minibatch."""
+
+    def on_write_test_update(self, samples, updates, aggregate_metric):
+        """Called by C++ during a test."""
+
+    def on_write_distributed_sync_update(self, samples, updates, aggregate_metric):
+        """Called by C++ after a synchronization."""
+
+    def write(self, key, value):
+        """Called by learners."""
+
+
+class _OpenWindow(object):
+    """One writer's open window after a swap: its methods, told the right sums."""
+
+    METHODS = ('on_write_training_update', 'on_training_update_end', 'on_write_training_summary')
+
+    def __init__(self, writer, trainer, sums, dtype, told):
+        self._writer = writer
+        self._trainer = trainer
+        self._loss, self._metric = (dtype.type(value) for value in sums)
+        self._dtype = dtype
+        self._added = False
+        self.told = told
+        for name in self.METHODS:
+            setattr(writer, name, getattr(self, name))
+
+    @classmethod
+    def of(cls, writer):
+        """Returns the open window of a writer, or None."""
+        method = writer.__dict__.get(cls.METHODS[0])
+        return getattr(method, '__self__', None) if method is not None else None
+
+    def _add(self):
+        """Adds the minibatch just trained, once, as C++ adds it: in the type of the loss.
+
+        The average times the count, both doubles, rounds to the very float32 sum the
+        average was made from: their quotient carries 29 bits more than it needs.
+        """
+        if self._added:
+            return
+        count = self._trainer.previous_minibatch_sample_count
+        loss = self._dtype.type(self._trainer.previous_minibatch_loss_average * count)
+        self._loss = self._dtype.type(self._loss + loss)
+        if self._trainer.evaluation_function is not None:
+            metric = self._dtype.type(self._trainer.previous_minibatch_evaluation_average * count)
+            self._metric = self._dtype.type(self._metric + metric)
+        self._added = True
+
+    def on_write_training_update(self, samples, updates, aggregate_loss, aggregate_metric):
+        self._add()
+        since = self.told or (aggregate_loss[0], aggregate_metric[0])
+        self.told = (float(self._loss), float(self._metric))
+        type(self._writer).on_write_training_update(
+            self._writer, samples, updates, (since[0], self.told[0]), (since[1], self.told[1]))
+
+    def on_training_update_end(self):
+        self._add()
+        self._added = False
+        type(self._writer).on_training_update_end(self._writer)
+
+    def on_write_training_summary(self, samples, updates, summaries, aggregate_loss,
+                                  aggregate_metric, elapsed_milliseconds):
+        self.close()
+        type(self._writer).on_write_training_summary(
+            self._writer, samples, updates, summaries, float(self._loss), float(self._metric),
+            elapsed_milliseconds)
+
+    def close(self):
+        """Gives the writer its own methods back."""
+        for name in self.METHODS:
+            self._writer.__dict__.pop(name, None)
+
+
+def carry(writers, trainer, sums, dtype):
+    """Goes on with the open window of each writer on a trainer whose own sums start at zero.
+
+    Args:
+        writers (list of cntk_py.ProgressWriter): all writers of the trainer.
+        trainer (cntk.Trainer): after the swap.
+        sums ((float, float)): of loss and metric over the open window; None where the
+            window has just been summarized, and there is nothing to carry.
+        dtype (numpy.dtype): type of the loss.
+    """
+    for writer in writers:
+        opened = _OpenWindow.of(writer)
+        if opened is not None:
+            opened.close()
+        if sums is not None:
+            _OpenWindow(writer, trainer, sums, np.dtype(dtype), opened and opened.told)

@@ -1,0 +1,75 @@
+"""`nc.train`: `Function.train` with callbacks of ours among its own."""
+import sys
+import threading
+
+import cntk as C
+
+from .observers.base import Observer
+from .optimizations.base import Optimization
+from .session import training_session
+
+_lock = threading.Lock()
+
+
+def train(criterion, minibatch_source, minibatch_size=32, streams=None,
+          model_inputs_to_streams=None, parameter_learners=[], callbacks=[],
+          progress_frequency=None, max_epochs=None, epoch_size=None, max_samples=None, data=None,
+          larger_is_better=False):
+    """Trains a criterion as `criterion.train(...)` does, with optimization attached.
+
+    The arguments but the last two are those of `cntk.Function.train`, with its defaults and
+    its behaviour; `callbacks` also takes `nc.Optimization` and `nc.Observer` objects.
+
+    Args:
+        criterion (cntk.Function): loss and metric.
+        epoch_size (int): also the epochs that the optimizations count in; None is one sweep.
+        data, larger_is_better: as in `nc.training_session`.
+
+    Returns:
+        cntk.variables.Record: that of `Function.train`, and `result`, an `nc.Result`.
+
+    Raises:
+        TypeError: `callbacks` holds something that neither CNTK nor this package knows
+            (`Function.train` would ignore it).
+        Whatever `nc.training_session` and its `train` raise.
+    """
+    ours, theirs = _parted(callbacks)
+    sessions = []
+
+    def session(*arguments, **options):
+        sessions.append(training_session(
+            *arguments, callbacks=ours, epoch_size=epoch_size, data=data,
+            larger_is_better=larger_is_better, **options))
+        return sessions[0]
+
+    summary = _train_with(session, criterion, minibatch_source, minibatch_size=minibatch_size,
+                          streams=streams, model_inputs_to_streams=model_inputs_to_streams,
+                          parameter_learners=parameter_learners, callbacks=theirs,
+                          progress_frequency=progress_frequency, max_epochs=max_epochs,
+                          epoch_size=epoch_size, max_samples=max_samples)
+    return summary.updated_with(result=sessions[0].result)
+
+
+def _parted(callbacks):
+    """Returns (ours, those `Function.train` knows)."""
+    ours = [callback for callback in callbacks if isinstance(callback, (Optimization, Observer))]
+    theirs = [callback for callback in callbacks if callback not in ours]
+    known = (C.cntk_py.ProgressWriter, C.CheckpointConfig, C.CrossValidationConfig, C.TestConfig)
+    for callback in theirs:
+        if not isinstance(callback, known):
+            raise TypeError('callbacks must be nc.Optimization, nc.Observer, progress writers, '
+                            'CheckpointConfig, CrossValidationConfig or TestConfig, got %r'
+                            % (callback,))
+    return ours, theirs
+
+
+def _train_with(session, criterion, *arguments, **options):
+    """Calls `Function.train`, which looks `training_session` up when it is called, with ours."""
+    module = sys.modules['cntk.train.training_session']
+    with _lock:
+        original = module.training_session
+        module.training_session = session
+        try:
+            return criterion.train(*arguments, **options)
+        finally:
+            module.training_session = original

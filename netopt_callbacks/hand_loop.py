@@ -1,0 +1,264 @@
+"""`nc.attach`: callbacks for hand-written `train_minibatch` loops.
+
+The user's trainer becomes, for the time of the run, an object of a subclass of its own class
+that tells the engine of each minibatch. What is due happens at the start of the next
+`train_minibatch`, so that an evaluation at the end of an epoch sees the network it trained.
+"""
+import atexit
+import warnings
+import weakref
+
+import cntk as C
+from cntk.io import MinibatchData
+from cntk.train.trainer import Trainer
+
+from . import graph
+from .engine import checkpoint, remember
+from .engine.engine import Engine
+from .engine.held_out import held_out
+from .engine.schedule import Clock
+
+_unfinished = weakref.WeakSet()
+
+
+def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None,
+           larger_is_better=False):
+    """Attaches callbacks to a trainer that a loop of the user's own drives.
+
+        with nc.attach(trainer, callbacks=[...], epoch_size=60000, data=(x, y)) as run:
+            for ...:
+                trainer.train_minibatch(...)
+        run.result
+
+    Args:
+        trainer (cntk.Trainer): stays the same object; its inside is exchanged.
+        callbacks (list): `nc.Optimization` and `nc.Observer` objects.
+        epoch_size (int or (int, cntk.train.DataUnit)): samples per epoch; None is one sweep,
+            which only minibatches of a CNTK minibatch source tell.
+        data: held-out data, as in `nc.training_session`.
+        progress_writers (list): those of a trainer built before the import of this package.
+        larger_is_better (bool): direction of the metric.
+
+    Returns:
+        Attached: a context manager; or call its `finish()`.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit.
+        RuntimeError: the trainer is attached already.
+    """
+    return Attached(trainer, callbacks, epoch_size, data, progress_writers, larger_is_better)
+
+
+class Attached(object):
+    """A run of callbacks on a trainer; made by `nc.attach`.
+
+    Attributes:
+        result (nc.Result): filled as the run goes on; `finish` completes it.
+    """
+
+    def __init__(self, trainer, callbacks, epoch_size, data, progress_writers, larger_is_better):
+        handed = remember.trainer(trainer, progress_writers)
+        if remember.attached_to(trainer) is not None:
+            raise RuntimeError('this trainer is attached already: call finish() on the run that '
+                               'nc.attach returned first')
+        self._trainer = trainer
+        self._needs_sweeps = epoch_size is None
+        self.engine = Engine(trainer, handed, callbacks, Clock(epoch_size),
+                             held_out(data, trainer.loss_function.arguments), larger_is_better,
+                             marks=True)
+        self._retired = {}
+        self._started = False
+        self._finished = False
+        self._class = type(trainer)
+        trainer.__class__ = _watched(self._class)
+        remember.set_attached(trainer, self)
+        _unfinished.add(self)
+
+    @property
+    def result(self):
+        """The `nc.Result` of the run."""
+        return self.engine.result
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if kind is None:
+            self.finish()
+        else:
+            self._end(self.engine.interrupted)
+
+    def finish(self):
+        """Applies what is due at the end, exports, lowers and lets go of the trainer.
+
+        Returns:
+            nc.Result: also as `result`.
+
+        Raises:
+            ValueError: an optimization never became due; `result` is filled.
+            nc.LoweringError: see `nc.Lower`.
+        """
+        if not self._finished:
+            self._end(self._complete)
+        return self.result
+
+    def current(self, function):
+        """Returns a Function built over the model before a swap, rebuilt over the model of now.
+
+        `softmax(z)` made before an optimization goes on computing the old network on the old
+        storage; `run.current(softmax_z)` is the same Function over the present one.
+
+        Args:
+            function (cntk.Function): reads the model, the loss or the metric the user handed to
+                the trainer, as they were at any time of the run.
+        """
+        replacements = {variable: self.now(variable) for variable in _variables(function)
+                        if variable.uid in self._retired}
+        return graph.substitute(function, replacements) if replacements else function
+
+    def _complete(self):
+        self._start()
+        if self.engine.due():
+            self.engine.fire()
+        self.engine.finish()
+
+    def _end(self, how):
+        self._finished = True
+        _unfinished.discard(self)
+        self._trainer.__class__ = self._class
+        remember.set_attached(self._trainer, None)
+        try:
+            how()
+        finally:
+            self.engine.close()
+
+    # Called by the watched trainer.
+
+    def before_minibatch(self, arguments, is_sweep_end):
+        """Does what is due before a minibatch."""
+        if self._needs_sweeps and is_sweep_end is None and not _tells_sweeps(arguments):
+            raise ValueError('minibatches of NumPy arrays do not tell where an epoch ends: give '
+                             'nc.attach(..., epoch_size=...) in samples')
+        self._start()
+        if self.engine.due():
+            self._remember_outputs()
+            self.engine.fire()
+
+    def after_minibatch(self):
+        """Counts a trained minibatch."""
+        self.engine.after_minibatch()
+
+    def now(self, variable):
+        """Returns the present output that stands for one of the model, loss or metric before."""
+        variable = variable.output if isinstance(variable, C.Function) else variable
+        if variable.uid not in self._retired:
+            return variable
+        return self._outputs()[0][self._retired[variable.uid][0]]
+
+    def save(self, file, external_state):
+        """Saves a checkpoint, with what belongs to it beside it."""
+        self._start()
+        if self.engine.optimizations:
+            checkpoint.Checkpoints(file, self._schedule()).write(self.engine.phase())
+        Trainer.save_checkpoint(self._trainer, file, external_state)
+
+    def restore(self, file):
+        """Restores a checkpoint, with its structure where it holds another one."""
+        self._remember_outputs()
+        if not self.engine.optimizations:
+            return Trainer.restore_from_checkpoint(self._trainer, file)
+        begin = self.engine.restore if self._started else self.engine.start
+        self._started = True
+        return begin(checkpoint.Checkpoints(file, self._schedule()), file)[0]
+
+    def _schedule(self):
+        return checkpoint.schedule_of(self.engine.optimizations)
+
+    def _start(self):
+        if not self._started:
+            self._started = True
+            self._remember_outputs()
+            self.engine.start()
+
+    def _outputs(self):
+        trainer = self._trainer
+        functions = [trainer.model, trainer.loss_function, trainer.evaluation_function]
+        return [output for function in functions if function is not None
+                for output in function.outputs], functions
+
+    def _remember_outputs(self):
+        """Keeps the present outputs (and their graph alive), to know them again after a swap."""
+        outputs, functions = self._outputs()
+        for place, output in enumerate(outputs):
+            self._retired[output.uid] = (place, functions)
+
+
+class Fetched(dict):
+    """Outputs fetched in a minibatch at whose start the network may have been exchanged.
+
+    The keys are the Variables asked for; those that stand for them now find the same values, so
+    that `outputs=[z.output]` and then `values[z.output]` goes on working.
+    """
+
+    def __init__(self, run, values):
+        super(Fetched, self).__init__(values)
+        self._values = {run.now(variable).uid: value for variable, value in values.items()}
+
+    def __missing__(self, variable):
+        uid = (variable.output if isinstance(variable, C.Function) else variable).uid
+        if uid not in self._values:
+            raise KeyError(variable)
+        return self._values[uid]
+
+
+def _variables(function):
+    found = list(function.outputs)
+    for part in graph.walk(function, into_blocks=False):
+        found.extend(part.outputs)
+    return {variable.uid: variable for variable in found}.values()
+
+
+def _tells_sweeps(arguments):
+    values = arguments.values() if isinstance(arguments, dict) else ()
+    return not arguments or any(isinstance(value, MinibatchData) for value in values)
+
+
+def _watched(base):
+    """Returns a subclass of the trainer's class that tells its `Attached` of each minibatch."""
+
+    class Watched(base):
+        """A trainer under `nc.attach`."""
+
+        def train_minibatch(self, arguments, outputs=None, device=None, is_sweep_end=None):
+            run = remember.attached_to(self)
+            run.before_minibatch(arguments, is_sweep_end)
+            if not outputs:
+                trained = super(Watched, self).train_minibatch(arguments, outputs, device,
+                                                               is_sweep_end)
+            else:
+                asked = {run.now(output): output for output in outputs}
+                updated, values = super(Watched, self).train_minibatch(
+                    arguments, list(asked), device, is_sweep_end)
+                trained = updated, Fetched(run, {asked[output]: value
+                                                 for output, value in values.items()})
+            run.after_minibatch()
+            return trained
+
+        def save_checkpoint(self, filename, external_state={}):
+            remember.attached_to(self).save(filename, external_state)
+
+        def restore_from_checkpoint(self, filename):
+            return remember.attached_to(self).restore(filename)
+
+    for name in ('train_minibatch', 'save_checkpoint', 'restore_from_checkpoint'):
+        getattr(Watched, name).__doc__ = getattr(base, name).__doc__
+    Watched.__name__ = base.__name__
+    Watched.__qualname__ = base.__qualname__
+    return Watched
+
+
+@atexit.register
+def _warn_of_unfinished():
+    for run in _unfinished:
+        warnings.warn('a run of nc.attach(...) was never finished: call run.finish(), or use '
+                      '`with nc.attach(...) as run:`; nothing was exported and nothing lowered')

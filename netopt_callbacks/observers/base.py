@@ -1,0 +1,171 @@
+"""The contract of everything that watches a run without changing it."""
+import sys
+
+from cntk import cntk_py
+
+
+class Run(object):
+    """What an observer is told once, when training starts.
+
+    Attributes:
+        epoch_size (int): samples per epoch; None where epochs are sweeps of
+            a source that does not tell its size before it has made one.
+        max_samples (int): samples of the whole run; None where not known.
+        samples (int): samples already trained when this run starts (more than 0 after a resume).
+        metric_name (str): name of the criterion's second output, or 'metric'.
+        has_held_out (bool): whether the held-out metric will be measured.
+        larger_is_better (bool): direction of the metric.
+        optimizations (list of (str, int)): name and epoch of each, in order.
+        parameters, macs (int): weights and multiply-adds per sample of the whole network as
+            this run starts; None where not counted.
+    """
+
+    def __init__(self, epoch_size=None, max_samples=None, samples=0, metric_name='metric',
+                 has_held_out=False, larger_is_better=False, optimizations=(), parameters=None,
+                 macs=None):
+        self.epoch_size = epoch_size
+        self.max_samples = max_samples
+        self.samples = samples
+        self.metric_name = metric_name
+        self.has_held_out = has_held_out
+        self.larger_is_better = larger_is_better
+        self.optimizations = list(optimizations)
+        self.parameters = parameters
+        self.macs = macs
+
+
+class Evaluation(object):
+    """One measurement of the metric on data that is not trained on.
+
+    Attributes:
+        kind (str): 'start', 'epoch', 'before', 'after' or 'end' for ours, on the held-out
+            data; 'cross_validation' or 'test' for those of CNTK's session.
+        samples (int): samples trained when it was measured.
+        epoch (int): completed epochs.
+        metric (float): average per sample.
+        optimization (str): the latest optimization applied (at 'before' and 'after' the one
+            due), or None.
+        drop (float): after - before of the latest optimization (sign turned where larger is
+            better); None before the first.
+        recovered (float): (after - now) / (after - before) of the latest optimization, 1 where
+            nothing was lost; None before the first.
+    """
+
+    def __init__(self, kind, samples, epoch, metric, optimization=None, drop=None,
+                 recovered=None):
+        self.kind = kind
+        self.samples = samples
+        self.epoch = epoch
+        self.metric = metric
+        self.optimization = optimization
+        self.drop = drop
+        self.recovered = recovered
+
+
+class Observer(cntk_py.ProgressWriter):
+    """Base class of what watches: override the events you want.
+
+    The loop, as the events see it::
+
+        on_start(run)
+        for each epoch:
+            for each minibatch:
+                [optimization due: on_evaluation('before'), on_optimization(record),
+                                   on_evaluation('after')]
+                train
+                on_minibatch(samples, loss, metric)
+            on_evaluation('epoch')
+            on_epoch(epoch, samples)
+        on_end(result)
+
+    +-------------------+------------------------------------------------------------+
+    | event             | arguments                                                  |
+    +===================+============================================================+
+    | `on_start`        | `run`: a `Run`                                             |
+    +-------------------+------------------------------------------------------------+
+    | `on_minibatch`    | `samples` trained so far (int); `loss`, `metric`: averages |
+    |                   | per sample of this minibatch (float; metric may be None)   |
+    +-------------------+------------------------------------------------------------+
+    | `on_epoch`        | `epoch` completed (int), `samples` (int)                   |
+    +-------------------+------------------------------------------------------------+
+    | `on_evaluation`   | `evaluation`: an `Evaluation`                              |
+    +-------------------+------------------------------------------------------------+
+    | `on_optimization` | `record`: an `nc.Record`; `metric_after` is already known  |
+    +-------------------+------------------------------------------------------------+
+    | `on_end`          | `result`: an `nc.Result`                                   |
+    +-------------------+------------------------------------------------------------+
+
+    An observer cannot change training: what it returns is ignored, and what it raises
+    ends training as an error of the observer, with its own traceback.
+
+    It is a `cntk.logging.ProgressWriter` too. In a plain
+    `cntk.Trainer(..., progress_writers=[observer])` it gets the events a trainer knows:
+    `on_minibatch`, `on_training_summary`, and `on_evaluation` of kind 'test'.
+
+    Attributes:
+        freq (int): minibatches per update, as CNTK's own writers have it;
+            `cntk.Function.train` reads it of the first of its `callbacks`.
+    """
+
+    freq = 1
+
+    def __init__(self):
+        super(Observer, self).__init__(1, 0, sys.maxsize, 0, sys.maxsize, 0)
+        self.__disown__()
+        self._plain_samples = 0
+
+    def on_start(self, run):
+        """Training is about to start (or to go on, after a resume)."""
+
+    def on_minibatch(self, samples, loss, metric):
+        """A minibatch has been trained."""
+
+    def on_epoch(self, epoch, samples):
+        """An epoch is complete."""
+
+    def on_evaluation(self, evaluation):
+        """The metric has been measured on data that is not trained on."""
+
+    def on_optimization(self, record):
+        """An optimization has been applied."""
+
+    def on_training_summary(self, samples, loss, metric):
+        """CNTK summarized a progress window: averages per sample over the window."""
+
+    def on_end(self, result):
+        """Training has ended, also by an error or an interrupt: release what you hold."""
+
+    # What CNTK's trainer calls on a progress writer, told as the events above.
+
+    def on_write_training_update(self, samples, updates, aggregate_loss, aggregate_metric):
+        count = samples[1] - samples[0]
+        if not count:
+            return          # the empty minibatch at the end of a distributed worker's data
+        self._plain_samples += count
+        self.on_minibatch(self._plain_samples,
+                          (aggregate_loss[1] - aggregate_loss[0]) / count,
+                          (aggregate_metric[1] - aggregate_metric[0]) / count)
+
+    def on_training_update_end(self):
+        """Called by CNTK after every minibatch; the event above has told it already."""
+
+    def on_write_training_summary(self, samples, updates, summaries, aggregate_loss,
+                                  aggregate_metric, elapsed_milliseconds):
+        if samples:
+            self.on_training_summary(self._plain_samples, aggregate_loss / samples,
+                                     aggregate_metric / samples)
+
+    def on_write_test_summary(self, samples, updates, summaries, aggregate_metric,
+                              elapsed_milliseconds):
+        if samples:
+            self.on_evaluation(Evaluation('test', self._plain_samples, None,
+                                          aggregate_metric / samples))
+
+    def on_write_test_update(self, samples, updates, aggregate_metric):
+        """Called by CNTK during a test; its summary is the event."""
+
+    def on_write_distributed_sync_update(self, samples, updates, aggregate_metric):
+        """Called by CNTK after a distributed synchronization."""
+
+    def write(self, key, value):
+        """Called by learners for hyperparameters; kept out of the events."""

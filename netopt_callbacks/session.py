@@ -1,0 +1,267 @@
+"""`nc.training_session`: CNTK's own training session, with callbacks.
+
+CNTK's C++ TrainingSession is the loop. It cannot exchange its trainer, so where something is
+due the loop is left and the next `Segment` goes on from a checkpoint of the trainer as it is
+then. With nothing due there is one segment, and it is CNTK's session to the last bit.
+"""
+import os
+import sys
+import tempfile
+
+import cntk as C
+from cntk.io import UserMinibatchSource
+from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig, TestConfig,
+                                         TrainingSession)
+
+from .engine import directors, remember
+from .engine.engine import Engine
+from .engine.held_out import held_out
+from .engine.schedule import Clock
+
+_SOURCE = 'TrainingMinibatchSource'
+
+
+def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
+                     progress_frequency=None, max_samples=None, checkpoint_config=None,
+                     cv_config=None, test_config=None, callbacks=None, epoch_size=None, data=None,
+                     progress_writers=None, larger_is_better=False):
+    """Creates a training session that optimizes the network while it trains.
+
+    The first nine arguments are those of `cntk.training_session`, with its defaults and its
+    behaviour. Without callbacks the session is CNTK's.
+
+    Args:
+        trainer (cntk.Trainer): stays the same object; its inside is exchanged.
+        mb_source, mb_size, model_inputs_to_streams, progress_frequency, max_samples,
+            checkpoint_config, cv_config, test_config: as in `cntk.training_session`.
+        callbacks (list): `nc.Optimization` and `nc.Observer` objects.
+        epoch_size (int or (int, cntk.train.DataUnit)): samples per epoch, in which the
+            optimizations' `epoch` counts; None is one sweep of `mb_source`.
+        data: held-out data for recovery, calibration and the parity gate: NumPy arrays in the
+            order of the criterion's arguments, or a minibatch source. None takes the source
+            of `cv_config`.
+        progress_writers (list): those of a trainer built before the import of this package.
+        larger_is_better (bool): direction of the metric, the criterion's second output.
+
+    Returns:
+        Session: call `train()` once, then read `result`.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit, before training starts.
+    """
+    return Session(trainer, mb_source, mb_size, model_inputs_to_streams, progress_frequency,
+                   max_samples, checkpoint_config, cv_config, test_config, callbacks, epoch_size,
+                   data, progress_writers, larger_is_better)
+
+
+class Segment(TrainingSession):
+    """One run of CNTK's loop between two changes of the network.
+
+    Attributes:
+        stopping (bool): something is due, and the loop is about to be left.
+    """
+
+    def __init__(self, session, *arguments):
+        self._session = session
+        self.stopping = False
+        self._first = True
+        super(Segment, self).__init__(*arguments)
+
+    def on_minibatch_end(self):
+        """Called by C++ after each minibatch; False makes it run its due actions and stop.
+
+        It then fetches an empty minibatch and calls again. Only an exception leaves the loop
+        there without the actions that belong to the end of training.
+        """
+        session = self._session
+        try:
+            if self._first:
+                self._first = False
+                session.segment_started()
+            session.caught.check()
+            if self.stopping:
+                if session.at_end():
+                    return True
+                raise directors.EndOfSegment
+            self.stopping = session.engine.after_minibatch()
+            return not self.stopping
+        except directors.EndOfSegment:
+            raise
+        except BaseException as error:
+            session.caught.keep(error)
+            raise directors.EndOfSegment
+
+    def on_cross_validation_end(self, index, average_error, num_samples, num_minibatches):
+        """Called by C++ after a cross-validation: the user's callback decides."""
+        try:
+            self._session.engine.tell_test('cross_validation')
+            return super(Segment, self).on_cross_validation_end(index, average_error, num_samples,
+                                                                num_minibatches)
+        except BaseException as error:
+            self._session.caught.keep(error)
+            raise
+
+
+class Session(object):
+    """A training session with callbacks; made by `nc.training_session`.
+
+    Attributes:
+        trainer (cntk.Trainer): the user's.
+        result (nc.Result): filled by `train`, also by one that is interrupted or fails.
+    """
+
+    def __init__(self, trainer, mb_source, mb_size, model_inputs_to_streams, progress_frequency,
+                 max_samples, checkpoint_config, cv_config, test_config, callbacks, epoch_size,
+                 data, progress_writers, larger_is_better):
+        self.trainer = trainer
+        self.caught = None
+        self._trained = False
+        self._max_samples = max_samples
+        self._frequency = progress_frequency
+        self._size = mb_size
+        self._checkpoint = checkpoint_config or CheckpointConfig(None)
+        self._cross_validation = cv_config or CrossValidationConfig(None)
+        self._test = test_config or TestConfig(None)
+        handed = remember.trainer(trainer, progress_writers)
+        self._source, self._streams = TrainingSession._sanitize_minibatch_source(
+            mb_source, model_inputs_to_streams, trainer and trainer.loss_function)
+        self._segment(self._checkpoint, self._test)     # CNTK's own checks, before training
+        arguments = trainer.loss_function.arguments
+        cross_validation = remember.config(cv_config, 'cv_config')
+        self.engine = Engine(
+            trainer, handed, callbacks, Clock(epoch_size, max_samples),
+            held_out(data, arguments, self._streams, cross_validation), larger_is_better,
+            self._own_checkpoints(callbacks))
+        self._needs_segments = bool(self.engine.optimizations)
+        self._remove = ()
+
+    def _own_checkpoints(self, callbacks):
+        """Returns the user's checkpoint name, or None where the engine has no business there.
+
+        A checkpoint of an optimized network must not be restored without its optimizations, so
+        the engine looks at it also where this script names none.
+        """
+        file = remember.config(self._checkpoint, 'checkpoint_config')['filename']
+        return file if file and (callbacks or os.path.isdir(file + '.netopt')) else None
+
+    @property
+    def result(self):
+        """The `nc.Result` of the run."""
+        return self.engine.result
+
+    def train(self, device=None):
+        """Trains to the end, applying what is due on the way.
+
+        Args:
+            device (cntk.device.DeviceDescriptor): as in `cntk.train.TrainingSession.train`.
+
+        Raises:
+            RuntimeError: the session was trained before.
+            Whatever an optimization, an observer, a progress writer, a minibatch source or a
+            cross-validation callback raises, as it was raised; `result` is then partial.
+        """
+        if self._trained:
+            raise RuntimeError('this session has been trained: a session trains once, make a new '
+                               'one with nc.training_session(...) to train on')
+        self._trained = True
+        self.engine.device = device
+        with directors.guarded() as self.caught:
+            try:
+                state, plain = self.engine.start(self.engine.checkpoints, self._to_restore())
+                self._run(device, state if plain else None)
+                self.engine.finish()
+            except BaseException:
+                self.engine.interrupted()
+                raise
+            finally:
+                self.engine.close()
+
+    def _to_restore(self):
+        """Returns the checkpoint the engine has to restore itself, or None."""
+        restore = remember.config(self._checkpoint, 'checkpoint_config')['restore']
+        if self.engine.checkpoints is None or not restore:
+            return None
+        file = self.engine.checkpoints.find()
+        if file and not self._needs_segments:
+            self.engine.checkpoints.load(file)      # refuses one of an optimized network
+            return None
+        return file
+
+    def _run(self, device, state):
+        with tempfile.TemporaryDirectory(prefix='netopt_callbacks-') as folder:
+            config = self._checkpoint
+            if state is not None:
+                self._source.restore_from_checkpoint(state[_SOURCE])
+                config = self._hand_over(os.path.join(folder, 'segment'))
+            test = TestConfig(None) if self._needs_segments else self._test
+            while not self._train(self._segment(config, test), device):
+                self.engine.fire()
+                config = self._hand_over(os.path.join(folder, 'segment'))
+            if self.engine.due():
+                self.engine.fire()
+            if self._needs_segments:
+                self._run_test(os.path.join(folder, 'test'), device)
+            self.engine.tell_test('test')
+
+    def _train(self, segment, device):
+        """Trains one segment; returns whether training came to its end in it."""
+        return directors.run(self.caught, lambda: segment.train(device))
+
+    def _segment(self, checkpoint, test):
+        return Segment(self, self.trainer, self._source, self._size, self._streams,
+                       self._max_samples, self._frequency, checkpoint, self._cross_validation,
+                       test)
+
+    def _hand_over(self, file):
+        """Saves the changed trainer; returns the config with which the next segment restores it.
+
+        Args:
+            file (str): where to, in case the user saves no checkpoints.
+        """
+        given = remember.config(self._checkpoint, 'checkpoint_config')
+        own = not given['filename']
+        target = file if own else given['filename']
+        self._save(target)
+        if own or given['preserve_all']:
+            self._remove = (target, target + '.ckp')
+        if own:
+            return CheckpointConfig(target, frequency=0, restore=True)
+        return CheckpointConfig(target, frequency=(given['frequency'], given['unit']),
+                                restore=True, preserve_all=given['preserve_all'])
+
+    def _save(self, file):
+        self.trainer.save_checkpoint(file, {_SOURCE: self._source.get_checkpoint_state()})
+
+    def segment_started(self):
+        """Removes the checkpoint the segment was restored from, where the user has none such."""
+        for file in self._remove:
+            if os.path.exists(file):
+                os.remove(file)
+        self._remove = ()
+
+    def at_end(self):
+        """Whether the training data has come to its end."""
+        limit = self._max_samples
+        if limit not in (None, sys.maxsize) \
+                and self.trainer.total_number_of_samples_seen >= limit:
+            return True
+        state = self._source.get_checkpoint_state()
+        if isinstance(self._source, UserMinibatchSource):
+            if not state:
+                return False
+            ahead = self._source.next_minibatch(1, 1, 0)
+        else:
+            ahead = self._source.next_minibatch(1)
+        self._source.restore_from_checkpoint(state)
+        return not ahead
+
+    def _run_test(self, file, device):
+        """Runs the user's test on the network as it is after the last change."""
+        if remember.config(self._test, 'test_config').get('source') is None:
+            return
+        self._save(file)
+        config = CheckpointConfig(file, frequency=0, restore=True)
+        segment = TrainingSession(self.trainer, self._source, self._size, self._streams,
+                                  self.trainer.total_number_of_samples_seen,
+                                  None, config, CrossValidationConfig(None), self._test)
+        directors.run(self.caught, lambda: segment.train(device))

@@ -1,0 +1,65 @@
+"""`nc.train` against `Function.train`."""
+import inspect
+
+import cntk as C
+import pytest
+
+import netopt_callbacks as nc
+from user_script import SAMPLES, Identity, Script
+
+
+def train(how, callbacks=(), **options):
+    script = Script()
+    criterion = C.combine([script.loss, script.metric])
+    summary = how(criterion, (script.images, script.labels), minibatch_size=64, max_epochs=3,
+                  parameter_learners=script.learners, callbacks=[script.log] + list(callbacks),
+                  **options)
+    events = [event for event in script.log.events if event[0] != 'write']
+    return summary, (repr(events), b''.join(p.value.tobytes() for p in criterion.parameters),
+                     repr(summary.epoch_summaries), repr(summary.updates))
+
+
+def test_signature_begins_as_cntks():
+    theirs = list(inspect.signature(C.Function.train).parameters.values())[1:]
+    ours = list(inspect.signature(nc.train).parameters.values())[1:]
+    assert [(p.name, p.default) for p in ours[:len(theirs)]] \
+        == [(p.name, p.default) for p in theirs]
+
+
+@pytest.mark.parametrize('epochs', [(), (1,), (0, 2, 3)], ids=str)
+def test_identity_equals_function_train(epochs):
+    summary, ours = train(nc.train, [Identity(epoch=epoch) for epoch in epochs])
+    assert ours == train(C.Function.train)[1]
+    assert [record.epoch for record in summary.result.records] == list(epochs)
+
+
+def test_result_holds_the_optimized_model():
+    summary, _ = train(nc.train, [nc.FactorDense(
+        epoch=1, rank=3, filter_function=lambda layer: layer.name == 'hidden')])
+    assert 'W2' in [parameter.name for parameter in summary.result.model.parameters]
+    assert summary.result.records[0].samples == SAMPLES
+
+
+def test_callback_of_an_unknown_type_is_refused():
+    with pytest.raises(TypeError, match="got 'x'"):
+        train(nc.train, ['x'])
+
+
+def test_cntks_session_is_put_back_after_an_error():
+    module = inspect.getmodule(C.train.training_session)
+    before = module.training_session
+    with pytest.raises(ValueError, match='past the end'):
+        train(nc.train, [Identity(epoch=9)], epoch_size=SAMPLES)
+    assert module.training_session is before
+
+
+def test_observer_of_ours_in_function_train():
+    class Counts(nc.Observer):
+        minibatches = 0
+
+        def on_minibatch(self, samples, loss, metric):
+            self.minibatches += 1
+
+    observer = Counts()
+    train(C.Function.train, [observer])
+    assert observer.minibatches == 33

@@ -1,0 +1,173 @@
+"""`nc.attach` on hand-written loops, against the same loop on a bare trainer: as bytes."""
+import os
+import subprocess
+import sys
+import warnings
+
+import cntk as C
+import numpy as np
+import pytest
+
+import netopt_callbacks as nc
+from user_script import SAMPLES, Identity, Script
+
+EPOCH = 320
+
+
+def hidden(layer):
+    return layer.name == 'hidden'
+
+
+def loop(script, first=0, last=30):
+    """The user's loop; returns what it fetched."""
+    fetched = []
+    for number in range(first, last):
+        start = number * 64 % (SAMPLES - 64)
+        _, values = script.trainer.train_minibatch(
+            {script.x: script.images[start:start + 64],
+             script.label: script.labels[start:start + 64]}, outputs=[script.z.output])
+        fetched.append(values[script.z.output].tobytes())
+        fetched.append(script.trainer.previous_minibatch_loss_average)
+        if number % 7 == 6:
+            script.trainer.summarize_training_progress()
+        if number == 12:
+            fetched.append(script.trainer.test_minibatch({script.x: script.images[:64],
+                                                          script.label: script.labels[:64]}))
+            script.trainer.summarize_test_progress()
+    return fetched
+
+
+@pytest.mark.parametrize('epochs', [(0,), (1, 2, 2), (6,)], ids=str)
+def test_identity_equals_the_bare_loop(epochs):
+    bare = Script()
+    expected = loop(bare)
+    script = Script()
+    script.trainer.mine = 'kept'
+    trainer = type(script.trainer)
+    callbacks = [Identity(epoch=epoch) for epoch in epochs]
+    with nc.attach(script.trainer, callbacks, epoch_size=EPOCH, data=script.held_out) as run:
+        assert loop(script) == expected
+        assert isinstance(script.trainer, C.Trainer) and script.trainer.mine == 'kept'
+    assert script.outcome() == bare.outcome()
+    assert type(script.trainer) is trainer
+    assert [record.samples for record in run.result.records] == [EPOCH * e for e in epochs]
+    assert run.result.complete
+
+
+def test_minibatches_of_a_source_tell_the_sweeps():
+    script = Script(sweeps=3)
+    streams = {script.x: script.source.streams['x'], script.label: script.source.streams['label']}
+    with nc.attach(script.trainer, [Identity(epoch=2)]) as run:
+        while True:
+            minibatch = script.source.next_minibatch(64, 1, 0)
+            if not minibatch:
+                break
+            script.trainer.train_minibatch({variable: minibatch[stream]
+                                            for variable, stream in streams.items()})
+    assert run.result.records[0].samples == 2 * SAMPLES
+
+
+def test_epoch_size_is_needed_for_arrays():
+    script = Script()
+    run = nc.attach(script.trainer, [Identity(epoch=1)])
+    with pytest.raises(ValueError, match=r'epoch_size=\.\.\.\) in samples'):
+        loop(script)
+    with pytest.raises(ValueError, match='before Identity'):
+        run.finish()
+
+
+def test_evaluation_at_the_end_of_an_epoch_sees_the_network_it_trained():
+    script = Script()
+    with nc.attach(script.trainer, [nc.FactorDense(epoch=1, rank=2, filter_function=hidden)],
+                   epoch_size=EPOCH) as run:
+        loop(script, 0, 5)
+        assert 'DenseFactored' not in [f.op_name for f in nc.graph.walk(script.z)]
+        loop(script, 5, 6)
+        assert 'DenseFactored' in [f.op_name for f in nc.graph.walk(script.z)]
+    assert [p.name for p in run.result.model.parameters].count('W2') == 1
+
+
+def test_function_built_over_the_model_earlier_is_stale_and_current_mends_it():
+    script = Script()
+    softmax = C.softmax(script.z)
+    with nc.attach(script.trainer, [nc.FactorDense(epoch=1, rank=2, filter_function=hidden)],
+                   epoch_size=EPOCH) as run:
+        loop(script)
+        feed = {script.x: script.images[:5]}
+        right = C.softmax(script.z).eval(feed)
+        assert np.array_equal(run.current(softmax).eval(feed), right)
+        # The stale one reads the storage of the factors as if it still were W.
+        assert not np.allclose(softmax.eval(feed), right, atol=1e-3)
+
+
+def test_checkpoint_of_a_hand_loop_is_gone_on_from(tmpdir):
+    file = str(tmpdir.join('model'))
+
+    def attached(script):
+        return nc.attach(script.trainer, [
+            nc.FactorDense(epoch=1, rank=4, filter_function=hidden),
+            nc.BinarizeConvolution(epoch=3, filter_function=lambda layer: True)],
+            epoch_size=EPOCH, data=script.held_out)
+
+    whole = Script()
+    with attached(whole) as run:
+        loop(whole, 0, 10)
+        whole.trainer.save_checkpoint(file, {'mine': 7})
+        rest = loop(whole, 10, 30)
+    resumed = Script()
+    with attached(resumed) as again:
+        assert resumed.trainer.restore_from_checkpoint(file)['mine'] == 7
+        assert loop(resumed, 10, 30) == rest
+    assert resumed.state() == whole.state()
+    assert [r.to_dict() for r in again.result.records] == [r.to_dict() for r in run.result.records]
+
+
+def test_plain_session_on_an_attached_trainer_is_refused():
+    script = Script()
+    run = nc.attach(script.trainer, [], epoch_size=EPOCH)
+    with pytest.raises(RuntimeError, match='nc.training_session'):
+        C.training_session(**script.arguments)
+    with pytest.raises(RuntimeError, match='attached already.*finish'):
+        nc.attach(script.trainer, [], epoch_size=EPOCH)
+    run.finish()
+    C.training_session(**script.arguments)
+
+
+def test_interrupt_leaves_a_whole_trainer_and_a_partial_result():
+    script = Script()
+    with pytest.raises(KeyboardInterrupt):
+        with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH) as run:
+            loop(script, 0, 8)
+            raise KeyboardInterrupt
+    assert not run.result.complete and run.result.model is not None
+    assert len(run.result.records) == 1
+    loop(script, 8, 9)
+
+
+def test_forgotten_finish_warns_at_exit(tmpdir):
+    program = tmpdir.join('program.py')
+    program.write('import netopt_callbacks as nc\nfrom user_script import Script\n'
+                  'script = Script()\nrun = nc.attach(script.trainer, [], epoch_size=10)\n')
+    here = os.path.dirname(os.path.abspath(__file__))
+    done = subprocess.run([sys.executable, str(program)], stderr=subprocess.PIPE,
+                          universal_newlines=True, env=dict(os.environ, PYTHONPATH=os.pathsep.join(
+                              [here, os.path.dirname(here)])))
+    assert done.returncode == 0
+    assert 'never finished' in done.stderr and 'run.finish()' in done.stderr
+
+
+def test_trainer_trained_with_a_hidden_dropout_is_told():
+    script = Script()
+    loop(script, 0, 2)
+    with pytest.warns(UserWarning, match='random numbers begin anew'):
+        with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=64):
+            loop(script, 2, 5)
+
+
+def test_nothing_is_said_of_a_fresh_trainer():
+    script = Script()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=64):
+            loop(script, 0, 3)
+    assert not [w for w in said if 'netopt' in w.filename]

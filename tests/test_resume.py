@@ -1,0 +1,224 @@
+"""A run that is killed and started again against one that is not: as bytes.
+
+The script runs in processes of its own, since only a new process has forgotten everything.
+"""
+import json
+import os
+import subprocess
+import sys
+
+import cntk as C
+import pytest
+
+import netopt_callbacks as nc
+from netopt_callbacks.engine import checkpoint
+from user_script import SAMPLES, Identity, Script
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+KILLED = 9
+
+
+def hidden(layer):
+    return layer.name == 'hidden'
+
+
+PLANS = {
+    'none': lambda: [],
+    'identity': lambda: [Identity(epoch=1), Identity(epoch=2)],
+    'factor': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden), Identity(epoch=2)],
+    'factor and binarize': lambda: [
+        nc.FactorDense(epoch=1, rank=4, filter_function=hidden),
+        nc.BinarizeConvolution(epoch=2, filter_function=lambda layer: True)],
+    'own learner': lambda: [
+        nc.FactorDense(epoch=1, rank=4, filter_function=hidden,
+                       learner=lambda p: C.adam(p, C.learning_parameter_schedule(0.01), 0.9)),
+        Identity(epoch=2)],
+}
+
+
+class Killer(nc.Observer):
+    """Ends the process as kill -9 does, after a number of minibatches of this process."""
+
+    def __init__(self, minibatches):
+        super(Killer, self).__init__()
+        self._left = minibatches
+
+    def on_minibatch(self, samples, loss, metric):
+        self._left -= 1
+        if self._left == 0:
+            os._exit(KILLED)
+
+
+def main(folder, plan, learner, preserve_all, kill):
+    """Runs the script in `folder`; prints what it leaves."""
+    script = Script(learner=learner, checkpoint=300, preserve_all=preserve_all == 'True',
+                    folder=folder, test=False, cross_validation=0)
+    script.run(PLANS[plan]() + [Killer(int(kill))], data=script.held_out)
+    records = [record.to_dict() for record in script.session.result.records]
+    print('OUTCOME ' + json.dumps([script.state().hex(), records]))
+
+
+def run(folder, plan='factor', learner='momentum_sgd', preserve_all=False, kill=0):
+    """Runs `main` in a new process; returns its outcome, or None where it was killed."""
+    command = [sys.executable, '-W', 'ignore', os.path.join(HERE, 'test_resume.py'), str(folder),
+               plan, learner, str(preserve_all), str(kill)]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)]))
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env=environment, universal_newlines=True)
+    if done.returncode == KILLED:
+        return None
+    assert done.returncode == 0, done.stderr[-3000:]
+    return next(line for line in done.stdout.splitlines() if line.startswith('OUTCOME'))
+
+
+def killed_and_resumed(folder, kills, **options):
+    for kill in kills:
+        assert run(folder, kill=kill, **options) is None
+    return run(folder, **options)
+
+
+# Minibatches of 64 of 700 samples: epoch 1 ends with the 11th, epoch 2 with the 22nd.
+@pytest.mark.parametrize('plan, kills', [
+    ('factor and binarize', (8,)), ('factor and binarize', (14, 13)), ('own learner', (16,))])
+def test_killed_and_resumed_equals_never_killed(plan, kills, tmpdir):
+    assert killed_and_resumed(tmpdir.mkdir('killed'), kills, plan=plan) \
+        == run(tmpdir.mkdir('whole'), plan=plan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('preserve_all', [False, True])
+@pytest.mark.parametrize('plan', sorted(set(PLANS) - {'none'}))
+def test_killed_anywhere(plan, preserve_all, tmpdir):
+    whole = run(tmpdir.mkdir('whole'), plan=plan, preserve_all=preserve_all)
+    for kill in (3, 10, 11, 12, 21, 22, 23, 30, 43):
+        assert killed_and_resumed(tmpdir.mkdir('killed %d' % kill), (kill,), plan=plan,
+                                  preserve_all=preserve_all) == whole, kill
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('learner', ['sgd', 'nesterov', 'adam', 'adadelta', 'fsadagrad', 'L1 and L2',
+                                     'clipping', 'several', 'part', 'rate by sweeps'])
+def test_killed_and_resumed_for_every_learner(learner, tmpdir):
+    plan = 'identity' if learner == 'part' else 'factor and binarize'
+    assert killed_and_resumed(tmpdir.mkdir('killed'), (16, 13), plan=plan, learner=learner) \
+        == run(tmpdir.mkdir('whole'), plan=plan, learner=learner)
+
+
+def test_checkpoint_of_plain_cntk_is_gone_on_from(tmpdir):
+    """Trained for two epochs without callbacks, then attached: as if nothing had happened."""
+    options = dict(test=False, cross_validation=0, dropout=False)
+    _, whole = Script(**options).run_plain()
+    options.update(checkpoint=SAMPLES, folder=str(tmpdir))
+    Script(max_samples=2 * SAMPLES, **options).run_plain()
+    resumed = Script(**options)
+    resumed.run([Identity(epoch=3)])
+    assert [record.samples for record in resumed.session.result.records] == [3 * SAMPLES]
+    assert resumed.state() == whole
+
+
+@pytest.mark.parametrize('cut', ['both .tmp', 'graph unlinked', 'both unlinked', 'one renamed'])
+def test_pair_torn_by_a_kill_is_completed(cut, tmpdir):
+    """CNTK's order: write both .tmp, unlink both, rename both."""
+    file = str(tmpdir.join('model'))
+    for name, content in ((file, 'old'), (file + '.ckp', 'old'), (file + '.tmp', 'new'),
+                          (file + '.ckp.tmp', 'new')):
+        with open(name, 'w') as stream:
+            stream.write(content)
+    if cut != 'both .tmp':
+        os.remove(file)
+    if cut in ('both unlinked', 'one renamed'):
+        os.remove(file + '.ckp')
+    if cut == 'one renamed':
+        os.rename(file + '.tmp', file)
+    checkpoint.complete(file)
+    expected = 'old' if cut == 'both .tmp' else 'new'
+    assert [open(name).read() for name in (file, file + '.ckp')] == [expected, expected]
+    assert sorted(os.listdir(str(tmpdir))) == ['model', 'model.ckp']
+
+
+def test_checkpoint_that_the_user_removed_stays_removed(tmpdir):
+    file = str(tmpdir.join('model'))
+    checkpoint.complete(file)
+    assert not os.listdir(str(tmpdir))
+    open(file + '.ckp', 'w').close()
+    checkpoint.complete(file)
+    assert os.listdir(str(tmpdir)) == ['model.ckp']
+
+
+def test_newest_is_what_cntk_restores(tmpdir):
+    file = str(tmpdir.join('model'))
+    assert checkpoint.newest(file) is None
+    for name in ('model2', 'model10', 'model2.ckp', 'model10.ckp', 'model11', 'modelx', 'modelx.ckp'):
+        tmpdir.join(name).write('')
+    assert checkpoint.newest(file) == file + '10'
+    tmpdir.join('model').write('')
+    assert checkpoint.newest(file) == file
+
+
+class TestRefusals:
+    """A checkpoint that does not fit: a clear error, and nothing is overwritten."""
+
+    @pytest.fixture(scope='class')
+    def written(self, tmpdir_factory):
+        folder = tmpdir_factory.mktemp('written')
+        Script(checkpoint=300, folder=str(folder), sweeps=2, test=False).run(PLANS['factor']()[:1])
+        return folder
+
+    def refused(self, written, tmpdir, words, callbacks, change=None, **options):
+        folder = tmpdir.join('copy')
+        written.copy(folder)
+        if change:
+            change(folder)
+        before = {path.basename: path.read_binary() for path in folder.visit() if path.isfile()}
+        script = Script(checkpoint=300, folder=str(folder), sweeps=2, test=False, **options)
+        with pytest.raises(ValueError, match=words):
+            script.run(callbacks)
+        after = {path.basename: path.read_binary() for path in folder.visit() if path.isfile()}
+        assert after == before
+
+    def test_other_schedule(self, written, tmpdir):
+        self.refused(written, tmpdir, r'FactorDense\(epoch=1\).*this script has Identity\(epoch=1\)',
+                     [Identity(epoch=1)])
+
+    def test_no_callbacks(self, written, tmpdir):
+        self.refused(written, tmpdir, 'this script has none', [])
+
+    def test_other_script(self, written, tmpdir):
+        self.refused(written, tmpdir, 'another script|written by a script', PLANS['factor']()[:1],
+                     learner='part')
+
+    def test_folder_lost(self, written, tmpdir):
+        self.refused(written, tmpdir, 'keep the folder', PLANS['factor']()[:1],
+                     lambda folder: folder.join('model.netopt').remove())
+
+    def test_graph_truncated(self, written, tmpdir):
+        def cut(folder):
+            content = folder.join('model').read_binary()
+            folder.join('model').write_binary(content[:len(content) // 2])
+        self.refused(written, tmpdir, 'cannot be read', PLANS['factor']()[:1], cut)
+
+    def test_records_corrupt(self, written, tmpdir):
+        self.refused(written, tmpdir, 'phase-1.json.*cannot be read', PLANS['factor']()[:1],
+                     lambda folder: folder.join('model.netopt', 'phase-1.json').write('{'))
+
+
+def test_resumed_run_repeats_no_dropout_mask(tmpdir):
+    """Plain CNTK forgets the random state of cntk.layers.Dropout; under an optimization it stays."""
+    _, whole = Script(test=False, cross_validation=0).run_plain()
+    ends = {}
+    for kind, callbacks in (('plain', None), ('ours', [Identity(epoch=0)])):
+        options = dict(checkpoint=SAMPLES, folder=str(tmpdir.mkdir(kind)), test=False,
+                       cross_validation=0)
+        for limit in (2 * SAMPLES, None):
+            script = Script(max_samples=limit, **options)
+            if callbacks is None:
+                script.run_plain()
+            else:
+                script.run([Identity(epoch=0)])
+        ends[kind] = script.state()
+    assert ends['ours'] == whole
+    assert ends['plain'] != whole       # should CNTK ever mend this, the blocks need no opening
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -1,0 +1,260 @@
+"""A session with nothing due, and one with identities due, against plain CNTK: as bytes."""
+import inspect
+import os
+
+import cntk as C
+import pytest
+from cntk.train.training_session import DataUnit
+
+import netopt_callbacks as nc
+from user_script import LEARNERS, SAMPLES, Identity, Script
+
+
+def files(folder):
+    """Returns the names of the user's checkpoint files, ours (in a folder) left out."""
+    return sorted(name for name in os.listdir(str(folder)) if name.startswith('model')
+                  and os.path.isfile(os.path.join(str(folder), name)))
+
+
+def test_signature_begins_as_cntks():
+    ours = list(inspect.signature(nc.training_session).parameters.values())
+    theirs = list(inspect.signature(C.training_session).parameters.values())
+    assert [(p.name, p.default) for p in ours[:len(theirs)]] \
+        == [(p.name, p.default) for p in theirs]
+
+
+def test_without_callbacks_is_cntk():
+    assert Script().run() == Script().run_plain()
+
+
+def test_identity_equals_plain_and_everything_is_exchanged():
+    plain = Script().run_plain()
+    script = Script()
+    before = script.trainer.this, script.trainer.loss_function.uid, script.z.uid
+    outcome = script.run([Identity(epoch=2)], data=script.held_out)
+    assert outcome == plain
+    assert script.trainer.this is not before[0]
+    assert script.trainer.loss_function.uid != before[1]
+    assert script.z.uid != before[2]
+    assert script.z.output.uid == script.trainer.model.output.uid
+    record, = script.session.result.records
+    assert (record.optimization, record.epoch) == ('Identity', 2)
+    assert record.metric_before == record.metric_after
+
+
+@pytest.mark.parametrize('learner', sorted(LEARNERS))
+def test_identity_equals_plain_for_every_learner(learner):
+    options = dict(learner=learner, sweeps=3, test=False)
+    assert Script(**options).run([Identity(epoch=1), Identity(epoch=2)]) \
+        == Script(**options).run_plain()
+
+
+FREQUENCIES = [None, 500, SAMPLES, (7, DataUnit.minibatch), (1, DataUnit.sweep)]
+
+
+@pytest.mark.parametrize('frequency', FREQUENCIES, ids=str)
+@pytest.mark.parametrize('epochs', [(0,), (1, 1, 3), (4,)], ids=str)
+def test_identity_equals_plain_for_every_frequency(frequency, epochs):
+    options = dict(frequency=frequency)
+    assert Script(**options).run([Identity(epoch=epoch) for epoch in epochs]) \
+        == Script(**options).run_plain()
+
+
+@pytest.mark.parametrize('options', [
+    dict(max_samples=2 * SAMPLES + 300),
+    dict(minibatch=C.minibatch_size_schedule([32, 48, 100], 600)),
+    dict(log=5), dict(log=0), dict(minibatch=SAMPLES + 50, sweeps=6),
+], ids=['max_samples inside an epoch', 'minibatch size schedule', 'writer every 5 updates',
+        'writer at powers of two', 'minibatch of more than an epoch'])
+def test_identity_equals_plain_for(options):
+    assert Script(**options).run([Identity(epoch=1), Identity(epoch=2)]) \
+        == Script(**options).run_plain()
+
+
+@pytest.mark.parametrize('source', ['arrays', 'ctf', 'composite'])
+def test_identity_equals_plain_for_every_source(source, tmpdir):
+    options = dict(source=source, folder=str(tmpdir))
+    assert Script(**options).run([Identity(epoch=1), Identity(epoch=3)]) \
+        == Script(**options).run_plain()
+
+
+def test_epoch_in_sweeps(tmpdir):
+    options = dict(source='ctf', folder=str(tmpdir))
+    script = Script(**options)
+    assert script.run([Identity(epoch=1), Identity(epoch=(2, DataUnit.sweep))], epoch_size=None) \
+        == Script(**options).run_plain()
+    assert [record.samples for record in script.session.result.records] == [704, 1408]     # minibatch ends at or past a sweep
+
+
+@pytest.mark.parametrize('preserve_all', [False, True])
+@pytest.mark.parametrize('frequency', [500, (1, DataUnit.sweep)], ids=str)
+def test_checkpoint_files_are_cntks(frequency, preserve_all, tmpdir):
+    left = []
+    for kind in ('plain', 'ours'):
+        folder = tmpdir.mkdir(kind)
+        script = Script(checkpoint=frequency, preserve_all=preserve_all, folder=str(folder))
+        outcome = script.run_plain() if kind == 'plain' \
+            else script.run([Identity(epoch=1), Identity(epoch=3)])
+        left.append((files(folder), outcome))
+    assert left[0] == left[1]
+
+
+def test_without_callbacks_no_file_of_ours_is_written(tmpdir):
+    Script(checkpoint=500, folder=str(tmpdir)).run()
+    assert sorted(os.listdir(str(tmpdir))) == ['model', 'model.ckp']
+
+
+def test_cross_validation_callback_decides():
+    ended = []
+    for run in ('run_plain', 'run'):
+        script = Script()
+        script.arguments['cv_config'] = C.CrossValidationConfig(
+            frequency=300, callback=lambda index, *rest: index < 3)
+        outcome = getattr(script, run)(*([[Identity(epoch=1)]] if run == 'run' else []))
+        ended.append((script.trainer.total_number_of_samples_seen, outcome))
+    assert ended[0] == ended[1]
+    assert ended[0][0] < 4 * SAMPLES
+
+
+def test_users_objects_stay_and_follow():
+    script = Script()
+    script.trainer.mine = 'kept'
+    trainer, learner = script.trainer, script.learners[0]
+    stale = C.softmax(script.z)
+    before = stale.eval({script.x: script.images[:3]})
+    script.run([nc.FactorDense(epoch=1, rank=3, filter_function=lambda b: b.name == 'hidden')])
+    assert trainer.mine == 'kept'
+    assert trainer.parameter_learners[0].total_number_of_samples_seen() \
+        == learner.total_number_of_samples_seen() == 4 * SAMPLES
+    values = trainer.train_minibatch(
+        {script.x: script.images[:8], script.label: script.labels[:8]},
+        outputs=[script.z.output])[1]
+    assert values[script.z.output].shape == (8, 5)
+    assert trainer.loss_function.uid == script.loss.uid
+    # A Function built over the model before the swap goes on reading the storage as the old W.
+    assert (stale.eval({script.x: script.images[:3]}) != before).any()
+
+
+class Broken(nc.Optimization):
+    """Raises where a transform would return."""
+
+    def transform(self, model):
+        raise KeyError('what the transform raised')
+
+
+def test_error_of_a_transform_comes_as_raised_and_the_trainer_is_intact():
+    script = Script()
+    with pytest.raises(KeyError, match='what the transform raised') as caught:
+        script.run([Broken(epoch=1)])
+    assert caught.traceback[-1].name == 'transform'
+    assert script.trainer.total_number_of_samples_seen >= SAMPLES
+    assert script.trainer.train_minibatch({script.x: script.images[:8],
+                                           script.label: script.labels[:8]})
+    assert script.session.result.model is not None and not script.session.result.complete
+
+
+class Raises(nc.Observer):
+    """Raises an exception of a given kind after some minibatches."""
+
+    def __init__(self, error):
+        super(Raises, self).__init__()
+        self.error = error
+        self.ended = None
+
+    def on_minibatch(self, samples, loss, metric):
+        if samples > SAMPLES:
+            raise self.error
+
+    def on_end(self, result):
+        self.ended = result
+
+
+@pytest.mark.parametrize('error', [RuntimeError('of the observer'), KeyboardInterrupt(),
+                                   SystemExit(3)], ids=repr)
+def test_error_of_an_observer_comes_as_raised(error, capfd):
+    script, observer = Script(), Raises(error)
+    with pytest.raises(type(error)) as caught:
+        script.run([observer, Identity(epoch=3)])
+    assert caught.value is error
+    assert observer.ended is script.session.result
+    assert not script.session.result.complete
+    assert 'SWIG' not in capfd.readouterr().err
+
+
+def test_error_of_a_users_writer_comes_as_raised():
+    script = Script()
+
+    def broken(*values):
+        raise ZeroDivisionError('in a progress writer')
+
+    script.log.on_write_training_summary = broken
+    with pytest.raises(ZeroDivisionError, match='in a progress writer'):
+        script.run([Identity(epoch=3)])
+
+
+def test_source_that_ends_early_fills_the_result_then_raises():
+    script = Script(sweeps=2)
+    with pytest.raises(ValueError, match=r'after 1400 samples \(2 epochs\), before Identity'):
+        script.run([Identity(epoch=1), Identity(epoch=3)])
+    assert script.session.result.complete
+    assert script.session.result.model.parameters
+    assert len(script.session.result.records) == 1
+
+
+def test_second_train_is_refused():
+    script = Script(sweeps=1)
+    script.run()
+    with pytest.raises(RuntimeError, match='trains once'):
+        script.session.train()
+
+
+@pytest.mark.parametrize('callbacks, options, error, words', [
+    ([Identity], {}, TypeError, r'Identity\(\.\.\.\)'),
+    (['x'], {}, TypeError, 'nc.Optimization or nc.Observer'),
+    ([Identity(epoch=5)], dict(max_samples=4 * SAMPLES), ValueError,
+     r'Identity\(epoch=5\) is past the end.*4 is the last'),
+    ([nc.Lower()], dict(cv_config=None), ValueError, 'held-out data.*data='),
+    ([], dict(epoch_size=0), ValueError, 'epoch_size must be 1 or more'),
+    ([], dict(epoch_size=1.5), TypeError, 'epoch_size'),
+    ([], dict(data=(1, 2)), TypeError, 'data must be NumPy arrays'),
+])
+def test_bad_input_is_refused_before_training(callbacks, options, error, words):
+    script = Script()
+    with pytest.raises(error, match=words):
+        script.run(callbacks, **options)
+    assert script.trainer.total_number_of_samples_seen == 0
+
+
+def test_held_out_arrays_are_checked():
+    script = Script()
+    with pytest.raises(ValueError, match='one array for each argument.*x, label; got 1'):
+        script.run(data=script.images)
+    with pytest.raises(ValueError, match='x: 10, label: 9'):
+        script.run(data=(script.images[:10], script.labels[:9]))
+    with pytest.raises(ValueError, match=r'argument label must have shape \[samples, 5\]'):
+        script.run(data=(script.images[:10], script.labels[:10, :4]))
+
+
+@pytest.mark.parametrize('epoch, error', [(-1, ValueError), (1.0, TypeError), (True, TypeError),
+                                          ((1, 2), ValueError)])
+def test_bad_epoch(epoch, error):
+    with pytest.raises(error, match='Identity: epoch'):
+        Identity(epoch=epoch)
+
+
+def test_trainer_built_before_the_import_is_told():
+    script = Script()
+    del script.trainer.__dict__['_netopt_callbacks']
+    with pytest.raises(ValueError, match='before `import netopt_callbacks`.*progress_writers='):
+        script.run([Identity(epoch=1)])
+    plain = Script().run_plain()
+    assert script.run([Identity(epoch=1)], progress_writers=[script.log]) == plain
+
+
+def test_observer_that_is_a_writer_already_is_refused():
+    observer = nc.Observer()
+    script = Script()
+    script.trainer = C.Trainer(script.z, (script.loss, script.metric), script.learners, [observer])
+    script.arguments['trainer'] = script.trainer
+    with pytest.raises(ValueError, match='name it once'):
+        script.run([observer])
