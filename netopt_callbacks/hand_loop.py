@@ -159,7 +159,9 @@ class Attached(object):
         """Saves a checkpoint, with what belongs to it beside it."""
         self._start()
         if self.engine.optimizations:
-            checkpoint.Checkpoints(file, self._schedule()).write(self.engine.phase())
+            phase = self.engine.phase()
+            if phase is not None:
+                checkpoint.Checkpoints(file, self._schedule()).write(phase)
         Trainer.save_checkpoint(self._trainer, file, external_state)
 
     def restore(self, file):

@@ -10,8 +10,8 @@ import tempfile
 
 import cntk as C
 from cntk.io import UserMinibatchSource
-from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig, TestConfig,
-                                         TrainingSession)
+from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig, DataUnit,
+                                         TestConfig, TrainingSession, _unpack_parameter_frequency)
 
 from .engine import directors, remember
 from .engine.engine import Engine
@@ -84,6 +84,10 @@ class Segment(TrainingSession):
                     return True
                 raise directors.EndOfSegment
             self.stopping = session.engine.after_minibatch()
+            if self.stopping and session.engine.workers.drops_empty_minibatch:
+                return session.leave_at_once()
+            if session.engine.workers.drops_empty_minibatch:
+                session.count()
             return not self.stopping
         except directors.EndOfSegment:
             raise
@@ -134,6 +138,7 @@ class Session(object):
             self._own_checkpoints(callbacks))
         self._needs_segments = bool(self.engine.optimizations)
         self._remove = ()
+        self._counted = {}
 
     def _own_checkpoints(self, callbacks):
         """Returns the user's checkpoint name, or None where the engine has no business there.
@@ -171,6 +176,8 @@ class Session(object):
                 self._run(device, state if plain else None)
                 self.engine.finish()
             except BaseException:
+                if self.engine.workers.count > 1:
+                    self.engine.workers.end_all()
                 self.engine.interrupted()
                 raise
             finally:
@@ -181,7 +188,7 @@ class Session(object):
         restore = remember.config(self._checkpoint, 'checkpoint_config')['restore']
         if self.engine.checkpoints is None or not restore:
             return None
-        file = self.engine.checkpoints.find()
+        file = self.engine.find_checkpoint()
         if file and not self._needs_segments:
             self.engine.checkpoints.load(file)      # refuses one of an optimized network
             return None
@@ -189,6 +196,7 @@ class Session(object):
 
     def _run(self, device, state):
         with tempfile.TemporaryDirectory(prefix='netopt_callbacks-') as folder:
+            folder = self.engine.workers.shared_text(folder)
             config = self._checkpoint
             if state is not None:
                 self._source.restore_from_checkpoint(state[_SOURCE])
@@ -235,9 +243,33 @@ class Session(object):
     def segment_started(self):
         """Removes the checkpoint the segment was restored from, where the user has none such."""
         for file in self._remove:
-            if os.path.exists(file):
+            if self.engine.workers.is_main and os.path.exists(file):
                 os.remove(file)
         self._remove = ()
+
+    def leave_at_once(self):
+        """Ends a segment on the minibatch just trained, where an empty one may not follow.
+
+        CNTK's block momentum takes the empty minibatch for the end of all data. So the actions
+        that C++ has due after this minibatch are left out, but for the progress summary, which
+        is made here.
+        """
+        if self.at_end():
+            return True
+        if self._summary_is_due():
+            self.trainer.summarize_training_progress()
+        raise directors.EndOfSegment
+
+    def _summary_is_due(self):
+        frequency, unit = _unpack_parameter_frequency(self._frequency)
+        if not frequency:
+            return False
+        return self.trainer.total_number_of_units_seen(unit) // frequency \
+            != self._counted.get(unit, 0) // frequency
+
+    def count(self):
+        """Notes CNTK's counts after a minibatch that nothing is due at."""
+        self._counted = {unit: self.trainer.total_number_of_units_seen(unit) for unit in DataUnit}
 
     def at_end(self):
         """Whether the training data has come to its end."""
@@ -262,6 +294,6 @@ class Session(object):
         self._save(file)
         config = CheckpointConfig(file, frequency=0, restore=True)
         segment = TrainingSession(self.trainer, self._source, self._size, self._streams,
-                                  self.trainer.total_number_of_samples_seen,
+                                  self.trainer.total_number_of_samples_seen or self._max_samples,
                                   None, config, CrossValidationConfig(None), self._test)
         directors.run(self.caught, lambda: segment.train(device))

@@ -91,6 +91,8 @@ LEARNERS = {
     'noise': lambda p: [C.sgd(p, _rate(), gaussian_noise_injection_std_dev=0.01)],
     'several': lambda p: [C.momentum_sgd(p[:3], _rate(), 0.9), C.adam(p[3:], _rate(0.003), 0.9)],
     'part': lambda p: [C.momentum_sgd(p[:4], _rate(), 0.9)],
+    'user': lambda p: [Halves(p)],
+    'user and sgd': lambda p: [Halves(p[:3]), C.sgd(p[3:], _rate())],
     'rate by sweeps': lambda p: [C.momentum_sgd(p, C.learning_parameter_schedule(RATES), 0.9)],
 }
 
@@ -216,6 +218,8 @@ class Script(object):
         values = [p.value for p in loss.parameters]
         values += [c.value for c in loss.constants if c.name.startswith('aggregate_')]
         for learner in self.learners:
+            if isinstance(learner, Halves):
+                continue
             checkpoint = learner.create_checkpoint()
             values += [np.asarray(g) for g in checkpoint['smoothed_gradients']]
             values.append(np.float64(checkpoint['smoothed_count'])

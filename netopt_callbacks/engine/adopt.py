@@ -238,10 +238,7 @@ class Plan(object):
     def write(self):
         """Writes the values into the storages and resets the state of the new tenants."""
         changed = set(tenant.storage.uid for tenant in self._fresh)
-        unread = set(parameter.uid for parameter in self.unread)
-        for storage in self._storages:
-            if storage.uid not in changed | unread:
-                continue
+        for storage in self.written:
             flat = np.zeros(size_of(storage), storage.dtype)
             for tenant in self._tenants + self._fresh:
                 if tenant.storage.uid == storage.uid:
@@ -249,6 +246,13 @@ class Plan(object):
                         tenant.parameter.value.reshape(-1)
             storage.value = flat.reshape(storage.shape)
         self._reset(changed)
+
+    @property
+    def written(self):
+        """The Parameters whose values `write` replaces."""
+        changed = set(tenant.storage.uid for tenant in self._fresh)
+        changed.update(parameter.uid for parameter in self.unread)
+        return [storage for storage in self._storages if storage.uid in changed]
 
     def _reset(self, changed):
         edits = {}

@@ -167,22 +167,22 @@ def schedule_of(optimizations):
             for o in optimizations]
 
 
-def places(trainer, outputs, arguments, parameters, owners):
+def places(trainer, arguments, parameters, owners):
     """Returns where a checkpoint of the present graph holds what, JSON-ready.
 
     C++ saves outputs of its own beside the user's, so a checkpoint is written and looked at;
-    CNTK keeps uids in it.
+    CNTK keeps uids in it. It is written by a trainer of our own around the same graph, since a
+    save of the user's would be a synchronization for distributed learners.
 
     Args:
         trainer (cntk.Trainer): as it is now.
-        outputs (list): uids of the model's outputs, the loss and the metric, which may be None.
         arguments, parameters, owners: as `rebound` takes and `Phase` holds them, as Variables.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        Trainer.save_checkpoint(trainer, folder + '/places')
-        saved = C.load_model(folder + '/places')
-    uids = [output.uid for output in saved.outputs]
-    found = [uids.index(uid) for uid in outputs]
+    functions = [trainer.model, trainer.loss_function, trainer.evaluation_function]
+    uids = [output.uid for function in functions if function is not None
+            for output in function.outputs]
+    saved = _saved(functions, list(trainer.loss_function.parameters))
+    found = [[output.uid for output in saved.outputs].index(uid) for uid in uids]
     whole = _whole(saved, found)
     inputs = [argument.uid for argument in whole.arguments]
     trained = [parameter.uid for parameter in whole.parameters]
@@ -190,6 +190,15 @@ def places(trainer, outputs, arguments, parameters, owners):
             'arguments': [inputs.index(a.uid) if a.uid in inputs else None for a in arguments],
             'learners': [trained.index(p.uid) for p in parameters],
             'owners': [[index, [trained.index(p.uid) for p in owned]] for index, owned in owners]}
+
+
+def _saved(functions, parameters):
+    """Returns the graph that a checkpoint of a trainer of these functions holds, as loaded."""
+    model, loss, metric = functions
+    writer = Trainer(model, (loss, metric), [C.sgd(parameters, 0.0)], [])
+    with tempfile.TemporaryDirectory() as folder:
+        writer.save_checkpoint(folder + '/places')
+        return C.load_model(folder + '/places')
 
 
 def _whole(saved, places_of_outputs):
@@ -238,13 +247,13 @@ def advance_unique_id(at_least):
         pass
 
 
-def same_structure(saved, whole):
-    """Whether two graphs hold the same operations and Parameters, blocks opened."""
-    def signature(model):
-        return ([function.op_name for function in graph.walk(model, into_blocks=True)
-                 if not function.is_block and function.op_name != 'Combine'],
-                [tuple(parameter.shape) for parameter in model.parameters])
-    return signature(saved) == signature(whole)
+def signature(model):
+    """Returns a text that two graphs share if they hold the same operations and shapes."""
+    operations = ['%s%s' % (function.op_name, [tuple(o.shape) for o in function.outputs])
+                  for function in graph.walk(model, into_blocks=True)
+                  if not function.is_block and function.op_name != 'Combine']
+    shapes = [str(tuple(parameter.shape)) for parameter in model.parameters]
+    return ' '.join(operations + shapes)
 
 
 def records_of(phase, samples):

@@ -8,7 +8,6 @@ whether something is due; it knows no schedule and keeps no record. The order of
     fire             before -> apply (see `network`) -> after -> record
     finish           export, lowering, result
 """
-from cntk import cntk_py
 from cntk.train.training_session import DataUnit
 
 from ..lowering import Lower
@@ -16,6 +15,7 @@ from ..observers.base import Evaluation, Observer, Run
 from ..optimizations.base import Optimization
 from ..records import Record, Result
 from . import checkpoint
+from .distributed import Workers
 from .held_out import Measure, Minibatches
 from .network import Network
 
@@ -60,6 +60,7 @@ class Engine(object):
 
     Attributes:
         result (Result): filled as the run goes on.
+        workers (distributed.Workers): of the run; only the main one tells observers and writes.
         device (cntk.device.DeviceDescriptor): where to measure; None is CNTK's default.
 
     Raises:
@@ -72,6 +73,9 @@ class Engine(object):
         self.clock = clock
         self.result = Result()
         self.device = None
+        self.workers = Workers(handed.learners)
+        if not self.workers.is_main:
+            self.observers = []
         self._trainer = trainer
         self._handed = handed
         self._data = data
@@ -80,7 +84,8 @@ class Engine(object):
             checkpoint_file, checkpoint.schedule_of(self.optimizations)) \
             if checkpoint_file else None
         self._marks = bool(self.optimizations) and bool(checkpoint_file or marks)
-        self._network = Network(trainer, handed, self._on_training_summary, self._on_test_summary)
+        self._network = Network(trainer, handed, self.workers, self._on_training_summary,
+                                self._on_test_summary)
         self._base = self._network.counts()
         self._applied = []
         self._places = None
@@ -112,11 +117,13 @@ class Engine(object):
             As `restore`; (None, False) without a checkpoint.
         """
         restored = self.restore(checkpoints, file) if file else (self._take_over(), False)
+        parameters, macs = self._network.totals()
         self._tell('on_start', Run(
             epoch_size=self.clock.epoch_samples, max_samples=self.clock.max_samples,
             samples=self.clock.samples, metric_name=self._metric_name(),
             has_held_out=self._data is not None, larger_is_better=self._larger_is_better,
-            optimizations=[(o.name, o.epoch) for o in self.optimizations]))
+            optimizations=[(o.name, o.epoch) for o in self.optimizations],
+            parameters=parameters, macs=macs))
         if self.due():
             self.fire()
         elif self._data is not None and not self.clock.samples:
@@ -144,6 +151,13 @@ class Engine(object):
         self._take_over()
         return state, True
 
+    def find_checkpoint(self):
+        """Returns the checkpoint that C++ would restore, or None; the main worker mends a torn one."""
+        if self.workers.is_main:
+            self._checkpoints.find()
+        self.workers.barrier()
+        return self._checkpoints.find()
+
     @property
     def checkpoints(self):
         """The folder beside the checkpoint that C++ writes; None where it writes none."""
@@ -154,13 +168,10 @@ class Engine(object):
 
         An empty minibatch, CNTK's end of the data, counts for nothing.
         """
-        samples = self._trainer.previous_minibatch_sample_count
-        if not samples:
+        if not self._trainer.previous_minibatch_sample_count:
             return False
-        if not self.clock.samples:
-            self._catch_up(samples)
         self._measured = None
-        ended = self.clock.advance(samples, self._network.counts()[2] - self._base[2])
+        ended = self.clock.advance(*self._counts())
         self._tell('on_minibatch', self.clock.samples,
                    self._trainer.previous_minibatch_loss_average,
                    self._trainer.previous_minibatch_evaluation_average
@@ -266,17 +277,21 @@ class Engine(object):
         return str(applied) if self._marks else None
 
     def phase(self):
-        """Returns what belongs to a checkpoint of the run as it is now."""
+        """Returns what belongs to a checkpoint of the run as it is now; None but on the main worker."""
+        if not self.workers.is_main:
+            return None
         if self._places is None:
             self._places = self._network.places()
         return checkpoint.Phase(
             schedule=checkpoint.schedule_of(self.optimizations), fired=list(self._applied),
             records=[record.to_dict() for record in self.result.records], base=self._base,
-            unique_id=cntk_py.new_unique_id(), **self._places)
+            unique_id=self._network.unique_id, **self._places)
 
     def _write_phase(self):
         if self._marks and self._checkpoints:
-            self._checkpoints.write(self.phase())
+            phase = self.phase()
+            if phase is not None:
+                self._checkpoints.write(phase)
 
     def _resume(self, file, saved, phase):
         self._applied = list(phase.fired)
@@ -289,14 +304,19 @@ class Engine(object):
         return state
 
     def _restore_clock(self):
-        self.clock.restore(*(now - base for now, base in zip(self._network.counts(), self._base)))
+        self.clock.advance(*(now - base for now, base in zip(self._network.counts(), self._base)))
 
-    def _catch_up(self, samples):
-        """Counts what CNTK's own restore brought back before this first minibatch."""
-        total, minibatches, sweeps = self._network.counts()
-        if total - self._base[0] > samples:
-            self.clock.restore(total - self._base[0] - samples,
-                               minibatches - self._base[1] - 1, sweeps - self._base[2])
+    def _counts(self):
+        """Returns samples, minibatches and sweeps of the run after a minibatch.
+
+        A UserLearner leaves CNTK's own counts where they are; then we count ourselves.
+        """
+        counts = [now - base for now, base in zip(self._network.counts(), self._base)]
+        if counts[0] > self.clock.samples:
+            return counts
+        seen = self.clock.seen
+        return [seen[DataUnit.sample] + self._trainer.previous_minibatch_sample_count,
+                seen[DataUnit.minibatch] + 1, seen[DataUnit.sweep]]
 
     def _minibatches(self, arguments):
         return Minibatches(self._data, arguments)

@@ -1,5 +1,8 @@
 """Learners of a running trainer: what they can train, and their state."""
 import numpy as np
+from cntk import cntk_py
+from cntk.internal import map_if_possible
+from cntk.learners import UserLearner
 
 from . import remember
 
@@ -8,13 +11,54 @@ STATE = 'smoothed_gradients'
 
 def parameters_of(learners):
     """Returns the Parameters the learners train, in learner order."""
-    return [parameter for learner in learners for parameter in learner.parameters]
+    return [parameter for learner in learners for parameter in _parameters(learner)]
+
+
+def _parameters(learner):
+    """Returns a learner's Parameters.
+
+    Those of a UserLearner and of a distributed learner CNTK gives unmapped, by a method.
+    """
+    if not callable(learner.parameters):
+        return learner.parameters
+    parameters = learner.parameters()
+    map_if_possible(parameters)
+    return parameters
+
+
+def _forgets(learner):
+    """Whether a UserLearner leaves `restore_from_checkpoint` to CNTK, whose own one raises."""
+    return isinstance(learner, UserLearner) \
+        and type(learner).restore_from_checkpoint is UserLearner.restore_from_checkpoint
+
+
+def keep_state(learners):
+    """Lets a UserLearner without `restore_from_checkpoint` pass a restore of what it just saved.
+
+    A swap restores the trainer from a checkpoint of itself; the learner object has its state.
+    """
+    for learner in learners:
+        if _forgets(learner):
+            learner.restore_from_checkpoint = lambda checkpoint: None
+
+
+def check_resumable(learners):
+    """Refuses to resume a learner that cannot be restored.
+
+    Raises:
+        ValueError: names the learner and what it lacks.
+    """
+    for learner in learners:
+        if _forgets(learner):
+            raise ValueError('the learner %s cannot go on from a checkpoint: a UserLearner needs '
+                             'create_checkpoint() and restore_from_checkpoint(checkpoint) of its '
+                             'own for that' % type(learner).__name__)
 
 
 def learner_of(parameter, learners):
     """Returns the learner that trains `parameter`, or None."""
     for learner in learners:
-        if any(known.uid == parameter.uid for known in learner.parameters):
+        if any(known.uid == parameter.uid for known in _parameters(learner)):
             return learner
     return None
 
@@ -23,7 +67,7 @@ def _innermost(learner):
     """Returns the learner that a distributed learner wraps, or the learner itself."""
     name, arguments = remember.learner(learner)
     while name and 'distributed' in name:
-        learner = arguments[0]
+        learner = next(a for a in arguments if isinstance(a, cntk_py.Learner))
         name, arguments = remember.learner(learner)
     return learner
 
@@ -84,8 +128,10 @@ def rewrite_state(learners, edits):
             returns what is to stand there.
     """
     for learner in learners:
-        if not any(parameter.uid in edits for parameter in learner.parameters):
+        if isinstance(learner, UserLearner) \
+                or not any(parameter.uid in edits for parameter in _parameters(learner)):
             continue
+        learner = _innermost(learner)
         checkpoint = learner.create_checkpoint()
         if STATE not in checkpoint.keys():
             continue

@@ -11,10 +11,11 @@ import warnings
 
 import cntk as C
 import numpy as np
+from cntk import cntk_py
 from cntk.train.trainer import Trainer
 from cntk.train.training_session import DataUnit
 
-from .. import graph
+from .. import count, graph
 from ..optimizations.base import Transformed
 from . import adopt, checkpoint, learners as learner_facts, random_state, swap, windows
 from .mark import marked
@@ -26,6 +27,7 @@ class Network(object):
     Args:
         trainer (cntk.Trainer): the user's; it stays the same object.
         handed (remember.Handed): what it was built with.
+        workers (distributed.Workers): of the run.
         on_training_summary, on_test_summary (callable): see `windows.Tracker`.
 
     Attributes:
@@ -33,14 +35,18 @@ class Network(object):
         owners (list): [index of the optimization, its Parameters] of each learner that
             `learner=` of an optimization made.
         mark (str): label of the phase, None for a graph that is not checkpointed.
+        unique_id (int): CNTK's uid counter where the present graph begins.
     """
 
-    def __init__(self, trainer, handed, on_training_summary, on_test_summary):
+    def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary):
         self.trainer = trainer
         self.learners = list(handed.learners)
         self.owners = []
         self.mark = None
+        self.unique_id = None
         self._handed = handed
+        self._workers = workers
+        learner_facts.keep_state(self.learners)
         dtype = np.dtype(trainer.loss_function.output.dtype)
         self._tracker = windows.Tracker(dtype, on_training_summary, on_test_summary)
 
@@ -69,7 +75,7 @@ class Network(object):
                     'one), and CNTK forgets the state of such a block: its random numbers begin '
                     'anew. Attach before the first minibatch for an exact run')
             whole = random_state.open_blocks(whole)
-        self._exchange(outputs.split(whole), self.learners)
+        self._exchange(outputs, whole, self.learners)
 
     def apply(self, optimization, index, minibatches, mark):
         """Transforms the network; the trainer is as it was if anything raises on the way.
@@ -96,13 +102,13 @@ class Network(object):
         plan = adopt.Plan(optimization, plain, transformed.model, tenants, self.learners,
                           transformed.layers)
         whole = random_state.open_blocks(plan.packed())
-        model, loss, metric = outputs.split(whole)
-        loss = adopt.keep_reachable(loss, plan.unread)
-        swap.check(outputs.whole, whole, loss, learner_facts.parameters_of(plan.learners),
-                   optimization.name)
+        whole = outputs.with_loss(whole, lambda loss: adopt.keep_reachable(loss, plan.unread))
+        swap.check(outputs, whole, learner_facts.parameters_of(plan.learners), optimization.name)
+        self._workers.agree(checkpoint.signature(whole), optimization.name)
         self.mark = mark
-        self._exchange((model, loss, metric), plan.learners)
+        self._exchange(outputs, whole, plan.learners)
         plan.write()
+        self._workers.share_values(plan.written + _added(outputs.whole, whole, plan.learners))
         if plan.owned:
             self.owners.append([index, plan.owned])
         windows.carry(self.writers, self.trainer, sums, self._tracker.dtype)
@@ -124,6 +130,7 @@ class Network(object):
         Raises:
             ValueError: the script is not the one that wrote the checkpoint.
         """
+        learner_facts.check_resumable(self._handed.learners)
         outputs = swap.Outputs(self.trainer)
         whole, self.owners = checkpoint.rebound(
             saved, phase, self.trainer.loss_function.arguments,
@@ -131,9 +138,8 @@ class Network(object):
         learners = list(self._handed.learners)
         for index, owned in self.owners:
             learners.append(optimizations[index].learner(owned))
-        checkpoint.advance_unique_id(phase.unique_id)
         self.mark = mark
-        self._exchange(outputs.split(whole), learners)
+        self._exchange(outputs, whole, learners, phase.unique_id)
         return Trainer.restore_from_checkpoint(self.trainer, file)
 
     def restore_plain(self, file, saved):
@@ -145,25 +151,27 @@ class Network(object):
         Raises:
             ValueError: the checkpoint is of another network.
         """
+        learner_facts.check_resumable(self.learners)
         loss = saved.outputs[swap.Outputs(self.trainer).models]
-        if not checkpoint.same_structure(C.combine([loss]), self.trainer.loss_function):
+        if checkpoint.signature(C.combine([loss])) \
+                != checkpoint.signature(self.trainer.loss_function):
             raise ValueError('the checkpoint %s was written by another network than the one of this '
                              'script: give it another checkpoint name' % file)
         return Trainer.restore_from_checkpoint(self.trainer, file)
 
     def places(self):
         """Returns where a checkpoint of the present graph holds what, JSON-ready."""
-        model, metric = self.trainer.model, self.trainer.evaluation_function
-        outputs = [output.uid for output in model.outputs] if model else []
-        outputs.append(self.trainer.loss_function.output.uid)
-        if metric is not None:
-            outputs.append(metric.output.uid)
-        return checkpoint.places(self.trainer, outputs, self.trainer.loss_function.arguments,
+        return checkpoint.places(self.trainer, self.trainer.loss_function.arguments,
                                  learner_facts.parameters_of(self._handed.learners), self.owners)
 
     def export(self):
         """Returns a copy of the model with Parameters of its own."""
         return adopt.export(self.trainer.model or self.trainer.loss_function)
+
+    def totals(self):
+        """Returns (parameters, multiply-adds per sample) of the model, see `count.totals`."""
+        plain, _ = adopt.release(self.trainer.model or self.trainer.loss_function)
+        return count.totals(plain)
 
     @property
     def writers(self):
@@ -173,15 +181,33 @@ class Network(object):
     def _pulled(self):
         """Returns the trainer's graph with the random state pulled out of C++ into it.
 
-        Only serializing moves the state of the compiled network into the graph.
+        Only serializing moves the state of the compiled network into the graph. Without such
+        state nothing is saved: a save is a synchronization for CNTK's distributed learners.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            Trainer.save_checkpoint(self.trainer, folder + '/pulled')
-        return swap.Outputs(self.trainer)
+        outputs = swap.Outputs(self.trainer)
+        if random_state.has_state(outputs.whole):
+            with tempfile.TemporaryDirectory() as folder:
+                Trainer.save_checkpoint(self.trainer, folder + '/pulled')
+        return outputs
 
-    def _exchange(self, functions, learners):
-        model, loss, metric = functions
+    def _exchange(self, outputs, whole, learners, unique_id=None):
+        """Builds the next trainer; the graph's uids begin where the run they resume had them."""
+        self.unique_id = self._workers.align_unique_id(unique_id)
+        if self.unique_id is None:
+            checkpoint.advance_unique_id(unique_id or 0)
+            self.unique_id = cntk_py.new_unique_id()
+        else:
+            whole = graph.clone_shared(whole)
+        model, loss, metric = outputs.split(whole)
         if self.mark is not None:
             loss = marked(loss, self.mark)
         swap.exchange(self.trainer, self._handed, (model, loss, metric), learners, self.writers)
         self.learners = learners
+
+
+def _added(before, after, learners):
+    """Returns the Parameters and Constants of a graph that are new in it and no storage."""
+    known = {variable.uid for variable in list(before.parameters) + list(before.constants)}
+    known.update(parameter.uid for parameter in learner_facts.parameters_of(learners))
+    return [variable for variable in list(after.parameters) + list(after.constants)
+            if variable.uid not in known]

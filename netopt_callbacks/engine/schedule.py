@@ -57,17 +57,15 @@ class Clock(object):
         """Samples per epoch, or None where epochs are counted in another unit."""
         return self.count if self.unit == DataUnit.sample else None
 
-    def advance(self, samples, sweeps):
-        """Counts one trained minibatch; returns whether it completed an epoch.
+    def advance(self, samples, minibatches, sweeps):
+        """Sets the counts after a trained minibatch, or of a run that is resumed.
 
-        Args:
-            samples (int): samples of the minibatch.
-            sweeps (int): sweeps completed since the first minibatch of the run.
+        Returns:
+            bool: whether this completed an epoch.
         """
         before = self.epoch
-        self.seen[DataUnit.sample] += samples
-        self.seen[DataUnit.minibatch] += 1
-        self.seen[DataUnit.sweep] = sweeps
+        self.seen = {DataUnit.sample: samples, DataUnit.minibatch: minibatches,
+                     DataUnit.sweep: sweeps}
         return self.epoch > before
 
     def reached(self, epoch):
@@ -92,11 +90,6 @@ class Clock(object):
                 'epoch_size=%d, so %d is the last epoch it can name'
                 % (optimization.name, optimization.epoch, self.max_samples,
                    _epochs(self.max_samples / float(self.count)), self.count, last))
-
-    def restore(self, samples, minibatches, sweeps):
-        """Sets the counts of a run that is resumed."""
-        self.seen = {DataUnit.sample: samples, DataUnit.minibatch: minibatches,
-                     DataUnit.sweep: sweeps}
 
 
 def _epochs(number):

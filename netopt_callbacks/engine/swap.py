@@ -40,6 +40,17 @@ class Outputs(object):
         return model, loss, metric
 
 
+    def with_loss(self, whole, change):
+        """Returns a graph with the same outputs whose loss is `change(loss)`."""
+        model, loss, metric = self.split(whole)
+        changed = change(loss)
+        if changed is loss:
+            return whole
+        outputs = list(whole.outputs)
+        outputs[self.models] = changed.output
+        return C.combine(outputs)
+
+
 def function_of(outputs):
     """Returns the Function with these outputs: their own, where they are all it has."""
     owner = outputs[0].owner if outputs[0].is_output else None
@@ -49,12 +60,12 @@ def function_of(outputs):
     return C.combine(list(outputs))
 
 
-def check(old, new, loss, parameters, optimization):
+def check(outputs, whole, parameters, optimization):
     """Refuses a transformed graph that CNTK would crash on or the user could not train.
 
     Args:
-        old, new (cntk.Function): the whole graph before and after.
-        loss (cntk.Function): of the new graph.
+        outputs (Outputs): of the graph before.
+        whole (cntk.Function): the new graph.
         parameters (list of cntk.Parameter): those the learners train.
         optimization (str): name of what made the new graph.
 
@@ -62,6 +73,8 @@ def check(old, new, loss, parameters, optimization):
         ValueError: outputs changed shape, arguments were exchanged, or a learner's Parameter
             is not reachable from the loss (CNTK's train_minibatch would end the process).
     """
+    old, new = outputs.whole, whole
+    _, loss, _ = outputs.split(whole)
     for index, (before, after) in enumerate(zip(old.outputs, new.outputs)):
         if before.shape != after.shape:
             raise ValueError('%s: transform(model) must keep the outputs: number %d was of shape '

@@ -1,0 +1,108 @@
+"""More than one worker: the main worker's values reach all, a failing worker ends all.
+
+CNTK trains over MPI with distributed learners; each worker runs the same script. A transform
+runs on every worker, and what it computes need not be the same everywhere (another BLAS, a
+random number), so the main worker's values are taken by all. MPI is reached through CNTK's
+communicator, which has a sum but no broadcast: main's value plus zeros is main's value.
+"""
+import ctypes
+import os
+import sys
+import traceback
+
+import cntk as C
+import numpy as np
+from cntk import cntk_py
+from cntk.train.distributed import Communicator, DistributedLearner
+
+from . import remember
+
+_UIDS = 100000
+
+
+class Workers(object):
+    """The workers of a run; a single process is its own main worker.
+
+    Args:
+        learners (list of cntk.learners.Learner): of the trainer.
+    """
+
+    def __init__(self, learners):
+        distributed = [learner for learner in learners if isinstance(learner, DistributedLearner)]
+        self.count = Communicator.num_workers() if distributed else 1
+        self.is_main = self.count == 1 or Communicator.rank() == 0
+        self._communicator = C.train.distributed.mpi_communicator() if self.count > 1 else None
+        self.drops_empty_minibatch = self.count > 1 and any(
+            remember.learner(learner)[0] == 'create_block_momentum_distributed_learner'
+            for learner in distributed)
+
+    def shared(self, value):
+        """Returns the main worker's array (float32 or float64, same shape everywhere)."""
+        if self.count == 1:
+            return value
+        mine = value if self.is_main else np.zeros_like(value)
+        view = C.NDArrayView.from_dense(np.ascontiguousarray(mine))
+        self._communicator.aggregate_in_place([view], self._communicator.workers())
+        return view.asarray()
+
+    def shared_text(self, text):
+        """Returns the main worker's text."""
+        if self.count == 1:
+            return text
+        length = int(self.shared(np.array([len(text.encode('utf-8'))], np.float64))[0])
+        codes = np.zeros(length, np.float64)
+        if self.is_main:
+            codes[:] = bytearray(text.encode('utf-8'))
+        return bytes(bytearray(self.shared(codes).astype(np.uint8))).decode('utf-8')
+
+    def share_values(self, variables):
+        """Gives Parameters and Constants the main worker's values."""
+        if self.count > 1:
+            for variable in variables:
+                variable.value = self.shared(np.asarray(variable.value))
+
+    def agree(self, text, what):
+        """Raises RuntimeError where `text` is not the main worker's."""
+        if self.count > 1 and self.shared_text(text) != text:
+            raise RuntimeError('%s is not the same on worker %d as on the main worker: its shapes '
+                               'must not depend on the worker' % (what, Communicator.rank()))
+
+    def barrier(self):
+        """Waits for all workers."""
+        if self.count > 1:
+            self._communicator.barrier()
+
+    def align_unique_id(self, at=None):
+        """Lets the next Variables have the same uids on all workers and after a resume.
+
+        CNTK restores the random state of workers other than the main one by uid.
+
+        Args:
+            at (int): where a resumed run has to begin; None chooses.
+
+        Returns:
+            int: where the next Variables begin, None for a single process.
+        """
+        if self.count == 1:
+            return None
+        number = cntk_py.new_unique_id()
+        begin = (number // _UIDS + 1) * _UIDS if at is None else at
+        if number >= begin:
+            raise RuntimeError('this script made more Functions than the one that wrote the '
+                               'checkpoint: resume with the same script')
+        while number < begin:
+            number = cntk_py.new_unique_id()
+        return begin
+
+    def end_all(self):
+        """Ends every worker, after the traceback of the present exception is printed.
+
+        One that raised alone would leave the others waiting for it in MPI for ever.
+        """
+        traceback.print_exc()
+        sys.stderr.flush()
+        sys.stdout.flush()
+        mpi = ctypes.CDLL('libmpi.so.12')
+        world = ctypes.c_char.in_dll(mpi, 'ompi_mpi_comm_world')
+        mpi.MPI_Abort(ctypes.byref(world), 1)
+        os._exit(1)

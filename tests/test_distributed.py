@@ -1,0 +1,179 @@
+"""Two workers over MPI: the same network on both, exact, resumable, and no hang.
+
+The script of each worker is `main` below, under the `mpiexec` of the environment.
+"""
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+
+import cntk as C
+import numpy as np
+import pytest
+from cntk.train.distributed import (block_momentum_distributed_learner,
+                                    data_parallel_distributed_learner)
+
+import netopt_callbacks as nc
+from user_script import SAMPLES, Identity, Script
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+LEARNERS = {
+    'data parallel': data_parallel_distributed_learner,
+    '1 bit': lambda learner: data_parallel_distributed_learner(learner, num_quantization_bits=1),
+    'block momentum': lambda learner: block_momentum_distributed_learner(learner, block_size=200),
+}
+
+
+def noisy(matrix, rank):
+    """A factor function that gives every worker something else."""
+    random = np.random.RandomState(C.Communicator.rank())
+    return (random.randn(matrix.shape[0], rank).astype(np.float32) * .1,
+            random.randn(rank, matrix.shape[1]).astype(np.float32) * .1)
+
+
+def ragged(matrix, rank):
+    """A factor function whose inner size depends on the worker."""
+    return noisy(matrix, 3 + C.Communicator.rank())
+
+
+class Raises(nc.Optimization):
+    """Raises on the second worker alone."""
+
+    def transform(self, model):
+        if C.Communicator.rank() == 1:
+            raise ValueError('raised by the second worker')
+        return model
+
+
+class Killer(nc.Observer):
+    """Ends the main worker, and with it the others, after a number of minibatches."""
+
+    def __init__(self, minibatches):
+        super(Killer, self).__init__()
+        self._left = minibatches
+
+    def on_minibatch(self, samples, loss, metric):
+        self._left -= 1
+        if self._left == 0:
+            os._exit(9)
+
+
+def hidden(layer):
+    return layer.name == 'hidden'
+
+
+PLANS = {
+    'plain': lambda: None,
+    'identity': lambda: [Identity(epoch=1), Identity(epoch=2)],
+    'factor': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden), Identity(epoch=2)],
+    'noisy': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden,
+                                     factor_function=noisy)],
+    'ragged': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden,
+                                      factor_function=ragged)],
+    'raises': lambda: [Raises(epoch=1)],
+    'dir': lambda: [Identity(epoch=1)],
+}
+
+
+def main(folder, kind, plan, kill):
+    """Trains, and prints what this worker ends with."""
+    # Pulling random state out of CNTK takes a save, and each save moves block momentum on.
+    script = Script(test=False, cross_validation=0, sweeps=3, frequency=SAMPLES, folder=folder,
+                    checkpoint=SAMPLES, dropout=kind != 'block momentum')
+    base = C.momentum_sgd(list(script.z.parameters), C.learning_parameter_schedule(0.05), 0.9)
+    script.trainer = C.Trainer(script.z, (script.loss, script.metric),
+                               [LEARNERS[kind](base)], [script.log])
+    script.arguments['trainer'] = script.trainer
+    callbacks = PLANS[plan]()
+    records = []
+    if callbacks is None:
+        C.training_session(**script.arguments).train()
+    else:
+        watching = [nc.TensorBoard(os.path.join(folder, 'board'))] if plan == 'factor' else []
+        if int(kill):
+            watching.append(Killer(int(kill)))
+        session = nc.training_session(callbacks=callbacks + watching, epoch_size=SAMPLES,
+                                      data=script.held_out, **script.arguments)
+        session.train()
+        records = [record.to_dict() for record in session.result.records]
+    loss = script.trainer.loss_function
+    values = hashlib.sha256(b''.join(p.value.tobytes() for p in loss.parameters)).hexdigest()
+    summaries = [event for event in script.log.events if event[0] == 'summary']
+    sys.stdout.write('OUTCOME ' + json.dumps(
+        [C.Communicator.rank(), values, repr(summaries), records,
+         script.trainer.total_number_of_samples_seen]) + '\n')
+    sys.stdout.flush()
+    C.Communicator.finalize()
+
+
+def mpiexec(folder, kind, plan, kill=0, workers=2):
+    """Returns (exit code, outcomes by rank, output) of a run under mpiexec."""
+    command = [os.path.join(sys.prefix, 'bin', 'mpiexec'), '--allow-run-as-root', '--oversubscribe',
+               '-n', str(workers), sys.executable, '-W', 'ignore',
+               os.path.join(HERE, 'test_distributed.py'), str(folder), kind, plan, str(kill)]
+    environment = dict(os.environ, OPAL_PREFIX=sys.prefix, OMP_NUM_THREADS='1',
+                       PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)]))
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=240,
+                          env=environment, universal_newlines=True)
+    found = {}
+    for line in done.stdout.splitlines():
+        if 'OUTCOME ' in line:
+            outcome = json.loads(line[line.index('OUTCOME ') + len('OUTCOME '):])
+            found[outcome[0]] = outcome[1:]
+    return done.returncode, found, done.stdout
+
+
+def trained(folder, kind, plan, **options):
+    """Returns the main worker's outcome, after it is found to be the same on all workers."""
+    workers = options.get('workers', 2)
+    code, found, output = mpiexec(folder, kind, plan, **options)
+    assert code == 0 and len(found) == workers, output[-4000:]
+    assert len({outcome[0] for outcome in found.values()}) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize('kind', sorted(LEARNERS))
+def test_identity_equals_a_plain_run_that_checkpoints_at_the_same_points(kind, tmpdir):
+    plain = trained(tmpdir.mkdir('plain'), kind, 'plain')
+    ours = trained(tmpdir.mkdir('ours'), kind, 'identity')
+    assert ours[0] == plain[0]
+    assert ours[1] == plain[1]
+    assert ours[3] == plain[3] == 3 * SAMPLES
+
+
+def test_main_workers_factors_are_taken_by_all(tmpdir):
+    """Without it the workers would train different networks: the gradients are shared, W1 not."""
+    trained(tmpdir, 'data parallel', 'noisy')
+
+
+def test_killed_and_resumed_equals_never_killed(tmpdir):
+    whole = trained(tmpdir.mkdir('whole'), 'data parallel', 'factor')
+    folder = tmpdir.mkdir('killed')
+    code, found, _ = mpiexec(folder, 'data parallel', 'factor', kill=28)
+    assert code != 0 and not found
+    resumed = trained(folder, 'data parallel', 'factor')
+    assert (resumed[0], resumed[2]) == (whole[0], whole[2])
+    assert len(os.listdir(str(folder.join('board')))) <= 2     # the main worker's, twice started
+
+
+@pytest.mark.parametrize('plan, words', [
+    ('raises', 'ValueError: raised by the second worker'),
+    ('ragged', 'not the same on worker 1')])
+def test_worker_that_raises_ends_all_with_its_error(plan, words, tmpdir):
+    begin = time.time()
+    code, found, output = mpiexec(tmpdir, 'data parallel', plan)
+    assert code != 0 and not found
+    assert words in output
+    assert time.time() - begin < 120        # a hang is what is excluded; a run takes seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', sorted(LEARNERS))
+def test_four_workers(kind, tmpdir):
+    trained(tmpdir, kind, 'factor', workers=4)
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
