@@ -1,0 +1,36 @@
+# Each of these first sets up whatever is missing, see .ci/setup; nothing is done by hand.
+#
+#   make demo       trains, optimizes and lowers a network on handwritten digits
+#   make test       the tests, without the slow ones
+#   make test-all   all tests
+#   make bench      times the native bit convolution on this machine
+#   make clean      takes away everything that make set up
+
+python := .venv/bin/python
+
+unexport PYTHONHOME PYTHONPATH
+export PYTHONIOENCODING := utf-8
+
+.PHONY: help demo test test-all bench clean setup
+
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile
+
+demo: setup
+	$(python) examples/digits.py
+
+test: setup
+	$(python) -m pytest -m 'not slow'
+
+test-all: setup
+	$(python) -m pytest
+
+bench: setup
+	$(python) -m netopt_callbacks bench
+
+setup:
+	@.ci/setup
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis netopt_callbacks/*.so
+	find netopt_callbacks examples tests -name __pycache__ -prune -exec rm -rf {} +
