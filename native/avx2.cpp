@@ -1,0 +1,110 @@
+// AVX2: nibble lookups by vpshufb, 32 filters in the bytes of a register.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "contract.h"
+#include "cpu.h"
+#include "epilogue.h"
+#include "implementations.h"
+
+#pragma GCC push_options
+#pragma GCC target("avx2")
+
+namespace bitconv {
+namespace {
+
+using Vector = __m256i;
+constexpr int lanes = 32;
+constexpr int tile_pixels = 6;  // 12 registers of counts, 2 of weights, 1 row, 1 temporary
+
+inline Vector zero() { return _mm256_setzero_si256(); }
+inline Vector load(const void* from) { return _mm256_loadu_si256(static_cast<const Vector*>(from)); }
+inline void store(void* to, Vector v) { _mm256_storeu_si256(static_cast<Vector*>(to), v); }
+inline Vector broadcast_row(const std::uint8_t* row) {
+    return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
+}
+inline Vector shuffle8(Vector row, Vector indices) { return _mm256_shuffle_epi8(row, indices); }
+inline Vector add8(Vector a, Vector b) { return _mm256_add_epi8(a, b); }
+inline Vector sub16(Vector a, Vector b) { return _mm256_sub_epi16(a, b); }
+inline Vector widen_low(Vector v) { return _mm256_unpacklo_epi8(v, zero()); }
+inline Vector widen_high(Vector v) { return _mm256_unpackhi_epi8(v, zero()); }
+
+// The inverse of the order that unpacking within 128-bit halves leaves: sums come out in filter order.
+const std::uint8_t lane_of[lanes] = {0, 1, 2,  3,  4,  5,  6,  7,  16, 17, 18, 19, 20, 21, 22, 23,
+                                     8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31};
+
+#include "nibble_kernel.inc"
+#include "transpose_avx2.inc"
+
+bool supported() { return cpu_features().avx2; }
+
+inline __m256i first_lanes(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+// Eight pixels of up to 16 channels. The comparison's -1 is subtracted as a 1; doubling moves it up, channel by channel
+// from the last to the first, and a shift by five steps over the empty half of a byte.
+template <bool Whole>
+inline __attribute__((always_inline)) __m256i pack8(const PackArguments& a, const float* x, int channels, __m256i mask) {
+    __m256i word = zero();
+#pragma GCC unroll 16
+    for (int c = channels - 1; c >= 0; --c) {
+        const float* from = x + c * a.channel_stride;
+        const __m256 values = Whole ? _mm256_loadu_ps(from) : _mm256_maskload_ps(from, mask);
+        const __m256 above = _mm256_cmp_ps(values, _mm256_broadcast_ss(a.thresholds + c), _CMP_GT_OQ);
+        word = c % 4 == 3 ? _mm256_slli_epi32(word, 5) : _mm256_add_epi32(word, word);
+        word = _mm256_sub_epi32(word, _mm256_castps_si256(above));
+    }
+    return _mm256_slli_epi32(word, 4);
+}
+
+void pack(const PackArguments& a) {
+    std::size_t p = 0;
+    for (; p + 8 <= a.pixels; p += 8) {
+        const __m256i word = a.channels == 16 ? pack8<true>(a, a.x + p, 16, zero()) : pack8<true>(a, a.x + p, a.channels, zero());
+        store(a.plane + p, word);
+    }
+    if (p < a.pixels) store(a.plane + p, pack8<false>(a, a.x + p, a.channels, first_lanes(int(a.pixels - p))));
+}
+
+// Eight pixels of one filter; the last ones of a run are stored through a mask.
+inline __attribute__((always_inline)) void write8(float* y, int pixels, __m128i sums, __m256 scale, __m256 bias) {
+    if (pixels <= 0) return;
+    __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(sums)), scale);
+    BITCONV_KEEP_ROUNDED(product);
+    const __m256 value = _mm256_add_ps(product, bias);
+    if (pixels >= 8) _mm256_storeu_ps(y, value); else _mm256_maskstore_ps(y, first_lanes(pixels), value);
+}
+
+void epilogue16(const EpilogueArguments& a) {
+    const std::int16_t* sums = static_cast<const std::int16_t*>(a.sums);
+    for (int p = 0; p < a.pixels; p += 16) {
+        for (int f = 0; f < a.filters; f += 8) {
+            __m256i rows[8];
+            load_turned(rows, sums + p * a.sum_stride + f, a.sum_stride);
+            const int filters = a.filters - f < 8 ? a.filters - f : 8;
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; ++i) {
+                if (i >= filters) break;
+                const __m256 scale = _mm256_broadcast_ss(a.scale + f + i), bias = _mm256_broadcast_ss(a.bias + f + i);
+                float* y = a.y + (f + i) * a.filter_stride + p;
+                write8(y, a.pixels - p, _mm256_castsi256_si128(rows[i]), scale, bias);
+                write8(y + 8, a.pixels - p - 8, _mm256_extracti128_si256(rows[i], 1), scale, bias);
+            }
+        }
+    }
+}
+
+}  // namespace
+
+const Implementation avx2 = {
+    "avx2", supported, Encoding::nibbles, lanes, tile_pixels, lane_of, pack,
+    {{tile<1, std::int16_t>, tile<1, std::int32_t>}, {tile<2, std::int16_t>, tile<2, std::int32_t>}},
+    {epilogue16, scalar_epilogue<std::int32_t>},
+    nibble_peak,
+};
+
+}  // namespace bitconv
+
+#pragma GCC pop_options
+#endif

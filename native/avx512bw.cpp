@@ -1,0 +1,56 @@
+// AVX-512 without VPOPCNTDQ: nibble lookups by vpshufb, 64 filters in the bytes of a register.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "contract.h"
+#include "cpu.h"
+#include "epilogue.h"
+#include "implementations.h"
+
+#pragma GCC push_options
+#pragma GCC target("avx2,avx512f,avx512bw,avx512dq,avx512vl")
+
+namespace bitconv {
+namespace {
+
+using Vector = __m512i;
+constexpr Encoding encoding = Encoding::nibbles;
+constexpr int lanes = 64;
+constexpr int tile_pixels = 8;  // 16 registers of counts, 2 of weights, a row and a temporary, 8 pointers
+
+inline Vector zero() { return _mm512_setzero_si512(); }
+inline Vector load(const void* from) { return _mm512_loadu_si512(from); }
+inline void store(void* to, Vector v) { _mm512_storeu_si512(to, v); }
+inline Vector broadcast_row(const std::uint8_t* row) {
+    return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
+}
+inline Vector shuffle8(Vector row, Vector indices) { return _mm512_shuffle_epi8(row, indices); }
+inline Vector add8(Vector a, Vector b) { return _mm512_add_epi8(a, b); }
+inline Vector sub16(Vector a, Vector b) { return _mm512_sub_epi16(a, b); }
+inline Vector widen_low(Vector v) { return _mm512_unpacklo_epi8(v, zero()); }
+inline Vector widen_high(Vector v) { return _mm512_unpackhi_epi8(v, zero()); }
+
+// The inverse of the order that unpacking within 128-bit quarters leaves: sums come out in filter order.
+const std::uint8_t lane_of[lanes] = {
+    0, 1, 2,  3,  4,  5,  6,  7,  16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 34, 35, 36, 37, 38, 39, 48, 49, 50, 51, 52, 53, 54, 55,
+    8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31, 40, 41, 42, 43, 44, 45, 46, 47, 56, 57, 58, 59, 60, 61, 62, 63};
+
+#include "nibble_kernel.inc"
+#include "transpose_avx2.inc"
+#include "avx512.inc"
+
+bool supported() { return cpu_features().avx512bw; }
+
+}  // namespace
+
+const Implementation avx512bw = {
+    "avx512bw", supported, encoding, lanes, tile_pixels, lane_of, pack,
+    {{tile<1, std::int16_t>, tile<1, std::int32_t>}, {tile<2, std::int16_t>, tile<2, std::int32_t>}},
+    {epilogue16, scalar_epilogue<std::int32_t>},
+    nibble_peak,
+};
+
+}  // namespace bitconv
+
+#pragma GCC pop_options
+#endif

@@ -1,0 +1,189 @@
+"""Times the bit convolution against what the machine can do and against other people's convolutions.
+
+    ideal = binary multiply-adds / peak  +  time to read the input and write the output once
+
+peak is the implementation's own arithmetic in a loop that lives in registers; it and the memory's time are measured in
+the same process, between the timed calls. Every result is verified with == against a NumPy convolution before anything
+is timed. Calls are whole calls: float32 in, float32 out, packing included, one round of every contestant after another.
+"""
+import argparse
+import contextlib
+import datetime
+import json
+import sys
+import time
+
+import numpy as np
+
+from netopt_callbacks import bench_peers, native
+
+SHAPES = ((64, 56, 64, 3), (128, 28, 128, 3), (256, 14, 256, 3), (512, 7, 512, 3), (256, 56, 64, 1))
+PEAK_SECONDS = 0.1
+
+
+def main(argv=None):
+    """`python -m netopt_callbacks bench`: prints a table, or with --json one JSON object; returns the exit code."""
+    options = _parser().parse_args(argv)
+    report = measure(options.shapes, options.batches, options.threads, options.rounds, options.peer_python,
+                     lambda line: print(line, file=sys.stderr, flush=True))
+    print(json.dumps(report, indent=1) if options.json else table(report))
+    if options.plot:
+        plot(report, options.plot)
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog='python -m netopt_callbacks bench', description=__doc__.split('\n\n')[0])
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    parser.add_argument('--shapes', nargs='+', type=_shape, default=list(SHAPES), metavar='C,H,F,K',
+                        help='channels, image height and width, filters, kernel height and width')
+    parser.add_argument('--batches', nargs='+', type=int, default=[1, 8])
+    parser.add_argument('--threads', nargs='+', type=int, default=[1, 2])
+    parser.add_argument('--rounds', type=int, default=30, help='timed rounds of every contestant')
+    parser.add_argument('--peer-python', metavar='PATH',
+                        help='a Python with onnxruntime and onnx, or torch, for their int8 convolutions')
+    parser.add_argument('--plot', metavar='FILE.png', help='draw a bar chart too (needs matplotlib)')
+    return parser
+
+
+def _shape(text):
+    try:
+        channels, size, filters, kernel = (int(part) for part in text.split(','))
+        if min(channels, size, filters, kernel) < 1:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError('expected four positive integers C,H,F,K, received %r' % text) from None
+    return channels, size, filters, kernel
+
+
+def measure(shapes=SHAPES, batches=(1, 8), threads=(1, 2), rounds=30, peer_python=None, progress=lambda line: None):
+    """Measures all combinations.
+
+    Returns:
+        dict with `cpu`, `date`, `clock_hertz`, `peaks` (binary multiply-adds per second, one thread), `peers` (versions) and
+        `results`, one dict per combination: `shape`, `batch`, `threads`, `binary_macs`, `stream_seconds`, and
+        `contestants`, name to dict of `median`, `low`, `high` (quartiles) and `least` in seconds and, for ours, `ideal`.
+    """
+    names = native.implementations()
+    report = dict(cpu=native.cpu_name(), date=datetime.date.today().isoformat(), python=sys.version.split()[0],
+                  numpy=np.__version__, rounds=rounds, clock_hertz=native.clock_rate(PEAK_SECONDS),
+                  peaks={name: native.peak(name, PEAK_SECONDS) for name in names}, peers={}, results=[])
+    pythons = [sys.executable] + ([peer_python] if peer_python else [])
+    before = native.num_threads()
+    with contextlib.ExitStack() as stack:
+        stack.callback(native.set_num_threads, before)
+        for count in threads:
+            peers = [stack.enter_context(bench_peers.Process(python, count)) for python in pythons]
+            for peer in peers:
+                report['peers'].update(peer.versions())
+            for shape in shapes:
+                for batch in batches:
+                    progress('%s batch %d threads %d' % (shape, batch, count))
+                    report['results'].append(_combination(shape, batch, count, rounds, peers, report['peaks']))
+    return report
+
+
+def _combination(shape, batch, threads, rounds, peers, peaks):
+    channels, size, filters, kernel = shape
+    random = np.random.RandomState(0)
+    x = random.randn(batch, channels, size, size).astype(np.float32)
+    weights = random.randn(filters, channels, kernel, kernel).astype(np.float32)
+    convolutions = {name: _verified(name, x, weights) for name in peaks}
+    out = np.empty((batch, filters) + (size + 2 * (kernel // 2) - kernel + 1,) * 2, np.float32)
+    native.set_num_threads(threads)
+    for peer in peers:
+        peer.prepare(x, weights)
+    times, streams = {}, []
+    for _ in range(rounds):
+        for name, convolution in convolutions.items():
+            times.setdefault(name, []).append(_warm_seconds(lambda: convolution(x, out=out)))
+            peaks[name] = max(peaks[name], native.peak(name, 0.001))
+        streams.append(min(native.stream(x, out) for _ in range(3)))
+        for peer in peers:
+            for name, seconds in peer.round().items():
+                times.setdefault(name, []).append(seconds)
+    macs = batch * filters * out.shape[2] * out.shape[3] * channels * kernel * kernel
+    contestants = {name: _summary(seconds) for name, seconds in times.items()}
+    for name in peaks:
+        contestants[name]['ideal'] = macs / peaks[name] / threads + float(np.median(streams))
+    return dict(shape=list(shape), batch=batch, threads=threads, binary_macs=macs,
+                stream_seconds=float(np.median(streams)), contestants=contestants)
+
+
+def _warm_seconds(call):
+    """The second of two calls: the round's other contestants have had the caches meanwhile."""
+    call()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _summary(seconds):
+    low, median, high = np.percentile(seconds, [25, 50, 75])
+    return dict(median=float(median), low=float(low), high=float(high), least=float(min(seconds)))
+
+
+def _verified(name, x, weights):
+    """The convolution on one implementation, checked on this very input (all of its first image)."""
+    pad = weights.shape[2] // 2
+    convolution = native.BinaryConvolution(weights, padding=((pad, pad), (pad, pad)), implementation=name)
+    if not np.array_equal(convolution(x)[:1], naive(x[:1], weights, pad)):
+        raise RuntimeError('%s computes a wrong convolution for input %s and weights %s; nothing was timed'
+                           % (name, x.shape, weights.shape))
+    return convolution
+
+
+def naive(x, weights, pad):
+    """Convolution of the signs in float64, exact for these sizes; padded taps contribute 0."""
+    signs = np.pad(np.where(x > 0, 1.0, -1.0), ((0, 0), (0, 0), (pad, pad), (pad, pad)), mode='constant')
+    w = np.where(weights > 0, 1.0, -1.0)
+    height, width = (length - weights.shape[2] + 1 for length in signs.shape[2:])
+    y = 0
+    for row in range(weights.shape[2]):
+        for column in range(weights.shape[3]):
+            window = signs[:, :, row:row + height, column:column + width]
+            y = y + np.tensordot(w[:, :, row, column], window, axes=([1], [1])).transpose(1, 0, 2, 3)
+    return y
+
+
+def table(report):
+    """The report as text: one Markdown table, with a head that says what was measured on what."""
+    lines = ['CPU: %s; %s; CPython %s, NumPy %s; clock %.2f GHz' % (
+        report['cpu'], report['date'], report['python'], report['numpy'], report['clock_hertz'] / 1e9)]
+    lines += ['peak %s: %.0f binary GMAC/s, %.0f a cycle' % (name, peak / 1e9, peak / report['clock_hertz'])
+              for name, peak in report['peaks'].items()]
+    lines += ['%s: %s' % item for item in report['peers'].items()]
+    lines += ['', '| C, H=W, F, k | batch | threads | what | median ms | quartiles | least | x ideal | best native is |',
+              '|---|---|---|---|---|---|---|---|---|']
+    for result in report['results']:
+        best = result['contestants'][next(iter(report['peaks']))]
+        for name, summary in result['contestants'].items():
+            ideal = '%.2f' % (summary['median'] / summary['ideal']) if 'ideal' in summary else ''
+            lines.append('| %s | %d | %d | %s | %.3f | %.3f to %.3f | %.3f | %s | %.1f x faster |' % (
+                ', '.join(map(str, result['shape'])), result['batch'], result['threads'], name, summary['median'] * 1e3,
+                summary['low'] * 1e3, summary['high'] * 1e3, summary['least'] * 1e3, ideal,
+                summary['median'] / best['median']))
+    return '\n'.join(lines)
+
+
+def plot(report, path):
+    """A bar chart of the medians, one group per shape, batch and number of threads."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    names = list(dict.fromkeys(name for result in report['results'] for name in result['contestants']))
+    figure, axes = pyplot.subplots(figsize=(2 + 1.2 * len(report['results']), 5))
+    positions, width = np.arange(len(report['results'])), 0.8 / len(names)
+    for index, name in enumerate(names):
+        heights = [1e3 * result['contestants'].get(name, {}).get('median', np.nan) for result in report['results']]
+        axes.bar(positions + index * width, heights, width, label=name)
+    axes.set_yscale('log')
+    axes.set_ylabel('median, ms per call')
+    axes.set_xticks(positions + 0.4)
+    axes.set_xticklabels(['%s\nbatch %d, %d threads' % (','.join(map(str, result['shape'])), result['batch'],
+                                                       result['threads']) for result in report['results']], fontsize=7)
+    axes.set_title('%s, %s' % (report['cpu'], report['date']))
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

@@ -1,0 +1,65 @@
+"""Builds of native/ that the tests make for themselves: sanitized extensions and the fuzz target."""
+import glob
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+
+SOURCES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'native')
+COMPILER = shutil.which('g++')
+FLAGS = ['-std=c++17', '-ffp-contract=off', '-pthread', '-I', SOURCES]
+SANITIZE = ['-O1', '-g', '-fno-omit-frame-pointer', '-fno-sanitize-recover=all', '-fsanitize=address,undefined']
+
+needs_compiler = pytest.mark.skipif(
+    COMPILER is None or not os.path.isdir(SOURCES), reason='needs g++ and the sources of the extension')
+
+
+def core_sources():
+    """The sources that do not know Python."""
+    return sorted(path for path in glob.glob(os.path.join(SOURCES, '*.cpp')) if not path.endswith('bindings.cpp'))
+
+
+def compile_sources(arguments, timeout_seconds=900):
+    done = subprocess.run([COMPILER] + FLAGS + arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          universal_newlines=True, timeout=timeout_seconds)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def build_fuzz_target(folder):
+    """The sanitized fuzz target with its own main; returns its path."""
+    program = os.path.join(str(folder), 'fuzz_convolution')
+    compile_sources(SANITIZE + ['-DBITCONV_FUZZ_MAIN', os.path.join(SOURCES, 'fuzz', 'fuzz_convolution.cpp')] +
+                    core_sources() + ['-o', program])
+    return program
+
+
+def build_sanitized_package(folder):
+    """A folder with a package netopt_callbacks that holds native.py and a sanitized extension; returns the folder."""
+    import pybind11
+    package = os.path.join(str(folder), 'netopt_callbacks')
+    os.mkdir(package)
+    open(os.path.join(package, '__init__.py'), 'w').close()
+    shutil.copy(os.path.join(os.path.dirname(SOURCES), 'netopt_callbacks', 'native.py'), package)
+    extension = os.path.join(package, '_native' + sysconfig.get_config_var('EXT_SUFFIX'))
+    include = ['-I', pybind11.get_include(), '-I', sysconfig.get_paths()['include']]
+    compile_sources(SANITIZE + ['-shared', '-fPIC', '-fvisibility=hidden'] + include +
+                    core_sources() + [os.path.join(SOURCES, 'bindings.cpp'), '-o', extension])
+    return str(folder)
+
+
+def run_sanitized(command, python_path=None, timeout_seconds=1800, **variables):
+    """Runs a command with the sanitizers' libraries loaded first; leaks of the interpreter are not ours."""
+    libraries = [subprocess.check_output([COMPILER, '-print-file-name=' + name]).decode().strip()
+                 for name in ('libasan.so', 'libubsan.so', 'libstdc++.so')]
+    environment = dict(os.environ, ASAN_OPTIONS='detect_leaks=0', UBSAN_OPTIONS='print_stacktrace=1', **variables)
+    if python_path is not None:
+        environment.update(PYTHONPATH=python_path, LD_PRELOAD=' '.join(libraries))
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          universal_newlines=True, timeout=timeout_seconds)
+
+
+def pytest_command(*arguments):
+    return [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider'] + list(arguments)

@@ -1,0 +1,51 @@
+"""The bit convolution under AddressSanitizer and UndefinedBehaviorSanitizer: the fuzz target, and the tests themselves."""
+import os
+
+import pytest
+
+import native_builds
+from netopt_callbacks import native
+
+pytestmark = native_builds.needs_compiler
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+@pytest.fixture(scope='module')
+def fuzz_target(tmp_path_factory):
+    return native_builds.build_fuzz_target(tmp_path_factory.mktemp('fuzz'))
+
+
+def fuzz(program, cases, seed):
+    done = native_builds.run_sanitized([program, str(cases), str(seed)])
+    assert done.returncode == 0, done.stdout[-4000:]
+    summary = done.stdout.strip().splitlines()[-1]
+    assert summary.startswith('%d cases agree' % cases)
+    assert summary.split(':')[1].split() == native.implementations()
+
+
+def test_fuzz_slice(fuzz_target):
+    fuzz(fuzz_target, 40, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(1, 3))
+def test_fuzz(fuzz_target, seed):
+    fuzz(fuzz_target, 400, seed)
+
+
+@pytest.fixture(scope='module')
+def package(tmp_path_factory):
+    return native_builds.build_sanitized_package(tmp_path_factory.mktemp('sanitized'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['test_native.py', 'test_native_interface.py', 'test_native_properties.py'])
+def test_all_tests_sanitized(package, name):
+    code = ('import sys, netopt_callbacks._native as n; assert n.__file__.startswith(%r), n.__file__; import pytest; '
+            'sys.exit(pytest.main(sys.argv[1:]))' % package)
+    command = native_builds.pytest_command('-c', os.devnull, '--rootdir', package, '-m', 'not slow',
+                                           os.path.join(HERE, name))
+    command[1:3] = ['-c', code]
+    done = native_builds.run_sanitized(command, python_path=package)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert ' passed' in done.stdout
