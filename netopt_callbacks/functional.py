@@ -1,0 +1,51 @@
+"""The manual's three steps as one function: transform, train, lower."""
+import cntk as C
+
+from .engine.held_out import Minibatches, held_out
+from .lowering import Lower
+from .optimizations.base import Optimization, Transformed
+
+
+def optimize(model, optimization, train_function=None, data=None):
+    """Transforms a model, trains what came out of it, and lowers it.
+
+    Args:
+        model (cntk.Function): left as it is, but that its Parameters are shared and trained further.
+        optimization (nc.Optimization): its `epoch` and `learner` don't matter here.
+        train_function (callable): gets the transformed model. What it returns, if it is a
+            Function, takes the model's place; None means that it trained in place.
+        data: NumPy arrays in the order of the model's arguments, or a minibatch source whose streams are named
+            as they are; for calibration and for comparing the lowered network with the trained one. Without it
+            nothing is calibrated, and they are compared on seeded random input.
+
+    Returns:
+        cntk.Function: the lowered network; the trained one where there is nothing to lower.
+
+    Raises:
+        TypeError: an argument is not one of these.
+        nc.LoweringError: the lowered network differs from the trained one.
+    """
+    _check(model, optimization, train_function)
+    optimization.prepare(model, _minibatches(model, data))
+    transformed = optimization.transform(model)
+    trained = transformed.model if isinstance(transformed, Transformed) else transformed
+    returned = train_function(trained) if train_function is not None else None
+    if isinstance(returned, C.Function):
+        trained = returned
+    lowered, _ = Lower().run(trained, [optimization], _minibatches(trained, data))
+    return lowered
+
+
+def _check(model, optimization, train_function):
+    if not isinstance(model, C.Function):
+        raise TypeError('optimize: model must be a cntk.Function, got %r' % (model,))
+    if not isinstance(optimization, Optimization):
+        raise TypeError('optimize: optimization must be an nc.Optimization such as '
+                        'nc.BinarizeConvolution(), got %r' % (optimization,))
+    if train_function is not None and not callable(train_function):
+        raise TypeError('optimize: train_function must be a function of the transformed model, got %r'
+                        % (train_function,))
+
+
+def _minibatches(model, data):
+    return Minibatches(None if data is None else held_out(data, model.arguments), model.arguments)

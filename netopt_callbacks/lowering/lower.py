@@ -1,0 +1,94 @@
+"""Lowering at the end of a run: native ops in the place of trained blocks, and the gate."""
+import cntk as C
+import numpy as np
+
+from ..observers.base import Observer
+from .parity import compare
+
+# Where the functional API gets no data: this many samples, these sequence lengths, this size of free axes.
+RANDOM_SAMPLES = 16
+RANDOM_STEPS = (3, 1, 4, 2)
+RANDOM_SIDE = 32
+
+
+class LoweringError(RuntimeError):
+    """The lowered network differs from the trained one, so it is not handed over.
+
+    Attributes:
+        parity (nc.lowering.Parity): in what it differs.
+    """
+
+    def __init__(self, parity):
+        super(LoweringError, self).__init__(
+            'the lowered network does not compute what was trained, so it is not handed over; the trained '
+            'one is in result.model.\n%s' % parity)
+        self.parity = parity
+
+
+class Lower(Observer):
+    """Builds the network on native ops when training ends, and checks that it computes what was trained.
+
+    Training is not touched: the lowered network is another Function, for evaluation only, in
+    `result.lowered`, and `result.parity` says how it compares. Both are evaluated on the held-out data, without
+    which a run with `Lower` does not start. Layer by layer, given the same input, integers and outputs must be
+    equal bit for bit. End to end a bit may differ only where a value ties with a threshold within a few
+    units in the last place; see `nc.lowering.Parity`.
+
+    Args:
+        tolerance (float): largest difference of an output, relative to the largest output, in samples
+            in which no bit ties; it admits float sums that CNTK rounds differently in the layers that are not lowered.
+            0 asks for equality.
+
+    Raises:
+        TypeError, ValueError: `tolerance` is not a number of at least 0.
+    """
+
+    def __init__(self, tolerance=1e-5):
+        super(Lower, self).__init__()
+        if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
+            raise TypeError('Lower: tolerance must be a number, got %r' % (tolerance,))
+        if not tolerance >= 0:
+            raise ValueError('Lower: tolerance must be at least 0, got %r' % (tolerance,))
+        self.tolerance = tolerance
+
+    def run(self, model, optimizations, minibatches=None):
+        """Lowers `model` by every optimization's `lower`, in their order, and compares.
+
+        Args:
+            model (cntk.Function): the exported model.
+            optimizations (sequence of nc.Optimization): those of the run.
+            minibatches: dicts of the model's arguments to data, may be iterated again; empty or None
+                compares on seeded random input.
+
+        Returns:
+            (cntk.Function, Parity): the lowered network; `model` itself where there is nothing to lower.
+
+        Raises:
+            LoweringError: the two networks differ.
+        """
+        lowered = model
+        for optimization in optimizations:
+            lowered = optimization.lower(lowered)
+        given = bool(minibatches)
+        parity = compare(model, lowered, minibatches if given else [random_minibatch(model)],
+                         self.tolerance, 'held-out' if given else 'seeded random input')
+        if not parity.passed:
+            raise LoweringError(parity)
+        return lowered, parity
+
+
+def random_minibatch(model):
+    """Returns normal random numbers for each argument of a model, the same on every call."""
+    random = np.random.RandomState(0)
+    return {argument: _random(argument, random) for argument in model.arguments}
+
+
+def _random(argument, random):
+    shape = tuple(RANDOM_SIDE if side == C.FreeDimension else side for side in argument.shape)
+    if argument.is_sparse:
+        steps = RANDOM_STEPS if len(argument.dynamic_axes) > 1 else (1,) * RANDOM_SAMPLES
+        return C.Value.one_hot([random.randint(0, shape[-1], count).tolist() for count in steps], shape[-1])
+    dtype = np.float32 if argument.dtype == np.float32 else np.float64
+    if len(argument.dynamic_axes) > 1:
+        return [random.standard_normal((steps,) + shape).astype(dtype) for steps in RANDOM_STEPS]
+    return random.standard_normal((RANDOM_SAMPLES,) + shape).astype(dtype)

@@ -1,0 +1,309 @@
+"""The trainable binary convolution as a CNTK block: building one, and reading one back.
+
+Inside the block, in this order, so that the native op can repeat every rounding::
+
+    u   = x - shift                                     if there is a shift
+    acc = convolution(sign(clip_w W), sign(clip_x u))   integers: exact in float32 below 2^24
+    y   = acc * (mean|W| * gain)                        `weight_scale`, and a Constant per filter
+    y   = y * mean|u|                                   `input_scale`
+    y   = y + offset                                    a Constant per filter
+    y   = y + b, activation                             as the layer had them
+
+sign is `cntk.straight_through_impl`: forward +1 where its argument is > 0 and -1 elsewhere
+(sign(0) = -1), gradient 1 where |argument| <= 1 and 0 elsewhere. The scales come after the convolution,
+never before it: convolving alpha W would round in every addition. Padded taps contribute
+0, as in any CNTK convolution.
+
+Reading goes by what a graph computes and nothing else, so a model that was saved and loaded
+lowers like the one that was trained.
+"""
+import cntk as C
+import numpy as np
+
+from .. import graph
+from ..graph.walk import functions
+from . import binary
+
+OP_NAME = 'BinaryConvolution'
+# Binary input, float weights: the first stage of `operands='inputs'`.
+INPUTS_OP_NAME = 'BinaryInputConvolution'
+
+_SIGN = 'StraightThrough'
+
+
+class Recipe(object):
+    """How one layer is binarized; what was calibrated is already a number here.
+
+    Args:
+        weight_scale (str): 'channel', 'layer' or None.
+        input_scale (str): 'sample' or None.
+        shift (cntk.Constant or cntk.Parameter): [channels, 1, 1], taken from the input; None for none.
+        gain, offset (array): float32 [filters], constant; None for none.
+        input_clip, weight_clip (float): powers of two that scale into the straight-through window.
+        operands (str): 'both', 'inputs', or 'weights' where the input is binary already.
+    """
+
+    def __init__(self, weight_scale='channel', input_scale='sample', shift=None, gain=None, offset=None,
+                 input_clip=1.0, weight_clip=1.0, operands='both'):
+        self.weight_scale = weight_scale
+        self.input_scale = input_scale
+        self.shift = shift
+        self.gain = gain
+        self.offset = offset
+        self.input_clip = input_clip
+        self.weight_clip = weight_clip
+        self.operands = operands
+
+
+def build(layer, recipe):
+    """Returns the layer with binary operands; bias, activation and name as they are.
+
+    Args:
+        layer (nc.graph.Layer): a convolution of 2 spatial axes.
+        recipe (Recipe): what to binarize, and how.
+
+    Returns:
+        cntk.Function: a block, unapplied, with one placeholder; W and b are the layer's own.
+    """
+    op_name = INPUTS_OP_NAME if recipe.operands == 'inputs' else OP_NAME
+    return layer.rebuilt(core_of(layer, recipe), op_name)
+
+
+def core_of(layer, recipe):
+    """Returns what takes the convolution's place: unapplied, with one placeholder."""
+    weights, data = layer.core.inputs
+    inlet = C.placeholder(data.shape, data.dynamic_axes)
+    centered, new_data, replacements = inlet, inlet, {}
+    if recipe.operands != 'weights':
+        if recipe.shift is not None:
+            centered = C.minus(inlet, recipe.shift, name='input_minus_shift')
+        new_data = C.straight_through_impl(_clipped(centered, recipe.input_clip), name='input_sign').output
+    if recipe.operands != 'inputs':
+        replacements[weights] = C.straight_through_impl(_clipped(weights, recipe.weight_clip),
+                                                        name='weight_sign').output
+    replacements[data] = new_data
+    core = C.as_composite(layer.core).clone(C.CloneMethod.share, replacements)
+    scale = _filter_scale(weights, recipe)
+    if scale is not None:
+        core = C.element_times(core, scale, name='scaled')
+    if recipe.operands != 'weights' and recipe.input_scale is not None:
+        core = C.element_times(core, C.reduce_mean(C.abs(centered), axis=C.Axis.all_static_axes()),
+                               name='scaled_by_input')
+    if recipe.offset is not None:
+        core = C.plus(core, _per_filter(recipe.offset, 'offset'))
+    return core
+
+
+def _filter_scale(weights, recipe):
+    """Returns what the integers are multiplied by, or None: it depends on Parameters and Constants alone."""
+    gain = None if recipe.gain is None else _per_filter(recipe.gain, 'gain')
+    if recipe.operands == 'inputs' or recipe.weight_scale is None:
+        return gain
+    magnitude = _mean_magnitude(weights, recipe.weight_scale)
+    return magnitude if gain is None else C.element_times(magnitude, gain)
+
+
+def _per_filter(values, name):
+    return C.constant(np.asarray(values, np.float32).reshape(-1, 1, 1), name=name)
+
+
+def _clipped(operand, factor):
+    return operand if factor == 1 else C.element_times(operand, C.constant(factor, dtype=np.float32))
+
+
+def _mean_magnitude(weights, kind):
+    """Returns mean |W| per filter as [filters, 1, 1], or of all as a scalar; it has a gradient."""
+    if kind == 'layer':
+        return C.reduce_mean(C.abs(weights), axis=C.Axis.all_static_axes())
+    filters = weights.shape[0]
+    means = C.reduce_mean(C.reshape(C.abs(weights), (filters, -1)), axis=1)
+    return C.reshape(means, (filters, 1, 1))
+
+
+class BinaryLayer(object):
+    """A block `BinaryConvolution`, read: what `nc.graph.replace` and lowering need of it.
+
+    Attributes:
+        name (str), label (str): as the user named it, and for messages.
+        block (cntk.Function): the block.
+        input, output (cntk.Variable): what it reads and computes in its model.
+        W (cntk.Parameter): latent weights; None where the block holds bare signs.
+        core (cntk.Function): the convolution inside the block; its output is the integers.
+        operand (cntk.Variable): inside the block, what the native op reads and compares.
+        signed (cntk.Variable): inside the block, what the sign of the input is taken of.
+        replaced (cntk.Variable): inside the block, what the native op computes: the
+            integers, times the weights' scale, plus the bias, as far as these follow directly.
+    """
+
+    def __init__(self, block):
+        self.block = block
+        self.name = block.name
+        self.output = block.outputs[0]
+        self._content = graph.body(block)
+        self._functions = functions(self._content.outputs)
+        self.core = self._convolution()
+        self.signed = self.core.inputs[1].owner.inputs[0]
+        self.operand, self._threshold = self._comparison()
+        self.W = self._weights()
+        self._scale, self._bias, self.replaced = self._epilogue()
+
+    @property
+    def label(self):
+        """The layer for messages."""
+        return "%s '%s' (W of %s)" % (OP_NAME, self.name or '(unnamed)',
+                                      'x'.join(str(side) for side in self.core.inputs[0].shape))
+
+    @property
+    def input(self):
+        # Asked for each time: CNTK exchanges placeholders when it infers shapes anew.
+        return self.block.block_arguments_mapping[0][1]
+
+    @property
+    def content(self):
+        """What the block computes, as a composite with one placeholder."""
+        return self._content
+
+    def signs(self):
+        """Returns sign(W) as CNTK evaluates it: float32 [filters, channels of a group, height, width]."""
+        return _value_of(self.core.inputs[0]).reshape(self.core.inputs[0].shape)
+
+    def scale(self):
+        """Returns the weights' scale as CNTK evaluates it, float32 [filters], or None."""
+        return None if self._scale is None else self._per_filter(self._scale)
+
+    def bias(self):
+        """Returns the bias the native op adds, float32 [filters], or None."""
+        return None if self._bias is None else self._per_filter(self._bias)
+
+    def threshold(self):
+        """Returns what the input is compared with, float32 [channels], or None for 0."""
+        if self._threshold is None:
+            return None
+        return np.ascontiguousarray(np.ravel(_value_of(self._threshold)), np.float32)
+
+    def _convolution(self):
+        found = [function for function in self._functions if is_binary_core(function)]
+        if len(found) != 1:
+            raise ValueError("block BinaryConvolution '%s' must hold one convolution of two signs, found "
+                             '%d; it was not made by this package' % (self.name, len(found)))
+        return found[0]
+
+    def _comparison(self):
+        """Returns (operand, threshold): x - t > 0 is x > t in float32, so the native op need not subtract."""
+        if not self.signed.is_output or self.signed.owner.op_name != 'Minus':
+            return self.signed, None
+        minuend, shift = self.signed.owner.inputs
+        if _is_fixed(shift) and shift.shape == (minuend.shape[0], 1, 1):
+            return minuend, shift
+        return self.signed, None
+
+    def _weights(self):
+        if not self.core.inputs[0].is_output:
+            return None
+        parameters = C.as_composite(self.core.inputs[0].owner).parameters
+        if len(parameters) != 1:
+            raise ValueError("block BinaryConvolution '%s': the signs of the weights read %d Parameters, "
+                             'expected one' % (self.name, len(parameters)))
+        return parameters[0]
+
+    def _epilogue(self):
+        """Returns (scale, bias, last Variable): the times and plus that follow the integers directly."""
+        scale, current = self._follow(self.core.outputs[0], 'ElementTimes')
+        bias, current = self._follow(current, 'Plus')
+        return scale, bias, current
+
+    def _follow(self, variable, op_name):
+        """Returns (fixed operand, result) of the `op_name` that alone reads `variable`, else (None, variable)."""
+        readers = [function for function in self._functions
+                   if any(read.uid == variable.uid for read in function.inputs)]
+        if len(readers) != 1 or readers[0].op_name != op_name:
+            return None, variable
+        other = [read for read in readers[0].inputs if read.uid != variable.uid]
+        if len(other) != 1 or not _is_fixed(other[0]) or not self._is_per_filter(other[0]):
+            return None, variable
+        return other[0], readers[0].outputs[0]
+
+    def _is_per_filter(self, variable):
+        return int(np.prod(variable.shape)) == 1 or variable.shape == (self.core.shape[0], 1, 1)
+
+    def _per_filter(self, variable):
+        values = np.asarray(_value_of(variable), np.float32).ravel()
+        return np.ascontiguousarray(np.broadcast_to(values, (self.core.shape[0],)))
+
+    def __repr__(self):
+        return '<BinaryLayer %s>' % self.label
+
+
+def as_block(content, op_name, name):
+    """Returns an edited content of a block as a block of its own, unapplied, with one placeholder.
+
+    A placeholder belongs to one block: sharing that of the block the content came from
+    would spoil that block (CNTK could not load it again).
+    """
+    shared = content.placeholders[0]
+    inner, outer = (C.placeholder(shared.shape, shared.dynamic_axes) for _ in range(2))
+    copy = content.clone(C.CloneMethod.share, {shared: inner})
+    return C.as_block(copy, [(inner, outer)], op_name, name)
+
+
+def binary_blocks(model):
+    """Returns the blocks `BinaryConvolution` of a model, at any depth, inputs first."""
+    return [function for function in graph.walk(model)
+            if function.is_block and function.op_name == OP_NAME]
+
+
+def staged_layers(model):
+    """Returns the layers whose input is binary and whose weights are not, as `nc.graph.Layer`s."""
+    return [_staged(block) for block in graph.walk(model)
+            if block.is_block and block.op_name == INPUTS_OP_NAME]
+
+
+def _staged(block):
+    content = functions(graph.body(block).outputs)
+    core = next(function for function in content
+                if function.op_name == 'Convolution' and not function.is_block and _is_sign(function.inputs[1]))
+    weights = core.inputs[0].uid if core.inputs[0].is_parameter else core.inputs[0].owner.inputs[0].uid
+    added = {read.uid for function in content if function.op_name == 'Plus' for read in function.inputs}
+    named = {parameter.uid: parameter for parameter in block.parameters}
+    b = next((parameter for uid, parameter in named.items() if uid in added), None)
+    return graph.Layer('Convolution', block, core, named[weights], b)
+
+
+def is_binary_core(function):
+    """Whether a Function is a convolution of fixed signs with the signs of an input."""
+    if function.op_name != 'Convolution' or function.is_block:
+        return False
+    weights, data = function.inputs
+    return _is_sign(data) and (_is_sign(weights) or weights.is_constant)
+
+
+def _is_sign(variable):
+    return variable.is_output and variable.owner.op_name == _SIGN
+
+
+def data_of(core):
+    """Returns the Variable that a convolution primitive applies its weights to."""
+    return core.inputs[1]
+
+
+def latent_error(layer, kind):
+    """Returns the relative error of binarizing a layer's weights (see `binary.binarization_error`)."""
+    weights = layer.W.value.reshape(layer.core.inputs[0].shape)
+    return binary.binarization_error(weights, binary.weight_scale(weights, kind))
+
+
+def _is_fixed(variable):
+    """Whether a Variable depends on Parameters and Constants alone."""
+    if variable.is_output:
+        return not C.as_composite(variable.owner).arguments
+    return variable.is_parameter or variable.is_constant
+
+
+def _value_of(variable):
+    """Returns the value of a Variable that depends on Parameters and Constants alone."""
+    if variable.is_output:
+        return np.asarray(C.as_composite(variable.owner).eval())
+    # `inputs` gives plain Variables, which have no value: look the leaf up through a reader.
+    reader = C.alias(variable)
+    leaf = next(leaf for leaf in reader.parameters + reader.constants if leaf.uid == variable.uid)
+    return leaf.value

@@ -1,0 +1,114 @@
+"""Which convolutions of a model are binarized, and why the others are not."""
+import numpy as np
+
+from .. import graph
+from .binary_block import BinaryLayer, binary_blocks, staged_layers
+from .convolution_geometry import axes_of
+
+_END = '%s convolution of the network: left out unless a filter_function takes it'
+
+
+class Choice(object):
+    """The convolutions of a model, sorted into those to binarize and those to leave.
+
+    Attributes:
+        layers (list of nc.graph.Layer): all that are not wholly binary, inputs first.
+        taken (list of nc.graph.Layer): those to binarize.
+        skipped (dict of nc.graph.Layer to str): the others, with reasons.
+        staged (set of nc.graph.Layer): those whose input is binary already.
+
+    Args:
+        model (cntk.Function): searched at any depth.
+        filter_function (callable): `nc.graph.Layer -> bool`, decides alone; None takes every
+            convolution but the first and the last of the network.
+        operands (str): 'both' or 'inputs'.
+
+    Raises:
+        ValueError: nothing is taken; a layer is taken whose input is binary already for
+            `operands='inputs'`; of layers that share W only some are; the model is not
+            applied to an input yet.
+        NotImplementedError: a layer is taken that is not a float32 2-D convolution.
+    """
+
+    def __init__(self, model, filter_function, operands):
+        self.layers = candidates(model)
+        self.staged = set(staged_layers(model))
+        if filter_function is None:
+            self.skipped = _ends(model, self.layers)
+        else:
+            self.skipped = _filtered(self.layers, filter_function)
+        self.taken = [layer for layer in self.layers if layer not in self.skipped]
+        if not self.taken:
+            raise _nothing_left(model, self.skipped)
+        for layer in self.taken:
+            _check_supported(layer)
+            if operands == 'inputs' and layer in self.staged:
+                raise ValueError("%s: its input is binary already, so operands='inputs' has nothing to do; "
+                                 "leave it out with filter_function, or take operands='both' to make its "
+                                 'weights binary' % layer.label)
+
+
+def candidates(model):
+    """Returns the convolutions of a model that are not wholly binary, inputs first."""
+    found = graph.layers(model, op_name='Convolution') + staged_layers(model)
+    order = {function.uid: index for index, function in enumerate(graph.walk(model))}
+    return sorted(found, key=lambda layer: order[layer.root.uid])
+
+
+def _filtered(layers, filter_function):
+    """Returns {layer: reason} for the layers that the filter leaves."""
+    takes = {layer: bool(filter_function(layer)) for layer in layers}
+    by_weights = {}
+    for layer in layers:
+        other = by_weights.setdefault(layer.W.uid, layer)
+        if takes[layer] != takes[other]:
+            raise ValueError('%s and %s are applications of the same weights, which are binary in both or '
+                             'in neither; filter_function takes one of them' % (other.label, layer.label))
+    return {layer: 'filter_function leaves it out' for layer in layers if not takes[layer]}
+
+
+def _ends(model, layers):
+    """Returns {layer: reason} for the first and the last convolution of the network, binary ones counted."""
+    weights = {layer.root.uid: layer.W.uid for layer in layers}
+    weights.update((block.uid, BinaryLayer(block).W.uid) for block in binary_blocks(model))
+    order = [weights[function.uid] for function in graph.walk(model) if function.uid in weights]
+    if not order:
+        return {}
+    reasons = {order[-1]: _END % 'last'}
+    reasons[order[0]] = _END % 'first'
+    return {layer: reasons[layer.W.uid] for layer in layers if layer.W.uid in reasons}
+
+
+def _nothing_left(model, skipped):
+    """Returns the error that says what was seen, and why none of it is taken."""
+    reasons = ['%s: %s' % (layer.label, reason) for layer, reason in skipped.items()]
+    reasons += ['%s: 1-bit already' % BinaryLayer(block).label for block in binary_blocks(model)]
+    error = graph.no_layers_error(model, 'BinarizeConvolution', 'Convolution')
+    return ValueError('%s. %s' % (error, '; '.join(reasons))) if reasons else error
+
+
+def _check_supported(layer):
+    weights, data = layer.core.inputs
+    if any(side < 0 for side in weights.shape):
+        raise ValueError('%s: the model is not applied to an input yet, so the shapes are not known; apply '
+                         'it to an input_variable first' % layer.label)
+    if len(weights.shape) != 4 or len(data.shape) != 3:
+        raise NotImplementedError(
+            '%s: only 2-D convolutions can be binarized, weights [filters, channels, height, width] and input '
+            '[channels, height, width]; these are %s and %s. Leave it out with filter_function'
+            % (layer.label, weights.shape, data.shape))
+    attributes = layer.attributes
+    if attributes['autoPadding'][0] or data.shape[0] != weights.shape[1] * attributes['groups']:
+        raise NotImplementedError(
+            '%s: its filters slide along the channels too (input %s, auto_padding %s); binarization takes '
+            'filters over all channels, auto_padding=[False, ...]'
+            % (layer.label, data.shape, list(attributes['autoPadding'])))
+    if layer.W.dtype != np.float32:
+        raise NotImplementedError('%s: its weights are %s, the native op computes in float32; build the '
+                                  'network in float32' % (layer.label, np.dtype(layer.W.dtype).name))
+    if attributes['groups'] > 1 and any(size > 0 and axis.is_asymmetric(size) for axis, size in
+                                        zip(axes_of(layer.core), data.shape[1:])):
+        raise NotImplementedError(
+            '%s: it has %d groups and more padding on one side than on the other, which CNTK computes wrongly on a '
+            'CPU (its fallback engine ignores groups); take filters of odd sides'
+            % (layer.label, attributes['groups']))

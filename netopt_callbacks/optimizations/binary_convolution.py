@@ -1,0 +1,43 @@
+"""A binary convolution to build a network with from the start."""
+import cntk as C
+import numpy as np
+
+from .. import graph
+from .binary_block import Recipe, build
+
+
+def binary_convolution(filter_shape, num_filters=1, channels=1, init=C.glorot_uniform(), pad=False,
+                       strides=1, name='BinaryConvolution'):
+    """Returns a function that applies a trainable binary convolution, as netopt's does.
+
+    Args:
+        filter_shape (tuple of int): height and width.
+        num_filters (int): output channels.
+        channels (int): input channels.
+        init: initial value of the latent weights, a CNTK initializer, number or array
+            [num_filters, channels, height, width].
+        pad (bool): CNTK's automatic padding, in both directions.
+        strides (int or tuple of int): for height and width.
+        name (str): of the block.
+
+    Returns:
+        callable: `operand -> cntk.Function`, a block 'BinaryConvolution'; its Parameter is
+        named 'filter', as netopt names it.
+
+    Raises:
+        ValueError: `filter_shape` or `strides` is not for 2 axes.
+    """
+    strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
+    filter_shape = tuple(filter_shape)
+    if len(filter_shape) != 2 or len(strides) != 2:
+        raise ValueError("binary_convolution '%s': filter_shape and strides are for height and width, got %r "
+                         'and %r' % (name, filter_shape, strides))
+    W = C.parameter((num_filters, channels) + filter_shape, init=init, dtype=np.float32, name='filter')
+
+    def convolution(operand):
+        float_convolution = C.convolution(W, operand, strides=(channels,) + strides,
+                                          auto_padding=[False, pad, pad], name=name)
+        layer = graph.layers(float_convolution)[-1]
+        return build(layer, Recipe())(operand)
+
+    return convolution

@@ -1,0 +1,75 @@
+"""Where CNTK's convolution puts its filters: padding and output size, from a layer's attributes.
+
+With automatic padding CNTK centers the filter on every stride-th pixel and divides what is left
+over at both ends; so the padding depends on the input's size, and may be negative: then the outermost
+pixels are not read. `k` is the extent of the filter with its dilation, (side - 1) * dilation + 1::
+
+    outputs = (size - 1) // stride + 1
+    spare   = size - 1 - (outputs - 1) * stride          pixels before and after the centers
+    lower   = (k - 1) // 2 - spare // 2
+
+(CNTK's `ConvolutionEngine::GetLowerPad`; found equal to its results on every size up to 11, side up
+to 7 and stride up to 4.)
+"""
+
+
+class Axis(object):
+    """One spatial axis of a convolution.
+
+    Args:
+        side (int): of the filter, in taps.
+        stride, dilation (int): at least 1.
+        automatic (bool): CNTK's automatic padding.
+        lower, upper (int): explicit padding, used where it is not automatic.
+    """
+
+    def __init__(self, side, stride=1, dilation=1, automatic=False, lower=0, upper=0):
+        self.side = side
+        self.stride = stride
+        self.dilation = dilation
+        self.automatic = automatic
+        self.lower = lower
+        self.upper = upper
+
+    @property
+    def extent(self):
+        """Pixels from the first to the last tap, both included."""
+        return (self.side - 1) * self.dilation + 1
+
+    def outputs(self, size):
+        """Returns the number of outputs for an input of `size` pixels."""
+        if self.automatic:
+            return (size - 1) // self.stride + 1
+        return (size + self.lower + self.upper - self.extent) // self.stride + 1
+
+    def padding(self, size):
+        """Returns (lower, upper) in pixels, negative where pixels are left out."""
+        outputs = self.outputs(size)
+        lower = self.lower
+        if self.automatic:
+            spare = size - 1 - (outputs - 1) * self.stride
+            lower = (self.extent - 1) // 2 - spare // 2
+        return lower, (outputs - 1) * self.stride + self.extent - size - lower
+
+    def is_asymmetric(self, size):
+        """Whether an input of `size` pixels is padded differently at its two ends."""
+        lower, upper = self.padding(size) if self.automatic else (self.lower, self.upper)
+        return lower != upper
+
+    def state(self):
+        """Returns the arguments as a list of int."""
+        return [self.side, self.stride, self.dilation, int(self.automatic), self.lower, self.upper]
+
+    @classmethod
+    def from_state(cls, state):
+        """Inverse of `state`."""
+        side, stride, dilation, automatic, lower, upper = (int(number) for number in state)
+        return cls(side, stride, dilation, bool(automatic), lower, upper)
+
+
+def axes_of(core):
+    """Returns height and width of a convolution primitive as two `Axis`."""
+    attributes = core.attributes
+    names = ('strides', 'dilation', 'autoPadding', 'lowerPad', 'upperPad')
+    return [Axis(side, *settings) for side, settings in
+            zip(core.inputs[0].shape[-2:], zip(*(attributes[name][-2:] for name in names)))]

@@ -1,0 +1,68 @@
+"""The names of `cntk.contrib.netopt.quantization`, so that changing the import is the whole port."""
+from .functional import optimize
+from .lowering import Lower
+from .optimizations.binarize_convolution import BinarizeConvolution
+from .optimizations.binarize_convolution import binarize_convolution as _binarize_convolution
+from .optimizations.binary_convolution import binary_convolution
+
+__all__ = ['binarize_convolution', 'binary_convolution', 'convert_to_binary_convolution',
+           'convert_to_native_binary_convolution']
+
+
+def binarize_convolution(model, train_function, filter_function=None):
+    """Binarizes convolutions, trains, and puts native ops in their place.
+
+    Args:
+        model (cntk.Function): left as it is, but that its Parameters are trained further.
+        train_function (callable): gets the binarized model and trains it in place, or returns another.
+        filter_function (callable): says which convolutions to binarize; None takes all.
+
+    Returns:
+        cntk.Function: with a block 'BinaryConvolveOp' for each, named as the layers were; evaluation only.
+
+    Raises:
+        TypeError: there is no `train_function`.
+        ValueError, NotImplementedError: see `nc.BinarizeConvolution`.
+        nc.LoweringError: the native network differs from the trained one.
+    """
+    if not callable(train_function):
+        raise TypeError('binarize_convolution: train_function must be a function of the binarized model, '
+                        'got %r; to train it yourself take convert_to_binary_convolution'
+                        % (train_function,))
+    return optimize(model, BinarizeConvolution(filter_function=filter_function or _every), train_function)
+
+
+def convert_to_binary_convolution(model, filter_function=None):
+    """Returns `model` with trainable binary convolutions; its trained weights are their latent weights.
+
+    Args:
+        model (cntk.Function): left as it is; the Parameters are shared.
+        filter_function (callable): says which convolutions to binarize; None takes all.
+
+    Returns:
+        cntk.Function: with a block 'BinaryConvolution' for each, named as the layers were.
+
+    Raises:
+        ValueError, NotImplementedError: see `nc.BinarizeConvolution`.
+    """
+    return _binarize_convolution(model, filter_function or _every).model
+
+
+def convert_to_native_binary_convolution(model):
+    """Returns a model with its blocks 'BinaryConvolution' on native ops; it may come from a file.
+
+    Args:
+        model (cntk.Function): left as it is.
+
+    Returns:
+        cntk.Function: evaluation only; `model` itself where it has no such block.
+
+    Raises:
+        nc.LoweringError: the native network differs from the trained one, on seeded random input.
+    """
+    lowered, _ = Lower().run(model, [BinarizeConvolution()])
+    return lowered
+
+
+def _every(layer):
+    return True

@@ -1,0 +1,61 @@
+"""Small networks with convolutions, and a NumPy oracle of a binary layer, for the tests."""
+import cntk as C
+import numpy as np
+
+
+def convolutions(names=('first', 'second', 'third'), shape=(2, 9, 9), filters=4, classes=3, **options):
+    """Returns (input, network): 3x3 convolutions with ReLU, then a Dense 'classify'."""
+    features = C.input_variable(shape, name='features')
+    layers = [C.layers.Convolution2D((3, 3), filters, pad=True, activation=C.relu, init_bias=0.1, name=name,
+                                     **options) for name in names]
+    layers.append(C.layers.Dense(classes, name='classify'))
+    return features, C.layers.Sequential(layers)(features)
+
+
+def images(shape, samples=7, seed=0):
+    """Returns float32 [samples, ...shape] of both signs, with zeros among them."""
+    values = np.random.RandomState(seed).randn(samples, *shape).astype(np.float32)
+    values[np.abs(values) < 0.1] = 0
+    return values
+
+
+def parameter_values(model):
+    return {parameter.uid: parameter.value.copy() for parameter in model.parameters}
+
+
+def blocks(model, op_name):
+    """Returns the blocks of an op name on the model's own level, as netopt's tests look for them."""
+    return C.logging.graph.depth_first_search(
+        model, lambda node: type(node) == C.Function and node.is_block and node.op_name == op_name, depth=0)
+
+
+def signs(values):
+    return np.where(values > 0, 1, -1)
+
+
+def padded_same(values, side):
+    """Returns images with (side - 1) // 2 zeros before and side // 2 after, for stride 1."""
+    around = ((side - 1) // 2, side // 2)
+    return np.pad(values, ((0, 0), (0, 0), around, around), mode='constant')
+
+
+def binary_layer(x, W, b=0, weight_scale='channel', input_scale='sample', shift=None, relu=True):
+    """Returns what a padded binary layer with stride 1 computes, in float64."""
+    u = np.asarray(x, np.float64)
+    if shift is not None:
+        u = (x - shift).astype(np.float64)
+    taps = padded_same(signs(u), W.shape[2])
+    height, width = x.shape[2:]
+    y = np.zeros((len(x), len(W), height, width))
+    for row in range(W.shape[2]):
+        for column in range(W.shape[3]):
+            window = taps[:, :, row:row + height, column:column + width]
+            y += np.tensordot(window, signs(W)[:, :, row, column], axes=([1], [1])).transpose(0, 3, 1, 2)
+    if weight_scale == 'channel':
+        y *= np.abs(W).mean(axis=(1, 2, 3), dtype=np.float64)[:, None, None]
+    elif weight_scale == 'layer':
+        y *= np.abs(W).mean(dtype=np.float64)
+    if input_scale == 'sample':
+        y *= np.abs(u).mean(axis=(1, 2, 3))[:, None, None, None]
+    y += b
+    return np.maximum(y, 0) if relu else y
