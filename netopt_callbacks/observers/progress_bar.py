@@ -1,0 +1,131 @@
+"""A bar of the run, and a line for each epoch and each optimization."""
+import sys
+
+from tqdm import tqdm
+
+from .average import Average
+from .base import Observer
+
+
+class ProgressBar(Observer):
+    """Shows a run as one tqdm bar, in samples; where the output is no terminal, as lines.
+
+    A line stands for every epoch up to the 99th, every 10th up to the 999th and so on, for every
+    optimization, cross-validation and test.
+
+    Args:
+        file: where to write, a text file; None is `sys.stderr` as it is when training starts.
+    """
+
+    def __init__(self, file=None):
+        super(ProgressBar, self).__init__()
+        if file is not None and not hasattr(file, 'write'):
+            raise TypeError('ProgressBar: file must be an open text file or None, got %r' % (file,))
+        self._given = file
+        self._file = self._bar = None
+        self._plain = True
+        self._metric_name = 'metric'
+        self._held_out = None
+        self._epoch = 0
+        self._average = Average()
+
+    def close(self):
+        """Ends the bar.
+
+        Only a plain `cntk.Trainer` leaves this to you: a session calls it when it ends.
+        """
+        if self._bar is not None:
+            self._bar.close()
+        self._file = self._bar = None
+
+    # The events.
+
+    def on_start(self, run):
+        self.close()
+        self._plain = False
+        self._metric_name = run.metric_name
+        self._held_out = None
+        self._epoch = run.samples // run.epoch_size if run.epoch_size else 0
+        self._average = Average(run.samples)
+        self._open(run.samples, run.max_samples)
+
+    def on_minibatch(self, samples, loss, metric):
+        self._average.add(samples, loss, metric)
+        self._open()
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._numbers(), refresh=False)
+            self._bar.update(samples - self._bar.n)
+
+    def on_evaluation(self, evaluation):
+        if evaluation.kind in ('cross_validation', 'test'):
+            self._line('%s: %s %.4f' % (evaluation.kind.replace('_', ' '), self._metric_name,
+                                        evaluation.metric))
+        else:
+            self._held_out = evaluation.metric
+
+    def on_epoch(self, epoch, samples):
+        self._epoch = epoch
+        if epoch % _epochs_per_line(epoch) == 0:
+            self._line('epoch %d: %s' % (epoch, self._numbers()))
+        self._average.restart()
+
+    def on_optimization(self, record):
+        self._held_out = record.metric_after
+        self._line(_sentence(record, self._metric_name))
+
+    def on_training_summary(self, samples, loss, metric):
+        if self._plain:     # a plain trainer's epochs are what it summarizes
+            self._line('%d samples: loss %.4f, metric %.4f' % (samples, loss, metric))
+            self._average.restart()
+
+    def on_end(self, result):
+        self.close()
+
+    # The parts.
+
+    def _open(self, samples=0, total=None):
+        if self._file is not None:
+            return
+        self._file = self._given or sys.stderr
+        if getattr(self._file, 'isatty', bool)():
+            self._bar = tqdm(total=total, initial=samples, file=self._file, unit='sample',
+                             unit_scale=True, dynamic_ncols=True)
+            self._name_epoch()
+
+    def _line(self, text):
+        self._open()
+        if self._bar is not None:
+            self._name_epoch()
+            tqdm.write(text, file=self._file)
+        else:
+            self._file.write(text + '\n')
+            self._file.flush()
+
+    def _name_epoch(self):
+        if not self._plain:
+            self._bar.set_description_str('epoch %d' % (self._epoch + 1), refresh=False)
+
+    def _numbers(self):
+        """Returns the averages of the epoch so far, and the latest held-out metric."""
+        numbers = [('loss', self._average.loss), (self._metric_name, self._average.metric),
+                   ('held out', self._held_out)]
+        return ', '.join('%s %.4f' % pair for pair in numbers if pair[1] is not None)
+
+
+def _epochs_per_line(epoch):
+    """Returns 1 below epoch 100, 10 below 1000, and so on: at most 99 lines, then 90 for each power."""
+    return 10 ** max(0, len(str(epoch)) - 2)
+
+
+def _sentence(record, metric_name):
+    """Returns an optimization in one line."""
+    changed = sum(layer.skipped is None for layer in record.layers)
+    said = '%s after epoch %d: %d layer%s changed' % (record.optimization, record.epoch, changed,
+                                                      '' if changed == 1 else 's')
+    if changed < len(record.layers):
+        said += ', %d left as %s' % (len(record.layers) - changed, 'it was'
+                                     if len(record.layers) - changed == 1 else 'they were')
+    if record.drop is not None:
+        said += ', held-out %s %.4f -> %.4f (drop %.4f)' % (
+            metric_name, record.metric_before, record.metric_after, record.drop)
+    return said

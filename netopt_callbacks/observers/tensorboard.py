@@ -1,0 +1,192 @@
+"""Training and the recovery of each optimization as curves in TensorBoard.
+
+`docs/tensorboard.md` lists what is written, under which tag, at which step.
+"""
+import os
+import weakref
+
+from ..table import Table
+from .average import Average
+from .base import Observer
+from .event_file import EventFile, writable_folder
+
+_HELD_OUT = ('start', 'epoch', 'before', 'after', 'end')
+_OPEN = weakref.WeakValueDictionary()      # real path of a folder -> the observer that writes there
+
+
+class TensorBoard(Observer):
+    """Writes a run for TensorBoard; every step is in samples trained.
+
+    Look at it with `tensorboard --logdir FOLDER`.
+
+    Args:
+        logdir (str): a folder for this run alone; made where it is missing. A resumed run
+            goes on in its folder; a run from the start hides what an earlier one wrote there.
+        every (int): minibatches per point of `train/loss` and `train/metric`, which are
+            averages over all samples of these minibatches.
+
+    Raises:
+        TypeError, ValueError: an argument is not one of these.
+        RuntimeError: the folder cannot be written to, or, when training starts, another
+            observer of this process writes there.
+    """
+
+    def __init__(self, logdir, every=10):
+        super(TensorBoard, self).__init__()
+        if not isinstance(logdir, (str, os.PathLike)):
+            raise TypeError('TensorBoard: logdir must be a folder, got %r' % (logdir,))
+        if not str(logdir) or '://' in str(logdir):
+            raise ValueError('TensorBoard: logdir must be a folder of this machine, got %r'
+                             % (logdir,))
+        if isinstance(every, bool) or not isinstance(every, int):
+            raise TypeError('TensorBoard: every must be a number of minibatches, got %r' % (every,))
+        if every < 1:
+            raise ValueError('TensorBoard: every must be 1 minibatch or more, got %d' % every)
+        self.logdir = writable_folder(logdir)
+        self.every = every
+        self._file = None
+        self._window = Average()
+        self._last_step = None              # of recovery/metric
+        self._parameters = self._macs = None
+        self._optimized_at = None
+
+    def close(self):
+        """Closes the file and frees the folder.
+
+        Only a plain `cntk.Trainer` leaves this to you: a session calls it when it ends.
+        """
+        if self._file is not None:
+            self._end_window()
+            if self._optimized_at is not None and self._optimized_at < self._window.samples:
+                self._totals(self._window.samples)
+            file, self._file = self._file, None
+            _OPEN.pop(os.path.realpath(self.logdir), None)
+            file.close()
+
+    # The events.
+
+    def on_start(self, run):
+        self._window = Average(run.samples)
+        self._last_step = None
+        self._optimized_at = None
+        # What the checkpoint had seen stays, its last point included; what was trained after
+        # it is trained again.
+        self._open(run.samples + 1 if run.samples else 0)
+        self._parameters, self._macs = run.parameters, run.macs
+        known = [step for tag, step in self._file.shown if tag == 'netopt/parameters']
+        if not known:
+            self._totals(run.samples)
+        elif max(known) > min(known):
+            self._optimized_at = max(known)
+
+    def on_minibatch(self, samples, loss, metric):
+        self._window.add(samples, loss, metric)
+        if self._window.minibatches >= self.every:
+            self._end_window()
+
+    def on_evaluation(self, evaluation):
+        if evaluation.kind not in _HELD_OUT:
+            self._scalar('%s/metric' % evaluation.kind, evaluation.metric, evaluation.samples)
+            return
+        if evaluation.kind == 'before':
+            self._end_window()
+            self._corner(evaluation)
+        self._recovery(evaluation, evaluation.samples)
+
+    def on_optimization(self, record):
+        self._end_window()
+        self._optimized_at = step = record.samples
+        for tag, note in zip(_tags(record.layers), record.layers):
+            for field in ('rank', 'energy', 'error'):
+                self._scalar('netopt/%s/%s' % (tag, field), getattr(note, field), step)
+        if self._parameters is not None:
+            if step > 0:
+                self._totals(step - 1)
+            self._parameters += _saved(record, 'parameters')
+            self._macs += _saved(record, 'macs')
+            self._totals(step)
+        self._opened().text('netopt/%s' % record.optimization, _as_markdown(record), step)
+
+    def on_end(self, result):
+        self.close()
+
+    # The parts.
+
+    def _open(self, first_step):
+        holder = _OPEN.setdefault(os.path.realpath(self.logdir), self)
+        if holder is not self:
+            raise RuntimeError(
+                'TensorBoard: another observer of this process writes to %s; give each a folder '
+                'of its own, or close() the first when its training is over' % self.logdir)
+        if self._file is None:
+            self._file = EventFile(writable_folder(self.logdir), first_step)
+
+    def _opened(self):
+        """Returns the open file; a plain trainer, which tells no start, opens it here."""
+        if self._file is None:
+            self._open(0)
+        return self._file
+
+    def _scalar(self, tag, value, step):
+        if value is not None:
+            self._opened().scalar(tag, value, step)
+
+    def _end_window(self):
+        if self._window.minibatches:
+            self._scalar('train/loss', self._window.loss, self._window.samples)
+            self._scalar('train/metric', self._window.metric, self._window.samples)
+            self._window.restart()
+
+    def _corner(self, evaluation):
+        """Writes the value before a swap once more, one sample earlier.
+
+        TensorBoard's default loader keeps only the last of several points with one step, so
+        the drop would seem to begin at the epoch before. This point keeps it upright.
+        """
+        step = evaluation.samples - 1
+        if step >= 0 and (self._last_step is None or self._last_step < step):
+            self._recovery(evaluation, step)
+
+    def _recovery(self, evaluation, step):
+        self._last_step = step
+        self._scalar('recovery/metric', evaluation.metric, step)
+        self._scalar('recovery/drop', evaluation.drop, step)
+        self._scalar('recovery/recovered', evaluation.recovered, step)
+
+    def _totals(self, step):
+        self._scalar('netopt/parameters', self._parameters, step)
+        self._scalar('netopt/macs', self._macs, step)
+
+
+def _tags(layers):
+    """Returns a tag for each layer, none of them twice."""
+    tags = []
+    for number, layer in enumerate(layers, 1):
+        tag = layer.name or 'layer%d' % number
+        tags.append(tag if tag not in tags else '%s_%d' % (tag, number))
+    return tags
+
+
+def _saved(record, what):
+    """Returns by how much the layers' `parameters` or `macs` changed, as a signed number."""
+    return sum(getattr(note, what + '_after') - getattr(note, what + '_before')
+               for note in record.layers
+               if note.skipped is None and getattr(note, what + '_after') is not None)
+
+
+def _as_markdown(record):
+    """Returns a record as the text TensorBoard shows."""
+    table = Table('layer', 'shape', 'rank', 'energy', 'error', 'parameters', 'multiply-adds',
+                  'bits per weight', 'left as it was')
+    for tag, note in zip(_tags(record.layers), record.layers):
+        table.row(tag, 'x'.join(str(side) for side in note.shape), note.rank, note.energy,
+                  note.error, (note.parameters_before, note.parameters_after),
+                  (note.macs_before, note.macs_after),
+                  note.bits_after if note.skipped is None else None, note.skipped)
+    said = ['%s after epoch %d (%d samples)' % (record.optimization, record.epoch, record.samples)]
+    if record.drop is not None:
+        said.append('held-out metric %.6g before, %.6g right after: drop %.6g'
+                    % (record.metric_before, record.metric_after, record.drop))
+    said += ['%s: %s' % (tag, note.message) for tag, note in zip(_tags(record.layers), record.layers)
+             if note.message]
+    return '\n\n'.join(said + list(record.notes) + [table.markdown()])

@@ -1,0 +1,167 @@
+"""Reports in text: what a run did to a network, and what a saved model is made of."""
+import argparse
+import sys
+
+import cntk as C
+import numpy as np
+
+from . import count
+from .table import Table
+
+def of_result(result):
+    """Returns a run as text: its optimizations, their layers, the whole network, the lowered one.
+
+    Args:
+        result (nc.Result): also of a run that was interrupted.
+    """
+    parts = []
+    if not result.complete:
+        parts.append('The run did not come to its end; this is how far it came.')
+    if result.records:
+        parts += [_optimizations(result.records),
+                  _layers(result.records, _float_bytes(result.model))]
+        parts += _remarks(result.records)
+    else:
+        parts.append('No optimization was applied.')
+    if result.model is not None:
+        parts.append(_network(result))
+    if result.parity is not None:
+        parts.append(str(result.parity))
+    return '\n\n'.join(parts)
+
+
+def of_model(model):
+    """Returns a table of a model's layers: parameters, multiply-adds, bits, size, break-even rank.
+
+    Args:
+        model (cntk.Function): trained, optimized or lowered.
+    """
+    table = Table('layer', 'kind', 'weights', 'parameters', 'multiply-adds', 'bits', 'bytes',
+                  'saves up to rank')
+    rows = count.rows(model)
+    for row in rows:
+        table.row(row.name or '(unnamed)', row.kind, _shape(row.shape), row.parameters,
+                  row.macs, _bits(row), row.bytes, row.break_even_rank)
+    table.row('total', '', '', *[_sum(getattr(row, name) for row in rows)
+                                 for name in ('parameters', 'macs')],
+              '', _sum(row.bytes for row in rows), None)
+    return str(table)
+
+
+def main(argv=None):
+    """Runs `python -m netopt_callbacks summary MODEL`; returns the exit code."""
+    parser = argparse.ArgumentParser(prog='netopt_callbacks summary',
+                                     description='Lists the layers of a saved CNTK model.')
+    parser.add_argument('model', help='a file written by Function.save')
+    arguments = parser.parse_args(argv)
+    try:
+        model = C.load_model(arguments.model)
+    except (RuntimeError, ValueError, OSError) as error:
+        lines = str(error).strip().splitlines()
+        sys.stderr.write('%s is no CNTK model that can be loaded: %s\n'
+                         % (arguments.model, lines[0] if lines else type(error).__name__))
+        return 1
+    sys.stdout.write(of_model(model) + '\n')
+    return 0
+
+
+def _optimizations(records):
+    table = Table('optimization', 'epoch', 'samples', 'metric before', 'right after',
+                  'end of retraining', 'drop', 'recovered')
+    for record in records:
+        table.row(record.optimization, record.epoch, record.samples, record.metric_before,
+                  record.metric_after, record.metric_now, record.drop, _percent(record.recovered))
+    return str(table)
+
+
+def _layers(records, float_bytes):
+    table = Table('optimization', 'layer', 'weights', 'rank', 'energy', 'error', 'parameters',
+                  'multiply-adds', 'binary', 'bytes', 'left as it was')
+    for record in records:
+        for note in record.layers:
+            table.row(record.optimization, note.name or '(unnamed)', _shape(note.shape), note.rank,
+                      note.energy, note.error, _change(note, 'parameters'), _change(note, 'macs'),
+                      _percent(_binary_share(note)), _sizes(note, float_bytes), note.skipped)
+    return str(table)
+
+
+def _remarks(records):
+    """Returns what the engine and the optimizations had to say, a line each, as one paragraph or none."""
+    lines = []
+    for record in records:
+        lines += ['%s, %s: %s' % (record.optimization, note.name or '(unnamed)', note.message)
+                  for note in record.layers if note.message]
+        lines += ['%s: %s' % (record.optimization, note) for note in record.notes]
+    return ['\n'.join(lines)] if lines else []
+
+
+def _network(result):
+    """Returns the whole network before the first optimization and after the last."""
+    rows = count.rows(result.model)
+    binary, after_macs = _sum(row.binary_macs for row in rows), _sum(row.macs for row in rows)
+    after = [_sum(row.parameters for row in rows), after_macs, _sum(row.bytes for row in rows)]
+    changes = [(_gained(note.parameters_before, note.parameters_after),
+                _gained(note.macs_before, note.macs_after),
+                _gained(*_sizes(note, _float_bytes(result.model))))
+               for record in result.records for note in record.layers if note.skipped is None]
+    before = [None if total is None else total - sum(change[i] for change in changes)
+              for i, total in enumerate(after)]
+    table = Table('network', 'parameters', 'multiply-adds', 'of them 1-bit', 'bytes')
+    table.row('before', before[0], before[1], None, before[2])
+    table.row('after', after[0], after[1], _percent(binary / after_macs) if binary else None,
+              after[2])
+    return str(table)
+
+
+def _sum(numbers):
+    """Returns the sum, or None where one of the numbers is None."""
+    numbers = list(numbers)
+    return None if None in numbers else sum(numbers)
+
+
+def _gained(before, after):
+    return 0 if before is None or after is None else after - before
+
+
+def _change(note, what):
+    before = getattr(note, what + '_before')
+    return before if note.skipped is not None else (before, getattr(note, what + '_after'))
+
+
+def _binary_share(note):
+    if note.skipped is not None or not note.binary_macs_after or not note.macs_after:
+        return None
+    return note.binary_macs_after / note.macs_after
+
+
+def _sizes(note, float_bytes):
+    """Returns (bytes before, bytes after); only the weights become bits, bias and scales do not."""
+    if note.parameters_before is None:
+        return None, None
+    before = count.size_bytes(note.parameters_before, 0, float_bytes)
+    if note.skipped is not None:
+        return before, before
+    if note.parameters_after is None:
+        return before, None
+    bits = int(np.prod(note.shape)) if note.bits_after == 1 else 0
+    return before, count.size_bytes(note.parameters_after, bits, float_bytes)
+
+
+def _float_bytes(model):
+    """Returns the bytes of one of the model's floats; those of a float32 where there is no model."""
+    parameters = () if model is None else model.parameters
+    return np.dtype(parameters[0].dtype).itemsize if parameters else 4
+
+
+def _percent(share):
+    return None if share is None else '%.0f %%' % (100 * share)
+
+
+def _bits(row):
+    if not row.parameters:
+        return None
+    return 1 if row.binary_weights else 8 * row.float_bytes
+
+
+def _shape(shape):
+    return 'x'.join(str(side) for side in shape) or None

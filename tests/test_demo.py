@@ -1,0 +1,146 @@
+"""The whole way on real scans: train, factor, binarize, retrain, lower; and the demo as a user runs it."""
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import netopt_callbacks as nc
+
+DEMO = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'examples', 'digits.py')
+EPOCHS, SAMPLES, FACTOR, BINARIZE = 8, 1197, 2, 3
+
+
+@pytest.fixture(scope='module')
+def digits():
+    """Returns the demo as a module, with fewer epochs."""
+    spec = importlib.util.spec_from_file_location('digits', DEMO)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.EPOCHS = EPOCHS
+    return module
+
+
+@pytest.fixture(scope='module')
+def data(digits):
+    return digits.digits()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return str(tmp_path_factory.mktemp('runs'))
+
+
+@pytest.fixture(scope='module')
+def session(digits, data, folder):
+    """Returns the session of a short run with every callback."""
+    images, labels = data
+    network, session = digits.train(
+        nc.training_session, images, labels, epoch_size=SAMPLES,
+        data=(images[digits.HELD_OUT], labels[digits.HELD_OUT]),
+        callbacks=[
+            nc.FactorDense(epoch=FACTOR, rank=0.25, filter_function=lambda layer: layer.name == 'hidden'),
+            nc.BinarizeConvolution(epoch=BINARIZE,
+                                   filter_function=lambda layer: layer.name == 'second_conv'),
+            nc.Lower(), nc.TensorBoard(folder), nc.ProgressBar()])
+    session.network = network
+    return session
+
+
+@pytest.fixture(scope='module')
+def result(session):
+    return session.result
+
+
+def accuracy(network, digits, data):
+    images, labels = (part[digits.TEST] for part in data)
+    return np.mean(np.argmax(network.eval(images), axis=1) == np.argmax(labels, axis=1))
+
+
+def test_accuracy_is_recovered(digits, data, session, result):
+    assert result.complete
+    # Eight epochs; the demo itself has time for more, and is held to two points of the plain script.
+    assert accuracy(result.model, digits, data) > 0.93
+    assert accuracy(session.network, digits, data) == accuracy(result.model, digits, data)
+
+
+def test_the_binary_layer_carries_weight(digits, data, result):
+    cut = result.model.clone('clone')
+    cut.second_conv.W.value = np.zeros_like(cut.second_conv.W.value)
+    cut.second_conv.b.value = np.zeros_like(cut.second_conv.b.value)
+    assert accuracy(cut, digits, data) < accuracy(result.model, digits, data) - 0.10
+
+
+def test_the_lowered_network_predicts_the_same(digits, data, result):
+    images, labels = data
+    trained, lowered = (network.eval(images[digits.TEST]) for network in (result.model, result.lowered))
+    assert np.array_equal(np.argmax(trained, axis=1), np.argmax(lowered, axis=1))
+    assert result.parity.passed and result.parity.samples == 200
+
+
+def test_what_was_optimized(result):
+    factored, binarized = result.records
+    assert (factored.optimization, factored.epoch, factored.samples) == (
+        'FactorDense', FACTOR, FACTOR * SAMPLES)
+    assert (binarized.optimization, binarized.epoch, binarized.samples) == (
+        'BinarizeConvolution', BINARIZE, BINARIZE * SAMPLES)
+    # hidden: 64x4x4 inputs to 128 at rank 32; second_conv: 64 filters of 32x3x3 at 4x4 places.
+    hidden, = [layer for layer in factored.layers if layer.skipped is None]
+    assert (hidden.rank, hidden.parameters_before, hidden.parameters_after) == (
+        32, 1024 * 128 + 128, 32 * (1024 + 128) + 128)
+    second, = [layer for layer in binarized.layers if layer.skipped is None]
+    assert (second.name, second.binary_macs_after) == ('second_conv', 4 * 4 * 64 * 32 * 9)
+
+
+def points(folder, tag):
+    accumulator = EventAccumulator(folder, size_guidance={'scalars': 0})
+    accumulator.Reload()
+    return [(event.step, event.value) for event in accumulator.Scalars(tag)]
+
+
+def test_tensorboard_holds_the_numbers_of_the_records(folder, result):
+    factored, binarized = result.records
+    metric = points(folder, 'recovery/metric')
+    for record in result.records:
+        for point in [(record.samples - 1, record.metric_before), (record.samples, record.metric_before),
+                      (record.samples, record.metric_after)] + record.curve:
+            assert any(step == point[0] and value == np.float32(point[1]) for step, value in metric)
+    every_epoch = {epoch * SAMPLES for epoch in range(EPOCHS + 1)}
+    corners = {record.samples - 1 for record in result.records}
+    assert {step for step, _ in metric} == every_epoch | corners
+    assert [step for step, _ in metric] == sorted(step for step, _ in metric)
+    assert len(metric) == EPOCHS + 1 + 2 * len(result.records)
+    drops = dict(points(folder, 'recovery/drop'))
+    assert drops[factored.samples] == np.float32(factored.drop)
+    assert drops[EPOCHS * SAMPLES] == np.float32(binarized.drop)
+    assert points(folder, 'recovery/recovered')[-1] == (
+        EPOCHS * SAMPLES, np.float32(binarized.recovered))
+    assert points(folder, 'netopt/hidden/rank') == [(FACTOR * SAMPLES, 32)]
+    assert points(folder, 'train/loss')[-1][0] == EPOCHS * SAMPLES
+
+
+def test_the_summary_tells_all_of_it(result):
+    text = result.summary()
+    for expected in ('FactorDense', 'BinarizeConvolution', 'second_conv', '131,200 -> 36,992',
+                     'predictions the same'):
+        assert expected in text
+
+
+@pytest.mark.slow
+def test_the_demo_as_a_user_runs_it(tmp_path):
+    done = subprocess.run([sys.executable, DEMO], cwd=str(tmp_path), stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True)
+    assert done.returncode == 0, done.stderr
+    accuracies = {name.strip(): float(percent) for name, percent in
+                  re.findall(r'^([a-z ,]+?)  +([0-9.]+) %$', done.stdout, re.MULTILINE)}
+    assert set(accuracies) == {'plain script', 'optimized, in the trainer', 'optimized, exported', 'lowered'}
+    assert accuracies['lowered'] == accuracies['optimized, exported'] >= accuracies['plain script'] - 2
+    assert 'epoch 20: loss' in done.stderr
+    for name in ('float network', 'lowered network', 'second_conv alone: CNTK float',
+                 'second_conv alone: native, 1 bit'):
+        assert re.search(r'^%s +[0-9.]+ +[0-9.]+ to [0-9.]+$' % name, done.stdout, re.MULTILINE), done.stdout
+    assert os.listdir(str(tmp_path / 'runs' / 'digits'))

@@ -1,0 +1,244 @@
+"""Numbers of reports against numbers worked out by hand."""
+import os
+import subprocess
+import sys
+
+import cntk as C
+import numpy as np
+import pytest
+
+import netopt_callbacks as nc
+from netopt_callbacks import count, summary
+from netopt_callbacks.table import Table, shown
+
+
+def network():
+    """Returns (input, network): 3x8x9 images, two convolutions, BatchNormalization, two Dense."""
+    x = C.input_variable((3, 8, 9))
+    return x, C.layers.Sequential([
+        C.layers.Convolution2D((3, 5), 4, pad=True, strides=(1, 2), activation=C.relu, name='first'),
+        C.layers.Dropout(0.2),
+        C.layers.Convolution2D((3, 3), 6, pad=True, bias=False, name='second'),
+        C.layers.BatchNormalization(map_rank=1, name='norm'),
+        C.layers.Dense(20, activation=C.relu, name='hidden'),
+        C.layers.Dense((2, 5), name='classify')])(x)
+
+
+# By hand. `first`: 8 rows, ceil(9 / 2) = 5 columns, 4 filters of 3x3x5 = 45 weights. `second`: 8x5, 6
+# filters of 4x3x3 = 36. `hidden`: 6x8x5 = 240 inputs to 20: break-even 240 * 20 / 260 = 18.5.
+# `classify`: 20 to 10: 200 / 30 = 6.7.
+EXPECTED = [
+    ('first', 'Convolution', (4, 3, 3, 5), 4 * 45 + 4, 8 * 5 * 4 * 45, None),
+    ('second', 'Convolution', (6, 4, 3, 3), 6 * 36, 8 * 5 * 6 * 36, None),
+    ('norm', 'BatchNormalization', (6,), 12, 0, None),
+    ('hidden', 'Dense', (6, 8, 5, 20), 240 * 20 + 20, 240 * 20, 18),
+    ('classify', 'Dense', (20, 2, 5), 20 * 10 + 10, 20 * 10, 6)]
+
+
+def fields(row):
+    return (row.name, row.kind, row.shape, row.parameters, row.macs, row.break_even_rank)
+
+
+def test_rows_of_a_network():
+    rows = count.rows(network()[1])
+    assert [fields(row) for row in rows] == EXPECTED
+    assert all(row.bytes == 4 * row.parameters and row.binary_macs == 0 for row in rows)
+    assert count.totals(network()[1]) == (184 + 216 + 12 + 4820 + 210, 7200 + 8640 + 4800 + 200)
+
+
+def test_layers_without_blocks_and_deconvolution_and_float64():
+    x = C.input_variable((30,), dtype=np.float64)
+    W, b = (C.parameter(shape, init=1, dtype=np.float64) for shape in ((30, 4), (4,)))
+    [row] = count.rows(C.times(x, W) + b)
+    assert fields(row) == ('', 'Dense', (30, 4), 124, 120, 3) and row.bytes == 8 * 124
+    images = C.input_variable((4, 6, 7))
+    [row] = count.rows(C.layers.ConvolutionTranspose2D((3, 3), 5, name='up')(images))
+    # Each of 4x6x7 inputs is spread over 5 maps by 3x3 taps.
+    assert fields(row) == ('up', 'ConvolutionTranspose', (4, 5, 3, 3), 185, 4 * 6 * 7 * 45, None)
+
+
+def test_a_shared_parameter_counts_once_and_its_work_twice():
+    layer, x, y = C.layers.Dense(3), C.input_variable(5), C.input_variable(5)
+    rows = count.rows(layer(x) + layer(y))
+    assert [row.parameters for row in rows] == [18, 0] and [row.macs for row in rows] == [15, 15]
+
+
+def test_groups_and_what_has_no_size():
+    x = C.input_variable((4, 6, 6))
+    W = C.parameter((8, 2, 3, 3), init=1)
+    [row] = count.rows(C.convolution(W, x, auto_padding=[False, True, True], groups=2))
+    assert (row.parameters, row.macs) == (8 * 2 * 9, 6 * 6 * 8 * 2 * 9)
+    free = C.input_variable((4, C.FreeDimension, 6))
+    [row] = count.rows(C.layers.Convolution2D((3, 3), 8, pad=True, bias=False)(free))
+    assert (row.parameters, row.macs) == (8 * 4 * 9, None)
+    assert '-' in summary.of_model(C.layers.Convolution2D((3, 3), 8, pad=True)(free))
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'weight_scale': 'layer'}, {'weight_scale': None}, {'input_scale': None}, {'input_shift': None},
+    {'clip': 'calibrate'},
+    {'input_shift': 'learn', 'learner': lambda ps: C.sgd(ps, C.learning_parameter_schedule(0.1))}])
+def test_optimized_layers_count_as_their_notes_say(options):
+    x, model = network()
+    before = count.totals(model)
+    notes = []
+    for optimization in (nc.FactorDense(rank=5, filter_function=lambda layer: layer.name == 'hidden'),
+                         nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second',
+                                                **options)):
+        images = np.random.RandomState(0).randn(4, 3, 8, 9).astype('f')
+        optimization.prepare(model, [{x: images}])
+        transformed = optimization.transform(model)
+        model, notes = transformed.model, notes + [n for n in transformed.layers if n.skipped is None]
+    rows = {row.name: row for row in count.rows(model)}
+    assert [rows[note.name].parameters for note in notes] == [note.parameters_after for note in notes]
+    assert [rows[note.name].macs for note in notes] == [note.macs_after for note in notes]
+    hidden, second = rows['hidden'], rows['second']
+    assert (hidden.parameters, hidden.macs) == (240 * 5 + 5 * 20 + 20, 240 * 5 + 5 * 20)
+    assert (second.binary_weights, second.binary_macs, second.macs) == (216, 8640, 8640)
+    assert second.bytes == 27 + 4 * (second.parameters - 216)
+    gained = [sum(getattr(note, what + '_after') - getattr(note, what + '_before') for note in notes)
+              for what in ('parameters', 'macs')]
+    assert count.totals(model) == (before[0] + gained[0], before[1] + gained[1])
+
+
+def test_a_lowered_model_counts_its_bits(tmp_path):
+    x, model = network()
+    binarize = nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second',
+                                      input_shift=None)
+    trained = binarize.transform(model).model
+    lowered = binarize.lower(trained)
+    lowered.save(str(tmp_path / 'lowered.model'))
+    for function in (lowered, C.load_model(str(tmp_path / 'lowered.model'))):
+        row = next(row for row in count.rows(function) if row.name == 'second')
+        # 216 bits are 27 bytes; beside them a scale for each of 6 filters.
+        assert (row.kind, row.shape) == ('BinaryConvolveOp', (6, 4, 3, 3))
+        assert (row.parameters, row.binary_weights, row.bytes) == (222, 216, 27 + 24)
+        assert (row.macs, row.binary_macs) == (8640, 8640)
+
+
+# Of a whole run.
+
+def result(model=None):
+    made = nc.Result()
+    made.complete = True
+    made.model = model
+    made.records = [
+        nc.Record('FactorDense', 2, 2000, 0.05, 0.25, [(2000, 0.25), (3000, 0.15), (4000, 0.1)], [
+            nc.LayerNote('hidden', (240, 20), rank=5, energy=0.9, error=0.31, parameters_before=4820,
+                         parameters_after=1320, macs_before=4800, macs_after=1300),
+            nc.LayerNote('classify', (20, 10), skipped='rank 7 saves nothing', parameters_before=210,
+                         parameters_after=210, macs_before=200, macs_after=200)]),
+        nc.Record('BinarizeConvolution', 4, 4000, 0.1, 0.5, [(4000, 0.5), (6000, 0.06)], [
+            nc.LayerNote('second', (6, 4, 3, 3), error=0.6, parameters_before=216,
+                         parameters_after=222, macs_before=8640, macs_after=8640,
+                         binary_macs_after=8640, bits_after=1, message='mind this')], ['a note'])]
+    return made
+
+
+def cells(text, *begins):
+    """Returns the cells of the line that begins with the given cells."""
+    for line in text.splitlines():
+        found = [cell.strip() for cell in line.split('  ') if cell.strip()]
+        if found[:len(begins)] == list(begins):
+            return found
+    raise AssertionError('no line begins with %s in\n%s' % (begins, text))
+
+
+def test_recovery_of_each_optimization():
+    text = summary.of_result(result())
+    assert text.splitlines()[0].split('  ')[0] == 'optimization'
+    # Recovered: (0.25 - 0.1) / (0.25 - 0.05) and (0.5 - 0.06) / (0.5 - 0.1).
+    assert cells(text, 'FactorDense', '2') == [
+        'FactorDense', '2', '2,000', '0.0500', '0.2500', '0.1000', '0.2000', '75 %']
+    assert cells(text, 'BinarizeConvolution', '4') == [
+        'BinarizeConvolution', '4', '4,000', '0.1000', '0.5000', '0.0600', '0.4000', '110 %']
+    assert 'BinarizeConvolution: a note' in text
+
+
+def test_layers_of_each_optimization():
+    text = summary.of_result(result())
+    assert cells(text, 'FactorDense', 'hidden') == [
+        'FactorDense', 'hidden', '240x20', '5', '0.9000', '0.3100', '4,820 -> 1,320', '4,800 -> 1,300',
+        '-', '19,280 -> 5,280', '-']
+    assert cells(text, 'FactorDense', 'classify') == [
+        'FactorDense', 'classify', '20x10', '-', '-', '-', '210', '200', '-', '840',
+        'rank 7 saves nothing']
+    # 216 bits and 6 floats.
+    assert cells(text, 'BinarizeConvolution', 'second') == [
+        'BinarizeConvolution', 'second', '6x4x3x3', '-', '-', '0.6000', '216 -> 222', '8,640', '100 %',
+        '864 -> 51', '-']
+    assert 'BinarizeConvolution, second: mind this' in text
+
+
+def test_the_whole_network():
+    x, model = network()
+    run = result(nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second',
+                                        input_shift=None).transform(model).model)
+    run.records = run.records[1:]
+    text = summary.of_result(run)
+    parameters, macs = count.totals(model)
+    assert cells(text, 'before') == ['before', '5,442', '20,840', '-', '21,768']
+    assert cells(text, 'after') == ['after', '5,448', '20,840', '%.0f %%' % (100 * 8640 / 20840.),
+                                    '{:,}'.format(21768 - 864 + 51)]
+    assert (parameters, macs) == (5442, 20840)
+
+
+def test_a_run_without_held_out_data_without_records_and_a_partial_one():
+    run = result()
+    run.records = [nc.Record('X', 1, 10, layers=[nc.LayerNote('l', (2, 2))])]
+    assert cells(summary.of_result(run), 'X', '1') == ['X', '1', '10']
+    run.records, run.complete = [], False
+    text = summary.of_result(run)
+    assert 'No optimization was applied' in text and 'did not come to its end' in text
+
+
+def test_parity_ends_the_summary():
+    run = result()
+    run.parity = 'Lowered against trained'
+    assert run.summary().endswith('Lowered against trained')
+
+
+# The command.
+
+def test_the_summary_of_a_saved_model(tmp_path, capsys):
+    file = str(tmp_path / 'z.model')
+    network()[1].save(file)
+    assert summary.main([file]) == 0
+    text = capsys.readouterr().out
+    assert cells(text, 'hidden') == ['hidden', 'Dense', '6x8x5x20', '4,820', '4,800', '32', '19,280', '18']
+    assert cells(text, 'total') == ['total', '5,442', '20,840', '21,768', '-']
+
+
+def test_a_file_that_is_no_model(tmp_path, capsys):
+    (tmp_path / 'text').write_text('no model')
+    for file in ('text', 'missing'):
+        assert summary.main([str(tmp_path / file)]) == 1
+        assert file in capsys.readouterr().err
+
+
+def test_the_command_line(tmp_path):
+    file = str(tmp_path / 'z.model')
+    network()[1].save(file)
+    package = os.path.dirname(os.path.dirname(os.path.abspath(nc.__file__)))
+    done = subprocess.run([sys.executable, '-m', 'netopt_callbacks', 'summary', file], cwd=package,
+                          stdout=subprocess.PIPE, universal_newlines=True)
+    assert done.returncode == 0 and cells(done.stdout, 'total')[1] == '5,442'
+
+
+# Tables.
+
+@pytest.mark.parametrize('value, text', [
+    (None, '-'), (1234567, '1,234,567'), (0.25, '0.2500'), (0.0, '0.0000'), (1e-5, '1e-05'),
+    (123456.0, '1.235e+05'), ((1, 2), '1 -> 2'), ((3, 3), '3'), ((None, None), '-'), ('as is', 'as is')])
+def test_values(value, text):
+    assert shown(value) == text
+
+
+def test_columns():
+    table = Table('name', 'count', 'nothing')
+    table.row('a', 5, None)
+    table.row('long', 1000, None)
+    assert str(table) == 'name  count\n----  -----\na         5\nlong  1,000'
+    assert table.markdown().splitlines()[2] == '| a | 5 | - |'
+    with pytest.raises(ValueError, match='3 values'):
+        table.row('a')
