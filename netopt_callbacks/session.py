@@ -14,6 +14,7 @@ from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig
                                          TestConfig, TrainingSession, _unpack_parameter_frequency)
 
 from .engine import directors, remember
+from .engine.checkpoint import HANDED_OVER
 from .engine.engine import Engine
 from .engine.held_out import held_out
 from .engine.schedule import Clock
@@ -94,6 +95,14 @@ class Segment(TrainingSession):
         except BaseException as error:
             session.caught.keep(error)
             raise directors.EndOfSegment
+
+    def on_checkpoint_end(self, index):
+        """Called by C++ after it has written a checkpoint."""
+        try:
+            self._session.checkpoint_written()
+        except BaseException as error:
+            self._session.caught.keep(error)
+            raise
 
     def on_cross_validation_end(self, index, average_error, num_samples, num_minibatches):
         """Called by C++ after a cross-validation: the user's callback decides."""
@@ -192,6 +201,8 @@ class Session(object):
         if file and not self._needs_segments:
             self.engine.checkpoints.load(file)      # refuses one of an optimized network
             return None
+        if file and self.engine.checkpoints.noted(HANDED_OVER):
+            self._remove = (file, file + '.ckp')    # as the run that was killed was about to do
         return file
 
     def _run(self, device, state):
@@ -229,9 +240,13 @@ class Session(object):
         given = remember.config(self._checkpoint, 'checkpoint_config')
         own = not given['filename']
         target = file if own else given['filename']
+        if not own and given['preserve_all'] and self.engine.workers.is_main:
+            self.engine.checkpoints.note(HANDED_OVER)
         self._save(target)
         if own or given['preserve_all']:
             self._remove = (target, target + '.ckp')
+        if not own:
+            self.checkpoint_written()
         if own:
             return CheckpointConfig(target, frequency=0, restore=True)
         return CheckpointConfig(target, frequency=(given['frequency'], given['unit']),
@@ -242,10 +257,19 @@ class Session(object):
 
     def segment_started(self):
         """Removes the checkpoint the segment was restored from, where the user has none such."""
-        for file in self._remove:
-            if self.engine.workers.is_main and os.path.exists(file):
-                os.remove(file)
+        if self.engine.workers.is_main:
+            for file in self._remove:
+                if os.path.exists(file):
+                    os.remove(file)
+            if self._remove and self.engine.checkpoints is not None:
+                self.engine.checkpoints.forget(HANDED_OVER)
         self._remove = ()
+
+    def checkpoint_written(self):
+        """Notes that a pair of the user's name is whole."""
+        if self._needs_segments and self.engine.checkpoints is not None \
+                and self.engine.workers.is_main:
+            self.engine.checkpoints.note_whole()
 
     def leave_at_once(self):
         """Ends a segment on the minibatch just trained, where an empty one may not follow.

@@ -10,6 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import netopt_callbacks as nc
+from netopt_callbacks.observers import tensorboard
 from netopt_callbacks.observers.average import Average
 from netopt_callbacks.observers.base import Evaluation, Run
 
@@ -183,6 +184,42 @@ def test_a_resumed_run_hides_what_is_trained_again_and_keeps_the_rest(tmp_path):
     resumed.on_end(nc.Result())
     assert curve(tmp_path, 'train/loss') == [(100, 0.1), (200, 0.2), (300, 0.75)]
     assert curve(tmp_path, 'recovery/metric') == [(100, 0.1), (200, 0.2), (300, 0.7)]
+
+
+def test_a_point_told_again_by_a_resumed_run_is_not_doubled(tmp_path):
+    """Killed at the swap after the checkpoint of its very step, and once more at the end."""
+    counted = dict(parameters=6610, macs=6500)
+    after = dict(parameters=1522, macs=1412)
+
+    def swap(board, last):
+        told = [lambda: board.on_evaluation(Evaluation('before', 200, 2, 0.1)),
+                lambda: board.on_optimization(factored()),
+                lambda: board.on_evaluation(Evaluation('after', 200, 2, 0.5, 'FactorDense', 0.4, 0.))]
+        for tell_it in told[:last]:
+            tell_it()
+
+    never = nc.TensorBoard(tmp_path / 'never', every=1)
+    runs = [nc.TensorBoard(tmp_path / 'killed', every=1) for _ in range(3)]
+    for board in (never, runs[0]):
+        board.on_start(Run(**counted))
+        board.on_minibatch(200, 1.0, None)
+        swap(board, 3 if board is never else 2)
+    runs[0]._file.close()
+    tensorboard._OPEN.clear()
+    runs[1].on_start(Run(samples=200, **counted))
+    swap(runs[1], 3)
+    for board in (never, runs[1]):
+        board.on_minibatch(400, 0.5, None)
+        board.on_evaluation(Evaluation('end', 400, 4, 0.125, 'FactorDense', 0.4, 0.9375))
+    runs[1]._file.close()
+    tensorboard._OPEN.clear()
+    runs[2].on_start(Run(samples=400, **after))
+    runs[2].on_evaluation(Evaluation('end', 400, 4, 0.125, 'FactorDense', 0.4, 0.9375))
+    never.close()
+    runs[2].close()
+    for tag in read(tmp_path / 'never').Tags()['scalars']:
+        assert curve(tmp_path / 'killed', tag) == curve(tmp_path / 'never', tag), tag
+    assert len(read(tmp_path / 'killed').Tensors('netopt/FactorDense/text_summary')) == 1
 
 
 def test_a_resumed_run_in_a_new_folder_measures_where_it_starts(tmp_path):

@@ -130,19 +130,25 @@ def test_pair_torn_by_a_kill_is_completed(cut, tmpdir):
         os.remove(file + '.ckp')
     if cut == 'one renamed':
         os.rename(file + '.tmp', file)
-    checkpoint.complete(file)
+    checkpoint.complete(file, existed=True)
     expected = 'old' if cut == 'both .tmp' else 'new'
     assert [open(name).read() for name in (file, file + '.ckp')] == [expected, expected]
     assert sorted(os.listdir(str(tmpdir))) == ['model', 'model.ckp']
 
 
+def test_first_checkpoint_half_written_is_none(tmpdir):
+    file = str(tmpdir.join('model'))
+    for name in ('model.tmp', 'model.ckp.tmp'):
+        tmpdir.join(name).write('half')
+    checkpoint.complete(file, existed=False)
+    assert checkpoint.newest(file) is None
+    assert sorted(os.listdir(str(tmpdir))) == ['model.ckp.tmp', 'model.tmp']
+
+
 def test_checkpoint_that_the_user_removed_stays_removed(tmpdir):
     file = str(tmpdir.join('model'))
-    checkpoint.complete(file)
+    checkpoint.complete(file, existed=True)
     assert not os.listdir(str(tmpdir))
-    open(file + '.ckp', 'w').close()
-    checkpoint.complete(file)
-    assert os.listdir(str(tmpdir)) == ['model.ckp']
 
 
 def test_newest_is_what_cntk_restores(tmpdir):

@@ -12,7 +12,8 @@ A checkpoint may be older than the records beside it: a resumed run drops the po
 recovery curve that lie after it, and measures them again.
 
 CNTK replaces its pair as: both `.tmp`, both old ones unlinked, two renames. A kill in between
-loses or tears the pair, but never both generations: `complete` finishes the renames.
+loses or tears the pair, but never both generations: `complete` finishes the renames. Two notes,
+empty files in the folder, tell what the files alone do not: see `WHOLE` and `HANDED_OVER`.
 """
 import json
 import os
@@ -30,23 +31,33 @@ VERSION = 1
 STATE = '.ckp'
 TEMPORARY = '.tmp'
 
+# A pair of the user's name has been whole once, so a missing one was being replaced.
+WHOLE = 'whole'
+# With `preserve_all`, the pair of the user's name is the one a segment hands to the next.
+HANDED_OVER = 'handed-over'
 
-def complete(file):
+
+def complete(file, existed):
     """Finishes a replacement of the pair `file`, `file`.ckp that a kill has cut.
 
-    While any of the two old ones exists with its partner nothing was lost; once the graph is
-    missing, both new ones were whole.
+    As long as both old ones are there, nothing was lost, and what is half written goes. Once
+    one of them is missing that existed, both new ones were whole.
+
+    Args:
+        file (str): name of the graph's file.
+        existed (bool): whether a whole pair of this name has been written before. Without,
+            the new ones may be whole or not, and CNTK finds no checkpoint.
     """
     parts = (file, file + STATE)
-    if not os.path.exists(file) and not all(os.path.exists(p + TEMPORARY) for p in parts):
-        return
-    if os.path.exists(file) and os.path.exists(file + STATE):
-        for part in parts:
-            if os.path.exists(part + TEMPORARY):
-                os.remove(part + TEMPORARY)
+    here = [os.path.exists(part) for part in parts]
+    if not any(here) and not existed:
         return
     for part in parts:
-        if os.path.exists(part + TEMPORARY):
+        if not os.path.exists(part + TEMPORARY):
+            continue
+        if all(here):
+            os.remove(part + TEMPORARY)
+        else:
             os.replace(part + TEMPORARY, part)
 
 
@@ -104,11 +115,30 @@ class Checkpoints(object):
         folder = os.path.dirname(self._file)
         if folder and not os.path.isdir(folder):
             return None
-        complete(self._file)
+        complete(self._file, self.noted(WHOLE))
         for name in sorted(os.listdir(folder or '.')):
             if name.startswith(os.path.basename(self._file)) and name.endswith(STATE + TEMPORARY):
-                complete(os.path.join(folder, name[:-len(STATE + TEMPORARY)]))
+                complete(os.path.join(folder, name[:-len(STATE + TEMPORARY)]), False)
         return newest(self._file)
+
+    def note(self, what):
+        """Makes a note: `WHOLE` or `HANDED_OVER`."""
+        os.makedirs(self._folder, exist_ok=True)
+        open(os.path.join(self._folder, what), 'w').close()
+
+    def noted(self, what):
+        """Whether there is such a note."""
+        return os.path.exists(os.path.join(self._folder, what))
+
+    def forget(self, what):
+        """Takes a note away."""
+        if self.noted(what):
+            os.remove(os.path.join(self._folder, what))
+
+    def note_whole(self):
+        """Notes that the pair of the user's name is whole, if it is there."""
+        if os.path.exists(self._file) and not self.noted(WHOLE):
+            self.note(WHOLE)
 
     def load(self, file):
         """Returns (graph, Phase) of a checkpoint; the Phase is None for one of plain CNTK.
