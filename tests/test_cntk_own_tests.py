@@ -23,11 +23,11 @@ def run(folder, mode):
         + [str(folder.join(name)) for name in FILES]
     environment = dict(os.environ, NETOPT_SESSION=mode,
                        PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)]))
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           env=environment, universal_newlines=True, cwd=str(folder))
     counts = {word: int(count) for count, word
               in re.findall(r'(\d+) (passed|failed|skipped|error)', done.stdout.splitlines()[-1])}
-    return counts, done.stdout
+    return counts, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize('mode', ['no callbacks', 'identity after 7 samples'])
