@@ -8,12 +8,11 @@ twice: with CNTK alone, and with callbacks. Every number of the report is measur
 """
 import time
 
+import netopt_callbacks as nc      # before cntk: it keeps CNTK from warning of newer systems
 import cntk as C
 import numpy as np
-from sklearn.datasets import load_digits
-
-import netopt_callbacks as nc
 from netopt_callbacks.table import Table
+from sklearn.datasets import load_digits
 
 EPOCHS = 20
 MINIBATCH = 32
@@ -30,7 +29,8 @@ def main():
     optimized, session = train(nc.training_session, images, labels, epoch_size=samples,
                                data=(images[HELD_OUT], labels[HELD_OUT]), callbacks=[
         nc.FactorDense(epoch=4, rank=0.25, filter_function=lambda layer: layer.name != 'classify'),
-        nc.BinarizeConvolution(epoch=7, filter_function=lambda layer: layer.name == 'second_conv'),
+        nc.BinarizeConvolution(epoch=7, filter_function=lambda layer: layer.name == 'second_conv',
+                               clip='calibrate'),
         nc.Lower(),
         nc.TensorBoard('runs/digits'),
         nc.ProgressBar(),

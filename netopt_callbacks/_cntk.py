@@ -17,6 +17,10 @@ def _import_cntk():
     prefix = runtime.Runtime.here().opal_prefix()
     if prefix is not None:
         os.environ.setdefault('OPAL_PREFIX', prefix)
+    try:
+        import numpy    # here: the filters it adds for itself would go with those below
+    except ImportError as error:
+        return None, error
     with warnings.catch_warnings():
         for message in _EXPECTED_WARNINGS:
             warnings.filterwarnings('ignore', message, UserWarning)

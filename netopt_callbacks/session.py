@@ -181,8 +181,8 @@ class Session(object):
         self.engine.device = device
         with directors.guarded() as self.caught:
             try:
-                state, plain = self.engine.start(self.engine.checkpoints, self._to_restore())
-                self._run(device, state if plain else None)
+                state, other = self.engine.start(self.engine.checkpoints, self._to_restore())
+                self._run(device, state if other else None)
                 self.engine.finish()
             except BaseException:
                 if self.engine.workers.count > 1:
@@ -201,7 +201,8 @@ class Session(object):
         if file and not self._needs_segments:
             self.engine.checkpoints.load(file)      # refuses one of an optimized network
             return None
-        if file and self.engine.checkpoints.noted(HANDED_OVER):
+        given = remember.config(self._checkpoint, 'checkpoint_config')
+        if file == given['filename'] and self.engine.checkpoints.noted(HANDED_OVER):
             self._remove = (file, file + '.ckp')    # as the run that was killed was about to do
         return file
 
@@ -245,8 +246,7 @@ class Session(object):
         self._save(target)
         if own or given['preserve_all']:
             self._remove = (target, target + '.ckp')
-        if not own:
-            self.checkpoint_written()
+        self.checkpoint_written()
         if own:
             return CheckpointConfig(target, frequency=0, restore=True)
         return CheckpointConfig(target, frequency=(given['frequency'], given['unit']),
@@ -266,9 +266,10 @@ class Session(object):
         self._remove = ()
 
     def checkpoint_written(self):
-        """Notes that a pair of the user's name is whole."""
+        """Notes that a pair of the user's name is whole, where CNTK keeps but that one."""
+        given = remember.config(self._checkpoint, 'checkpoint_config')
         if self._needs_segments and self.engine.checkpoints is not None \
-                and self.engine.workers.is_main:
+                and not given['preserve_all'] and self.engine.workers.is_main:
             self.engine.checkpoints.note_whole()
 
     def leave_at_once(self):

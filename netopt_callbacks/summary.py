@@ -70,7 +70,7 @@ def _optimizations(records):
                   'end of retraining', 'drop', 'recovered')
     for record in records:
         table.row(record.optimization, record.epoch, record.samples, record.metric_before,
-                  record.metric_after, record.metric_now, record.drop, _percent(record.recovered))
+                  record.metric_after, record.metric_now, record.drop, _recovered(record.recovered))
     return str(table)
 
 
@@ -151,6 +151,11 @@ def _float_bytes(model):
     """Returns the bytes of one of the model's floats; those of a float32 where there is no model."""
     parameters = () if model is None else model.parameters
     return np.dtype(parameters[0].dtype).itemsize if parameters else 4
+
+
+def _recovered(share):
+    """Returns a recovered fraction as text; what training won beyond the drop is no recovery."""
+    return '>100 %' if share is not None and share > 1 else _percent(share)
 
 
 def _percent(share):

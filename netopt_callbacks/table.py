@@ -34,7 +34,7 @@ class Table(object):
         padded = []
         for column in columns:
             width = max(len(cell) for cell in column)
-            numbers = all(cell[:1] in '-+0123456789' for cell in column[1:])
+            numbers = all(cell[:1] in '-+>0123456789' for cell in column[1:])
             cells = [cell.rjust(width) if numbers else cell.ljust(width) for cell in column]
             padded.append([cells[0], '-' * width] + cells[1:])
         return '\n'.join('  '.join(line).rstrip() for line in zip(*padded))

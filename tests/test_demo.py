@@ -1,10 +1,13 @@
 """The whole way on real scans: train, factor, binarize, retrain, lower; and the demo as a user runs it."""
+import gzip
 import importlib.util
 import os
 import re
+import struct
 import subprocess
 import sys
 
+import cntk as C
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,12 +18,18 @@ DEMO = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
 EPOCHS, SAMPLES, FACTOR, BINARIZE = 8, 1197, 2, 3
 
 
+def example(name):
+    """Returns a file of `examples/` as a module."""
+    spec = importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(DEMO), name + '.py'))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope='module')
 def digits():
     """Returns the demo as a module, with fewer epochs."""
-    spec = importlib.util.spec_from_file_location('digits', DEMO)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = example('digits')
     module.EPOCHS = EPOCHS
     return module
 
@@ -128,6 +137,52 @@ def test_the_summary_tells_all_of_it(result):
     for expected in ('FactorDense', 'BinarizeConvolution', 'second_conv', '131,200 -> 36,992',
                      'predictions the same'):
         assert expected in text
+
+
+def test_the_example_of_the_readme(digits, data, tmp_path, monkeypatch):
+    with open(os.path.join(os.path.dirname(os.path.dirname(DEMO)), 'README.md')) as file:
+        code, = re.findall(r'```python\n(.*?)```', file.read(), re.DOTALL)
+    images, labels = data
+    features, label = C.input_variable((1, 8, 8)), C.input_variable(10)
+    network = digits.create_network(features)
+    criterion = (C.cross_entropy_with_softmax(network, label), C.classification_error(network, label))
+    source = C.io.MinibatchSourceFromData({'x': images[:192], 'y': labels[:192]})
+    names = dict(trainer=C.Trainer(network, criterion, [C.sgd(network.parameters, 0.1)]), source=source,
+                 streams={features: source.streams.x, label: source.streams.y},
+                 x_held_out=images[192:256], y_held_out=labels[192:256])
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace('60000', '192'), names)
+    assert [(record.optimization, record.epoch) for record in names['session'].result.records] == [
+        ('FactorDense', 2), ('BinarizeConvolution', 4)]
+    assert names['session'].result.parity.passed and os.listdir(os.path.join('runs', 'mnist'))
+
+
+def write_idx(file, values):
+    header = struct.pack('>I%di' % values.ndim, 0x800 + values.ndim, *values.shape)
+    with gzip.open(str(file), 'wb') as out:
+        out.write(header + values.astype(np.uint8).tobytes())
+
+
+def test_the_mnist_example_on_made_up_files(tmp_path, monkeypatch, capsys):
+    random = np.random.RandomState(0)
+    for part, samples in (('train', 320), ('t10k', 64)):
+        labels = random.randint(0, 10, samples)
+        images = random.randint(0, 64, (samples, 28, 28))
+        images[np.arange(samples), 2 * labels + 4] += 128       # a bright row says which digit it is
+        write_idx(tmp_path / (part + '-images-idx3-ubyte.gz'), images)
+        write_idx(tmp_path / (part + '-labels-idx1-ubyte.gz'), labels)
+    mnist = example('mnist')
+    images, labels = mnist.read(str(tmp_path), 't10k')
+    assert images.shape == (64, 1, 28, 28) and images.max() > 128 and labels.shape == (64, 10)
+    mnist.HELD_OUT = 64
+    logdir = str(tmp_path / 'log')
+    monkeypatch.setattr(sys, 'argv', ['mnist.py', '--data', str(tmp_path), '--epochs', '5', '--logdir', logdir])
+    mnist.main()
+    said = capsys.readouterr()
+    assert 'predictions the same' in said.out and 'test: ClassificationError' in said.err
+    assert [step for step, _ in points(logdir, 'test/metric')] == [5 * 256]
+    for name in ('optimized.model', 'lowered.model'):
+        assert C.load_model(os.path.join(logdir, name)).eval(images).shape == (64, 10)
 
 
 @pytest.mark.slow

@@ -114,9 +114,11 @@ class Engine(object):
             checkpoints (checkpoint.Checkpoints), file (str): the checkpoint to go on from.
 
         Returns:
-            As `restore`; (None, False) without a checkpoint.
+            (the checkpoint's external state, whether the trainer's graph is another one than
+            the checkpoint's): as `restore`, and also where something was due at once;
+            (None, False) without a checkpoint.
         """
-        restored = self.restore(checkpoints, file) if file else (self._take_over(), False)
+        state, other = self.restore(checkpoints, file) if file else (self._take_over(), False)
         parameters, macs = self._network.totals()
         self._tell('on_start', Run(
             epoch_size=self.clock.epoch_samples, max_samples=self.clock.max_samples,
@@ -126,9 +128,10 @@ class Engine(object):
             parameters=parameters, macs=macs))
         if self.due():
             self.fire()
+            other = bool(file)
         elif self._data is not None and not self.clock.samples:
             self._evaluate('start')
-        return restored
+        return state, other
 
     def restore(self, checkpoints, file):
         """Restores a checkpoint into the structure it was written with.
