@@ -198,6 +198,8 @@ class Session(object):
         if self.engine.checkpoints is None or not restore:
             return None
         file = self.engine.find_checkpoint()
+        if file:
+            self.checkpoint_written()
         if file and not self._needs_segments:
             self.engine.checkpoints.load(file)      # refuses one of an optimized network
             return None

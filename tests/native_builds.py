@@ -57,7 +57,7 @@ def run_sanitized(command, python_path=None, timeout_seconds=1800, **variables):
     environment = dict(os.environ, ASAN_OPTIONS='detect_leaks=0', UBSAN_OPTIONS='print_stacktrace=1', **variables)
     if python_path is not None:
         environment.update(PYTHONPATH=python_path, LD_PRELOAD=' '.join(libraries))
-    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    return subprocess.run(command, env=environment, cwd=python_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           universal_newlines=True, timeout=timeout_seconds)
 
 

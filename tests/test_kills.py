@@ -149,6 +149,8 @@ PHASES = collections.OrderedDict([
                            [('overwritten', (1, 4)), ('preserved', (1,))])),
     ('preserve_all: between the renames', (in_file('rename', 'after', '[0-9]'),
                                            [('preserved', (1, 3, 2))])),
+    ('preserve_all: hand-over half written', (in_file('write', 'half', '.ckp.tmp'),
+                                              [('preserved', (2, 5, 5))])),
     ('preserve_all: hand-over half removed', (in_file('unlink', 'after', ''),
                                               [('preserved', (2, 2, 4))])),
 ])

@@ -10,10 +10,23 @@ from netopt_callbacks import native
 IMPLEMENTATIONS = native.implementations()
 
 
+@pytest.fixture(scope='session')
+def exercised(request):
+    """Collects the implementations that tests have run on; the end of the run lists them."""
+    names = set()
+    yield names
+    missing = [name for name in native.all_implementations() if name not in names]
+    reporter = request.config.pluginmanager.get_plugin('terminalreporter')
+    reporter.write_line('')
+    reporter.write_line('native implementations exercised on %s: %s; not exercised: %s' % (
+        native.cpu_name(), ', '.join(sorted(names)) or 'none', ', '.join(missing) or 'none'))
+
+
 @pytest.fixture(params=native.all_implementations())
-def implementation(request):
+def implementation(request, exercised):
     if request.param not in IMPLEMENTATIONS:
         pytest.skip('this machine cannot run %s' % request.param)
+    exercised.add(request.param)
     return request.param
 
 

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+import native_builds
 import native_oracle
 from netopt_callbacks import native
 
@@ -116,10 +117,10 @@ def test_a_dense_state_is_dense():
         native.BinaryDense.from_state(native.BinaryConvolution(WEIGHTS).state())
 
 
-def run_python(code, **variables):
+def run_python(code, *arguments, **variables):
     environment = dict(os.environ, **variables)
     environment['PYTHONPATH'] = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.run([sys.executable, '-c', code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    return subprocess.run([sys.executable, '-c', code] + list(arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           universal_newlines=True, timeout=120)
 
 
@@ -143,6 +144,33 @@ def test_forced_unknown_implementation():
 
 def test_default_is_the_best():
     assert run_python(FORCED, NETOPT_NATIVE='').stdout.strip() == native.implementations()[0]
+
+
+FLUSHING = """
+import ctypes, sys
+import numpy as np
+from netopt_callbacks import native
+native.set_num_threads(2)
+tiny = np.full((4, 1, 40, 40), 1e-42, np.float32)
+one = np.ones((1, 1, 1, 1), np.float32)
+ctypes.CDLL(sys.argv[1])
+assert not (tiny * np.float32(1)).any(), 'the library did not switch flushing on'
+for name in native.implementations():
+    y = native.BinaryConvolution(one, scale=np.array([1e-42], np.float32), implementation=name)(tiny)
+    assert (y.view(np.int32) == np.array([1e-42], np.float32).view(np.int32)).all(), name
+assert not (tiny * np.float32(1)).any(), 'the caller does not have its own mode back'
+print('exact')
+"""
+
+
+@native_builds.needs_compiler
+def test_subnormals_where_the_process_flushes_them_to_zero(tmp_path):
+    library, source = tmp_path / 'flush.so', tmp_path / 'flush.c'
+    source.write_text('#include <xmmintrin.h>\n'
+                      '__attribute__((constructor)) static void flush(void) { _mm_setcsr(_mm_getcsr() | 0x8040); }\n')
+    native_builds.compile_sources(['-x', 'c++', '-shared', '-fPIC', str(source), '-o', str(library)])
+    done = run_python(FLUSHING, str(library))
+    assert done.stdout.strip() == 'exact', done.stderr
 
 
 @pytest.fixture

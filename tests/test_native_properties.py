@@ -68,21 +68,13 @@ def small_grid():
 GRID = list(small_grid())
 
 
-def check_grid(indices):
-    random = np.random.RandomState(0)
-    for index in indices:
+@pytest.mark.parametrize('part', range(4))
+def test_small_grid(part):
+    random = np.random.RandomState(part)
+    for index in range(part, len(GRID), 4):
         kernel, stride, dilation, before, after, length = GRID[index]
         other_kernel, other_stride, other_dilation, top, bottom, height = GRID[-1 - index]
         x = random.randn(2, 5, height, length).astype(np.float32)
         w = random.randn(3, 5, other_kernel, kernel).astype(np.float32)
         check(x, w, dict(strides=(other_stride, stride), dilation=(other_dilation, dilation),
                          padding=((top, bottom), (before, after))))
-
-
-def test_slice_of_the_small_grid():
-    check_grid(range(0, len(GRID), 7))
-
-
-@pytest.mark.slow
-def test_whole_small_grid():
-    check_grid(range(len(GRID)))

@@ -225,6 +225,29 @@ def test_bad_input_is_refused_before_training(callbacks, options, error, words):
     assert script.trainer.total_number_of_samples_seen == 0
 
 
+def none(layer):
+    return False
+
+
+@pytest.mark.parametrize('callbacks, words', [
+    ([nc.FactorDense(epoch=2, rank=3, filter_function=none)], 'FactorDense.*hidden'),
+    ([nc.FactorDense(epoch=1, rank=3), nc.BinarizeConvolution(epoch=2, filter_function=none)],
+     'BinarizeConvolution.*conv'),
+], ids=['FactorDense', 'BinarizeConvolution after another'])
+def test_filter_that_matches_no_layer_is_refused_before_training(callbacks, words):
+    script = Script()
+    with pytest.raises(ValueError, match='(?s)' + words):
+        script.run(callbacks)
+    assert script.trainer.total_number_of_samples_seen == 0
+
+
+def test_filter_is_not_judged_before_another_optimization_may_have_added_layers():
+    script = Script(sweeps=2, test=False)
+    with pytest.raises(ValueError, match='FactorDense'):
+        script.run([Identity(epoch=1), nc.FactorDense(epoch=1, rank=3, filter_function=none)])
+    assert script.trainer.total_number_of_samples_seen == SAMPLES
+
+
 def test_held_out_arrays_are_checked():
     script = Script()
     with pytest.raises(ValueError, match='one array for each argument.*x, label; got 1'):

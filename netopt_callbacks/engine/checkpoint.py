@@ -41,7 +41,8 @@ def complete(file, existed):
     """Finishes a replacement of the pair `file`, `file`.ckp that a kill has cut.
 
     As long as both old ones are there, nothing was lost, and what is half written goes. Once
-    one of them is missing that existed, both new ones were whole.
+    one of them is missing that existed, or the new graph is in its place, both new ones were
+    whole. What goes is removed, since CNTK writes `.ckp.tmp` without truncating one it finds.
 
     Args:
         file (str): name of the graph's file.
@@ -50,12 +51,11 @@ def complete(file, existed):
     """
     parts = (file, file + STATE)
     here = [os.path.exists(part) for part in parts]
-    if not any(here) and not existed:
-        return
+    keep = here[0] or existed
     for part in parts:
         if not os.path.exists(part + TEMPORARY):
             continue
-        if all(here):
+        if all(here) or not keep:
             os.remove(part + TEMPORARY)
         else:
             os.replace(part + TEMPORARY, part)
@@ -116,6 +116,8 @@ class Checkpoints(object):
         if folder and not os.path.isdir(folder):
             return None
         complete(self._file, self.noted(WHOLE))
+        if not os.path.exists(self._file):
+            self.forget(WHOLE)                  # the user removed it
         for name in sorted(os.listdir(folder or '.')):
             if name.startswith(os.path.basename(self._file)) and name.endswith(STATE + TEMPORARY):
                 complete(os.path.join(folder, name[:-len(STATE + TEMPORARY)]), False)

@@ -118,6 +118,8 @@ class Engine(object):
             the checkpoint's): as `restore`, and also where something was due at once;
             (None, False) without a checkpoint.
         """
+        if not file:
+            self._check_model()
         state, other = self.restore(checkpoints, file) if file else (self._take_over(), False)
         parameters, macs = self._network.totals()
         self._tell('on_start', Run(
@@ -269,6 +271,14 @@ class Engine(object):
         self._tell('on_optimization', record)
         if self._data is not None:
             self._tell('on_evaluation', self._evaluation('after'))
+
+    def _check_model(self):
+        """Lets the optimizations refuse the user's model, as far as it is theirs to come."""
+        order = sorted(self.optimizations, key=lambda o: (isinstance(o.epoch, tuple), o.epoch))
+        for optimization in order:
+            if type(optimization).check is Optimization.check:
+                return
+            optimization.check(self._network.whole)
 
     def _take_over(self):
         self._network.mark = self._label()

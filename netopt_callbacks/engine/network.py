@@ -55,6 +55,11 @@ class Network(object):
         """The criterion's second output, its first where it has but one."""
         return self.trainer.evaluation_function or self.trainer.loss_function
 
+    @property
+    def whole(self):
+        """The trainer's graph: outputs of the model, loss and metric, combined."""
+        return swap.Outputs(self.trainer).whole
+
     def counts(self):
         """Returns the samples, minibatches and sweeps the trainer has seen in its life."""
         return [self.trainer.total_number_of_units_seen(unit)

@@ -117,6 +117,21 @@ class Optimization(object):
         """The class name, as records and TensorBoard show it."""
         return type(self).__name__
 
+    def check(self, model):
+        """Refuses a model this optimization can do nothing with; the default takes any.
+
+        Called before training, with the model as it is then, so that a filter that matches no
+        layer is told at once and not after hours. An optimization that overrides it says that
+        it adds no layers another one might look for: what is due after one that does not is
+        checked only when it is applied.
+
+        Args:
+            model (cntk.Function): as given to `transform`.
+
+        Raises:
+            ValueError: names what was looked for and what is there.
+        """
+
     def prepare(self, model, minibatches):
         """Looks at held-out data just before `transform`; the default does nothing.
 

@@ -60,6 +60,9 @@ class BinarizeConvolution(Optimization):
                              "or take input_shift='calibrate'")
         self._samples = {}
 
+    def check(self, model):
+        Choice(model, self.filter_function, self._options.operands)
+
     def prepare(self, model, minibatches):
         choice = Choice(model, self.filter_function, self._options.operands)
         keys = {layer.W.uid for layer in choice.taken}

@@ -45,9 +45,20 @@ class FactorDense(Optimization):
         self.rank = chosen_rank('FactorDense', rank, projection_function, factor_function)
         self.factor_function = factor_function
 
+    def check(self, model):
+        _taken(model, self.filter_function)
+
     def transform(self, model):
         return factor_dense(model, self.rank, self.filter_function, self.factor_function,
                             keep_useless=True)
+
+
+def _taken(model, filter_function):
+    """Returns the Dense layers the filter takes, or raises ValueError listing those seen."""
+    found = graph.layers(model, filter_function, op_name='Dense')
+    if not found:
+        raise graph.no_layers_error(model, 'FactorDense', op_name='Dense')
+    return found
 
 
 def factor_dense(model, rank=None, filter_function=None, factor_function=None, split='even',
@@ -67,9 +78,7 @@ def factor_dense(model, rank=None, filter_function=None, factor_function=None, s
     Raises:
         TypeError, ValueError: see `FactorDense`.
     """
-    found = graph.layers(model, filter_function, op_name='Dense')
-    if not found:
-        raise graph.no_layers_error(model, 'FactorDense', op_name='Dense')
+    found = _taken(model, filter_function)
     notes, factored, new_functions = [], {}, {}
     for layer in found:
         if layer.W.uid not in factored:

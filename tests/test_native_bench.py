@@ -1,0 +1,57 @@
+"""The bench: verified before timed, its numbers consistent, its table and chart there."""
+import json
+
+import numpy as np
+import pytest
+
+import native_oracle
+from netopt_callbacks import bench, native
+
+ARGUMENTS = ['--shapes', '8,6,40,3', '--batches', '2', '--threads', '1', '--rounds', '3']
+
+
+def test_json(capsys):
+    assert bench.main(ARGUMENTS + ['--json']) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report['peaks']) == native.implementations()
+    result, = report['results']
+    assert result['binary_macs'] == 2 * 40 * 6 * 6 * 8 * 3 * 3
+    for name in native.implementations():
+        summary = result['contestants'][name]
+        assert 0 < summary['least'] <= summary['low'] <= summary['median'] <= summary['high']
+        assert summary['ideal'] == result['binary_macs'] / report['peaks'][name] + result['stream_seconds']
+    for name, version in report['peers'].items():
+        assert version and result['contestants'][name]['median'] > 0
+
+
+def test_table(capsys):
+    bench.main(ARGUMENTS)
+    out = capsys.readouterr().out
+    assert native.cpu_name() in out
+    assert all('| 8, 6, 40, 3 | 2 | 1 | %s |' % name in out for name in native.implementations())
+
+
+@pytest.mark.slow
+def test_chart(tmp_path):
+    pytest.importorskip('matplotlib')
+    bench.main(ARGUMENTS + ['--plot', str(tmp_path / 'bench.png')])
+    assert (tmp_path / 'bench.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_naive_is_the_oracle():
+    random = np.random.RandomState(0)
+    x, w = random.randn(2, 5, 6, 7).astype(np.float32), random.randn(4, 5, 3, 3).astype(np.float32)
+    assert np.array_equal(bench.naive(x, w, 1), native_oracle.convolution(x, w, padding=((1, 1), (1, 1))))
+
+
+def test_a_wrong_result_is_not_timed(monkeypatch):
+    monkeypatch.setattr(bench, 'naive', lambda x, weights, pad: np.zeros(1))
+    with pytest.raises(RuntimeError, match='nothing was timed'):
+        bench.main(ARGUMENTS)
+
+
+@pytest.mark.parametrize('shape', ['8,6,40', '8,6,40,0', 'a,b,c,d', '1,2,3,4,5'])
+def test_bad_shapes(shape, capsys):
+    with pytest.raises(SystemExit):
+        bench.main(['--shapes', shape])
+    assert 'four positive integers' in capsys.readouterr().err
