@@ -16,10 +16,11 @@ def exercised(request):
     names = set()
     yield names
     missing = [name for name in native.all_implementations() if name not in names]
-    reporter = request.config.pluginmanager.get_plugin('terminalreporter')
-    reporter.write_line('')
-    reporter.write_line('native implementations exercised on %s: %s; not exercised: %s' % (
-        native.cpu_name(), ', '.join(sorted(names)) or 'none', ', '.join(missing) or 'none'))
+    plugins = request.config.pluginmanager
+    reporter, capture = plugins.get_plugin('terminalreporter'), plugins.get_plugin('capturemanager')
+    with capture.global_and_fixture_disabled():
+        reporter.write_line('\nnative implementations exercised on %s: %s; not exercised: %s' % (
+            native.cpu_name(), ', '.join(sorted(names)) or 'none', ', '.join(missing) or 'none'))
 
 
 @pytest.fixture(params=native.all_implementations())
