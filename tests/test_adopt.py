@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import adopt
+from netopt_callbacks.engine import tenants
 from netopt_callbacks.optimizations.base import LayerNote
 from user_script import LEARNERS, SAMPLES, Identity, Script
 
@@ -109,8 +109,8 @@ def test_release_gives_the_values_back_and_export_shares_nothing():
     assert model.arguments[0].uid == script.x.uid
     mine = {parameter.uid for parameter in model.parameters}
     assert not mine & {parameter.uid for parameter in script.z.parameters}
-    plain, tenants = adopt.release(script.z)
-    assert sorted(t.parameter.name for t in tenants) == ['W1', 'W2']
+    plain, found = tenants.release(script.z)
+    assert sorted(t.parameter.name for t in found) == ['W1', 'W2']
     assert np.array_equal(plain.eval(feed), script.z.eval(feed))
 
 

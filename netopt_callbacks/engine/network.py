@@ -17,7 +17,7 @@ from cntk.train.training_session import DataUnit
 
 from .. import count, graph
 from ..optimizations.base import Transformed
-from . import adopt, checkpoint, learners as learner_facts, random_state, swap, windows
+from . import adopt, checkpoint, learners as learner_facts, random_state, swap, tenants, windows
 from .mark import marked
 
 
@@ -96,7 +96,7 @@ class Network(object):
         """
         sums = self._tracker.sums
         outputs = self._pulled()
-        plain, tenants = adopt.release(graph.clone_shared(outputs.whole))
+        plain, packed = tenants.release(graph.clone_shared(outputs.whole))
         optimization.prepare(plain, minibatches(plain.arguments))
         transformed = optimization.transform(plain)
         if not isinstance(transformed, Transformed):
@@ -104,10 +104,10 @@ class Network(object):
         if not isinstance(transformed.model, C.Function):
             raise TypeError('%s: transform(model) must return a cntk.Function or an nc.Transformed, '
                             'got %r' % (optimization.name, transformed.model))
-        plan = adopt.Plan(optimization, plain, transformed.model, tenants, self.learners,
+        plan = adopt.Plan(optimization, plain, transformed.model, packed, self.learners,
                           transformed.layers)
         whole = random_state.open_blocks(plan.packed())
-        whole = outputs.with_loss(whole, lambda loss: adopt.keep_reachable(loss, plan.unread))
+        whole = outputs.with_loss(whole, lambda loss: tenants.keep_reachable(loss, plan.unread))
         swap.check(outputs, whole, learner_facts.parameters_of(plan.learners), optimization.name)
         self._workers.agree(checkpoint.signature(whole), optimization.name)
         self.mark = mark
@@ -171,11 +171,11 @@ class Network(object):
 
     def export(self):
         """Returns a copy of the model with Parameters of its own."""
-        return adopt.export(self.trainer.model or self.trainer.loss_function)
+        return tenants.export(self.trainer.model or self.trainer.loss_function)
 
     def totals(self):
         """Returns (parameters, multiply-adds per sample) of the model, see `count.totals`."""
-        plain, _ = adopt.release(self.trainer.model or self.trainer.loss_function)
+        plain, _ = tenants.release(self.trainer.model or self.trainer.loss_function)
         return count.totals(plain)
 
     @property
