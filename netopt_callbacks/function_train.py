@@ -1,4 +1,5 @@
 """`nc.train`: `Function.train` with callbacks of ours among its own."""
+import functools
 import sys
 import threading
 
@@ -31,7 +32,8 @@ def train(criterion, minibatch_source, minibatch_size=32, streams=None,
     Raises:
         TypeError: `callbacks` holds something that neither CNTK nor this package knows
             (`Function.train` would ignore it).
-        Whatever `nc.training_session` and its `train` raise.
+        Whatever `nc.training_session` and its `train` raise; the exception's attribute `result`
+            is then the partial result, also that of a KeyboardInterrupt.
     """
     ours, theirs = _parted(callbacks)
     sessions = []
@@ -42,11 +44,16 @@ def train(criterion, minibatch_source, minibatch_size=32, streams=None,
             larger_is_better=larger_is_better, **options))
         return sessions[0]
 
-    summary = _train_with(session, criterion, minibatch_source, minibatch_size=minibatch_size,
-                          streams=streams, model_inputs_to_streams=model_inputs_to_streams,
-                          parameter_learners=parameter_learners, callbacks=theirs,
-                          progress_frequency=progress_frequency, max_epochs=max_epochs,
-                          epoch_size=epoch_size, max_samples=max_samples)
+    try:
+        summary = _train_with(session, criterion, minibatch_source, minibatch_size=minibatch_size,
+                              streams=streams, model_inputs_to_streams=model_inputs_to_streams,
+                              parameter_learners=parameter_learners, callbacks=theirs,
+                              progress_frequency=progress_frequency, max_epochs=max_epochs,
+                              epoch_size=epoch_size, max_samples=max_samples)
+    except BaseException as error:
+        if sessions:
+            error.result = sessions[0].result
+        raise
     return summary.updated_with(result=sessions[0].result)
 
 
@@ -64,12 +71,32 @@ def _parted(callbacks):
 
 
 def _train_with(session, criterion, *arguments, **options):
-    """Calls `Function.train`, which looks `training_session` up when it is called, with ours."""
+    """Calls `Function.train`, which looks `training_session` up when it is called, with ours.
+
+    CNTK's own is back in its place as soon as ours has been found, so that what is trained
+    meanwhile, within a callback or on another thread, is trained by CNTK's.
+    """
     module = sys.modules['cntk.train.training_session']
-    with _lock:
-        original = module.training_session
-        module.training_session = session
-        try:
-            return criterion.train(*arguments, **options)
-        finally:
+    me = threading.get_ident()
+    waiting = [True]
+    _lock.acquire()
+    original = module.training_session
+
+    def restore():
+        if waiting:
+            waiting.clear()
             module.training_session = original
+            _lock.release()
+
+    @functools.wraps(original)
+    def found(*arguments, **options):
+        if not waiting or threading.get_ident() != me:
+            return original(*arguments, **options)
+        restore()
+        return session(*arguments, **options)
+
+    module.training_session = found
+    try:
+        return criterion.train(*arguments, **options)
+    finally:
+        restore()

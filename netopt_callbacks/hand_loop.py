@@ -10,10 +10,9 @@ import weakref
 
 import cntk as C
 from cntk.io import MinibatchData
-from cntk.train.trainer import Trainer
 
 from . import graph
-from .engine import checkpoint, remember
+from .engine import directors, remember
 from .engine.engine import Engine
 from .engine.held_out import held_out
 from .engine.schedule import Clock
@@ -64,8 +63,7 @@ class Attached(object):
         self._trainer = trainer
         self._needs_sweeps = epoch_size is None
         self.engine = Engine(trainer, handed, callbacks, Clock(epoch_size),
-                             held_out(data, trainer.loss_function.arguments), larger_is_better,
-                             marks=True)
+                             held_out(data, handed.arguments), larger_is_better, saves=True)
         self._retired = {}
         self._started = False
         self._finished = False
@@ -85,8 +83,9 @@ class Attached(object):
     def __exit__(self, kind, error, traceback):
         if kind is None:
             self.finish()
-        else:
-            self._end(self.engine.interrupted)
+        elif not self._finished:
+            self._let_go()
+            self.engine.abandon()
 
     def finish(self):
         """Applies what is due at the end, exports, lowers and lets go of the trainer.
@@ -99,7 +98,13 @@ class Attached(object):
             nc.LoweringError: see `nc.Lower`.
         """
         if not self._finished:
-            self._end(self._complete)
+            self._let_go()
+            try:
+                self._complete()
+            except BaseException:
+                self.engine.abandon()
+                raise
+            self.engine.close()
         return self.result
 
     def current(self, function):
@@ -122,15 +127,11 @@ class Attached(object):
             self.engine.fire()
         self.engine.finish()
 
-    def _end(self, how):
+    def _let_go(self):
         self._finished = True
         _unfinished.discard(self)
         self._trainer.__class__ = self._class
         remember.set_attached(self._trainer, None)
-        try:
-            how()
-        finally:
-            self.engine.close()
 
     # Called by the watched trainer.
 
@@ -155,26 +156,24 @@ class Attached(object):
             return variable
         return self._outputs()[0][self._retired[variable.uid][0]]
 
-    def save(self, file, external_state):
-        """Saves a checkpoint, with what belongs to it beside it."""
+    def before_save(self, file):
+        """Writes what belongs to a checkpoint beside it."""
         self._start()
-        if self.engine.optimizations:
-            phase = self.engine.phase()
-            if phase is not None:
-                checkpoint.Checkpoints(file, self._schedule()).write(phase)
-        Trainer.save_checkpoint(self._trainer, file, external_state)
+        self.engine.write_phase(file)
 
-    def restore(self, file):
-        """Restores a checkpoint, with its structure where it holds another one."""
+    def restore(self, file, restore):
+        """Restores a checkpoint, with its structure where it holds another one.
+
+        Args:
+            file (str): the checkpoint.
+            restore (callable): restores the file into the trainer as it then is.
+        """
         self._remember_outputs()
         if not self.engine.optimizations:
-            return Trainer.restore_from_checkpoint(self._trainer, file)
+            return restore(file)
         begin = self.engine.restore if self._started else self.engine.start
         self._started = True
-        return begin(checkpoint.Checkpoints(file, self._schedule()), file)[0]
-
-    def _schedule(self):
-        return checkpoint.schedule_of(self.engine.optimizations)
+        return begin(self.engine.phases.of(file), file, restore).state
 
     def _start(self):
         if not self._started:
@@ -234,25 +233,35 @@ def _watched(base):
         def train_minibatch(self, arguments, outputs=None, device=None, is_sweep_end=None):
             run = remember.attached_to(self)
             run.before_minibatch(arguments, is_sweep_end)
-            if not outputs:
-                trained = super(Watched, self).train_minibatch(arguments, outputs, device,
-                                                               is_sweep_end)
-            else:
-                asked = {run.now(output): output for output in outputs}
-                updated, values = super(Watched, self).train_minibatch(
-                    arguments, list(asked), device, is_sweep_end)
+            asked = {run.now(output): output for output in outputs or ()}
+            with directors.uninterrupted():
+                trained = super(Watched, self).train_minibatch(
+                    arguments, list(asked) if outputs else outputs, device, is_sweep_end)
+                run.after_minibatch()
+            if outputs:
+                updated, values = trained
                 trained = updated, Fetched(run, {asked[output]: value
                                                  for output, value in values.items()})
-            run.after_minibatch()
             return trained
 
+        def summarize_training_progress(self):
+            super(Watched, self).summarize_training_progress()
+            remember.attached_to(self).engine.check()
+
+        def summarize_test_progress(self):
+            super(Watched, self).summarize_test_progress()
+            remember.attached_to(self).engine.tell_test('test')
+
         def save_checkpoint(self, filename, external_state={}):
-            remember.attached_to(self).save(filename, external_state)
+            remember.attached_to(self).before_save(filename)
+            super(Watched, self).save_checkpoint(filename, external_state)
 
         def restore_from_checkpoint(self, filename):
-            return remember.attached_to(self).restore(filename)
+            return remember.attached_to(self).restore(
+                filename, super(Watched, self).restore_from_checkpoint)
 
-    for name in ('train_minibatch', 'save_checkpoint', 'restore_from_checkpoint'):
+    for name in ('train_minibatch', 'summarize_training_progress', 'summarize_test_progress',
+                 'save_checkpoint', 'restore_from_checkpoint'):
         getattr(Watched, name).__doc__ = getattr(base, name).__doc__
     Watched.__name__ = base.__name__
     Watched.__qualname__ = base.__qualname__

@@ -18,6 +18,7 @@ from .engine.checkpoint import HANDED_OVER
 from .engine.engine import Engine
 from .engine.held_out import held_out
 from .engine.schedule import Clock
+from .engine.segment import Segment
 
 _SOURCE = 'TrainingMinibatchSource'
 
@@ -55,66 +56,6 @@ def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
                    data, progress_writers, larger_is_better)
 
 
-class Segment(TrainingSession):
-    """One run of CNTK's loop between two changes of the network.
-
-    Attributes:
-        stopping (bool): something is due, and the loop is about to be left.
-    """
-
-    def __init__(self, session, *arguments):
-        self._session = session
-        self.stopping = False
-        self._first = True
-        super(Segment, self).__init__(*arguments)
-
-    def on_minibatch_end(self):
-        """Called by C++ after each minibatch; False makes it run its due actions and stop.
-
-        It then fetches an empty minibatch and calls again. Only an exception leaves the loop
-        there without the actions that belong to the end of training.
-        """
-        session = self._session
-        try:
-            if self._first:
-                self._first = False
-                session.segment_started()
-            session.caught.check()
-            if self.stopping:
-                if session.at_end():
-                    return True
-                raise directors.EndOfSegment
-            self.stopping = session.engine.after_minibatch()
-            if self.stopping and session.engine.workers.drops_empty_minibatch:
-                return session.leave_at_once()
-            if session.engine.workers.drops_empty_minibatch:
-                session.count()
-            return not self.stopping
-        except directors.EndOfSegment:
-            raise
-        except BaseException as error:
-            session.caught.keep(error)
-            raise directors.EndOfSegment
-
-    def on_checkpoint_end(self, index):
-        """Called by C++ after it has written a checkpoint."""
-        try:
-            self._session.checkpoint_written()
-        except BaseException as error:
-            self._session.caught.keep(error)
-            raise
-
-    def on_cross_validation_end(self, index, average_error, num_samples, num_minibatches):
-        """Called by C++ after a cross-validation: the user's callback decides."""
-        try:
-            self._session.engine.tell_test('cross_validation')
-            return super(Segment, self).on_cross_validation_end(index, average_error, num_samples,
-                                                                num_minibatches)
-        except BaseException as error:
-            self._session.caught.keep(error)
-            raise
-
-
 class Session(object):
     """A training session with callbacks; made by `nc.training_session`.
 
@@ -139,11 +80,10 @@ class Session(object):
         self._source, self._streams = TrainingSession._sanitize_minibatch_source(
             mb_source, model_inputs_to_streams, trainer and trainer.loss_function)
         self._segment(self._checkpoint, self._test)     # CNTK's own checks, before training
-        arguments = trainer.loss_function.arguments
         cross_validation = remember.config(cv_config, 'cv_config')
         self.engine = Engine(
             trainer, handed, callbacks, Clock(epoch_size, max_samples),
-            held_out(data, arguments, self._streams, cross_validation), larger_is_better,
+            held_out(data, handed.arguments, self._streams, cross_validation), larger_is_better,
             self._own_checkpoints(callbacks))
         self._needs_segments = bool(self.engine.optimizations)
         self._remove = ()
@@ -178,56 +118,62 @@ class Session(object):
             raise RuntimeError('this session has been trained: a session trains once, make a new '
                                'one with nc.training_session(...) to train on')
         self._trained = True
-        self.engine.device = device
+        self.engine.measure_on(device)
         with directors.guarded() as self.caught:
             try:
-                state, other = self.engine.start(self.engine.checkpoints, self._to_restore())
-                self._run(device, state if other else None)
+                restored = self.engine.start(self._checkpoints, self._to_restore())
+                self.caught.check()
+                self._run(device, restored)
                 self.engine.finish()
             except BaseException:
                 if self.engine.workers.count > 1:
                     self.engine.workers.end_all()
-                self.engine.interrupted()
+                self.engine.abandon()
                 raise
-            finally:
-                self.engine.close()
+            self.engine.close()
+
+    @property
+    def _checkpoints(self):
+        """The folder beside the checkpoint that C++ writes; None where it writes none."""
+        return self.engine.phases.checkpoints
 
     def _to_restore(self):
         """Returns the checkpoint the engine has to restore itself, or None."""
         restore = remember.config(self._checkpoint, 'checkpoint_config')['restore']
-        if self.engine.checkpoints is None or not restore:
+        if self._checkpoints is None or not restore:
             return None
-        file = self.engine.find_checkpoint()
+        file = self.engine.phases.find()
         if file:
             self.checkpoint_written()
-        if file and not self._needs_segments:
-            self.engine.checkpoints.load(file)      # refuses one of an optimized network
-            return None
         given = remember.config(self._checkpoint, 'checkpoint_config')
-        if file == given['filename'] and self.engine.checkpoints.noted(HANDED_OVER):
+        if file == given['filename'] and self._checkpoints.noted(HANDED_OVER):
             self._remove = (file, file + '.ckp')    # as the run that was killed was about to do
         return file
 
-    def _run(self, device, state):
+    def _run(self, device, restored):
+        """Trains, segment after segment; the first restores the checkpoint, if it can, itself."""
         with tempfile.TemporaryDirectory(prefix='netopt_callbacks-') as folder:
             folder = self.engine.workers.shared_text(folder)
             config = self._checkpoint
-            if state is not None:
-                self._source.restore_from_checkpoint(state[_SOURCE])
+            if restored is not None and restored.changed:
+                self._source.restore_from_checkpoint(restored.state[_SOURCE])
                 config = self._hand_over(os.path.join(folder, 'segment'))
             test = TestConfig(None) if self._needs_segments else self._test
-            while not self._train(self._segment(config, test), device):
-                self.engine.fire()
+            while not self._segment(config, test).run(self.caught, device):
+                self._fire()
                 config = self._hand_over(os.path.join(folder, 'segment'))
-            if self.engine.due():
-                self.engine.fire()
+            self._fire()
             if self._needs_segments:
                 self._run_test(os.path.join(folder, 'test'), device)
             self.engine.tell_test('test')
+        self.caught.check()
 
-    def _train(self, segment, device):
-        """Trains one segment; returns whether training came to its end in it."""
-        return directors.run(self.caught, lambda: segment.train(device))
+    def _fire(self):
+        """Applies what is due between two segments, which is a safe point for Ctrl-C."""
+        self.caught.check()
+        if self.engine.due():
+            self.engine.fire()
+        self.caught.check()
 
     def _segment(self, checkpoint, test):
         return Segment(self, self.trainer, self._source, self._size, self._streams,
@@ -244,7 +190,7 @@ class Session(object):
         own = not given['filename']
         target = file if own else given['filename']
         if not own and given['preserve_all'] and self.engine.workers.is_main:
-            self.engine.checkpoints.note(HANDED_OVER)
+            self._checkpoints.note(HANDED_OVER)
         self._save(target)
         if own or given['preserve_all']:
             self._remove = (target, target + '.ckp')
@@ -263,16 +209,16 @@ class Session(object):
             for file in self._remove:
                 if os.path.exists(file):
                     os.remove(file)
-            if self._remove and self.engine.checkpoints is not None:
-                self.engine.checkpoints.forget(HANDED_OVER)
+            if self._remove and self._checkpoints is not None:
+                self._checkpoints.forget(HANDED_OVER)
         self._remove = ()
 
     def checkpoint_written(self):
         """Notes that a pair of the user's name is whole, where CNTK keeps but that one."""
         given = remember.config(self._checkpoint, 'checkpoint_config')
-        if self._needs_segments and self.engine.checkpoints is not None \
+        if self._needs_segments and self._checkpoints is not None \
                 and not given['preserve_all'] and self.engine.workers.is_main:
-            self.engine.checkpoints.note_whole()
+            self._checkpoints.note_whole()
 
     def leave_at_once(self):
         """Ends a segment on the minibatch just trained, where an empty one may not follow.

@@ -196,7 +196,7 @@ def test_source_that_ends_early_fills_the_result_then_raises():
     script = Script(sweeps=2)
     with pytest.raises(ValueError, match=r'after 1400 samples \(2 epochs\), before Identity'):
         script.run([Identity(epoch=1), Identity(epoch=3)])
-    assert script.session.result.complete
+    assert not script.session.result.complete
     assert script.session.result.model.parameters
     assert len(script.session.result.records) == 1
 

@@ -23,7 +23,8 @@ class Plan(object):
 
     Attributes:
         learners (list): of the new trainer.
-        unread (list of cntk.Parameter): retired ones that store nothing any more.
+        read (list of cntk.Parameter): what the learners train of the new graph, without the
+            retired Parameters that store nothing any more.
         owned (list of cntk.Parameter): new ones that `learner=` of the optimization trains.
         messages (list of str): for the record.
 
@@ -33,6 +34,7 @@ class Plan(object):
 
     def __init__(self, optimization, before, after, tenants, learners, notes):
         self._optimization = optimization
+        self._hosts = {tenant.parameter.uid: tenant for tenant in tenants}
         self._after = after
         self._notes = notes
         self.learners = list(learners)
@@ -52,8 +54,12 @@ class Plan(object):
             for parameter in added:
                 self._pack(parameter)
         hosts = set(tenant.storage.uid for tenant in self._tenants + self._fresh)
-        self.unread = [storage for storage in self._storages
-                       if storage.uid not in hosts]
+        self._unread = [storage for storage in self._storages if storage.uid not in hosts]
+        unread = set(storage.uid for storage in self._unread)
+        self.read = [parameter for parameter in learner_facts.parameters_of(self.learners)
+                     if parameter.uid not in unread]
+        self._projections = self._projected(tenants) if optimization.learner_state == 'project' \
+            else {}
 
     def _free_ranges(self, learners, tenants, present):
         """Returns {storage uid: [(offset, size)]} and keeps the storages in learner order."""
@@ -102,9 +108,7 @@ class Plan(object):
 
     def _pack(self, parameter):
         note = self._note_of(parameter)
-        preferred = [old.uid for old in note.retired] if note else []
-        storages = sorted(self._storages, key=lambda storage: storage.uid not in preferred)
-        for storage in storages:
+        for storage in self._storages_for(parameter, note):
             if storage.dtype != parameter.dtype:
                 continue
             for index, (offset, size) in enumerate(self._free[storage.uid]):
@@ -120,6 +124,35 @@ class Plan(object):
             'train it. Give it one: learner=lambda parameters: cntk.sgd(parameters, schedule)'
             % (self._optimization.name, note.name if note else 'the transform',
                describe(parameter)))
+
+    def _storages_for(self, parameter, note):
+        """Returns the storages a new Parameter may be packed into, the preferred ones first.
+
+        Only those of the learner that trained what it replaces: packed elsewhere, another
+        learner would train it without a word.
+        """
+        mine = [self._hosts[old.uid].storage.uid if old.uid in self._hosts else old.uid
+                for old in (note.retired if note else ())]
+        preferred = [storage for storage in self._storages if storage.uid in mine]
+        others = [storage for storage in self._storages if storage.uid not in mine]
+        owners = self._learners_of(preferred or others)
+        if len(owners) > 1 and not preferred:
+            raise ValueError(
+                '%s: it adds %s and retires Parameters of %d learners (%s), and does not say which '
+                'of them it replaces: return nc.Transformed(model, [nc.LayerNote(name, '
+                'retired=(W,), added=(W1, W2)), ...])'
+                % (self._optimization.name, describe(parameter), len(owners),
+                   ', '.join(learner_facts.describe(learner) for learner in owners)))
+        return preferred + [storage for storage in others
+                            if self._learners_of([storage])[0] in owners]
+
+    def _learners_of(self, storages):
+        found = []
+        for storage in storages:
+            learner = learner_facts.learner_of(storage, self.learners)
+            if not any(learner is known for known in found):
+                found.append(learner)
+        return found
 
     def _refuse_misfits(self, tenant, note):
         if tuple(tenant.storage.shape) == tuple(tenant.parameter.shape):
@@ -146,48 +179,96 @@ class Plan(object):
         views = {tenant.parameter: view(tenant) for tenant in self._tenants + self._fresh}
         return graph.substitute(self._after, views) if views else self._after
 
-    def write(self):
-        """Writes the values into the storages and resets the state of the new tenants."""
-        changed = set(tenant.storage.uid for tenant in self._fresh)
+    def write(self, undo):
+        """Writes the values into the storages and resets, or projects, the state of the tenants.
+
+        Args:
+            undo (contextlib.ExitStack): gets what puts values and state back.
+        """
         for storage in self.written:
             flat = np.zeros(size_of(storage), storage.dtype)
             for tenant in self._tenants + self._fresh:
                 if tenant.storage.uid == storage.uid:
                     flat[tenant.offset:tenant.offset + tenant.size] = \
                         tenant.parameter.value.reshape(-1)
+            undo.callback(setattr, storage, 'value', storage.value)
             storage.value = flat.reshape(storage.shape)
-        self._reset(changed)
+        self._reset(undo)
 
     @property
     def written(self):
         """The Parameters whose values `write` replaces."""
         changed = set(tenant.storage.uid for tenant in self._fresh)
-        changed.update(parameter.uid for parameter in self.unread)
+        changed.update(parameter.uid for parameter in self._unread)
         return [storage for storage in self._storages if storage.uid in changed]
 
-    def _reset(self, changed):
+    def _reset(self, undo):
+        changed = set(tenant.storage.uid for tenant in self._fresh)
         edits = {}
         for storage in self._storages:
             if storage.uid in changed:
                 kept = [tenant for tenant in self._tenants if tenant.storage.uid == storage.uid]
-                edits[storage.uid] = _keep_only(kept)
+                edits[storage.uid] = _state_of(kept, self._projections.get(storage.uid, ()))
                 learner = learner_facts.learner_of(storage, self.learners)
                 if learner_facts.shares_count(learner):
                     self.messages.append(
                         'the learner state of %s is reset; the smoothed count that %s keeps for '
                         'all its Parameters is not'
                         % (describe(storage), learner_facts.describe(learner)))
-        learner_facts.rewrite_state(self.learners, edits)
+        learner_facts.rewrite_state(self.learners, edits, undo)
+
+    def _projected(self, tenants):
+        """Returns {uid of a storage: [(where M is read, projection, tenants of what comes out)]}."""
+        found = {}
+        for note in self._notes:
+            fresh = [tenant for tenant in self._fresh
+                     if any(tenant.parameter.uid == new.uid for new in note.added)]
+            if not fresh:
+                continue
+            self._refuse_projection(note, fresh)
+            old = note.retired[0]
+            source = self._hosts.get(old.uid) or Tenant(old, 0, old)
+            ordered = [next(tenant for tenant in fresh if tenant.parameter.uid == new.uid)
+                       for new in note.added]
+            found.setdefault(source.storage.uid, []).append((source, note.projection, ordered))
+        return found
+
+    def _refuse_projection(self, note, fresh):
+        what = "%s: layer %s: learner_state='project'" % (self._optimization.name, note.name)
+        if note.projection is None or len(note.retired) != 1:
+            raise ValueError("%s, but the transform says of this layer no projection of its one "
+                             "retired Parameter: give LayerNote(projection=...), or "
+                             "learner_state='reset'" % what)
+        source = self._hosts.get(note.retired[0].uid)
+        storage = source.storage if source is not None else note.retired[0]
+        if any(tenant.storage.uid != storage.uid for tenant in fresh):
+            raise ValueError("%s, but not all that replaces %s fits into it: use "
+                             "learner_state='reset'" % (what, describe(note.retired[0])))
+        learner = learner_facts.learner_of(storage, self.learners)
+        reason = learner_facts.no_projection(learner)
+        if reason:
+            raise ValueError("%s, but %s trains it: %s. Use learner_state='reset'"
+                             % (what, learner_facts.describe(learner), reason))
 
 
-def _keep_only(tenants):
+def _state_of(tenants, projections):
+    """Returns an edit of a storage's state: kept for `tenants`, projected or zero elsewhere."""
     def edit(blocks):
-        kept = np.zeros_like(blocks)
+        state = np.zeros_like(blocks)
         for tenant in tenants:
-            part = slice(tenant.offset, tenant.offset + tenant.size)
-            kept[:, part] = blocks[:, part]
-        return kept
+            _part(state, tenant)[:] = _part(blocks, tenant)
+        for source, projection, projected in projections:
+            for block in range(len(blocks)):
+                old = _part(blocks, source)[block].reshape(source.parameter.shape)
+                for tenant, new in zip(projected, projection(old)):
+                    _part(state, tenant)[block] = np.reshape(new, -1)
+        return state
     return edit
+
+
+def _part(blocks, tenant):
+    """Returns what `blocks`, [blocks, elements of the storage], hold of a tenant: a view."""
+    return blocks[:, tenant.offset:tenant.offset + tenant.size]
 
 
 def _reads_sparse(model, parameter):

@@ -70,11 +70,12 @@ def newest(file):
     if os.path.exists(file):
         return file
     folder, name = os.path.split(file)
-    numbers = [int(found[len(name):]) for found in os.listdir(folder or '.')
+    if not os.path.isdir(folder or '.'):
+        return None
+    numbers = [found[len(name):] for found in os.listdir(folder or '.')
                if found.startswith(name) and found[len(name):].isdigit()
-               and os.path.exists(os.path.join(folder, found + STATE))] \
-        if os.path.isdir(folder or '.') else []
-    return file + str(max(numbers)) if numbers else None
+               and os.path.exists(os.path.join(folder, found + STATE))]
+    return file + max(numbers, key=int) if numbers else None
 
 
 class Phase(object):
@@ -215,9 +216,9 @@ def places(trainer, arguments, parameters, owners):
             for output in function.outputs]
     saved = _saved(functions, list(trainer.loss_function.parameters))
     found = [[output.uid for output in saved.outputs].index(uid) for uid in uids]
-    whole = _whole(saved, found)
-    inputs = [argument.uid for argument in whole.arguments]
-    trained = [parameter.uid for parameter in whole.parameters]
+    marked = _marked(saved, found)
+    inputs = [argument.uid for argument in marked.arguments]
+    trained = [parameter.uid for parameter in marked.parameters]
     return {'outputs': found,
             'arguments': [inputs.index(a.uid) if a.uid in inputs else None for a in arguments],
             'learners': [trained.index(p.uid) for p in parameters],
@@ -233,8 +234,12 @@ def _saved(functions, parameters):
         return C.load_model(folder + '/places')
 
 
-def _whole(saved, places_of_outputs):
-    return C.combine(unmarked([saved.outputs[place] for place in places_of_outputs]))
+def _marked(saved, places_of_outputs):
+    """Returns the saved outputs of model, loss and metric, with what the engine added to the loss.
+
+    That is also where Parameters are that a learner holds and the rest does not read.
+    """
+    return C.combine([saved.outputs[place] for place in places_of_outputs])
 
 
 def rebound(saved, phase, arguments, parameters):
@@ -258,19 +263,22 @@ def rebound(saved, phase, arguments, parameters):
                          'Parameters, this one has %d and %d'
                          % (len(phase.arguments), len(phase.learners), len(arguments),
                             len(parameters)))
-    whole = _whole(saved, phase.outputs)
-    pairs = [(whole.arguments[place], mine)
+    marked = _marked(saved, phase.outputs)
+    pairs = [(marked.arguments[place], mine)
              for place, mine in zip(phase.arguments, arguments) if place is not None]
-    pairs += [(whole.parameters[place], mine) for place, mine in zip(phase.learners, parameters)]
+    pairs += [(marked.parameters[place], mine) for place, mine in zip(phase.learners, parameters)]
     for theirs, mine in pairs:
         if tuple(theirs.shape) != tuple(mine.shape):
             raise ValueError('the checkpoint was written by another script: its %s is of shape %s, '
                              'and %s of this script is of shape %s'
                              % (theirs.name or theirs.uid, tuple(theirs.shape),
                                 mine.name or mine.uid, tuple(mine.shape)))
-    owners = [[index, [whole.parameters[place] for place in owned]]
+    owners = [[index, [marked.parameters[place] for place in owned]]
               for index, owned in phase.owners]
-    return graph.substitute(whole, dict(pairs)), owners
+    whole = C.combine(unmarked(marked.outputs))
+    read = {variable.uid for variable in list(whole.arguments) + list(whole.parameters)}
+    return graph.substitute(whole, {theirs: mine for theirs, mine in pairs
+                                    if theirs.uid in read}), owners
 
 
 def advance_unique_id(at_least):

@@ -45,7 +45,7 @@ def guarded():
 
     Meanwhile `sys.excepthook` keeps instead of printing, and the first Ctrl-C (in the main
     thread) waits for the next safe point, so that no half-trained minibatch is left; a second
-    one interrupts at once.
+    one interrupts at once. A Ctrl-C after the last safe point is raised in the end.
     """
     caught = Caught()
     hook = sys.excepthook
@@ -66,10 +66,42 @@ def guarded():
         sys.excepthook = hook
         if main:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+    caught.check()
 
 
-def run(caught, train):
+@contextlib.contextmanager
+def uninterrupted():
+    """Lets a first Ctrl-C wait for the end of a few lines that must run whole.
+
+    It then goes to the handler it found, the user's own or Python's; a second one at once.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    pressed = []
+
+    def wait(number, frame):
+        if pressed:
+            handler(number, frame)
+        pressed.append(frame)
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if pressed:
+            handler(signal.SIGINT, pressed[0])
+
+
+def run(caught, train, left=lambda: False):
     """Calls `train`, a C++ loop, and raises what really went wrong in it.
+
+    Args:
+        caught (Caught): of `guarded`.
+        train (callable): runs the loop.
+        left (callable): tells whether the loop was left by `EndOfSegment`.
 
     Returns:
         bool: False where the loop was left by `EndOfSegment`, True where it came to its end.
@@ -77,9 +109,9 @@ def run(caught, train):
     try:
         train()
         ended = True
-    except RuntimeError as error:
+    except RuntimeError:
         ended = False
-        if caught.error is None and 'SWIG director method error' not in str(error):
+        if caught.error is None and not left():
             raise
     if caught.error is not None:
         error, caught.error = caught.error, None

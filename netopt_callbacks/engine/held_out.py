@@ -1,5 +1,6 @@
 """The data that recovery, calibration and the parity gate are measured on."""
 import sys
+import warnings
 
 import cntk as C
 import numpy as np
@@ -84,6 +85,11 @@ class Source(object):
         if self._limit >= sys.maxsize and source.is_infinite():
             raise ValueError('the held-out minibatch source repeats for ever: give it '
                              'max_sweeps=1 or max_samples=')
+        if not _has_position(source):
+            raise ValueError('the held-out minibatch source %s has no position to go back to after '
+                             'a measurement: override get_checkpoint_state() and '
+                             'restore_from_checkpoint(state), or give NumPy arrays'
+                             % type(source).__name__)
 
     def read(self, arguments):
         """Yields dicts of MinibatchData."""
@@ -98,6 +104,12 @@ class Source(object):
                 left -= max(data.num_samples for data in minibatch.values())
         finally:
             self._source.restore_from_checkpoint(state)
+
+
+def _has_position(source):
+    """Whether reading a source can be undone; what a UserMinibatchSource inherits does nothing."""
+    return not isinstance(source, UserMinibatchSource) \
+        or type(source).restore_from_checkpoint is not UserMinibatchSource.restore_from_checkpoint
 
 
 def _next(source, size):
@@ -140,10 +152,16 @@ def held_out(data, arguments, streams=None, cross_validation=None):
 def _of_cross_validation(given, streams):
     """Returns the cross-validation data, or None where there is none or no end of it.
 
-    CNTK refuses an endless source itself, when it comes to cross-validate.
+    CNTK refuses an endless source itself, when it comes to cross-validate. One that cannot go
+    back is left to CNTK, so that its own cross-validation finds in it what it would without us.
     """
     source, limit = given.get('source'), given.get('max_samples')
     if source is None or (limit in (None, sys.maxsize) and source.is_infinite()):
+        return None
+    if not _has_position(source):
+        warnings.warn('the cross-validation source %s has no position to go back to, so nothing of '
+                      'it is read for recovery and calibration: override restore_from_checkpoint, '
+                      'or give data=' % type(source).__name__)
         return None
     return Source(source, given.get('streams') or streams, max_samples=limit)
 
@@ -167,11 +185,13 @@ class Measure(object):
     moves no random state, no recurrence and no statistics of the training network.
 
     Args:
-        metric (cntk.Function): scalar for each sample.
+        metric (cntk.Function): summed over its elements, as CNTK's trainer does, for each sample.
     """
 
     def __init__(self, metric):
         copy = graph.clone_shared(metric)
+        if copy.output.shape:
+            copy = C.reduce_sum(copy, C.Axis.all_static_axes())
         self.arguments = list(copy.arguments)
         self._per_sample = bool(copy.output.dynamic_axes)
         if self._per_sample:

@@ -1,4 +1,6 @@
 """Learners of a running trainer: what they can train, and their state."""
+import contextlib
+
 import numpy as np
 from cntk import cntk_py
 from cntk.internal import map_if_possible
@@ -53,6 +55,11 @@ def check_resumable(learners):
             raise ValueError('the learner %s cannot go on from a checkpoint: a UserLearner needs '
                              'create_checkpoint() and restore_from_checkpoint(checkpoint) of its '
                              'own for that' % type(learner).__name__)
+
+
+def counts_nothing(learners):
+    """Whether CNTK counts no samples under these learners: there are UserLearners alone."""
+    return all(isinstance(learner, UserLearner) for learner in learners)
 
 
 def learner_of(parameter, learners):
@@ -117,7 +124,20 @@ def shares_count(learner):
     return name in ('adam_learner', 'fsada_grad_learner', 'rmsprop_learner')
 
 
-def rewrite_state(learners, edits):
+def no_projection(learner):
+    """Says why a learner's state of W cannot become that of W1 and W2, or returns None.
+
+    The gradient G of W gives W1 the gradient G W2^T and W2 the gradient W1^T G, so a smoothed
+    gradient, a sum of gradients, maps the same way. A mean of squares does not.
+    """
+    name, _ = remember.learner(_innermost(learner))
+    if name in ('sgd_learner', 'momentum_sgd_learner', 'nesterov_learner'):
+        return None
+    return 'only the smoothed gradient of sgd, momentum_sgd and nesterov maps through W ~ W1 W2, ' \
+           'the squares that adaptive learners keep do not'
+
+
+def rewrite_state(learners, edits, undo):
     """Rewrites the smoothed gradients of some Parameters, through CNTK's own checkpoint.
 
     Args:
@@ -126,7 +146,9 @@ def rewrite_state(learners, edits):
             of shape [blocks, elements of the Parameter], in the Parameter's row-major order
             (sgd keeps no block, momentum one, adam and adadelta two, rmsprop three), and
             returns what is to stand there.
+        undo (contextlib.ExitStack): gets what puts the old ones back.
     """
+    before = {}
     for learner in learners:
         if isinstance(learner, UserLearner) \
                 or not any(parameter.uid in edits for parameter in _parameters(learner)):
@@ -141,7 +163,11 @@ def rewrite_state(learners, edits):
             size = int(np.prod(parameter.shape))
             if parameter.uid not in edits or value.size < size:
                 continue
-            edited = edits[parameter.uid](value.reshape(-1, size).copy())
+            before[parameter.uid] = value.reshape(-1, size).copy()
+            edited = edits[parameter.uid](before[parameter.uid].copy())
             gradients[index] = np.ascontiguousarray(edited, value.dtype).reshape(value.shape)
         checkpoint[STATE] = gradients
+        undo.callback(rewrite_state, [learner], {uid: lambda blocks, old=old: old
+                                                 for uid, old in before.items()},
+                      contextlib.ExitStack())
         learner.restore_from_checkpoint(checkpoint)

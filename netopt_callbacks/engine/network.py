@@ -3,9 +3,11 @@
 Every change is one of three, and each ends in one exchange of the trainer's inside:
 
     take_over    the user's graph, blocks opened, under writers we know
-    apply        release tenants -> prepare -> transform -> pack -> check -> exchange -> write
-    resume       the graph of a checkpoint on the user's own inputs and Parameters
+    transformed  release tenants -> prepare -> transform -> pack -> check; nothing has changed yet
+    commit       ... -> exchange -> write
+    rebuild      the graph of a checkpoint on the user's own inputs and Parameters
 """
+import contextlib
 import tempfile
 import warnings
 
@@ -17,8 +19,26 @@ from cntk.train.training_session import DataUnit
 
 from .. import count, graph
 from ..optimizations.base import Transformed
-from . import adopt, checkpoint, learners as learner_facts, random_state, swap, tenants, windows
-from .mark import marked
+from . import (adopt, checkpoint, directors, learners as learner_facts, random_state, swap, tenants,
+               windows)
+from .mark import kept_reachable, marked, unmarked
+
+
+class Change(object):
+    """A transformed network that has passed all checks and only waits for `Network.commit`.
+
+    Attributes:
+        layers (list of LayerNote): what the optimization says of each layer.
+        messages (list of str): what the engine says.
+    """
+
+    def __init__(self, index, outputs, whole, plan, layers):
+        self.index = index
+        self.outputs = outputs
+        self.whole = whole
+        self.plan = plan
+        self.layers = layers
+        self.messages = plan.messages
 
 
 class Network(object):
@@ -31,24 +51,24 @@ class Network(object):
         on_training_summary, on_test_summary (callable): see `windows.Tracker`.
 
     Attributes:
-        learners (list of cntk.learners.Learner): of the present trainer.
         owners (list): [index of the optimization, its Parameters] of each learner that
-            `learner=` of an optimization made.
-        mark (str): label of the phase, None for a graph that is not checkpointed.
+            `learner=` of an optimization of this run made.
         unique_id (int): CNTK's uid counter where the present graph begins.
     """
 
     def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary):
         self.trainer = trainer
-        self.learners = list(handed.learners)
         self.owners = []
-        self.mark = None
         self.unique_id = None
         self._handed = handed
+        self._given = list(handed.learners)
         self._workers = workers
-        learner_facts.keep_state(self.learners)
-        dtype = np.dtype(trainer.loss_function.output.dtype)
-        self._tracker = windows.Tracker(dtype, on_training_summary, on_test_summary)
+        self._listeners = on_training_summary, on_test_summary
+        self._window_unknown = handed.tracker is None and handed.writers and self.counts()[0]
+        if handed.tracker is None:
+            handed.tracker = windows.Tracker(np.dtype(trainer.loss_function.output.dtype))
+        self._tracker = handed.tracker
+        learner_facts.keep_state(self._given)
 
     @property
     def metric(self):
@@ -65,36 +85,45 @@ class Network(object):
         return [self.trainer.total_number_of_units_seen(unit)
                 for unit in (DataUnit.sample, DataUnit.minibatch, DataUnit.sweep)]
 
-    def take_over(self, opened):
+    def take_over(self, opened, mark):
         """Builds the first trainer of our own.
 
         Args:
-            opened (bool): whether blocks with random state are opened.
+            opened (bool): whether the graph is to be changed later: it is cloned, and blocks
+                with random state are opened. Without, the trainer is built on the graph as it is.
+            mark (str): label of the phase, None for a graph that is not checkpointed.
         """
         outputs = self._pulled()
-        whole = graph.clone_shared(outputs.whole)
-        if opened and random_state.stateful_blocks(whole):
-            if self.counts()[0]:
-                warnings.warn(
-                    'this trainer has trained a block with random state (cntk.layers.Dropout is '
-                    'one), and CNTK forgets the state of such a block: its random numbers begin '
-                    'anew. Attach before the first minibatch for an exact run')
-            whole = random_state.open_blocks(whole)
-        self._exchange(outputs, whole, self.learners)
+        whole = outputs.whole
+        if self._window_unknown:
+            warnings.warn(
+                'this trainer trained before its progress writers were under our eyes, and CNTK '
+                'does not tell what they have summed up since their last summary: if a progress '
+                'window is open now, its next summary counts all its samples, but the loss and '
+                'metric only from here on. Call trainer.summarize_training_progress() first, or '
+                'attach before the first minibatch')
+        if opened:
+            whole = graph.clone_shared(whole)
+            if random_state.stateful_blocks(whole):
+                if self.counts()[0]:
+                    warnings.warn(
+                        'this trainer has trained a block with random state (cntk.layers.Dropout '
+                        'is one), and CNTK forgets the state of such a block: its random numbers '
+                        'begin anew. Attach before the first minibatch for an exact run')
+                whole = random_state.open_blocks(whole)
+        self._exchange(outputs, whole, self._handed.learners, mark)
 
-    def apply(self, optimization, index, minibatches, mark):
-        """Transforms the network; the trainer is as it was if anything raises on the way.
+    def transformed(self, optimization, index, minibatches):
+        """Transforms the network; the trainer is as it was, whatever comes of it.
 
         Args:
             optimization (nc.Optimization): what to apply.
             index (int): its place in the list of callbacks' optimizations.
             minibatches (callable): arguments -> held-out minibatches for `prepare`.
-            mark (str): label of the phase that begins, or None.
 
         Returns:
-            (list of LayerNote, list of str): what the optimization and what the engine say.
+            Change: to be committed.
         """
-        sums = self._tracker.sums
         outputs = self._pulled()
         plain, packed = tenants.release(graph.clone_shared(outputs.whole))
         optimization.prepare(plain, minibatches(plain.arguments))
@@ -104,84 +133,94 @@ class Network(object):
         if not isinstance(transformed.model, C.Function):
             raise TypeError('%s: transform(model) must return a cntk.Function or an nc.Transformed, '
                             'got %r' % (optimization.name, transformed.model))
-        plan = adopt.Plan(optimization, plain, transformed.model, packed, self.learners,
+        plan = adopt.Plan(optimization, plain, transformed.model, packed, self._handed.learners,
                           transformed.layers)
         whole = random_state.open_blocks(plan.packed())
-        whole = outputs.with_loss(whole, lambda loss: tenants.keep_reachable(loss, plan.unread))
-        swap.check(outputs, whole, learner_facts.parameters_of(plan.learners), optimization.name)
+        swap.check(outputs, whole, plan.read, optimization.name)
         self._workers.agree(checkpoint.signature(whole), optimization.name)
-        self.mark = mark
-        self._exchange(outputs, whole, plan.learners)
-        plan.write()
-        self._workers.share_values(plan.written + _added(outputs.whole, whole, plan.learners))
-        if plan.owned:
-            self.owners.append([index, plan.owned])
-        windows.carry(self.writers, self.trainer, sums, self._tracker.dtype)
-        return transformed.layers, plan.messages
+        return Change(index, outputs, whole, plan, transformed.layers)
 
-    def resume(self, file, saved, phase, optimizations, mark):
-        """Rebuilds the network of a checkpoint and restores it.
+    def commit(self, change, mark):
+        """Puts a change into the trainer, whole or, if anything raises, not at all.
 
         Args:
-            file (str): the checkpoint.
+            change (Change): as `transformed` gave it.
+            mark (str): label of the phase that begins, or None.
+        """
+        plan = change.plan
+        added = _added(change.outputs.whole, change.whole, plan.learners)
+
+        def write(undo):
+            plan.write(undo)
+            self._workers.share_values(plan.written + added)
+
+        self._exchange(change.outputs, change.whole, plan.learners, mark, write=write)
+        if plan.owned:
+            self.owners.append([change.index, plan.owned])
+
+    def rebuild(self, saved, phase, optimizations, mark, restore):
+        """Rebuilds the network of a checkpoint and restores it, whole or not at all.
+
+        Args:
             saved (cntk.Function), phase (checkpoint.Phase): as `Checkpoints.load` gives them.
             optimizations (list of nc.Optimization): those of the run, whose `learner=`
                 makes the learners that are not the user's.
             mark (str): label of the phase.
-
-        Returns:
-            The checkpoint's external state.
+            restore (callable): restores the checkpoint into the trainer.
 
         Raises:
             ValueError: the script is not the one that wrote the checkpoint.
         """
-        learner_facts.check_resumable(self._handed.learners)
+        learner_facts.check_resumable(self._given)
         outputs = swap.Outputs(self.trainer)
-        whole, self.owners = checkpoint.rebound(
-            saved, phase, self.trainer.loss_function.arguments,
-            learner_facts.parameters_of(self._handed.learners))
-        learners = list(self._handed.learners)
-        for index, owned in self.owners:
+        whole, owners = checkpoint.rebound(saved, phase, self._handed.arguments,
+                                           learner_facts.parameters_of(self._given))
+        learners = list(self._given)
+        for index, owned in owners:
             learners.append(optimizations[index].learner(owned))
-        self.mark = mark
-        self._exchange(outputs, whole, learners, phase.unique_id)
-        return Trainer.restore_from_checkpoint(self.trainer, file)
+        self._exchange(outputs, whole, learners, mark, phase.unique_id, lambda undo: restore())
+        self.owners = owners
 
-    def restore_plain(self, file, saved):
-        """Restores a checkpoint of plain CNTK into the trainer as the user built it.
-
-        Returns:
-            The checkpoint's external state.
+    def check_plain(self, file, saved):
+        """Refuses a checkpoint of plain CNTK that is not of the network the user built.
 
         Raises:
-            ValueError: the checkpoint is of another network.
+            ValueError: the checkpoint is of another network, or a learner cannot be restored.
         """
-        learner_facts.check_resumable(self.learners)
+        learner_facts.check_resumable(self._given)
         loss = saved.outputs[swap.Outputs(self.trainer).models]
         if checkpoint.signature(C.combine([loss])) \
                 != checkpoint.signature(self.trainer.loss_function):
             raise ValueError('the checkpoint %s was written by another network than the one of this '
                              'script: give it another checkpoint name' % file)
-        return Trainer.restore_from_checkpoint(self.trainer, file)
 
     def places(self):
         """Returns where a checkpoint of the present graph holds what, JSON-ready."""
-        return checkpoint.places(self.trainer, self.trainer.loss_function.arguments,
-                                 learner_facts.parameters_of(self._handed.learners), self.owners)
+        return checkpoint.places(self.trainer, self._handed.arguments,
+                                 learner_facts.parameters_of(self._given), self.owners)
 
     def export(self):
         """Returns a copy of the model with Parameters of its own."""
-        return tenants.export(self.trainer.model or self.trainer.loss_function)
+        return tenants.export(self._model)
 
     def totals(self):
         """Returns (parameters, multiply-adds per sample) of the model, see `count.totals`."""
-        plain, _ = tenants.release(self.trainer.model or self.trainer.loss_function)
+        plain, _ = tenants.release(self._model)
         return count.totals(plain)
+
+    def let_go(self):
+        """Lets the trainer's tracker, which stays in it, tell us nothing more."""
+        self._tracker.listen()
 
     @property
     def writers(self):
         """The progress writers of the trainer: the user's and the tracker."""
         return list(self._handed.writers) + [self._tracker]
+
+    @property
+    def _model(self):
+        """The model; the bare loss where the trainer was given none."""
+        return self.trainer.model or C.combine(unmarked(self.trainer.loss_function.outputs))
 
     def _pulled(self):
         """Returns the trainer's graph with the random state pulled out of C++ into it.
@@ -195,8 +234,14 @@ class Network(object):
                 Trainer.save_checkpoint(self.trainer, folder + '/pulled')
         return outputs
 
-    def _exchange(self, outputs, whole, learners, unique_id=None):
-        """Builds the next trainer; the graph's uids begin where the run they resume had them."""
+    def _exchange(self, outputs, whole, learners, mark, unique_id=None, write=None):
+        """Builds the next trainer and puts it in, whole or not at all.
+
+        Args:
+            unique_id (int): where the graph's uids began in the run that is resumed.
+            write (callable): does what is left once the trainer is the new one; gets an
+                ExitStack of what takes back what it did.
+        """
         self.unique_id = self._workers.align_unique_id(unique_id)
         if self.unique_id is None:
             checkpoint.advance_unique_id(unique_id or 0)
@@ -204,10 +249,18 @@ class Network(object):
         else:
             whole = graph.clone_shared(whole)
         model, loss, metric = outputs.split(whole)
-        if self.mark is not None:
-            loss = marked(loss, self.mark)
-        swap.exchange(self.trainer, self._handed, (model, loss, metric), learners, self.writers)
-        self.learners = learners
+        loss = kept_reachable(loss, learner_facts.parameters_of(learners))
+        if mark is not None:
+            loss = marked(loss, mark)
+        sums = self._tracker.sums
+        with directors.uninterrupted(), contextlib.ExitStack() as undo:
+            swap.exchange(self.trainer, self._handed, (model, loss, metric), learners,
+                          self.writers, undo)
+            if write is not None:
+                write(undo)
+            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype)
+            self._tracker.listen(*self._listeners)
+            undo.pop_all()
 
 
 def _added(before, after, learners):

@@ -22,15 +22,30 @@ class Handed(object):
         model (cntk.Function): the user's own object, or None.
         criterion (tuple of cntk.Function): the user's own objects: one Function with one
             or two outputs, or loss and metric.
-        learners (list of cntk.learners.Learner): the user's own objects.
+        learners (list of cntk.learners.Learner): the user's own objects, and after a run those
+            that `learner=` of its optimizations made.
         writers (list of cntk_py.ProgressWriter): the user's own objects.
+        arguments (list of cntk.Variable): the criterion's, in the order of the user's graph;
+            those that only the metric has come last.
+        tracker (windows.Tracker): our own writer, from the first run on.
     """
 
-    def __init__(self, model, criterion, learners, writers):
+    def __init__(self, trainer, model, criterion, learners, writers):
         self.model = model
-        self.criterion = criterion
-        self.learners = learners
-        self.writers = writers
+        self.criterion = tuple(part for part in criterion if part is not None)
+        self.learners = _as_list(learners)
+        self.writers = _as_list(writers)
+        self.arguments = _arguments(trainer)
+        self.tracker = None
+
+
+def _arguments(trainer):
+    arguments = list(trainer.loss_function.arguments)
+    known = {argument.uid for argument in arguments}
+    if trainer.evaluation_function is not None:
+        arguments += [argument for argument in trainer.evaluation_function.arguments
+                      if argument.uid not in known]
+    return arguments
 
 
 def _as_list(value):
@@ -45,9 +60,7 @@ def _remember_trainer(construct):
     def constructor(self, model, criterion, parameter_learners, progress_writers=None):
         construct(self, model, criterion, parameter_learners, progress_writers)
         parts = (criterion,) if isinstance(criterion, cntk_py.Function) else tuple(criterion)
-        setattr(self, ATTRIBUTE, Handed(model, tuple(part for part in parts if part is not None),
-                                        _as_list(parameter_learners),
-                                        _as_list(progress_writers)))
+        setattr(self, ATTRIBUTE, Handed(self, model, parts, parameter_learners, progress_writers))
     return constructor
 
 
@@ -120,23 +133,32 @@ def trainer(trainer, progress_writers=None):
 
     Raises:
         TypeError: `trainer` is no Trainer.
-        ValueError: the trainer was built before the import and no writers are named.
+        ValueError: the trainer was built before the import and no writers are named, or
+            others are named than those it has.
     """
     if not isinstance(trainer, Trainer):
         raise TypeError('trainer must be a cntk.Trainer, got %r' % (trainer,))
     handed = trainer.__dict__.get(ATTRIBUTE)
     if handed is not None:
+        if progress_writers is not None and not _same(_as_list(progress_writers), handed.writers):
+            raise ValueError(
+                'progress_writers=%r are not those this Trainer was built with, %r: its writers '
+                'are known and stay, so leave progress_writers out, and give new observers as '
+                'callbacks' % (_as_list(progress_writers), handed.writers))
         return handed
     if progress_writers is None:
         raise ValueError(
             'this Trainer was built before `import netopt_callbacks`, and CNTK does not say which '
             'progress writers it has. Import netopt_callbacks first, or name the writers: '
             'progress_writers=[...] (an empty list if it has none)')
-    criterion = (trainer.loss_function, trainer.evaluation_function)
-    handed = Handed(trainer.model, tuple(part for part in criterion if part is not None),
-                    list(trainer.parameter_learners), _as_list(progress_writers))
+    handed = Handed(trainer, trainer.model, (trainer.loss_function, trainer.evaluation_function),
+                    trainer.parameter_learners, progress_writers)
     setattr(trainer, ATTRIBUTE, handed)
     return handed
+
+
+def _same(these, those):
+    return len(these) == len(those) and all(a is b for a, b in zip(these, those))
 
 
 def config(config, what):

@@ -40,17 +40,6 @@ class Outputs(object):
         return model, loss, metric
 
 
-    def with_loss(self, whole, change):
-        """Returns a graph with the same outputs whose loss is `change(loss)`."""
-        model, loss, metric = self.split(whole)
-        changed = change(loss)
-        if changed is loss:
-            return whole
-        outputs = list(whole.outputs)
-        outputs[self.models] = changed.output
-        return C.combine(outputs)
-
-
 def function_of(outputs):
     """Returns the Function with these outputs: their own, where they are all it has."""
     owner = outputs[0].owner if outputs[0].is_output else None
@@ -99,35 +88,39 @@ def describe(parameter):
     return '%s of shape %s' % (parameter.name or parameter.uid, tuple(parameter.shape))
 
 
-def exchange(trainer, handed, functions, learners, writers):
-    """Puts a new C++ trainer into `trainer`; happens whole or not at all.
+def exchange(trainer, handed, functions, learners, writers, undo):
+    """Puts a new C++ trainer into `trainer`.
 
     Args:
         trainer (cntk.Trainer): the user's.
-        handed (remember.Handed): what it was built with.
+        handed (remember.Handed): what it was built with; its Functions follow.
         functions: (model or None, loss, metric or None) of the new graph.
         learners (list of cntk.learners.Learner), writers (list of cntk_py.ProgressWriter):
             of the new trainer.
+        undo (contextlib.ExitStack): gets what puts the old ones back.
     """
     model, loss, metric = functions
     new = Trainer.__new__(Trainer)
     Trainer.__init__(new, model, (loss, metric), learners, list(writers))
-    trainer.this = new.this
-    _follow(handed, model, loss, metric)
+    undo.callback(setattr, handed, 'learners', handed.learners)
+    handed.learners = list(learners)
+    _point(trainer, new, undo)
+    _follow(handed, model, loss, metric, undo)
 
 
-def _follow(handed, model, loss, metric):
+def _follow(handed, model, loss, metric, undo):
     if handed.model is not None:
-        _point(handed.model, model)
+        _point(handed.model, model, undo)
     parts = [part for part in (loss, metric) if part is not None]
     if len(handed.criterion) == 1 and len(parts) == 2:
-        _point(handed.criterion[0], C.combine([part.output for part in parts]))
+        _point(handed.criterion[0], C.combine([part.output for part in parts]), undo)
     else:
         for function, part in zip(handed.criterion, parts):
-            _point(function, part)
+            _point(function, part, undo)
 
 
-def _point(function, new):
-    """Lets a Function object of the user's stand for the new graph."""
-    if isinstance(function, C.Function):
-        function.this = new.this
+def _point(mine, new, undo):
+    """Lets an object of the user's, a Trainer or a Function, stand for the new one."""
+    if isinstance(mine, (Trainer, C.Function)):
+        undo.callback(setattr, mine, 'this', mine.this)
+        mine.this = new.this

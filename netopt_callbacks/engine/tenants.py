@@ -98,19 +98,6 @@ def view(tenant):
     return C.reshape(part, shape, name=tenant.parameter.name)
 
 
-def keep_reachable(loss, parameters):
-    """Returns the loss plus zero times one element of each Parameter a learner still holds.
-
-    CNTK ends the process in `train_minibatch` where a learner's Parameter has no way to the
-    loss. The values of these Parameters are zero (see `Plan.write`), so 0 x value adds 0.
-    """
-    for parameter in parameters:
-        element = C.reshape(C.slice(C.reshape(parameter, (size_of(parameter),)), 0, 0, 1), ())
-        zero = C.constant(np.zeros((), parameter.dtype))
-        loss = C.plus(loss, C.element_times(zero, element), name=loss.name)
-    return loss
-
-
 def export(model):
     """Returns a copy of `model` with Parameters of its own and no tenants."""
     plain, _ = release(model)

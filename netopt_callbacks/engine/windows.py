@@ -15,17 +15,30 @@ from cntk import cntk_py
 class Tracker(cntk_py.ProgressWriter):
     """The engine's own progress writer: the open window's sums, and CNTK's summaries.
 
+    It stays in the trainer between two runs, so that the second knows the window too.
+
     Args:
         dtype (numpy.dtype): type of the loss, in which C++ accumulates.
-        on_training_summary, on_test_summary (callable): get (samples, loss, metric) and
-            (samples, metric), averages per sample, when CNTK writes a summary.
+
+    Attributes:
+        sums ((float, float)): of loss and metric over the open window; None where there is none.
     """
 
-    def __init__(self, dtype, on_training_summary, on_test_summary):
+    def __init__(self, dtype):
         super(Tracker, self).__init__(1, 0, sys.maxsize, 0, sys.maxsize, 0)
         self.__disown__()
         self.dtype = dtype
         self.sums = None
+        self.listen()
+
+    def listen(self, on_training_summary=None, on_test_summary=None):
+        """Sets who is told of summaries; C++ holds this object for ever, and so what it holds.
+
+        Args:
+            on_training_summary, on_test_summary (callable): get (samples, loss, metric) and
+                (samples, metric), averages per sample. They must not raise: what leaves a
+                director is lost.
+        """
         self._training_summary = on_training_summary
         self._test_summary = on_test_summary
 
@@ -35,12 +48,12 @@ class Tracker(cntk_py.ProgressWriter):
     def on_write_training_summary(self, samples, updates, summaries, aggregate_loss,
                                   aggregate_metric, elapsed_milliseconds):
         self.sums = None
-        if samples:
+        if samples and self._training_summary is not None:
             self._training_summary(samples, aggregate_loss / samples, aggregate_metric / samples)
 
     def on_write_test_summary(self, samples, updates, summaries, aggregate_metric,
                               elapsed_milliseconds):
-        if samples:
+        if samples and self._test_summary is not None:
             self._test_summary(samples, aggregate_metric / samples)
 
     def on_training_update_end(self):

@@ -43,8 +43,8 @@ class Evaluation(object):
         samples (int): samples trained when it was measured.
         epoch (int): completed epochs.
         metric (float): average per sample.
-        optimization (str): the latest optimization applied (at 'before' and 'after' the one
-            due), or None.
+        optimization (str): the latest optimization applied (at 'after' the one just applied,
+            at 'before' the one before it), or None.
         drop (float): after - before of the latest optimization (sign turned where larger is
             better); None before the first.
         recovered (float): (after - now) / (after - before) of the latest optimization, 1 where
@@ -68,14 +68,18 @@ class Observer(cntk_py.ProgressWriter):
     The loop, as the events see it::
 
         on_start(run)
-        for each epoch:
-            for each minibatch:
-                [optimization due: on_evaluation('before'), on_optimization(record),
-                                   on_evaluation('after')]
-                train
-                on_minibatch(samples, loss, metric)
-            on_evaluation('epoch')
-            on_epoch(epoch, samples)
+        on_evaluation('start')
+        for each minibatch:
+            for each optimization that is due:
+                on_optimization(record)
+                on_evaluation('after')
+            train
+            on_minibatch(samples, loss, metric)
+            at the end of an epoch, or where an optimization is due now:
+                on_evaluation('before' where one is due, else 'epoch')
+            at the end of an epoch:
+                on_epoch(epoch, samples)
+        on_evaluation('end') where the network has not been measured since
         on_end(result)
 
     +-------------------+------------------------------------------------------------+

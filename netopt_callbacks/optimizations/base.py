@@ -25,6 +25,9 @@ class LayerNote(object):
         retired (tuple of cntk.Parameter): Parameters this layer no longer reads.
         added (tuple of cntk.Parameter): Parameters that took their place; the
             engine prefers to pack these into the storage of `retired`.
+        projection (callable): for `learner_state='project'`, where one Parameter is retired:
+            its smoothed gradient, an array of its shape, to one for each of `added`, arrays of
+            as many elements. None where there is no such map.
     """
 
     FIELDS = ('name', 'shape', 'skipped', 'rank', 'energy', 'error',
@@ -34,22 +37,24 @@ class LayerNote(object):
     def __init__(self, name, shape=(), skipped=None, rank=None, energy=None, error=None,
                  parameters_before=None, parameters_after=None, macs_before=None,
                  macs_after=None, binary_macs_after=None, bits_after=32, message=None,
-                 retired=(), added=()):
-        self.name = name
+                 retired=(), added=(), projection=None):
+        # Plain Python values: notes are kept in JSON, which takes none of NumPy's.
+        self.name = str(name)
         self.shape = tuple(int(side) for side in shape)
-        self.skipped = skipped
-        self.rank = rank
-        self.energy = energy
-        self.error = error
-        self.parameters_before = parameters_before
-        self.parameters_after = parameters_after
-        self.macs_before = macs_before
-        self.macs_after = macs_after
-        self.binary_macs_after = binary_macs_after
-        self.bits_after = bits_after
-        self.message = message
+        self.skipped = _optional(str, skipped)
+        self.rank = _optional(int, rank)
+        self.energy = _optional(float, energy)
+        self.error = _optional(float, error)
+        self.parameters_before = _optional(int, parameters_before)
+        self.parameters_after = _optional(int, parameters_after)
+        self.macs_before = _optional(int, macs_before)
+        self.macs_after = _optional(int, macs_after)
+        self.binary_macs_after = _optional(int, binary_macs_after)
+        self.bits_after = _optional(int, bits_after)
+        self.message = _optional(str, message)
         self.retired = tuple(retired)
         self.added = tuple(added)
+        self.projection = projection
 
     def to_dict(self):
         """Returns the JSON-ready fields, without the Parameters."""
@@ -57,13 +62,17 @@ class LayerNote(object):
 
     @classmethod
     def from_dict(cls, fields):
-        """Rebuilds a note from `to_dict`; `retired` and `added` come back empty."""
+        """Rebuilds a note from `to_dict`, without Parameters and projection."""
         return cls(**fields)
 
     def __repr__(self):
         said = ['%s=%r' % (field, getattr(self, field)) for field in self.FIELDS
                 if getattr(self, field) is not None]
         return 'LayerNote(%s)' % ', '.join(said)
+
+
+def _optional(kind, value):
+    return None if value is None else kind(value)
 
 
 class Transformed(object):
@@ -92,11 +101,13 @@ class Optimization(object):
         learner (callable): `parameters -> cntk.Learner` for the Parameters the
             transform adds. None packs them into the storage of those it retires,
             so that the learner that trained these goes on training them.
-        learner_state (str): 'reset' zeroes the smoothed gradients of packed
-            Parameters; 'project' maps them through the transform where that is defined.
+        learner_state (str): what the smoothed gradients of packed Parameters begin with:
+            'reset' is zero; 'project' maps that M of W through the transform, for W ~ W1 W2
+            to M W2^T and W1^T M. Only sgd, momentum_sgd and nesterov have such a state.
 
     Raises:
-        TypeError, ValueError: an argument is not one of these.
+        TypeError, ValueError: an argument is not one of these, or `learner` is given with
+            'project': a learner that is made then has no state to project.
     """
 
     def __init__(self, epoch=0, filter_function=None, learner=None, learner_state='reset'):
@@ -108,6 +119,10 @@ class Optimization(object):
         if learner_state not in ('reset', 'project'):
             raise ValueError("%s: learner_state must be 'reset' or 'project', got %r"
                              % (type(self).__name__, learner_state))
+        if learner_state == 'project' and learner is not None:
+            raise ValueError("%s: learner_state='project' carries over the state of the learner "
+                             "that trained the retired Parameters, and learner= makes a new one "
+                             "for those added: give one of the two" % type(self).__name__)
         self.filter_function = filter_function
         self.learner = learner
         self.learner_state = learner_state

@@ -135,7 +135,9 @@ def _factor(layer, rank, factor_function, split, keep_useless):
     energy = (low_rank.energy(low_rank.singular_values(W), k) if factor_function is None
               else max(0., 1. - error ** 2))
     return _note(layer, W, k * sum(W.shape), rank=k, energy=energy, error=error,
-                 retired=(layer.W,), added=factors), factors
+                 retired=(layer.W,), added=factors,
+                 projection=lambda gradient: low_rank.projected(
+                     gradient.reshape(W.shape), left, right)), factors
 
 
 def _matrix(layer):

@@ -66,6 +66,23 @@ def factors(matrix, rank, split='even'):
             np.ascontiguousarray(right[:, np.newaxis] * V, dtype))
 
 
+def projected(gradient, left, right):
+    """Returns the gradients of W1 and W2 that a gradient of W = W1 W2 gives by the chain rule.
+
+        G1 = G W2^T,    G2 = W1^T G
+
+    Linear in G, so a smoothed gradient, a weighted sum of gradients of W, maps the same way.
+
+    Args:
+        gradient (numpy.ndarray): [m, n].
+        left, right (numpy.ndarray): W1 [m, k] and W2 [k, n].
+
+    Returns:
+        (numpy.ndarray, numpy.ndarray): [m, k] and [k, n].
+    """
+    return gradient.dot(right.T), left.T.dot(gradient)
+
+
 def energy(values, rank):
     """Returns the fraction of the squared singular values that the first `rank` hold, in [0, 1].
 

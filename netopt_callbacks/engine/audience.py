@@ -1,0 +1,42 @@
+"""The observers of a run, told each event in the order of the list."""
+from . import directors
+
+
+class Audience(object):
+    """Who is told what happens.
+
+    Args:
+        observers (list of nc.Observer): empty on workers other than the main one.
+    """
+
+    def __init__(self, observers):
+        self._observers = observers
+        self._caught = directors.Caught()
+
+    def tell(self, event, *arguments):
+        """Calls the method `event` of each observer; what one raises ends training."""
+        for observer in self._observers:
+            getattr(observer, event)(*arguments)
+
+    def tell_from_native(self, event, *arguments):
+        """Tells an event that C++ reports: no error can pass through C++, so it is kept."""
+        try:
+            self.tell(event, *arguments)
+        except BaseException as error:
+            self._caught.keep(error)
+
+    def check(self):
+        """Raises what an observer raised where C++ called it: call it at a safe point."""
+        if self._caught.error is not None:
+            error, self._caught.error = self._caught.error, None
+            raise error
+
+    def end(self, result):
+        """Tells each observer that the run is over; returns the errors they raise."""
+        errors = []
+        for observer in self._observers:
+            try:
+                observer.on_end(result)
+            except Exception as error:
+                errors.append(error)
+        return errors

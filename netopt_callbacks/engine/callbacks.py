@@ -1,0 +1,66 @@
+"""The callbacks of a run: sorted, and refused where they do not fit it."""
+from ..lowering import Lower
+from ..observers.base import Observer
+from ..optimizations.base import Optimization
+from . import learners as learner_facts
+
+
+def sorted_callbacks(callbacks):
+    """Returns (optimizations, observers, Lower or None) of a list of callbacks.
+
+    Raises:
+        TypeError: something else is in the list.
+        ValueError: a callback is in it twice, or there are two `Lower`.
+    """
+    callbacks = list(callbacks or ())
+    for callback in callbacks:
+        if not isinstance(callback, (Optimization, Observer)):
+            hint = '; give an instance, %s(...)' % callback.__name__ \
+                if isinstance(callback, type) else ''
+            raise TypeError('callbacks must be nc.Optimization or nc.Observer objects, got %r%s'
+                            % (callback, hint))
+    if len(set(id(callback) for callback in callbacks)) != len(callbacks):
+        raise ValueError('the same object is in callbacks twice')
+    lowers = [callback for callback in callbacks if isinstance(callback, Lower)]
+    if len(lowers) > 1:
+        raise ValueError('callbacks hold %d Lower(): one lowers the whole network' % len(lowers))
+    return ([callback for callback in callbacks if isinstance(callback, Optimization)],
+            [callback for callback in callbacks if isinstance(callback, Observer)
+             and not isinstance(callback, Lower)],
+            lowers[0] if lowers else None)
+
+
+def refuse_lower_without_data(lower, data):
+    """Raises ValueError for a `Lower` in a run without held-out data."""
+    if lower is not None and data is None:
+        raise ValueError('Lower() compares the lowered network with the trained one on '
+                         'held-out data, and this run has none: give data=(inputs, labels) '
+                         'or a cross-validation source')
+
+
+def refuse_writers(observers, writers):
+    """Raises ValueError for an observer that is a progress writer of the trainer already."""
+    for observer in observers:
+        if any(observer is writer for writer in writers):
+            raise ValueError('%s is already a progress writer of the trainer: name it once, in '
+                             'callbacks' % type(observer).__name__)
+
+
+def refuse_projection(optimizations, learners):
+    """Raises ValueError for `learner_state='project'` where no learner has such a state."""
+    for optimization in optimizations:
+        reasons = [learner_facts.no_projection(learner) for learner in learners]
+        if optimization.learner_state == 'project' and all(reasons):
+            raise ValueError("%s: learner_state='project', but the trainer has no learner it is "
+                             "defined for, it has %s: %s. Use learner_state='reset'" % (
+                                 optimization.name,
+                                 ', '.join(map(learner_facts.describe, learners)), reasons[0]))
+
+
+def refuse_model(optimizations, model):
+    """Lets the optimizations refuse the user's model, as far as it is theirs to come."""
+    order = sorted(optimizations, key=lambda o: (isinstance(o.epoch, tuple), o.epoch))
+    for optimization in order:
+        if type(optimization).check is Optimization.check:
+            return
+        optimization.check(model)

@@ -1,0 +1,56 @@
+"""The held-out metric of a run, and what became of it after each optimization."""
+from ..observers.base import Evaluation
+from .held_out import Measure
+
+
+class Recovery(object):
+    """Measures the network as it is now, and keeps the curve of the latest record.
+
+    Args:
+        network (network.Network): of the run.
+        clock (schedule.Clock): of the run.
+        data (held_out.Arrays or held_out.Source): None measures nothing.
+        records (list of nc.Record): of the run; the engine appends to it.
+
+    Attributes:
+        metric (float): of the network as it is now; None where it has not been measured since
+            it changed.
+        device (cntk.device.DeviceDescriptor): where to measure; None is CNTK's default.
+    """
+
+    def __init__(self, network, clock, data, records):
+        self._network = network
+        self._clock = clock
+        self._data = data
+        self._records = records
+        self.metric = None
+        self.device = None
+
+    @property
+    def pending(self):
+        """Whether there is held-out data, and the network as it is now has not been measured."""
+        return self._data is not None and self.metric is None
+
+    def forget(self):
+        """Notes that the network is no longer the one that was measured."""
+        self.metric = None
+
+    def measure(self):
+        """Measures, and appends to the curve of the latest record; without data does nothing."""
+        if self._data is None:
+            return
+        self.metric = Measure(self._network.metric)(self._data, self.device)
+        if self._records:
+            curve = self._records[-1].curve
+            if curve and curve[-1][0] == self._clock.samples:
+                curve.pop()             # a resumed run measures a point again
+            curve.append((self._clock.samples, self.metric))
+
+    def evaluation(self, kind, metric=None):
+        """Returns an `Evaluation` of now; `metric` is CNTK's where the measurement was."""
+        if metric is not None:
+            return Evaluation(kind, self._clock.samples, self._clock.epoch, metric)
+        latest = self._records[-1] if self._records else None
+        return Evaluation(kind, self._clock.samples, self._clock.epoch, self.metric,
+                          latest and latest.optimization, latest and latest.drop,
+                          latest and latest.recovered)
