@@ -152,6 +152,8 @@ class Checkpoints(object):
         """
         try:
             saved = C.load_model(file)
+            # CNTK would find this one torn only after it has restored the graph.
+            cntk_py.Dictionary.load(file + STATE)
         except Exception as error:
             raise ValueError('the checkpoint %s cannot be read (%s): remove it to start anew, or '
                              'put a copy in its place' % (file, str(error).split('\n')[0]))
