@@ -90,13 +90,107 @@ def test_state_of_the_packed_is_reset_and_all_other_state_stays():
     learner, = script.learners
     before = [np.array(g) for g in learner.create_checkpoint()['smoothed_gradients']]
     with nc.attach(script.trainer, [Factor(epoch=0)], epoch_size=SAMPLES) as run:
-        run.engine.start()
+        run._start()
         after = [np.array(g) for g in learner.create_checkpoint()['smoothed_gradients']]
     for parameter, old, new in zip(learner.parameters, before, after):
         if parameter.shape == (6, 6, 6, 12):
             assert old.any() and not new.any()
         else:
             assert old.any() and np.array_equal(old, new)
+
+
+@pytest.mark.parametrize('learner, blocks', [('momentum_sgd', 1), ('nesterov', 1), ('sgd', 0)])
+def test_projected_state_is_the_chain_rule(learner, blocks):
+    """M of W becomes M W2^T and W1^T M; against NumPy in float64."""
+    script = Script(learner=learner, test=False, cross_validation=0, sweeps=1)
+    script.run_plain()
+    trained, = script.learners
+    place = [p.shape for p in trained.parameters].index((6, 6, 6, 12))
+    state = lambda: np.array(trained.create_checkpoint()['smoothed_gradients'][place]) \
+        if blocks else np.zeros(0)
+    before = state().astype(np.float64)
+    optimization = nc.FactorDense(epoch=0, rank=RANK, learner_state='project',
+                                  filter_function=lambda layer: layer.name == 'hidden')
+    with nc.attach(script.trainer, [optimization], epoch_size=SAMPLES) as run:
+        run._start()
+        after = state().reshape(-1)
+    if not blocks:
+        assert not after.size
+        return
+    w1, w2 = (w.astype(np.float64) for w in factors(run.result.model))
+    gradient = before.reshape(216, 12)
+    oracle = {'W1': gradient.dot(w2.T), 'W2': w1.reshape(216, RANK).T.dot(gradient)}
+    expected = np.zeros_like(after)
+    for tenant in tenants.release(script.z)[1]:
+        expected[tenant.offset:tenant.offset + tenant.size] = oracle[tenant.parameter.name].ravel()
+    assert before.any() and np.count_nonzero(expected) == RANK * (216 + 12)
+    # float32 sums of up to 216 products.
+    np.testing.assert_allclose(after, expected, rtol=0,
+                               atol=216 * 2. ** -24 * np.abs(expected).max())
+
+
+def split_script():
+    """Returns a script whose layer 'hidden' is trained by adam, all else by momentum_sgd."""
+    script = Script(test=False)
+    hidden = [p for p in script.z.parameters if p.shape == (6, 6, 6, 12)]
+    others = [p for p in script.z.parameters if p.shape != (6, 6, 6, 12)]
+    script.learners = LEARNERS['momentum_sgd'](others) + LEARNERS['adam'](hidden)
+    script.trainer = C.Trainer(script.z, (script.loss, script.metric), script.learners, [])
+    script.arguments['trainer'] = script.trainer
+    return script
+
+
+@pytest.mark.parametrize('make, words', [
+    (lambda: Script(learner='adam'), "FactorDense: learner_state='project', but the trainer has "
+                                     "no learner it is defined for, it has adam.*'reset'"),
+    (split_script, "layer hidden: learner_state='project', but adam trains it")])
+def test_projection_for_an_adaptive_learner_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make().run([nc.FactorDense(epoch=1, rank=2, learner_state='project',
+                                   filter_function=lambda layer: layer.name == 'hidden')])
+
+
+def test_projection_needs_a_map():
+    with pytest.raises(ValueError, match=r'layer hidden: .*LayerNote\(projection='):
+        Script().run([Factor(epoch=0, learner_state='project')])
+    with pytest.raises(ValueError, match='give one of the two'):
+        Factor(learner_state='project', learner=lambda parameters: None)
+
+
+class Unsaid(nc.Optimization):
+    """Factors two layers and says nothing of what takes whose place."""
+
+    names = 'hidden', 'classify'
+
+    def transform(self, model):
+        found = {}
+        for layer in nc.graph.layers(model, lambda layer: layer.name in self.names):
+            shape = tuple(layer.W.shape)
+            w1 = C.Parameter(shape[:-1] + (2,), init=.1)
+            w2 = C.Parameter((2,) + shape[-1:], init=.1)
+            data = C.placeholder()
+            found[layer] = layer.rebuilt(C.times(C.times(data, w1), w2, output_rank=1), 'Factored')
+        return nc.graph.replace(model, found)
+
+
+def test_no_parameter_passes_to_another_learner_without_a_word():
+    Script(test=False, sweeps=1).run([Unsaid(epoch=0)])         # one learner: nothing to mistake
+    script = split_script()
+    with pytest.raises(ValueError, match='2 learners .momentum_sgd, adam.*retired='):
+        script.run([Unsaid(epoch=0)])
+
+
+def test_model_of_a_trainer_without_one_is_the_loss_as_the_user_wrote_it():
+    script = Script(test=False, sweeps=2)
+    script.trainer = C.Trainer(None, (script.loss, script.metric), script.learners, [script.log])
+    script.arguments['trainer'] = script.trainer
+    script.run([Factor(epoch=1, learner=lambda parameters: C.sgd(parameters, 0.05))],
+               data=script.held_out)
+    model = script.session.result.model
+    assert sorted(p.shape for p in model.parameters if p.name in ('W1', 'W2')) \
+        == [(3, 12), (6, 6, 6, 3)]
+    assert (6, 6, 6, 12) not in [p.shape for p in model.parameters]
+    assert not [c.name for c in model.constants if c.name.startswith('netopt_callbacks')]
 
 
 def test_release_gives_the_values_back_and_export_shares_nothing():

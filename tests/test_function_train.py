@@ -1,5 +1,7 @@
 """`nc.train` against `Function.train`."""
 import inspect
+import sys
+import threading
 
 import cntk as C
 import pytest
@@ -63,3 +65,49 @@ def test_observer_of_ours_in_function_train():
     observer = Counts()
     train(C.Function.train, [observer])
     assert observer.minibatches == 33
+
+
+class Inner(nc.Observer):
+    """Trains another network while the first is trained."""
+
+    def __init__(self, how):
+        super(Inner, self).__init__()
+        self.how = how
+        self.summary = None
+
+    def on_epoch(self, epoch, samples):
+        if self.summary is None:
+            self.summary, self.outcome = train(self.how)
+
+
+@pytest.mark.parametrize('how', [nc.train, C.Function.train])
+def test_training_within_training(how):
+    alone = train(C.Function.train)[1]
+    inner = Inner(how)
+    _, outer = train(nc.train, [inner])
+    assert inner.outcome == alone and outer == alone
+    assert hasattr(inner.summary, 'result') == (how is nc.train)
+
+
+def test_function_train_of_another_thread_is_cntks():
+    found = []
+
+    class Threads(nc.Observer):
+        def on_start(self, run):
+            other = threading.Thread(target=lambda: found.append(
+                sys.modules['cntk.train.training_session'].training_session))
+            other.start()
+            other.join()
+
+    train(nc.train, [Threads()])
+    assert found == [C.train.training_session]
+
+
+def test_interrupt_carries_the_partial_result():
+    class Interrupts(nc.Observer):
+        def on_epoch(self, epoch, samples):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(nc.train, [Interrupts(), Identity(epoch=2)])
+    assert caught.value.result.model is not None and not caught.value.result.complete

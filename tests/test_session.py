@@ -1,8 +1,11 @@
 """A session with nothing due, and one with identities due, against plain CNTK: as bytes."""
 import inspect
 import os
+import signal
+import sys
 
 import cntk as C
+import numpy as np
 import pytest
 from cntk.train.training_session import DataUnit
 
@@ -199,6 +202,112 @@ def test_source_that_ends_early_fills_the_result_then_raises():
     assert not script.session.result.complete
     assert script.session.result.model.parameters
     assert len(script.session.result.records) == 1
+
+
+@pytest.mark.parametrize('epoch', [1, 2])
+def test_cross_validation_that_stops_is_heard_where_something_is_due(epoch):
+    """The user's callback ends training at the very minibatch an optimization is due after."""
+    def trained(run):
+        script = Script(test=False)
+        source, streams = script._small(110)
+        stops = []
+
+        def callback(index, error, samples, minibatches):
+            stops.append(script.trainer.total_number_of_samples_seen)
+            return False
+
+        script.arguments['cv_config'] = C.CrossValidationConfig(
+            source, frequency=SAMPLES, callback=callback, model_inputs_to_streams=streams)
+        return run(script), stops, script
+
+    plain, stops, _ = trained(lambda script: script.run_plain())
+
+    def run(script):
+        if epoch == 1:
+            return script.run([Identity(epoch=1)])
+        with pytest.raises(ValueError, match='before Identity'):
+            script.run([Identity(epoch=1), Identity(epoch=2)])
+        return script.outcome()
+
+    ours, ours_stops, script = trained(run)
+    assert (ours, ours_stops) == (plain, stops)
+    assert len(script.session.result.records) == 1
+
+
+class Presses(nc.Observer):
+    """Presses Ctrl-C at an event."""
+
+    def __init__(self, event):
+        super(Presses, self).__init__()
+        setattr(self, event, lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+
+
+@pytest.mark.parametrize('event', ['on_start', 'on_epoch', 'on_optimization', 'on_end'])
+def test_ctrl_c_is_never_swallowed(event):
+    script = Script(sweeps=1, test=False)
+    with pytest.raises(KeyboardInterrupt):
+        script.run([Presses(event), Identity(epoch=1)])
+    assert script.session.result.model is not None
+    assert script.session.result.complete == (event == 'on_end')
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Ends(nc.Observer):
+    """Raises when it is told the end."""
+
+    ended = False
+
+    def on_end(self, result):
+        self.ended = True
+        raise ZeroDivisionError('in on_end')
+
+
+def test_error_of_on_end_hides_nothing_and_keeps_nobody_from_the_end():
+    first, second = Ends(), Ends()
+    with pytest.raises(ZeroDivisionError):
+        Script(sweeps=1).run([first, second])
+    assert first.ended and second.ended
+    first, second = Ends(), Ends()
+    with pytest.warns(UserWarning, match='ZeroDivisionError'), pytest.raises(KeyError):
+        Script(sweeps=1).run([first, second, Broken(epoch=1)])
+    assert first.ended and second.ended
+
+
+def test_replaced_excepthook_is_no_end_of_a_segment(monkeypatch):
+    """An error of a director is told from our own way out of C++ by more than its text."""
+    script = Script()
+
+    class Hooks(nc.Observer):
+        def on_minibatch(self, samples, loss, metric):
+            sys.excepthook = lambda *error: None
+
+    def broken(*values):
+        raise ZeroDivisionError('in a progress writer')
+
+    monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
+    script.log.on_write_training_summary = broken
+    with pytest.raises(RuntimeError, match='SWIG'):
+        script.run([Hooks(), Identity(epoch=3)])
+    assert not script.session.result.records
+
+
+def test_metric_may_have_an_argument_that_the_loss_lacks():
+    script = Script(test=False, cross_validation=0, sweeps=2)
+    mask = C.input_variable(1, name='mask')
+    metric = C.reduce_sum(mask) * script.metric
+    trainer = C.Trainer(script.z, (script.loss, metric), script.learners)
+    held_out = script.held_out + (np.full((len(script.held_out[0]), 1), 2, np.float32),)
+    weights = np.ones((SAMPLES, 1), np.float32)
+    source = C.io.MinibatchSourceFromData(dict(
+        x=script.images, label=script.labels, mask=weights), max_samples=2 * SAMPLES)
+    streams = {argument: source.streams[argument.name]
+               for argument in (script.x, script.label, mask)}
+    session = nc.training_session(trainer, source, 64, streams, epoch_size=SAMPLES,
+                                  callbacks=[Identity(epoch=1)], data=held_out)
+    session.train()
+    record, = session.result.records
+    assert record.metric_before == record.metric_after
+    assert 0 < record.metric_after <= 2
 
 
 def test_second_train_is_refused():
