@@ -169,8 +169,6 @@ class Attached(object):
             restore (callable): restores the file into the trainer as it then is.
         """
         self._remember_outputs()
-        if not self.engine.optimizations:
-            return restore(file)
         begin = self.engine.restore if self._started else self.engine.start
         self._started = True
         return begin(self.engine.phases.of(file), file, restore).state

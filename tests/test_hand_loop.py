@@ -171,3 +171,105 @@ def test_nothing_is_said_of_a_fresh_trainer():
         with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=64):
             loop(script, 0, 3)
     assert not [w for w in said if 'netopt' in w.filename]
+
+
+class Log(nc.Observer):
+    """Keeps the evaluations it is told."""
+
+    def __init__(self):
+        super(Log, self).__init__()
+        self.tests = []
+        self.windows = []
+
+    def on_evaluation(self, evaluation):
+        self.tests.append((evaluation.kind, evaluation.samples))
+
+    def on_training_summary(self, samples, loss, metric):
+        self.windows.append(samples)
+
+
+def test_summaries_of_the_loop_reach_observers():
+    script, log = Script(), Log()
+    with nc.attach(script.trainer, [log], epoch_size=EPOCH):
+        loop(script, 0, 14)
+    assert log.tests == [('test', 13 * 64)]
+    assert log.windows == [7 * 64, 14 * 64]
+
+
+def test_error_of_an_observer_told_by_cntk_comes_as_raised():
+    class Broken(nc.Observer):
+        def on_training_summary(self, samples, loss, metric):
+            raise ZeroDivisionError('in a summary')
+
+    script = Script()
+    with pytest.raises(ZeroDivisionError, match='in a summary'):
+        with nc.attach(script.trainer, [Broken()], epoch_size=EPOCH):
+            loop(script, 0, 14)
+    assert script.trainer.total_number_of_samples_seen == 7 * 64
+
+
+class Mine(C.Trainer):
+    """A trainer of the user's own, which keeps more with a checkpoint."""
+
+    saved = restored = None
+
+    def save_checkpoint(self, filename, external_state={}):
+        Mine.saved = filename
+        super(Mine, self).save_checkpoint(filename, dict(external_state, extra=3))
+
+    def restore_from_checkpoint(self, filename):
+        Mine.restored = filename
+        return super(Mine, self).restore_from_checkpoint(filename)
+
+
+def test_overridden_checkpoint_methods_go_on_being_called(tmpdir):
+    file = str(tmpdir.join('saved'))
+
+    def attached():
+        script = Script()
+        script.trainer = Mine(script.z, (script.loss, script.metric), script.learners)
+        return script, nc.attach(script.trainer, [nc.FactorDense(
+            epoch=1, rank=3, filter_function=hidden)], epoch_size=EPOCH)
+
+    script, run = attached()
+    loop(script, 0, 8)
+    script.trainer.save_checkpoint(file)
+    run.finish()
+    script, run = attached()
+    assert script.trainer.restore_from_checkpoint(file)['extra'] == 3
+    run.finish()
+    assert Mine.saved == Mine.restored == file
+
+
+def test_restore_goes_back_to_the_window_and_the_measurement_of_then(tmpdir):
+    """Progress windows are not part of a checkpoint: plain CNTK goes on with the open one."""
+    file = str(tmpdir.join('saved'))
+
+    def trained(script):
+        loop(script, 0, 4)
+        script.trainer.save_checkpoint(file)
+        loop(script, 4, 6)
+        script.trainer.restore_from_checkpoint(file)
+        loop(script, 4, 9)
+        return script.outcome()
+
+    bare, script = Script(dropout=False), Script(dropout=False)
+    expected = trained(bare)
+    with nc.attach(script.trainer, [Identity(epoch=0)], epoch_size=EPOCH, data=script.held_out):
+        assert trained(script) == expected
+
+
+def test_other_progress_writers_than_the_known_ones_are_refused():
+    script = Script()
+    nc.attach(script.trainer, [], epoch_size=EPOCH, progress_writers=[script.log]).finish()
+    with pytest.raises(ValueError, match='are not those.*leave progress_writers out'):
+        nc.attach(script.trainer, [], epoch_size=EPOCH, progress_writers=[])
+
+
+def test_observers_alone_leave_the_graph_as_it_is():
+    """So that a UserFunction that CNTK cannot clone can still be watched."""
+    script = Script()
+    before = script.loss.root_function.uid, script.z.root_function.uid
+    with nc.attach(script.trainer, [Log()], epoch_size=EPOCH):
+        loop(script, 0, 2)
+        assert (script.loss.root_function.uid, script.z.root_function.uid) == before

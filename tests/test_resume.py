@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import cntk as C
+import numpy as np
 import pytest
 
 import netopt_callbacks as nc
@@ -260,6 +261,112 @@ def test_resumed_run_repeats_no_dropout_mask(tmpdir):
         ends[kind] = script.state()
     assert ends['ours'] == whole
     assert ends['plain'] != whole       # should CNTK ever mend this, the blocks need no opening
+
+
+class Reordered(nc.Optimization):
+    """Lets the loss read the labels before the images."""
+
+    def transform(self, model):
+        label, = [argument for argument in model.arguments if argument.name == 'label']
+        first = C.reduce_sum(C.element_times(label, 0))
+        outputs = list(model.outputs)
+        outputs[-2] = C.plus(first, outputs[-2], name='loss').output
+        return C.combine(outputs)
+
+
+def test_resume_where_a_transform_changed_the_order_of_the_arguments(tmpdir):
+    callbacks = lambda: [Reordered(epoch=1), Identity(epoch=3)]
+    whole = Script(test=False, cross_validation=0, dropout=False)
+    whole.run(callbacks(), data=whole.held_out)
+    order = [argument.name for argument in whole.trainer.loss_function.arguments]
+    assert order == ['label', 'x']
+    options = dict(test=False, cross_validation=0, dropout=False, checkpoint=SAMPLES,
+                   folder=str(tmpdir))
+    script = Script(sweeps=2, **options)
+    with pytest.raises(ValueError, match='before Identity'):
+        script.run(callbacks(), data=script.held_out)
+    script = Script(**options)
+    script.run(callbacks(), data=script.held_out)
+    assert script.state() == whole.state()
+
+
+class Log(nc.Observer):
+    """Keeps when it was told what."""
+
+    def __init__(self):
+        super(Log, self).__init__()
+        self.events = []
+
+    def on_start(self, run):
+        self.events.append(('start', run.samples))
+
+    def on_epoch(self, epoch, samples):
+        self.events.append(('epoch', epoch, samples))
+
+    def on_evaluation(self, evaluation):
+        self.events.append((evaluation.kind, evaluation.samples, evaluation.metric))
+
+
+def test_observers_alone_know_where_a_resumed_run_stands(tmpdir):
+    whole, first, second = Log(), Log(), Log()
+    options = dict(test=False, cross_validation=0, dropout=False)
+    script = Script(**options)
+    script.run([whole], data=script.held_out)
+    options.update(checkpoint=SAMPLES, folder=str(tmpdir))
+    script = Script(max_samples=2 * SAMPLES, **options)
+    script.run([first], data=script.held_out)
+    resumed = Script(**options)
+    resumed.run([second], data=resumed.held_out)
+    assert second.events[0] == ('start', 2 * SAMPLES)
+    assert first.events + second.events[1:] == whole.events
+    plain = Script(test=False, cross_validation=0, dropout=False).run_plain()
+    assert resumed.state() == plain[1]
+
+
+def test_newest_checkpoint_keeps_its_name(tmpdir):
+    for name in ('c007', 'c007.ckp', 'c3', 'c3.ckp', 'c12'):
+        tmpdir.join(name).write('')
+    assert checkpoint.newest(str(tmpdir.join('c'))) == str(tmpdir.join('c007'))
+
+
+def test_user_learner_alone_cannot_tell_where_a_checkpoint_stands(tmpdir):
+    class Restorable(type(Script(learner='user').learners[0])):
+        def create_checkpoint(self):
+            return C.cntk_py.Dictionary()
+
+        def restore_from_checkpoint(self, state):
+            pass
+
+    def attached():
+        script = Script(learner='user')
+        learner = Restorable(list(script.z.parameters))
+        trainer = C.Trainer(script.z, (script.loss, script.metric), [learner])
+        return script, trainer, nc.attach(trainer, [Identity(epoch=1)], epoch_size=64)
+
+    file = str(tmpdir.join('saved'))
+    script, trainer, run = attached()
+    for _ in range(2):
+        trainer.train_minibatch({script.x: script.images[:64], script.label: script.labels[:64]})
+    trainer.save_checkpoint(file)
+    run.finish()
+    script, trainer, run = attached()
+    with pytest.raises(ValueError, match='counts none under a UserLearner alone'):
+        trainer.restore_from_checkpoint(file)
+
+
+def test_numbers_of_numpy_may_stand_in_a_note(tmpdir):
+    class Notes(nc.Optimization):
+        def transform(self, model):
+            return nc.Transformed(model, [nc.LayerNote(
+                'all', shape=np.array([2, 3]), rank=np.int64(2), energy=np.float32(.5),
+                parameters_before=np.int32(6), message=ValueError('said'))])
+
+    script = Script(test=False, cross_validation=0, sweeps=1, checkpoint=SAMPLES,
+                    folder=str(tmpdir))
+    script.run([Notes(epoch=0)], data=script.held_out)
+    note, = script.session.result.records[0].layers
+    assert (note.rank, note.energy, note.message) == (2, .5, 'said')
+    assert json.loads(tmpdir.join('model.netopt', 'phase-1.json').read())
 
 
 if __name__ == '__main__':
