@@ -4,7 +4,8 @@ import warnings
 
 import cntk as C
 import numpy as np
-from cntk.io import MinibatchSource, UserMinibatchSource
+from cntk.io import (INFINITELY_REPEAT, MinibatchSource, MinibatchSourceFromData,
+                     UserMinibatchSource)
 
 from .. import graph
 
@@ -45,18 +46,19 @@ class Arrays(object):
         names = [argument.name or argument.uid for argument in arguments]
         if len(arrays) != len(arguments):
             raise ValueError('data must be one array for each argument of the criterion, in the '
-                             'order %s; got %d' % (', '.join(names), len(arrays)))
+                             'order %s; got %d; give all of them in a tuple' % (', '.join(names), len(arrays)))
         rows = [_rows(array) for array in arrays]
         if len(set(rows)) != 1 or rows[0] == 0:
             raise ValueError('data must hold the same number of samples, at least 1, for each '
-                             'argument; got %s' % ', '.join(
+                             'argument, got %s; cut the arrays alike' % ', '.join(
                                  '%s: %d' % pair for pair in zip(names, rows)))
         for name, array, argument in zip(names, arrays, arguments):
             shape = getattr(array, 'shape', None)
             if isinstance(array, np.ndarray) and argument.shape and -1 not in argument.shape \
                     and len(argument.dynamic_axes) == 1 \
                     and np.prod(shape[1:]) != np.prod(argument.shape):
-                raise ValueError('data for argument %s must have shape [samples, %s], got %s'
+                raise ValueError('data for argument %s must have shape [samples, %s], got %s; samples are the '
+                                 'first axis, the others those of the input_variable'
                                  % (name, ', '.join(map(str, argument.shape)), list(shape)))
         self._rows = rows[0]
         self._arrays = dict(zip(arguments, arrays))
@@ -82,9 +84,9 @@ class Source(object):
         self._streams = streams
         self._size = minibatch_size
         self._limit = sys.maxsize if max_samples is None else max_samples
-        if self._limit >= sys.maxsize and source.is_infinite():
-            raise ValueError('the held-out minibatch source repeats for ever: give it '
-                             'max_sweeps=1 or max_samples=')
+        if self._limit >= sys.maxsize and _is_endless(source):
+            raise ValueError('the minibatch source of held-out data must end, got one that repeats for ever; give '
+                             'it max_sweeps=1 or max_samples=')
         if not _has_position(source):
             raise ValueError('the held-out minibatch source %s has no position to go back to after '
                              'a measurement: override get_checkpoint_state() and '
@@ -110,6 +112,12 @@ def _has_position(source):
     """Whether reading a source can be undone; what a UserMinibatchSource inherits does nothing."""
     return not isinstance(source, UserMinibatchSource) \
         or type(source).restore_from_checkpoint is not UserMinibatchSource.restore_from_checkpoint
+
+
+def _is_endless(source):
+    """Whether a source repeats for ever; of `MinibatchSourceFromData`, `is_infinite` is always False."""
+    return source.is_infinite() \
+        or isinstance(source, MinibatchSourceFromData) and source._max_samples >= INFINITELY_REPEAT
 
 
 def _next(source, size):
@@ -144,8 +152,8 @@ def held_out(data, arguments, streams=None, cross_validation=None):
     if isinstance(data, np.ndarray) or not isinstance(data, (tuple, list)):
         data = (data,)
     if not all(hasattr(array, '__len__') or hasattr(array, 'shape') for array in data):
-        raise TypeError('data must be NumPy arrays in the order of the arguments of the '
-                        'criterion, or a minibatch source; got %r' % (data,))
+        raise TypeError('data must be NumPy arrays in the order of the arguments of the criterion, or a '
+                        'minibatch source, got %r; give for example data=(images, labels)' % (data,))
     return Arrays(tuple(data), arguments)
 
 
@@ -156,7 +164,7 @@ def _of_cross_validation(given, streams):
     back is left to CNTK, so that its own cross-validation finds in it what it would without us.
     """
     source, limit = given.get('source'), given.get('max_samples')
-    if source is None or (limit in (None, sys.maxsize) and source.is_infinite()):
+    if source is None or (limit in (None, sys.maxsize) and _is_endless(source)):
         return None
     if not _has_position(source):
         warnings.warn('the cross-validation source %s has no position to go back to, so nothing of '
@@ -171,9 +179,10 @@ def _streams_of(source, arguments, streams):
     for argument in arguments:
         name = streams[argument].name if streams and argument in streams else argument.name
         if name not in source.streams.keys():
-            raise ValueError('the minibatch source given as data has no stream %r for the '
-                             'argument %s; it has %s' % (name, argument.name or argument.uid,
-                                                         ', '.join(sorted(source.streams.keys()))))
+            raise ValueError('the minibatch source given as data must have a stream %r for the argument %s, '
+                             'got one with the streams %s; name the stream or the argument alike'
+                             % (name, argument.name or argument.uid,
+                                ', '.join(sorted(source.streams.keys()))))
         found[argument] = source.streams[name]
     return found
 
