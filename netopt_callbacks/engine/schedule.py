@@ -21,9 +21,10 @@ def checked_epoch_size(epoch_size):
         else (epoch_size, DataUnit.sample)
     if isinstance(count, bool) or not isinstance(count, int) or not isinstance(unit, DataUnit):
         raise TypeError('epoch_size must be a number of samples, a tuple (number, '
-                        'cntk.train.DataUnit), or None for one sweep; got %r' % (epoch_size,))
+                        'cntk.train.DataUnit), or None for one sweep, got %r; give for example the number '
+                        'of training samples' % (epoch_size,))
     if count < 1:
-        raise ValueError('epoch_size must be 1 or more, got %r' % (epoch_size,))
+        raise ValueError('epoch_size must be 1 or more, got %r; None is one sweep of the data' % (epoch_size,))
     return count, unit
 
 
@@ -87,7 +88,7 @@ class Clock(object):
         if optimization.epoch > last:
             raise ValueError(
                 '%s(epoch=%d) is past the end of training: max_samples=%d is %s of '
-                'epoch_size=%d, so %d is the last epoch it can name'
+                'epoch_size=%d, so %d is the last epoch it can name; give that, or train longer'
                 % (optimization.name, optimization.epoch, self.max_samples,
                    _epochs(self.max_samples / float(self.count)), self.count, last))
 
