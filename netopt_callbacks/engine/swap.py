@@ -32,8 +32,9 @@ class Outputs(object):
         outputs = list(whole.outputs)
         expected = self.models + 1 + self.has_metric
         if len(outputs) != expected:
-            raise ValueError('transform(model) must return the same outputs in the same order: '
-                             'expected %d, got %d' % (expected, len(outputs)))
+            raise ValueError('transform(model) must return the same outputs in the same order: expected %d, '
+                             'got %d; edit the model with nc.graph, or combine all of model.outputs'
+                             % (expected, len(outputs)))
         model = function_of(outputs[:self.models]) if self.models else None
         loss = function_of([outputs[self.models]])
         metric = function_of([outputs[-1]]) if self.has_metric else None
@@ -66,8 +67,8 @@ def check(outputs, whole, parameters, optimization):
     _, loss, _ = outputs.split(whole)
     for index, (before, after) in enumerate(zip(old.outputs, new.outputs)):
         if before.shape != after.shape:
-            raise ValueError('%s: transform(model) must keep the outputs: number %d was of shape '
-                             '%s and is now of shape %s'
+            raise ValueError('%s: transform(model) must keep the outputs: number %d was of shape %s, got shape '
+                             '%s; replace layers by ones of the same output shape'
                              % (optimization, index, before.shape, after.shape))
     known = set(argument.uid for argument in old.arguments)
     strange = [argument for argument in new.arguments if argument.uid not in known]
@@ -79,8 +80,9 @@ def check(outputs, whole, parameters, optimization):
     reachable = set(parameter.uid for parameter in loss.parameters)
     lost = [parameter for parameter in parameters if parameter.uid not in reachable]
     if lost:
-        raise ValueError('%s: the loss of the new graph does not depend on %s, which a learner '
-                         'trains' % (optimization, ', '.join(describe(p) for p in lost)))
+        raise ValueError('%s: the loss of the new graph must depend on each Parameter that a learner trains, '
+                         'and does not on %s; keep it in the graph'
+                         % (optimization, ', '.join(describe(p) for p in lost)))
 
 
 def describe(parameter):
