@@ -132,7 +132,7 @@ class Network(object):
             transformed = Transformed(transformed)
         if not isinstance(transformed.model, C.Function):
             raise TypeError('%s: transform(model) must return a cntk.Function or an nc.Transformed, '
-                            'got %r' % (optimization.name, transformed.model))
+                            'got %r; end it with `return new_model`' % (optimization.name, transformed.model))
         plan = adopt.Plan(optimization, plain, transformed.model, packed, self._handed.learners,
                           transformed.layers)
         whole = random_state.open_blocks(plan.packed())
