@@ -79,7 +79,7 @@ def test_parameters_that_fit_nowhere_are_refused():
 
 def test_learner_that_forgets_a_parameter_is_refused():
     script = Script()
-    with pytest.raises(ValueError, match='learner= does not train W2'):
+    with pytest.raises(ValueError, match='must train all new Parameters, got one without W2'):
         script.run([Factor(epoch=0, learner=lambda parameters: C.sgd(parameters[:1], 0.1)
                            if parameters[0].name == 'W1' else C.sgd(parameters[1:], 0.1))])
 

@@ -95,7 +95,8 @@ class Plan(object):
         covered = set(parameter.uid for parameter in learner_facts.parameters_of([learner]))
         for parameter in added:
             if parameter.uid not in covered:
-                raise ValueError('%s: the learner made by learner= does not train %s'
+                raise ValueError('%s: the learner that learner= makes must train all new Parameters, got one '
+                                 'without %s; hand it the whole list it is given'
                                  % (self._optimization.name, describe(parameter)))
         self.learners.append(learner)
         self.owned = list(added)
