@@ -137,7 +137,8 @@ def trainer(trainer, progress_writers=None):
             others are named than those it has.
     """
     if not isinstance(trainer, Trainer):
-        raise TypeError('trainer must be a cntk.Trainer, got %r' % (trainer,))
+        raise TypeError('trainer must be a cntk.Trainer, got %r; build one with cntk.Trainer(model, (loss, '
+                        'metric), learners)' % (trainer,))
     handed = trainer.__dict__.get(ATTRIBUTE)
     if handed is not None:
         if progress_writers is not None and not _same(_as_list(progress_writers), handed.writers):
