@@ -15,15 +15,18 @@ def sorted_callbacks(callbacks):
     callbacks = list(callbacks or ())
     for callback in callbacks:
         if not isinstance(callback, (Optimization, Observer)):
-            hint = '; give an instance, %s(...)' % callback.__name__ \
-                if isinstance(callback, type) else ''
-            raise TypeError('callbacks must be nc.Optimization or nc.Observer objects, got %r%s'
+            hint = 'give an instance, %s(...)' % callback.__name__ if isinstance(callback, type) \
+                else "CNTK's own progress writers go to the Trainer"
+            raise TypeError('callbacks must be nc.Optimization or nc.Observer objects, got %r; %s'
                             % (callback, hint))
-    if len(set(id(callback) for callback in callbacks)) != len(callbacks):
-        raise ValueError('the same object is in callbacks twice')
+    for index, callback in enumerate(callbacks):
+        if any(callback is earlier for earlier in callbacks[:index]):
+            raise ValueError('callbacks must be different objects, got the same %s twice; make another one for '
+                             'the other epoch' % type(callback).__name__)
     lowers = [callback for callback in callbacks if isinstance(callback, Lower)]
     if len(lowers) > 1:
-        raise ValueError('callbacks hold %d Lower(): one lowers the whole network' % len(lowers))
+        raise ValueError('callbacks must hold at most one Lower(), got %d; leave one, it lowers the whole '
+                         'network' % len(lowers))
     return ([callback for callback in callbacks if isinstance(callback, Optimization)],
             [callback for callback in callbacks if isinstance(callback, Observer)
              and not isinstance(callback, Lower)],

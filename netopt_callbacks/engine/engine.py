@@ -195,12 +195,13 @@ class Engine(object):
                    if index not in self._progress.applied]
         if pending:
             raise ValueError(
-                'training ended after %d samples (%d epochs), before %s%s' % (
+                'training ended after %d samples (%d epochs), before %s; %s' % (
                     self.clock.samples, self.clock.epoch,
                     ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in pending),
-                    '; no end of a sweep was reported, as by a source that tells none or under a '
+                    'no end of a sweep was reported, as by a source that tells none or under a '
                     'UserLearner, so give epoch_size in samples'
-                    if self.clock.unit == DataUnit.sweep and not self.clock.epoch else ''))
+                    if self.clock.unit == DataUnit.sweep and not self.clock.epoch
+                    else 'train longer, or give an earlier epoch'))
         if self._lower is not None:
             self.result.lowered, self.result.parity = self._lower.run(
                 self.result.model, self.optimizations, self._minibatches(
