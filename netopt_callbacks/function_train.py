@@ -65,7 +65,7 @@ def _parted(callbacks):
     for callback in theirs:
         if not isinstance(callback, known):
             raise TypeError('callbacks must be nc.Optimization, nc.Observer, progress writers, '
-                            'CheckpointConfig, CrossValidationConfig or TestConfig, got %r'
+                            'CheckpointConfig, CrossValidationConfig or TestConfig, got %r; leave it out'
                             % (callback,))
     return ours, theirs
 
