@@ -3,6 +3,7 @@ import cntk as C
 
 from .engine.held_out import Minibatches, held_out
 from .lowering import Lower
+from .lowering.lower import check_applied
 from .optimizations.base import Optimization, Transformed
 
 
@@ -23,6 +24,7 @@ def optimize(model, optimization, train_function=None, data=None):
 
     Raises:
         TypeError: an argument is not one of these.
+        ValueError: the model is not applied to its inputs yet.
         nc.LoweringError: the lowered network differs from the trained one.
     """
     _check(model, optimization, train_function)
@@ -38,13 +40,15 @@ def optimize(model, optimization, train_function=None, data=None):
 
 def _check(model, optimization, train_function):
     if not isinstance(model, C.Function):
-        raise TypeError('optimize: model must be a cntk.Function, got %r' % (model,))
+        raise TypeError('optimize: model must be a cntk.Function, got %r; give the network itself, as '
+                        'nc.optimize(z, ...)' % (model,))
     if not isinstance(optimization, Optimization):
         raise TypeError('optimize: optimization must be an nc.Optimization such as '
                         'nc.BinarizeConvolution(), got %r' % (optimization,))
     if train_function is not None and not callable(train_function):
-        raise TypeError('optimize: train_function must be a function of the transformed model, got %r'
-                        % (train_function,))
+        raise TypeError('optimize: train_function must be a function of the transformed model, got %r; leave it '
+                        'out to train later' % (train_function,))
+    check_applied('optimize', model)
 
 
 def _minibatches(model, data):

@@ -1,6 +1,7 @@
 """The names of `cntk.contrib.netopt.quantization`, so that changing the import is the whole port."""
 from .functional import optimize
 from .lowering import Lower
+from .lowering.lower import check_applied
 from .optimizations.binarize_convolution import BinarizeConvolution
 from .optimizations.binarize_convolution import binarize_convolution as _binarize_convolution
 from .optimizations.binary_convolution import binary_convolution
@@ -58,8 +59,10 @@ def convert_to_native_binary_convolution(model):
         cntk.Function: evaluation only; `model` itself where it has no such block.
 
     Raises:
+        ValueError: the model is not applied to its inputs yet.
         nc.LoweringError: the native network differs from the trained one, on seeded random input.
     """
+    check_applied('convert_to_native_binary_convolution', model)
     lowered, _ = Lower().run(model, [BinarizeConvolution()])
     return lowered
 

@@ -234,7 +234,7 @@ def test_activations_first_then_weights_is_the_same_as_both_at_once():
 def test_inputs_of_a_layer_with_binary_inputs_is_a_conflict():
     _, model = convolutions()
     first = binarize_convolution(model, named('second'), operands='inputs').model
-    with pytest.raises(ValueError, match="'second'.*its input is binary already"):
+    with pytest.raises(ValueError, match="'second'.*its input must be float"):
         binarize_convolution(first, named('second'), operands='inputs')
 
 

@@ -101,7 +101,7 @@ def test_a_foreign_block_of_that_name_is_refused():
     def foreign(x):
         return convolution(x)
 
-    with pytest.raises(ValueError, match="'foreign'.*not made by this package"):
+    with pytest.raises(ValueError, match="'foreign'.*this package did not make it"):
         BinaryLayer(foreign(features).root_function)
 
 

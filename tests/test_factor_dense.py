@@ -162,7 +162,7 @@ def test_a_factor_function_without_a_rank_gets_the_smaller_side():
 @pytest.mark.parametrize('returned, said', [
     (None, 'two arrays'), ((np.ones((20, 2)),), 'two arrays'), ('ab', 'two arrays'),
     ((np.ones((20, 2)), np.ones((3, 30))), r'\(20, 2\) and \(3, 30\)'),
-    ((np.ones((30, 2)), np.ones((2, 20))), r'W1 of \(20, k\) and W2 of \(k, 30\)'),
+    ((np.ones((30, 2)), np.ones((2, 20))), r'W1 of shape \(20, k\) and W2 of shape \(k, 30\)'),
     ((np.ones((20, 0)), np.ones((0, 30))), r'\(20, 0\)'),
     ((np.full((20, 2), np.inf), np.ones((2, 30))), 'finite')])
 def test_wrong_factors_are_refused_with_the_layers_name(returned, said):
@@ -172,7 +172,7 @@ def test_wrong_factors_are_refused_with_the_layers_name(returned, said):
 
 
 @pytest.mark.parametrize('options, error, said', [
-    (dict(), ValueError, 'give rank'), (dict(rank=2, projection_function=full), ValueError, 'give one'),
+    (dict(), ValueError, 'give rank'), (dict(rank=2, projection_function=full), ValueError, 'leave one out'),
     (dict(projection_function=3), TypeError, 'projection_function'),
     (dict(rank=2, factor_function=3), TypeError, 'factor_function'),
     (dict(rank=2, filter_function='h'), TypeError, 'filter_function')])

@@ -120,7 +120,7 @@ def test_break_even_rank(shape, rank):
 
 @pytest.mark.parametrize('rank', [0, -1, 4, 999])
 def test_a_rank_out_of_range_is_refused(rank):
-    with pytest.raises(ValueError, match='1 to 3 for a matrix of 3x5, got %d' % rank):
+    with pytest.raises(ValueError, match='1 to 3, the smaller side of a matrix of 3x5, got %d' % rank):
         low_rank.truncated_svd(np.ones((3, 5)), rank)
 
 

@@ -98,14 +98,15 @@ def unapplied(function, source, replaced, what):
     arguments = function.arguments
     if len(arguments) != 1 or not arguments[0].is_placeholder or len(function.outputs) != 1:
         raise ValueError(
-            'the new function for %s must be unapplied: one output and one placeholder (as '
-            'cntk.layers.Dense(10) is), and read nothing else but Parameters and Constants; it has '
-            'outputs %s and arguments %s' % (what, _named(function.outputs), _named(arguments)))
+            'the new function for %s must be unapplied: one output, one placeholder, and nothing else to read '
+            'but Parameters and Constants; got outputs %s and arguments %s; build it as a layer, like '
+            'cntk.layers.Dense(10), or over one cntk.placeholder()'
+            % (what, _named(function.outputs), _named(arguments)))
     inlet = placeholder_like(source)
     copy = function.clone(C.CloneMethod.share, {arguments[0]: inlet})
     if _UNKNOWN not in (copy.shape, replaced.shape) and copy.shape != replaced.shape:
-        raise ValueError('the new function for %s must compute the same shape: expected %s, got %s'
-                         % (what, replaced.shape, copy.shape))
+        raise ValueError('the new function for %s must compute the same shape: expected %s, got %s; give it the '
+                         'output shape of the layer' % (what, replaced.shape, copy.shape))
     return Piece(copy, [(inlet, source)])
 
 
@@ -138,7 +139,7 @@ def _edited(model, cuts, names):
     new_model = rebuild(model, {argument: argument for argument in arguments}, cuts, used)
     missing = [str(name) for uid, name in names.items() if uid not in used]
     if missing:
-        raise ValueError('not in the model, so nothing to replace: %s; take layers and Variables '
+        raise ValueError('what is replaced must be in the model, got %s, which is not; take layers and Variables '
                          'from the very model that is edited, not from a clone' % ', '.join(missing))
     if new_model is None:
         return clone_shared(model)
@@ -284,7 +285,8 @@ class _Copy(object):
         passed = set()
         while variable.uid in self._cuts:
             if variable.uid in passed:
-                raise ValueError('the replacement of %s reads nothing but itself' % variable)
+                raise ValueError('the replacement of %s must read something else than what is replaced, and in '
+                                 'the end reads only itself; name the new Variables alone' % variable)
             passed.add(variable.uid)
             _, new, index = self._cuts[variable.uid]
             if isinstance(new, Piece):
@@ -325,8 +327,9 @@ def _combined(variables):
 def _check_shapes(old_outputs, new_outputs):
     for old, new in zip(old_outputs, new_outputs):
         if old.shape != new.shape:
-            raise ValueError('the edited model computes %s of shape %s, the original computes %s; a '
-                             'replacement must keep the shape' % (new, new.shape, old.shape))
+            raise ValueError('a replacement must keep the shape of every output: %s was of shape %s, got %s; '
+                             'give what is read instead the shape of what is replaced'
+                             % (old, old.shape, new.shape))
 
 
 def _variable(value):

@@ -32,7 +32,8 @@ def layers(model, filter_function=None, op_name=None):
             share W and leaves another.
     """
     if op_name is not None and op_name not in _CORES:
-        raise ValueError("op_name must be 'Dense', 'Convolution' or None, got %r" % (op_name,))
+        raise ValueError("op_name must be 'Dense', 'Convolution' or None, got %r; other blocks are found with "
+                         'nc.graph.walk(model)' % (op_name,))
     found = _search(model)
     _link(found)
     if op_name is not None:
@@ -43,7 +44,7 @@ def layers(model, filter_function=None, op_name=None):
     for layer in found:
         for other in layer.shared_with:
             if taken[layer] and not taken.get(other, True):
-                raise ValueError('%s and %s share W, so they change together, but the filter takes '
+                raise ValueError('%s and %s share W, so they must change together, and filter_function takes '
                                  'only the first; let it take both or neither'
                                  % (layer.label, other.label))
     return [layer for layer in found if taken[layer]]
@@ -58,7 +59,7 @@ def no_layers_error(model, what, op_name=None):
         op_name (str): what it looked for; None stands for both.
     """
     seen = [layer.label for layer in layers(model)]
-    return ValueError('%s: no %s layer to change. Layers of the model: %s. Check filter_function'
+    return ValueError('%s: expected a %s layer to change, got none. Layers of the model: %s. Check filter_function'
                       % (what, op_name or 'Dense or Convolution', ', '.join(seen) or 'none'))
 
 

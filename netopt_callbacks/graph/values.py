@@ -55,8 +55,8 @@ def evaluate(variables, minibatch):
     given = {argument.uid: values for argument, values in minibatch.items()}
     missing = [argument for argument in whole.arguments if argument.uid not in given]
     if missing:
-        raise ValueError('the minibatch has no data for %s'
-                         % ', '.join(str(argument) for argument in missing))
+        raise ValueError('a held-out minibatch must hold data for each argument that is read, got none for %s; '
+                         'give them all in data=' % ', '.join(str(argument) for argument in missing))
     needed = {argument: given[argument.uid] for argument in whole.arguments}
     _, values = whole.forward(needed, list(whole.outputs), as_numpy=False)
     arrays = {variable.uid: _arrays(variable, value) for variable, value in values.items()}

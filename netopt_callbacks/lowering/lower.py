@@ -46,9 +46,10 @@ class Lower(Observer):
     def __init__(self, tolerance=1e-5):
         super(Lower, self).__init__()
         if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
-            raise TypeError('Lower: tolerance must be a number, got %r' % (tolerance,))
+            raise TypeError('Lower: tolerance must be a number, got %r; leave it out for the default'
+                            % (tolerance,))
         if not tolerance >= 0:
-            raise ValueError('Lower: tolerance must be at least 0, got %r' % (tolerance,))
+            raise ValueError('Lower: tolerance must be at least 0, got %r; 0 asks for equality' % (tolerance,))
         self.tolerance = tolerance
 
     def run(self, model, optimizations, minibatches=None):
@@ -75,6 +76,19 @@ class Lower(Observer):
         if not parity.passed:
             raise LoweringError(parity)
         return lowered, parity
+
+
+def check_applied(what, model):
+    """Refuses a model with open placeholders, which cannot be evaluated.
+
+    Raises:
+        ValueError: names `what` was called and the placeholders.
+    """
+    if model.placeholders:
+        raise ValueError('%s: model must be applied to its inputs, got one with the placeholders %s; apply it '
+                         'first, as model(cntk.input_variable(shape))'
+                         % (what, ', '.join(placeholder.name or placeholder.uid
+                                            for placeholder in model.placeholders)))
 
 
 def random_minibatch(model):

@@ -112,12 +112,14 @@ class Optimization(object):
 
     def __init__(self, epoch=0, filter_function=None, learner=None, learner_state='reset'):
         self.epoch = _checked_epoch(type(self).__name__, epoch)
-        for name, value in (('filter_function', filter_function), ('learner', learner)):
+        for name, value, example in (
+                ('filter_function', filter_function, "lambda layer: layer.name == 'hidden'"),
+                ('learner', learner, 'lambda parameters: cntk.sgd(parameters, schedule)')):
             if value is not None and not callable(value):
-                raise TypeError('%s: %s must be a function or None, got %r'
-                                % (type(self).__name__, name, value))
+                raise TypeError('%s: %s must be a function or None, got %r; give for example %s'
+                                % (type(self).__name__, name, value, example))
         if learner_state not in ('reset', 'project'):
-            raise ValueError("%s: learner_state must be 'reset' or 'project', got %r"
+            raise ValueError("%s: learner_state must be 'reset' or 'project', got %r; leave it out for 'reset'"
                              % (type(self).__name__, learner_state))
         if learner_state == 'project' and learner is not None:
             raise ValueError("%s: learner_state='project' carries over the state of the learner "
@@ -168,7 +170,8 @@ class Optimization(object):
         Returns:
             cntk.Function or Transformed: same outputs in the same order.
         """
-        raise NotImplementedError('%s does not override transform(model)' % self.name)
+        raise NotImplementedError('%s: an nc.Optimization must define transform(model), which returns the new '
+                                  'model, and got none; see docs/graph.md' % self.name)
 
     def lower(self, model):
         """Returns `model` with what this optimization made replaced by native ops.
@@ -183,13 +186,13 @@ def _checked_epoch(owner, epoch):
     count = epoch
     if isinstance(epoch, tuple):
         if len(epoch) != 2 or getattr(epoch[1], 'name', None) != 'sweep':
-            raise ValueError('%s: epoch as a tuple is (number, cntk.train.DataUnit.sweep), got %r'
-                             % (owner, epoch))
+            raise ValueError('%s: epoch as a tuple must be (number, cntk.train.DataUnit.sweep), got %r; '
+                             'samples and minibatches belong into epoch_size' % (owner, epoch))
         count = epoch[0]
     if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError('%s: epoch must be a whole number of completed epochs, got %r'
-                        % (owner, epoch))
+        raise TypeError('%s: epoch must be a whole number of completed epochs, got %r; for a finer '
+                        'schedule make epoch_size smaller' % (owner, epoch))
     if count < 0:
-        raise ValueError('%s: epoch counts completed epochs and starts at 0, got %r'
-                         % (owner, epoch))
+        raise ValueError('%s: epoch counts completed epochs, so it must be 0 or more, got %r; 0 is before '
+                         'the first minibatch' % (owner, epoch))
     return epoch

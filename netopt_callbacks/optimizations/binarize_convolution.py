@@ -55,9 +55,9 @@ class BinarizeConvolution(Optimization):
         super(BinarizeConvolution, self).__init__(epoch, filter_function, learner, learner_state)
         self._options = Options(weight_scale, input_scale, input_shift, clip, operands, output_scale)
         if input_shift == 'learn' and learner is None:
-            raise ValueError("BinarizeConvolution: input_shift='learn' adds a Parameter that no learner "
-                             'trains yet; give learner=lambda parameters: C.sgd(parameters, schedule), '
-                             "or take input_shift='calibrate'")
+            raise ValueError("BinarizeConvolution: input_shift='learn' adds a Parameter, which must have a "
+                             'learner, and got none; give learner=lambda parameters: C.sgd(parameters, '
+                             "schedule), or take input_shift='calibrate'")
         self._samples = {}
 
     def check(self, model):
@@ -112,7 +112,7 @@ class Options(object):
                                      ('output_scale', output_scale, binary.OUTPUT_SCALES),
                                      ('clip', clip, binary.CLIPS), ('operands', operands, OPERANDS)):
             if value not in allowed:
-                raise ValueError('BinarizeConvolution: %s must be one of %s, got %r'
+                raise ValueError('BinarizeConvolution: %s must be one of %s, got %r; leave it out for the default'
                                  % (name, ', '.join(repr(one) for one in allowed), value))
             setattr(self, name, value)
 

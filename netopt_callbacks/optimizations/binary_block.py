@@ -184,8 +184,9 @@ class BinaryLayer(object):
     def _convolution(self):
         found = [function for function in self._functions if is_binary_core(function)]
         if len(found) != 1:
-            raise ValueError("block BinaryConvolution '%s' must hold one convolution of two signs, found "
-                             '%d; it was not made by this package' % (self.name, len(found)))
+            raise ValueError("block BinaryConvolution '%s' must hold one convolution of two signs, got %d, so "
+                             'this package did not make it; give the block another op name, or make it with '
+                             'nc.BinarizeConvolution' % (self.name, len(found)))
         return found[0]
 
     def _comparison(self):
@@ -202,8 +203,8 @@ class BinaryLayer(object):
             return None
         parameters = C.as_composite(self.core.inputs[0].owner).parameters
         if len(parameters) != 1:
-            raise ValueError("block BinaryConvolution '%s': the signs of the weights read %d Parameters, "
-                             'expected one' % (self.name, len(parameters)))
+            raise ValueError("block BinaryConvolution '%s': the signs of its weights must read one Parameter, got "
+                             '%d; make the block with nc.BinarizeConvolution' % (self.name, len(parameters)))
         return parameters[0]
 
     def _epilogue(self):

@@ -1,4 +1,5 @@
 """Which convolutions of a model are binarized, and why the others are not."""
+import cntk as C
 import numpy as np
 
 from .. import graph
@@ -43,9 +44,9 @@ class Choice(object):
         for layer in self.taken:
             _check_supported(layer)
             if operands == 'inputs' and layer in self.staged:
-                raise ValueError("%s: its input is binary already, so operands='inputs' has nothing to do; "
-                                 "leave it out with filter_function, or take operands='both' to make its "
-                                 'weights binary' % layer.label)
+                raise ValueError("%s: for operands='inputs' its input must be float, and an earlier "
+                                 'optimization has made it binary; leave the layer out with filter_function, '
+                                 "or take operands='both' to make its weights binary" % layer.label)
 
 
 def candidates(model):
@@ -62,8 +63,9 @@ def _filtered(layers, filter_function):
     for layer in layers:
         other = by_weights.setdefault(layer.W.uid, layer)
         if takes[layer] != takes[other]:
-            raise ValueError('%s and %s are applications of the same weights, which are binary in both or '
-                             'in neither; filter_function takes one of them' % (other.label, layer.label))
+            raise ValueError('%s and %s are applications of the same weights, which must be binary in both or '
+                             'in neither, and filter_function takes only one of them; let it go by the '
+                             'name or by W' % (other.label, layer.label))
     return {layer: 'filter_function leaves it out' for layer in layers if not takes[layer]}
 
 
@@ -89,9 +91,9 @@ def _nothing_left(model, skipped):
 
 def _check_supported(layer):
     weights, data = layer.core.inputs
-    if any(side < 0 for side in weights.shape):
-        raise ValueError('%s: the model is not applied to an input yet, so the shapes are not known; apply '
-                         'it to an input_variable first' % layer.label)
+    if data.shape == C.placeholder().shape or any(side < 0 for side in weights.shape):
+        raise ValueError('%s: to be binarized it must know its input, and got a placeholder: the model is not '
+                         'applied to an input yet; apply it to an input_variable first' % layer.label)
     if len(weights.shape) != 4 or len(data.shape) != 3:
         raise NotImplementedError(
             '%s: only 2-D convolutions can be binarized, weights [filters, channels, height, width] and input '
@@ -100,15 +102,16 @@ def _check_supported(layer):
     attributes = layer.attributes
     if attributes['autoPadding'][0] or data.shape[0] != weights.shape[1] * attributes['groups']:
         raise NotImplementedError(
-            '%s: its filters slide along the channels too (input %s, auto_padding %s); binarization takes '
-            'filters over all channels, auto_padding=[False, ...]'
+            '%s: its filters slide along the channels too (input %s, auto_padding %s), and can be binarized only '
+            'where they go over all channels: build it with auto_padding=[False, ...], or leave it out '
+            'with filter_function'
             % (layer.label, data.shape, list(attributes['autoPadding'])))
     if layer.W.dtype != np.float32:
-        raise NotImplementedError('%s: its weights are %s, the native op computes in float32; build the '
-                                  'network in float32' % (layer.label, np.dtype(layer.W.dtype).name))
+        raise NotImplementedError('%s: its weights must be float32, in which the native op computes, got %s; '
+                                  'build the network in float32' % (layer.label, np.dtype(layer.W.dtype).name))
     if attributes['groups'] > 1 and any(size > 0 and axis.is_asymmetric(size) for axis, size in
                                         zip(axes_of(layer.core), data.shape[1:])):
         raise NotImplementedError(
-            '%s: it has %d groups and more padding on one side than on the other, which CNTK computes wrongly on a '
-            'CPU (its fallback engine ignores groups); take filters of odd sides'
+            '%s: with groups its padding must be the same on both sides, got %d groups and more on one side, which '
+            'CNTK computes wrongly on a CPU (its fallback engine ignores groups); take filters of odd sides'
             % (layer.label, attributes['groups']))

@@ -30,8 +30,9 @@ def binary_convolution(filter_shape, num_filters=1, channels=1, init=C.glorot_un
     strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
     filter_shape = tuple(filter_shape)
     if len(filter_shape) != 2 or len(strides) != 2:
-        raise ValueError("binary_convolution '%s': filter_shape and strides are for height and width, got %r "
-                         'and %r' % (name, filter_shape, strides))
+        raise ValueError("binary_convolution '%s': filter_shape and strides must be for height and width, got %r "
+                         'and %r; give for example filter_shape=(3, 3), strides=(1, 1)'
+                         % (name, filter_shape, strides))
     W = C.parameter((num_filters, channels) + filter_shape, init=init, dtype=np.float32, name='filter')
 
     def convolution(operand):

@@ -44,11 +44,12 @@ def dense_factored(shapes, activation=default_override_or(identity), init={'W1':
         ValueError: `k` is not a positive int, an array does not fit, or both ranks are given.
     """
     if input_rank is not None and map_rank is not None:
-        raise ValueError('dense_factored: input_rank and map_rank cannot both be given')
-    inner, outputs = shapes
+        raise ValueError('dense_factored: only one of input_rank and map_rank may be given, got %r and %r; leave '
+                         'one out' % (input_rank, map_rank))
+    inner, outputs = shapes if isinstance(shapes, (tuple, list)) and len(shapes) == 2 else (None, None)
     if isinstance(inner, bool) or not isinstance(inner, (int, np.integer)) or inner < 1:
-        raise ValueError('dense_factored: the inner size must be an int of at least 1, got %r'
-                         % (inner,))
+        raise ValueError('dense_factored: shapes must be (inner size, output shape) with an inner size of at '
+                         'least 1, got %r; give for example shapes=(8, 100)' % (shapes,))
     activation = get_default_override(C.layers.Dense, activation=activation)
     bias = get_default_override(C.layers.Dense, bias=bias)
     init_bias = get_default_override(C.layers.Dense, init_bias=init_bias)
@@ -78,6 +79,7 @@ def _weights(name, inputs, outputs, init):
                            init=_initializer_for(value, Record(output_rank=len(outputs))))
     fits = value.shape[-len(outputs):] == outputs and (name == 'W1' or value.shape == inputs + outputs)
     if not fits or value.ndim <= len(outputs):
-        raise ValueError('dense_factored: %s must have shape %s + %s, got %s'
+        raise ValueError("dense_factored: init['%s'] must have shape %s + %s, got %s; make it fit `shapes`, or "
+                         'give None for a random start'
                          % (name, 'the inputs' if name == 'W1' else inputs, outputs, value.shape))
     return C.Parameter(value.shape, init=value, name=name)

@@ -101,13 +101,16 @@ def chosen_rank(what, rank, projection_function, factor_function):
     for name, function in (('projection_function', projection_function),
                            ('factor_function', factor_function)):
         if function is not None and not callable(function):
-            raise TypeError('%s: %s must be a function, got %r' % (what, name, function))
+            raise TypeError('%s: %s must be a function of W (factor_function of W and k), got %r; a rank that '
+                            'is a number goes into rank' % (what, name, function))
     if rank is not None and projection_function is not None:
-        raise ValueError('%s: rank and projection_function both choose the rank; give one' % what)
+        raise ValueError('%s: one of rank and projection_function must choose the rank, got rank=%r and '
+                         'projection_function=%r; leave one out' % (what, rank, projection_function))
     if rank is None and projection_function is None:
         if factor_function is None:
-            raise ValueError('%s: give rank (an int, a fraction of the smaller side, or a rule as '
-                             'nc.energy(0.95)), or projection_function, or factor_function' % what)
+            raise ValueError('%s: something must choose the rank, got no rank, projection_function or '
+                             'factor_function; give rank: an int, a fraction of the smaller side, or a rule '
+                             'as nc.energy(0.95)' % what)
         return None
     return ranks.check(projection_function if rank is None else rank, what + ': rank')
 
@@ -143,10 +146,16 @@ def _factor(layer, rank, factor_function, split, keep_useless):
 def _matrix(layer):
     """Returns W of a layer as [inputs, outputs]."""
     if any(side < 0 for side in layer.W.shape):
-        raise ValueError('%s has no weights yet; apply the model to its input first' % layer.label)
+        raise ValueError('%s: to be factored it must have weights, and their shape is not known yet; apply the '
+                         'model to an input_variable first' % layer.label)
+    if C.cntk_py.Parameter.value(layer.W).is_sparse():
+        raise ValueError('%s: its weights must be a dense matrix, got a sparse one; make its Parameter from a '
+                         'NumPy array, or leave the layer out with filter_function' % layer.label)
     W = layer.W.value
-    if not np.isfinite(W).all():
-        raise ValueError('%s holds weights that are not finite' % layer.label)
+    if low_rank.not_finite(W):
+        raise ValueError('%s: its weights must be finite, got %d NaN or infinite of %d; where training diverges '
+                         'lower the learning rate, or factor at an earlier epoch'
+                         % (layer.label, low_rank.not_finite(W), W.size))
     inputs, outputs = _sides(layer)
     return W.reshape(int(np.prod(inputs)), int(np.prod(outputs)))
 
@@ -170,14 +179,18 @@ def _checked(factors, W, layer):
     try:
         left, right = (np.array(factor, dtype=W.dtype, order='C') for factor in factors)
     except (TypeError, ValueError) as error:
-        raise ValueError('factor_function must return two arrays W1 and W2 for %s; it returned %s '
-                         '(%s)' % (layer.label, type(factors).__name__, error))
+        raise ValueError('factor_function must return two arrays W1 and W2 for %s, it returned %s (%s); end it '
+                         'with `return W1, W2`' % (layer.label, type(factors).__name__, error))
     if (left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0] or left.shape[1] < 1
             or (left.shape[0], right.shape[1]) != W.shape):
-        raise ValueError('factor_function must return W1 of (%d, k) and W2 of (k, %d) for %s; it '
-                         'returned %s and %s' % (W.shape + (layer.label, left.shape, right.shape)))
-    if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        raise ValueError('factor_function returned values that are not finite for %s' % layer.label)
+        raise ValueError('factor_function must return W1 of shape (%d, k) and W2 of shape (k, %d) for %s, it '
+                         'returned shapes %s and %s; it gets W as [inputs, outputs], and W1 times W2 must '
+                         'be about W' % (W.shape + (layer.label, left.shape, right.shape)))
+    for name, factor in (('W1', left), ('W2', right)):
+        if low_rank.not_finite(factor):
+            raise ValueError('factor_function must return finite factors for %s, its %s holds %d NaN or '
+                             'infinite of %d values; mend it, or leave the layer out with filter_function'
+                             % (layer.label, name, low_rank.not_finite(factor), factor.size))
     return left, right
 
 

@@ -30,12 +30,14 @@ def truncated_svd(matrix, rank):
     """
     matrix = np.asarray(matrix, np.float64)
     if matrix.ndim != 2:
-        raise ValueError('expected a matrix, got an array of shape %s' % (matrix.shape,))
-    if not np.isfinite(matrix).all():
-        raise ValueError('the matrix holds values that are not finite')
+        raise ValueError('matrix must have 2 axes, got an array of shape %s; reshape it to [inputs, outputs]'
+                         % (matrix.shape,))
+    if not_finite(matrix):
+        raise ValueError('matrix must be finite, got %d NaN or infinite of %d values; check how it was trained'
+                         % (not_finite(matrix), matrix.size))
     if not 1 <= rank <= min(matrix.shape):
-        raise ValueError('rank must be 1 to %d for a matrix of %dx%d, got %r'
-                         % ((min(matrix.shape),) + matrix.shape + (rank,)))
+        raise ValueError('rank must be 1 to %d, the smaller side of a matrix of %dx%d, got %r; take min(k, %d)'
+                         % ((min(matrix.shape),) + matrix.shape + (rank, min(matrix.shape))))
     U, s, V = np.linalg.svd(matrix, full_matrices=False)
     U, s, V = U[:, :rank], s[:rank], V[:rank]
     peaks = U[np.argmax(np.abs(U), axis=0), np.arange(rank)]
@@ -56,7 +58,8 @@ def factors(matrix, rank, split='even'):
         ValueError: see `truncated_svd`; or `split` is neither.
     """
     if split not in SPLITS:
-        raise ValueError('split must be one of %s, got %r' % (', '.join(SPLITS), split))
+        raise ValueError("split must be one of %s, got %r; take 'even' to train the factors on"
+                         % (', '.join(SPLITS), split))
     U, s, V = truncated_svd(matrix, rank)
     left = np.sqrt(s) if split == 'even' else np.ones_like(s)
     right = np.sqrt(s) if split == 'even' else s
@@ -81,6 +84,11 @@ def projected(gradient, left, right):
         (numpy.ndarray, numpy.ndarray): [m, k] and [k, n].
     """
     return gradient.dot(right.T), left.T.dot(gradient)
+
+
+def not_finite(values):
+    """Returns how many elements of an array are NaN or infinite."""
+    return values.size - np.count_nonzero(np.isfinite(values))
 
 
 def energy(values, rank):

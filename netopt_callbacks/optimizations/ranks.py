@@ -31,7 +31,8 @@ def energy(fraction):
         fraction (float): in (0, 1].
     """
     if not _is_number(fraction) or not 0 < fraction <= 1:
-        raise ValueError('energy: fraction must be in (0, 1], got %r' % (fraction,))
+        raise ValueError('energy: fraction must be in (0, 1], got %r; 0.95 keeps 95 %% of the squared '
+                         'singular values' % (fraction,))
     return Rule('energy', fraction,
                 lambda W: low_rank.rank_of_energy(low_rank.singular_values(W), fraction))
 
@@ -50,7 +51,7 @@ def speedup(factor):
         factor (float): above 1.
     """
     if not _is_number(factor) or not factor > 1:
-        raise ValueError('speedup: factor must be above 1, got %r' % (factor,))
+        raise ValueError('speedup: factor must be above 1, got %r; 2 halves the multiply-adds' % (factor,))
     return Rule('speedup', factor, lambda W: _largest_rank(W.shape, 1 / _exact(factor)))
 
 
@@ -63,7 +64,8 @@ def parameters(fraction):
         fraction (float): in (0, 1).
     """
     if not _is_number(fraction) or not 0 < fraction < 1:
-        raise ValueError('parameters: fraction must be in (0, 1), got %r' % (fraction,))
+        raise ValueError('parameters: fraction must be in (0, 1), got %r; 0.5 leaves half of the weights'
+                         % (fraction,))
     return Rule('parameters', fraction, lambda W: _largest_rank(W.shape, _exact(fraction)))
 
 
@@ -82,9 +84,10 @@ def check(rank, what='rank'):
         return rank
     if not _is_number(rank):
         raise TypeError('%s must be an int, a fraction in (0, 1) of the smaller side, or a function '
-                        'of W, got %r' % (what, rank))
+                        'of W, got %r; give 8, 0.25 or nc.energy(0.95)' % (what, rank))
     if isinstance(rank, Integral) and rank < 1:
-        raise ValueError('%s must be at least 1, got %r' % (what, rank))
+        raise ValueError('%s must be at least 1, got %r; to leave layers as they are use filter_function'
+                         % (what, rank))
     if not isinstance(rank, Integral) and not 0 < rank < 1:
         raise ValueError('%s as a fraction must be in (0, 1) of the smaller side, got %r; a rank '
                          'of its own is an int' % (what, rank))
@@ -115,7 +118,8 @@ def resolve(rank, W, layer):
     else:
         chosen = max(1, int(_exact(rank) * smaller))
     if not 1 <= chosen <= smaller:
-        raise ValueError('the rank of %s must be 1 to %d, the smaller side of its %dx%d weights, got %d'
+        raise ValueError('the rank of %s must be 1 to %d, the smaller side of its %dx%d weights, got %d; '
+                         'to leave the layer as it is use filter_function'
                          % ((layer, smaller) + tuple(W.shape) + (chosen,)))
     return int(chosen)
 
