@@ -109,6 +109,17 @@ def test_layers_that_share_weights_share_the_factors_and_have_one_note():
     assert len({parameters_of(block)[name].uid for block in blocks for name in ('W1', 'W2', 'b')}) == 3
 
 
+def test_a_product_that_is_no_dense_layer_has_a_note_that_says_why():
+    x = C.input_variable(20)
+    turned = C.times_transpose(x, C.parameter((5, 20)), name='turned')
+    model = C.splice(Dense(30, name='h')(x), turned, turned * 2)
+    first, second = nc.FactorDense(rank=3).transform(model).layers
+    assert (first.name, first.rank) == ('h', 3)
+    assert second.name == "product 'turned' (W of 5x20)" and second.shape == (5, 20)
+    assert second.skipped.startswith('times_transpose') and second.rank is None
+    assert second.parameters_before == second.parameters_after == 100
+
+
 def test_training_moves_the_factors_and_the_shared_parameters():
     model = wide()
     y = C.input_variable(2)

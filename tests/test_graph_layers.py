@@ -3,7 +3,7 @@ import cntk as C
 import numpy as np
 import pytest
 
-from netopt_callbacks import graph
+from netopt_callbacks import FactorDense, graph
 
 import graph_networks as networks
 
@@ -79,6 +79,42 @@ def test_a_bias_that_others_read_past_is_none_of_the_layer():
     ids=['constant', 'expression', 'embedding'])
 def test_what_is_no_layer_is_not_found(make):
     assert graph.layers(make(C.input_variable(3))) == []
+
+
+@pytest.mark.parametrize('make, bias', [
+    (lambda x, W, b: C.times(x, W) + b, True), (lambda x, W, b: C.plus(b, C.times(x, W)), True),
+    (lambda x, W, b: C.times(x, W), False), (lambda x, W, b: C.times(x, W) - b, False),
+    (lambda x, W, b: C.times(x, W) + np.ones(2, 'f'), False)],
+    ids=['bias right', 'bias left', 'no bias', 'bias taken away', 'constant bias'])
+def test_a_dense_is_found_however_its_bias_is_written(make, bias):
+    W, b = C.parameter((3, 2), init=1), C.parameter(2, init=1)
+    layer, = graph.layers(make(C.input_variable(3), W, b))
+    assert (layer.W.uid, layer.b and layer.b.uid) == (W.uid, b.uid if bias else None)
+
+
+@pytest.mark.parametrize('make, reason', [
+    (lambda W: C.times_transpose(C.input_variable(3), W, name='p'), 'times_transpose reads its W'),
+    (lambda W: C.times(W, C.input_variable((3, 1)), name='p'), 'its W stands left'),
+    (lambda W: C.times(W, C.input_variable(3), name='p'), 'its W stands left'),
+    (lambda W: C.times(C.input_variable(3), C.swapaxes(W), name='p'), 'its W is transposed first')],
+    ids=['times_transpose', 'column', 'vector', 'transposed'])
+def test_a_product_that_holds_w_the_other_way_round_is_told_and_left(make, reason):
+    W = C.parameter((2, 3), init=1, name='W')
+    model = make(W)
+    assert graph.layers(model) == []
+    product, = graph.other_products(model)
+    assert product.label == "product 'p' (W of 2x3)" and product.W.uid == W.uid
+    assert product.reason.startswith(reason) and product.reason.endswith('write times(x, W) with W of [inputs, outputs]')
+    with pytest.raises(ValueError, match=r"product 'p' \(W of 2x3\), which is none \(%s" % reason):
+        FactorDense(rank=1).transform(model)
+
+
+def test_products_of_data_and_those_inside_layers_are_not_told():
+    x = C.input_variable((2, 3))
+    model = C.times(C.times_transpose(x, x), C.constant(1, (2, 2)))
+    assert graph.other_products(C.layers.Dense(2)(model)) == []
+    steps = C.sequence.input_variable(3)
+    assert graph.other_products(C.layers.Recurrence(C.layers.LSTM(4, use_peepholes=True))(steps)) == []
 
 
 @pytest.mark.parametrize('cell', [C.layers.LSTM, C.layers.GRU, C.layers.RNNStep])

@@ -1,4 +1,6 @@
 """Finding the Dense and Convolution layers of a model, by name and by what they compute."""
+from collections import namedtuple
+
 from .layer import Layer
 from .walk import body, functions
 
@@ -11,6 +13,9 @@ LAYER_BLOCKS = frozenset([
     'RNNStep', 'Stabilizer'])
 
 _CORES = {'Dense': 'Times', 'Convolution': 'Convolution'}
+
+OtherProduct = namedtuple('OtherProduct', 'label W reason')
+OtherProduct.__doc__ = "A product of data with a Parameter that is no Dense layer: its name, W, and why it is none."
 
 
 def layers(model, filter_function=None, op_name=None):
@@ -34,7 +39,7 @@ def layers(model, filter_function=None, op_name=None):
     if op_name is not None and op_name not in _CORES:
         raise ValueError("op_name must be 'Dense', 'Convolution' or None, got %r; other blocks are found with "
                          'nc.graph.walk(model)' % (op_name,))
-    found = _search(model)
+    found = [item for item in _search(model) if isinstance(item, Layer)]
     _link(found)
     if op_name is not None:
         found = [layer for layer in found if layer.op_name == op_name]
@@ -59,19 +64,31 @@ def no_layers_error(model, what, op_name=None):
         op_name (str): what it looked for; None stands for both.
     """
     seen = [layer.label for layer in layers(model)]
+    seen += ['%s, which is none (%s)' % (product.label, product.reason) for product in other_products(model)]
     return ValueError('%s: expected a %s layer to change, got none. Layers of the model: %s. Check filter_function'
                       % (what, op_name or 'Dense or Convolution', ', '.join(seen) or 'none'))
 
 
+def other_products(model):
+    """Returns the products that multiply by a Parameter from the wrong side, so that they are no layer.
+
+    `Layer.W` is [inputs, outputs] for every Dense, and what is written with it relies on that.
+
+    Returns:
+        list of OtherProduct: inputs first.
+    """
+    return [item for item in _search(model) if isinstance(item, OtherProduct)]
+
+
 def _search(model):
-    """Returns the layers of a model and of its blocks, inputs first."""
+    """Returns the layers and other products of a model and of its blocks, inputs first."""
     found = []
     pending = [(iter(_of_level(model.outputs, True, ())), True)]
     while pending:
         item = next(pending[-1][0], None)
         if item is None:
             pending.pop()
-        elif isinstance(item, Layer):
+        elif isinstance(item, (Layer, OtherProduct)):
             found.append(item)
         else:
             block, enclosing = item
@@ -82,7 +99,7 @@ def _search(model):
 
 
 def _of_level(outputs, bare, enclosing):
-    """Returns, inputs first, the layers of one level and the blocks to look into: (block, names)."""
+    """Returns, inputs first, the layers and other products of a level, and blocks to look into: (block, names)."""
     level = functions(outputs)
     readers = _readers(level, outputs)
     items = []
@@ -93,7 +110,7 @@ def _of_level(outputs, bare, enclosing):
             if layer is None:
                 items.append((function, enclosing))
         elif bare:
-            layer = _from_primitives(function, readers, enclosing)
+            layer = _from_primitives(function, readers, enclosing) or _other_product(function, enclosing)
         if layer is not None:
             items.append(layer)
     return items
@@ -123,6 +140,30 @@ def _from_primitives(core, readers, enclosing):
     bias = _bias(core, readers)
     root, b = bias if bias else (core, None)
     return Layer(op_name, root, core, W, b, enclosing)
+
+
+def _other_product(function, enclosing):
+    """Returns the OtherProduct a primitive is, or None."""
+    if function.op_name not in ('Times', 'TransposeTimes'):
+        return None
+    left, right = function.inputs
+    data, weights, reader = left, right, function
+    reason = 'times_transpose reads its W as [outputs, inputs]'
+    if function.op_name == 'Times':
+        reason = 'its W is transposed first'
+        if left.is_parameter:
+            data, weights, reason = right, left, 'its W stands left of the data, as [outputs, inputs]'
+        elif right.is_output and right.owner.op_name == 'TransposeAxes':
+            reader = right.owner
+            weights = reader.inputs[0]
+        else:
+            return None
+    if not weights.is_parameter or data.is_parameter or data.is_constant:
+        return None
+    name = '.'.join([part for part in enclosing if part] + [function.name or '(unnamed)'])
+    sides = 'x'.join(str(side) for side in weights.shape)
+    return OtherProduct("product '%s' (W of %s)" % (name, sides), _parameter(reader, weights),
+                        reason + '; write times(x, W) with W of [inputs, outputs]')
 
 
 def _weights(core):

@@ -61,6 +61,16 @@ def _taken(model, filter_function):
     return found
 
 
+def _notes_of_products(model):
+    """Returns a note for each W that a product applies to data without being a Dense layer."""
+    notes = {}
+    for found in graph.other_products(model):
+        size = int(np.prod(found.W.shape))
+        notes[found.W.uid] = LayerNote(found.label, found.W.shape, skipped=found.reason,
+                                       parameters_before=size, parameters_after=size)
+    return list(notes.values())
+
+
 def factor_dense(model, rank=None, filter_function=None, factor_function=None, split='even',
                  keep_useless=False):
     """Returns `model` with its Dense layers factored.
@@ -73,7 +83,7 @@ def factor_dense(model, rank=None, filter_function=None, factor_function=None, s
             its note; otherwise warn (UserWarning) and factor it all the same.
 
     Returns:
-        Transformed: with one note per W looked at.
+        Transformed: with one note per W looked at, and per W of a product that is no Dense layer.
 
     Raises:
         TypeError, ValueError: see `FactorDense`.
@@ -89,7 +99,8 @@ def factor_dense(model, rank=None, filter_function=None, factor_function=None, s
             W1, W2 = factored[layer.W.uid]
             core = product(W1, W2, layer.output_rank, layer.attributes['inferInputRankToMap'])
             new_functions[layer] = layer.rebuilt(core, OP_NAME)
-    return Transformed(graph.replace(model, new_functions) if new_functions else model, notes)
+    return Transformed(graph.replace(model, new_functions) if new_functions else model,
+                       notes + _notes_of_products(model))
 
 
 def chosen_rank(what, rank, projection_function, factor_function):
