@@ -64,6 +64,6 @@ def refuse_model(optimizations, model):
     """Lets the optimizations refuse the user's model, as far as it is theirs to come."""
     order = sorted(optimizations, key=lambda o: (isinstance(o.epoch, tuple), o.epoch))
     for optimization in order:
-        if type(optimization).check is Optimization.check:
+        model = optimization.check(model)
+        if model is None:
             return
-        optimization.check(model)

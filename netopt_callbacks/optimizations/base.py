@@ -137,13 +137,15 @@ class Optimization(object):
     def check(self, model):
         """Refuses a model this optimization can do nothing with; the default takes any.
 
-        Called before training, with the model as it is then, so that a filter that matches no
-        layer is told at once and not after hours. An optimization that overrides it says that
-        it adds no layers another one might look for: what is due after one that does not is
-        checked only when it is applied.
+        Called before training, so that a filter that matches no layer, or only layers that an
+        earlier optimization will have changed, is told at once and not after hours.
 
         Args:
-            model (cntk.Function): as given to `transform`.
+            model (cntk.Function): as given to `transform`, but not trained yet.
+
+        Returns:
+            cntk.Function: a model with the layers that the next optimization will find, for its own
+            check; None where that is not known: what comes later is then checked when it is applied.
 
         Raises:
             ValueError: names what was looked for and what is there.

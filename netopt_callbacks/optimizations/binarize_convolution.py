@@ -61,7 +61,7 @@ class BinarizeConvolution(Optimization):
         self._samples = {}
 
     def check(self, model):
-        Choice(model, self.filter_function, self._options.operands)
+        return _binarized(model, self.filter_function, self._options, {}).model
 
     def prepare(self, model, minibatches):
         choice = Choice(model, self.filter_function, self._options.operands)

@@ -47,6 +47,7 @@ class FactorDense(Optimization):
 
     def check(self, model):
         _taken(model, self.filter_function)
+        return model    # which layers are factored depends on the weights they will have
 
     def transform(self, model):
         return factor_dense(model, self.rank, self.filter_function, self.factor_function,
@@ -57,7 +58,9 @@ def _taken(model, filter_function):
     """Returns the Dense layers the filter takes, or raises ValueError listing those seen."""
     found = graph.layers(model, filter_function, op_name='Dense')
     if not found:
-        raise graph.no_layers_error(model, 'FactorDense', op_name='Dense')
+        error = graph.no_layers_error(model, 'FactorDense', op_name='Dense')
+        done = ["'%s'" % function.name for function in graph.walk(model) if function.op_name == OP_NAME]
+        raise ValueError('%s. Factored already: %s' % (error, ', '.join(done))) if done else error
     return found
 
 

@@ -1,0 +1,60 @@
+"""Several optimizations of one layer in one run: stages in their order, and what excludes each other."""
+import numpy as np
+import pytest
+
+import netopt_callbacks as nc
+from user_script import SAMPLES, Script
+
+
+def conv(layer):
+    return layer.name == 'conv'
+
+
+def binarize(epoch, operands='both', filter_function=conv):
+    return nc.BinarizeConvolution(epoch=epoch, filter_function=filter_function, operands=operands)
+
+
+def hidden(epoch, rank):
+    return nc.FactorDense(epoch=epoch, rank=rank, filter_function=lambda layer: layer.name == 'hidden')
+
+
+def test_activations_first_then_weights_then_lowered():
+    script = Script(test=False, cross_validation=0)
+    script.run([binarize(1, 'inputs'), binarize(2), nc.Lower()], data=script.held_out)
+    first, second = script.session.result.records
+    assert [(record.epoch, record.layers[0].bits_after) for record in (first, second)] == [(1, 32), (2, 1)]
+    assert 'only its input is 1-bit' in first.layers[0].message
+    assert 'now its weights are' in second.layers[0].message
+    assert script.session.result.parity.layers[0].integers > 0 and script.session.result.parity.passed
+    feed = {script.x: script.images[:50]}
+    trained, lowered = (getattr(script.session.result, name).eval(feed) for name in ('model', 'lowered'))
+    # float32 layers after the convolution, evaluated in two networks
+    np.testing.assert_allclose(lowered, trained, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('callbacks, words', [
+    ([binarize(1), binarize(2, 'inputs')], "BinarizeConvolution.*got none.*'conv'.*1-bit already"),
+    ([binarize(3), binarize(1)], "BinarizeConvolution.*got none.*'conv'.*1-bit already"),
+    ([binarize(1, 'inputs'), binarize(1, 'inputs')], "'conv'.*input must be float, and an earlier optimization"),
+    ([hidden(1, 3), binarize(1), binarize(2)], '1-bit already'),
+], ids=['weights first', 'twice', 'inputs twice', 'after another'])
+def test_stages_that_exclude_each_other_are_refused_before_training(callbacks, words):
+    script = Script()
+    with pytest.raises(ValueError, match=words):
+        script.run(callbacks)
+    assert script.trainer.total_number_of_samples_seen == 0
+
+
+def test_a_layer_that_is_factored_already_is_named_when_nothing_else_is_left():
+    script = Script(sweeps=2, test=False)
+    with pytest.raises(ValueError, match="got none.*'classify'.*Factored already: 'hidden'"):
+        script.run([hidden(1, 3), hidden(1, 2)])
+    assert script.trainer.total_number_of_samples_seen == SAMPLES
+    assert [record.layers[0].rank for record in script.session.result.records] == [3]
+
+
+def test_a_layer_left_for_its_rank_may_be_factored_later():
+    script = Script(sweeps=2, test=False)
+    script.run([hidden(1, 12), hidden(1, 2)])
+    left, factored = (record.layers[0] for record in script.session.result.records)
+    assert left.skipped and left.rank is None and factored.rank == 2
