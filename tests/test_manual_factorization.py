@@ -4,7 +4,9 @@ Only the import is changed. What the manual leaves undefined is supplied here: `
 uses in its second example, and the tutorial CNTK 102 it builds on, which trains `z`.
 """
 import inspect
+import os
 import re
+import runpy
 import warnings
 
 import cntk as C
@@ -129,6 +131,23 @@ def test_netopts_own_tests_pass(name):
         warnings.simplefilter('ignore', UserWarning)
         exec(source, names)
         names[name]()
+
+
+def test_the_example_the_manual_names(capsys):
+    folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'examples')
+    example = runpy.run_path(os.path.join(folder, 'dense_factorization.py'))['dense_factorization_example']
+    z, newz = example()
+    trained, factored = capsys.readouterr().out.splitlines()
+    counts = [sum(int(np.prod(p.shape)) for p in model.parameters) for model in (z, newz)]
+    assert counts[0] == 2802 > counts[1]
+    wrong = []
+    for name, line, count in (('trained', trained, counts[0]), ('factored', factored, counts[1])):
+        said = re.match(r'%s +(\d+) parameters, +([\d.]+) %% of 1000 samples wrong$' % name, line)
+        assert int(said.group(1)) == count
+        wrong.append(float(said.group(2)))
+    # A guess is wrong in 50 of 100; factoring loses nothing that 1000 samples show.
+    assert wrong[0] < 20 and abs(wrong[1] - wrong[0]) <= 1
+    assert [layer.op_name for layer in (newz.first, newz.second, newz.classify)] == ['Dense', 'DenseFactored', 'Dense']
 
 
 def test_the_names_and_their_arguments_are_netopts():
