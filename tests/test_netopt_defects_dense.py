@@ -1,16 +1,20 @@
 """One regression test, or more, for each defect of the released netopt that concerns Dense layers.
 
-The numbers are those of its list of defects; `quietly` silences the warning a rank that saves nothing gives.
+The numbers are those of its list of defects, 1 to 14; 5 to 12 are in `test_binary_defects`. `quietly` silences
+the warning a rank that saves nothing gives.
 """
+import re
+
 import cntk as C
 import numpy as np
 import pytest
 from cntk.layers import Dense, Sequential
 
 import netopt_callbacks as nc
-from netopt_callbacks import factorization, graph
+from netopt_callbacks import factorization, graph, quantization
 
 import graph_networks as networks
+import test_binary_defects
 from graph_networks import factored_blocks, full, parameters_of, quietly, wide
 
 
@@ -99,7 +103,19 @@ def test_defect_13_nothing_matched_is_an_error_that_lists_the_layers():
             apply(lambda block: False)
 
 
-def test_defect_14_all_layers_are_replaced_in_one_copy_of_the_graph(monkeypatch):
+def dense_layers(depth):
+    return Sequential([Dense(8, activation=C.tanh, name='d%d' % i) for i in range(depth)])(C.input_variable(8))
+
+
+def convolutions(depth):
+    layers = [C.layers.Convolution2D((3, 3), 2, pad=True, name='c%d' % i) for i in range(depth)]
+    return Sequential(layers)(C.input_variable((2, 4, 4)))
+
+
+@pytest.mark.parametrize('network, transform, op_name', [
+    (dense_layers, lambda model: nc.FactorDense(rank=2).transform(model).model, 'DenseFactored'),
+    (convolutions, quantization.convert_to_binary_convolution, 'BinaryConvolution')])
+def test_defect_14_all_layers_are_replaced_in_one_copy_of_the_graph(network, transform, op_name, monkeypatch):
     visited = []
     for name in ('clone', 'replace_placeholders'):
         def counted(self, *arguments, _inner=getattr(C.Function, name), **options):
@@ -108,12 +124,18 @@ def test_defect_14_all_layers_are_replaced_in_one_copy_of_the_graph(monkeypatch)
         monkeypatch.setattr(C.Function, name, counted)
 
     def functions_visited(depth):
-        x = C.input_variable(8)
-        model = Sequential([Dense(8, activation=C.tanh, name='d%d' % i) for i in range(depth)])(x)
+        model = network(depth)
         del visited[:]
-        new = nc.FactorDense(rank=2).transform(model).model
-        assert len(factored_blocks(new)) == depth
-        return sum(visited)
+        new = transform(model)
+        total = sum(visited)
+        assert [function.op_name for function in graph.walk(new)].count(op_name) == depth
+        return total
     # Linear: twice as many more layers cost exactly twice as much more.
     ten, twenty, forty = (functions_visited(depth) for depth in (10, 20, 40))
     assert forty - twenty == 2 * (twenty - ten) > 0
+
+
+def test_every_defect_has_a_test():
+    names = list(globals()) + dir(test_binary_defects)
+    numbers = {int(match.group(1)) for match in (re.match(r'test_defect_(\d+)_', name) for name in names) if match}
+    assert numbers == set(range(1, 15))
