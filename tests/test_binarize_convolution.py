@@ -143,6 +143,13 @@ def test_without_data_the_shift_falls_back_and_says_so():
     assert notes_of(plain)['second'].message is None
 
 
+@pytest.mark.parametrize('options', [{}, dict(clip='calibrate', input_shift='learn')], ids=['default', 'learned'])
+def test_no_python_in_the_training_loop(options):
+    features, model = convolutions()
+    new_model = binarize_convolution(model, minibatches=[{features: images(features.shape)}], **options).model
+    assert 'UserFunction' not in {function.op_name for function in graph.walk(new_model)}
+
+
 def test_in_a_trainer_what_is_trained_is_calibrated():
     """CNTK 103D trains z(x / 255): z itself, which the Trainer also holds, reads inputs 255 times as large."""
     features, model = convolutions()
