@@ -1,0 +1,67 @@
+"""The two optimizations in a session: what shows only in a run."""
+import numpy as np
+import pytest
+
+import cntk as C
+import netopt_callbacks as nc
+from user_script import SAMPLES, Identity, Script
+
+
+def conv(layer):
+    return layer.name == 'conv'
+
+
+def test_where_no_rank_saves_anything_training_goes_on_as_if_nothing_had_been_due():
+    script = Script(sweeps=2)
+    outcome = script.run([nc.FactorDense(epoch=1, rank=999)])
+    record, = script.session.result.records
+    assert [(note.name, note.rank) for note in record.layers] == [('hidden', None), ('classify', None)]
+    assert all('rank 999 saves nothing' in note.skipped and note.parameters_before == note.parameters_after
+               for note in record.layers)
+    assert script.session.result.summary().count('rank 999 saves nothing') == 2
+    assert outcome == Script(sweeps=2).run([Identity(epoch=1)])
+
+
+def test_without_held_out_data_the_record_says_what_was_not_calibrated():
+    script = Script(sweeps=2, test=False, cross_validation=0)
+    script.run([nc.BinarizeConvolution(epoch=1, filter_function=conv)])
+    note, = script.session.result.records[0].layers
+    assert note.message.startswith('no held-out data to calibrate input_shift and output_scale on')
+    assert note.message in script.session.result.summary()
+
+
+def shift_of(model):
+    shift, = [parameter for parameter in model.parameters if parameter.name == 'input_shift']
+    return shift.value
+
+
+def test_a_learned_shift_starts_calibrated_and_is_trained_by_its_own_learner():
+    shifts = {}
+    for rate in (0., 0.1):
+        script = Script(sweeps=2, test=False)
+        learner = lambda parameters: C.sgd(parameters, C.learning_parameter_schedule(rate))
+        script.run([nc.BinarizeConvolution(epoch=1, filter_function=conv, input_shift='learn', learner=learner)],
+                   data=script.held_out)
+        shifts[rate] = shift_of(script.session.result.model)
+    # A pixel is the sum of two numbers in [0, 1), so the best threshold of two levels is near 1.
+    assert 0.5 < shifts[0.].item() < 1.5
+    assert shifts[0.1].item() != shifts[0.].item()
+
+
+@pytest.mark.parametrize('operands', ['both', 'inputs'])
+def test_the_latent_weights_stay_the_parameter_that_the_users_learner_trains(operands):
+    script = Script(sweeps=2, test=False)
+    W = script.z.conv.W
+    values = []
+    optimization = nc.BinarizeConvolution(epoch=1, filter_function=conv, operands=operands)
+    prepare = optimization.prepare
+
+    def prepared(model, minibatches):
+        values.append(W.value)
+        prepare(model, minibatches)
+    optimization.prepare = prepared
+    script.run([optimization], data=script.held_out)
+    assert any(parameter.uid == W.uid for parameter in script.learners[0].parameters)
+    assert W.uid in {parameter.uid for parameter in script.z.parameters}
+    assert not np.array_equal(values[0], W.value) and values[0].shape == W.shape
+    assert script.trainer.total_number_of_samples_seen == 2 * SAMPLES
