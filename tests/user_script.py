@@ -108,12 +108,14 @@ class Script(object):
         folder (str): where text data and checkpoints go.
     """
 
+    width = 36          # of x in a line of text
+
     def __init__(self, learner='momentum_sgd', source='data', frequency=500, sweeps=4,
                  minibatch=64, max_samples=None, checkpoint=None, preserve_all=False, test=True,
                  cross_validation=300, folder=None, log=1, dropout=True):
         cntk_py.reset_random_seed(1)
         self._arrays()
-        self.x = C.input_variable((1, 6, 6), name='x')
+        self.x = self._input()
         self.label = C.input_variable(5, name='label')
         self.z = self._network(dropout)
         self.loss = C.cross_entropy_with_softmax(self.z, self.label)
@@ -145,6 +147,9 @@ class Script(object):
         noise = random.rand(SAMPLES, 36).astype(np.float32)
         self.images = (self.labels.dot(signal) + noise).reshape(SAMPLES, 1, 6, 6)
 
+    def _input(self):
+        return C.input_variable((1, 6, 6), name='x')
+
     def _network(self, dropout):
         layers = C.layers
         return layers.Sequential([
@@ -165,18 +170,22 @@ class Script(object):
         return C.io.MinibatchSource([self._deserializer(part) for part in names], randomize=True,
                                     max_sweeps=self._sweeps)
 
+    def _rows(self):
+        """Returns the values of x of each sample, as a list of one for each line of text."""
+        return [[image] for image in self.images.reshape(SAMPLES, -1)]
+
     def _deserializer(self, names):
         path = os.path.join(self._folder, '-'.join(names) + '.txt')
         if not os.path.exists(path):
-            rows = zip(self.images.reshape(SAMPLES, -1), self.labels)
             with open(path, 'w') as stream:
-                for number, (image, label) in enumerate(rows):
-                    fields = {'x': image, 'label': label}
-                    stream.write('%d %s\n' % (number, ' '.join(
-                        '|%s %s' % (name, ' '.join('%.9g' % v for v in fields[name]))
-                        for name in names)))
-        streams = {name: C.io.StreamDef(field=name, shape={'x': 36, 'label': 5}[name])
-                   for name in names}
+                for number, (rows, label) in enumerate(zip(self._rows(), self.labels)):
+                    fields = {'x': rows, 'label': [label]}
+                    for line in range(max(len(fields[name]) for name in names)):
+                        stream.write('%d %s\n' % (number, ' '.join(
+                            '|%s %s' % (name, ' '.join('%.9g' % v for v in fields[name][line]))
+                            for name in names if line < len(fields[name]))))
+        width = {'x': self.width, 'label': 5}
+        streams = {name: C.io.StreamDef(field=name, shape=width[name]) for name in names}
         return C.io.CTFDeserializer(path, C.io.StreamDefs(**streams))
 
     def _streams(self, source, kind):
