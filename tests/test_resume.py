@@ -13,7 +13,7 @@ import pytest
 
 import netopt_callbacks as nc
 from netopt_callbacks.engine import checkpoint
-from user_script import SAMPLES, Identity, Script
+from user_script import LEARNERS, SAMPLES, Identity, Script
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KILLED = 9
@@ -96,13 +96,27 @@ def test_killed_anywhere(plan, preserve_all, tmpdir):
                                   preserve_all=preserve_all) == whole, kill
 
 
+# The plan that a learner is resumed under where it cannot train packed factors.
+PLAN_OF = {'adagrad': 'own learner', 'rmsprop': 'own learner', 'noise': 'own learner',
+           'clipping by norm': 'own learner', 'part': 'identity'}
+WITHOUT_STATE = ('user', 'user and sgd')        # refused, see below
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('learner', ['sgd', 'nesterov', 'adam', 'adadelta', 'fsadagrad', 'L1 and L2',
-                                     'clipping', 'several', 'part', 'rate by sweeps'])
+@pytest.mark.parametrize('learner', sorted(set(LEARNERS) - set(WITHOUT_STATE)))
 def test_killed_and_resumed_for_every_learner(learner, tmpdir):
-    plan = 'identity' if learner == 'part' else 'factor and binarize'
+    plan = PLAN_OF.get(learner, 'factor and binarize')
     assert killed_and_resumed(tmpdir.mkdir('killed'), (16, 13), plan=plan, learner=learner) \
         == run(tmpdir.mkdir('whole'), plan=plan, learner=learner)
+
+
+@pytest.mark.parametrize('learner', WITHOUT_STATE)
+def test_learner_without_state_is_refused_before_training(learner, tmpdir):
+    Script(learner=learner).trainer.save_checkpoint(str(tmpdir.join('model')))
+    script = Script(learner=learner, checkpoint=300, folder=str(tmpdir))
+    with pytest.raises(ValueError, match='Halves cannot go on from a checkpoint.*restore_from'):
+        script.run([Identity(epoch=1)])
+    assert not script.log.events
 
 
 def test_checkpoint_of_plain_cntk_is_gone_on_from(tmpdir):

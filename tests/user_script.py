@@ -5,6 +5,7 @@ import sys
 import cntk as C
 import numpy as np
 from cntk import cntk_py
+from cntk.internal.utils import _py_dict_to_cntk_dict
 from cntk.layers.typing import Tensor
 from cntk.train.training_session import DataUnit
 
@@ -73,6 +74,30 @@ class Halves(C.learners.UserLearner):
         return True
 
 
+class Heavy(C.learners.UserLearner):
+    """A learner of the user's own with state, momentum, that goes into a checkpoint."""
+
+    def __init__(self, parameters):
+        super(Heavy, self).__init__(parameters, C.learning_parameter_schedule(0.05))
+        self.velocities = [(p, np.zeros(p.shape, np.float32)) for p in parameters]
+
+    def update(self, gradient_values, training_sample_count, sweep_end):
+        for parameter, velocity in self.velocities:
+            gradient = np.asarray(gradient_values[parameter].to_ndarray())
+            velocity *= np.float32(0.9)
+            velocity += gradient / np.float32(training_sample_count)
+            parameter.value = parameter.value - np.float32(0.05) * velocity
+        return True
+
+    def create_checkpoint(self):
+        return _py_dict_to_cntk_dict({'velocities': [
+            [float(value) for value in velocity.ravel()] for _, velocity in self.velocities]})
+
+    def restore_from_checkpoint(self, checkpoint):
+        for (_, velocity), saved in zip(self.velocities, checkpoint['velocities']):
+            velocity.ravel()[:] = saved
+
+
 LEARNERS = {
     'sgd': lambda p: [C.sgd(p, _rate())],
     'momentum_sgd': lambda p: [C.momentum_sgd(p, _rate(), 0.9)],
@@ -93,6 +118,7 @@ LEARNERS = {
     'part': lambda p: [C.momentum_sgd(p[:4], _rate(), 0.9)],
     'user': lambda p: [Halves(p)],
     'user and sgd': lambda p: [Halves(p[:3]), C.sgd(p[3:], _rate())],
+    'sgd and user with state': lambda p: [C.sgd(p[3:], _rate()), Heavy(p[:3])],
     'rate by sweeps': lambda p: [C.momentum_sgd(p, C.learning_parameter_schedule(RATES), 0.9)],
 }
 
@@ -227,7 +253,8 @@ class Script(object):
         values = [p.value for p in loss.parameters]
         values += [c.value for c in loss.constants if c.name.startswith('aggregate_')]
         for learner in self.learners:
-            if isinstance(learner, Halves):
+            if isinstance(learner, C.learners.UserLearner):
+                values += [velocity for _, velocity in getattr(learner, 'velocities', ())]
                 continue
             checkpoint = learner.create_checkpoint()
             values += [np.asarray(g) for g in checkpoint['smoothed_gradients']]
