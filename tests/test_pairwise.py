@@ -28,7 +28,7 @@ AXES = collections.OrderedDict([
     ('cross_validation', [None, 300, (1, DataUnit.sweep)]),
     ('checkpoint', [None, 300, (5, DataUnit.minibatch)]),
     ('preserve_all', [False, True]),
-    ('epochs', [(0,), (1, 1, 2), (2,), (3,)]),
+    ('epochs', [(0,), (1, 1, 2), (2,), (SWEEPS,)]),
 ])
 # What plain CNTK cannot run, or what is not to be run, as pairs of (axis, values).
 FORBIDDEN = [
@@ -39,7 +39,7 @@ FORBIDDEN = [
     (('network', ['sequences']), ('source', ['arrays', 'data', 'user', 'user with state'])),
     # CNTK counts no samples of a UserLearner that comes first, and arrays repeat for ever.
     (('learner', ['user', 'user and sgd']), ('source', ['arrays'])),
-    (('max_samples', [2 * SAMPLES + 300]), ('epochs', [(3,)])),     # past the end
+    (('max_samples', [2 * SAMPLES + 300]), ('epochs', [(SWEEPS,)])),   # past the end
     (('checkpoint', [None]), ('preserve_all', [True])),
 ]
 
@@ -209,12 +209,29 @@ def test_forbidden_pairs_are_pairs_of_the_axes():
     assert forbidden_pairs() < every_pair(AXES)
 
 
-@pytest.mark.parametrize('number', FAST)
+def numbered(numbers):
+    """Returns the parameters of a test of rows."""
+    return pytest.mark.parametrize('number', [
+        pytest.param(number, marks=END_NOT_SEEN if end_not_seen(TABLE[number]) else ())
+        for number in numbers])
+
+
+# A source without state cannot be asked whether it has come to its end and be put back, and the
+# actions that CNTK has at the end of training are left out where something is due at that end.
+END_NOT_SEEN = pytest.mark.xfail(strict=True, reason='end of a source without state')
+
+
+def end_not_seen(row):
+    return (row['loop'], row['source'], row['max_samples'], row['epochs']) \
+        == ('session', 'user', None, (SWEEPS,))
+
+
+@numbered(FAST)
 def test_some_rows(number, tmpdir):
     check(TABLE[number], tmpdir)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('number', sorted(set(range(len(TABLE))) - set(FAST)))
+@numbered(sorted(set(range(len(TABLE))) - set(FAST)))
 def test_every_other_row(number, tmpdir):
     check(TABLE[number], tmpdir)

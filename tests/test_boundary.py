@@ -1,0 +1,39 @@
+"""A boundary between two segments consumes no sample: what a source of the user's own was asked for."""
+import pytest
+
+from user_script import SAMPLES, Identity
+from user_sources import Images
+
+EPOCHS = pytest.mark.parametrize('epochs', [(0,), (1,), (1, 2, 2), (1, 2, 3)], ids=str)
+
+
+def reads(source, epochs, **options):
+    """Returns the minibatches that a source delivered, each as its row numbers."""
+    script = Images(source=source, sweeps=3, test=False, cross_validation=0, **options)
+    script.run([Identity(epoch=epoch) for epoch in epochs])
+    return script.source.read
+
+
+@EPOCHS
+@pytest.mark.parametrize('options', [{}, dict(max_samples=3 * SAMPLES), dict(minibatch=50)], ids=str)
+def test_source_without_state_is_read_once(epochs, options):
+    plain = reads('user', (), **options)
+    assert reads('user', epochs, **options) == plain
+    assert sum(map(len, plain)) == 3 * SAMPLES
+
+
+@EPOCHS
+@pytest.mark.parametrize('minibatch', [64, 50])
+def test_source_with_state_is_looked_at_one_sample_ahead(epochs, minibatch):
+    """The look tells the end of the data; the source is put back, and the sample then trained."""
+    plain = reads('user with state', (), minibatch=minibatch)
+    ours = reads('user with state', epochs, minibatch=minibatch)
+    looks = [number for number, rows in enumerate(ours) if len(rows) == 1]
+    assert [rows for rows in ours if len(rows) > 1] == plain
+    assert len(looks) <= len({epoch for epoch in epochs if 0 < epoch < 3})
+    assert all(ours[look] == ours[look + 1][:1] for look in looks)
+
+
+def test_no_look_is_needed_where_the_end_is_known():
+    options = dict(max_samples=3 * SAMPLES)
+    assert reads('user with state', (3,), **options) == reads('user with state', (), **options)
