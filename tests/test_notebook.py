@@ -196,7 +196,7 @@ def test_optimization_run_twice_says_what_it_finds():
     script.source = script.arguments['mb_source'] = script._source('data')
     script.arguments['model_inputs_to_streams'] = script._streams(script.source, 'data')
     before = script.outcome()
-    with pytest.raises(ValueError, match="FactorDense: no Dense layer to change.*'classify'"):
+    with pytest.raises(ValueError, match="FactorDense: expected a Dense layer to change, got none.*'classify'"):
         script.run([factor()])
     assert script.outcome() == before
 
