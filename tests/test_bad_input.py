@@ -176,6 +176,14 @@ def endless_source():
     script.run(data=C.io.MinibatchSourceFromData({'x': script.images, 'label': script.labels}))
 
 
+def sparse_input():
+    x, label = C.input_variable(12, is_sparse=True), C.input_variable(30)
+    model = C.layers.Dense(30, name='hidden')(x)
+    trainer = C.Trainer(model, C.squared_error(model, label), [C.sgd(model.parameters, 0.1)])
+    with nc.attach(trainer, [factor()], epoch_size=8):
+        trainer.train_minibatch({x: C.Value.one_hot([1, 2], 12), label: np.ones((2, 30), 'f')})
+
+
 def trained_twice():
     script = Script(sweeps=1)
     script.run()
@@ -374,6 +382,8 @@ TABLE = [
         'more of shape (100, 100)', 'leaves room for it', 'no learner would', 'learner=lambda'),
     Row('learner that trains no adopted factors', lambda: run(factor(), learner='adagrad'), ValueError,
         'layer hidden', 'a learner of their own', 'need_ave_multiplier', 'learner=lambda'),
+    Row('adopted factors of a sparse input', sparse_input, ValueError,
+        'layer hidden', 'a learner of their own', 'reads a sparse input', 'learner=lambda'),
     Row('learner that forgets a Parameter', lambda: run(factor(
         learner=lambda parameters: C.sgd(parameters[:1], C.learning_parameter_schedule(.1)))), ValueError,
         'FactorDense', 'must train all new Parameters', 'got one without W', 'the whole list'),

@@ -65,3 +65,29 @@ def test_the_latent_weights_stay_the_parameter_that_the_users_learner_trains(ope
     assert W.uid in {parameter.uid for parameter in script.z.parameters}
     assert not np.array_equal(values[0], W.value) and values[0].shape == W.shape
     assert script.trainer.total_number_of_samples_seen == 2 * SAMPLES
+
+
+def recurrent_losses(own):
+    """Returns the losses of a recurrent network whose layers are factored after 10 minibatches."""
+    random = np.random.RandomState(2)
+    C.cntk_py.reset_random_seed(1)
+    x, label = C.sequence.input_variable(12), C.input_variable(3)
+    step = C.layers.Dense(16, name='step')
+    model = C.layers.Sequential([C.layers.Dense(16, name='in'), C.layers.Recurrence(lambda h, v: C.tanh(step(h) + v)),
+                                 C.sequence.last, C.layers.Dense(3, name='out')])(x)
+    make = lambda parameters: C.momentum_sgd(parameters, C.learning_parameter_schedule(0.1), 0.9)
+    trainer = C.Trainer(model, C.cross_entropy_with_softmax(model, label), [make(model.parameters)])
+    losses = []
+    with nc.attach(trainer, [nc.FactorDense(epoch=1, rank=3, learner=make if own else None)], epoch_size=80) as run:
+        for _ in range(20):
+            sequences = [random.rand(steps, 12).astype('f') for steps in random.randint(1, 6, 8)]
+            trainer.train_minibatch({x: sequences, label: np.eye(3, dtype='f')[random.randint(0, 3, 8)]})
+            losses.append(trainer.previous_minibatch_loss_average)
+    return losses, [note.rank for note in run.result.records[0].layers]
+
+
+def test_layers_around_and_inside_a_recurrence_are_factored_in_a_running_trainer():
+    packed, ranks = recurrent_losses(own=False)
+    assert ranks == [3, 3, None] and len(set(packed)) == 20
+    # A learner of their own starts where the reset leaves the packed ones: the same bits.
+    assert packed == recurrent_losses(own=True)[0]
