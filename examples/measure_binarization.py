@@ -5,7 +5,8 @@
 DIR holds the four original files (train-images-idx3-ubyte.gz ...). For each network of the CNTK 103D
 tutorial and each seed a float network is trained; from there, for each combination,
 its second convolution is binarized and trained on. The table shows test errors in percent:
-right after the swap (on 2000 images), and after retraining (mean over the seeds, and their range). Raw results go to
+right after the swap (on 2000 images), and after retraining (mean over the seeds, and their range). A second table
+compares the values of each option with all else equal. Raw results go to
 --output, one JSON object a line; a run that was broken off goes on from there.
 """
 import argparse
@@ -22,6 +23,7 @@ import netopt_callbacks as nc
 
 MINIBATCH = 64
 HELD_OUT = 1000
+DIVERGED = 50   # percent: a network that learned anything is far below, one that did not is near 90
 NETWORKS = ('strided', 'pooled')
 NAMES = ('weight_scale', 'input_scale', 'input_shift', 'output_scale', 'clip')
 
@@ -39,7 +41,7 @@ def main():
                           if (network, seed, name_of(combination)) not in results]
                 if wanted:
                     measure(network, seed, wanted, train, held_out, test, options, results)
-    print(table(results))
+    print(table(results) + '\n\n' + effects(results))
 
 
 def measure(network, seed, wanted, train, held_out, test, options, results):
@@ -155,6 +157,41 @@ def table(results):
                       '**%.2f** (%.2f-%.2f, %d)' % (np.mean(ends), min(ends), max(ends), len(ends))]
         lines.append('| %s | %s |' % (name, ' | '.join(cells)))
     return '\n'.join(lines)
+
+
+def effects(results):
+    """Returns as a Markdown table what one value of an option does against another, all else equal.
+
+    The mean difference of the final errors, plus or minus its standard error, over all pairs of runs (in
+    brackets) that differ in that option alone; apart for runs with a calibrated output and without. Pairs with a
+    run that DIVERGED are left out.
+    """
+    lines = ['| network | option | with output_scale | without |', '|---|---|---|---|']
+    for network in NETWORKS:
+        for index, option in enumerate(NAMES):
+            values = sorted({name.split(', ')[index] for _, _, name in results if name != 'float'})
+            for one, other in itertools.combinations(values, 2):
+                cells = [_difference(results, network, index, one, other, output)
+                         for output in ((None,) if option == 'output_scale' else ('calibrate', 'None'))]
+                if any(cells):
+                    lines.append('| %s | %s: %s instead of %s | %s |'
+                                 % (network, option, other, one, ' | '.join(cells + [''] * (2 - len(cells)))))
+    return '\n'.join(lines)
+
+
+def _difference(results, network, index, one, other, output):
+    differences = []
+    for (where, seed, name), result in results.items():
+        values = name.split(', ')
+        if where != network or name == 'float' or values[index] != one or output not in (None, values[3]):
+            continue
+        twin = results.get((network, seed, ', '.join(values[:index] + [other] + values[index + 1:])))
+        if twin is not None and max(result['end'], twin['end']) < DIVERGED:
+            differences.append(twin['end'] - result['end'])
+    if not differences:
+        return ''
+    return '%+.2f ± %.2f (%d)' % (np.mean(differences), np.std(differences) / len(differences) ** 0.5,
+                                  len(differences))
 
 
 def load(path):

@@ -33,6 +33,18 @@ def test_table_is_sorted_and_leaves_out_what_is_not_complete(measure):
     assert lines[0].count('|') == lines[1].count('|') == 6
 
 
+def test_effects_compare_runs_that_differ_in_one_option_alone(measure):
+    name = 'channel, %s, None, %s, None'
+    results = dict([result('strided', 0, name % ('None', 'None'), 50., 4.), result('strided', 0, name % ('sample', 'None'), 50., 6.),
+                    result('strided', 1, name % ('None', 'None'), 50., 4.), result('strided', 1, name % ('sample', 'None'), 50., 5.),
+                    result('strided', 1, name % ('sample', 'calibrate'), 50., 4.5), result('strided', 2, 'float', 1., 1.),
+                    result('pooled', 0, name % ('None', 'None'), 50., 4.), result('pooled', 0, name % ('sample', 'None'), 50., 90.)])
+    # Differences 2 and 1: mean 1.5, standard error 0.5 / sqrt 2. The pooled pair diverged.
+    assert measure.effects(results).split('\n')[2:] == [
+        '| strided | input_scale: sample instead of None |  | +1.50 ± 0.35 (2) |',
+        '| strided | output_scale: calibrate instead of None | -0.50 ± 0.00 (1) |  |']
+
+
 def test_all_combinations_are_options_of_the_optimization(measure):
     import netopt_callbacks as nc
     every = measure.combinations()
