@@ -171,6 +171,17 @@ def source_without(names):
     script.run(data=C.io.MinibatchSourceFromData({name: script.images for name in names}, max_samples=100))
 
 
+class Forgetful(C.io.UserMinibatchSource):
+    """A source that keeps no position."""
+
+    def stream_infos(self):
+        return [C.io.StreamInformation(name, index, 'dense', np.float32, shape)
+                for index, (name, shape) in enumerate([('x', (1, 6, 6)), ('label', (5,))])]
+
+    def next_minibatch(self, num_samples, number_of_workers=1, worker_rank=0, device=None):
+        return {}
+
+
 def endless_source():
     script = Script()
     script.run(data=C.io.MinibatchSourceFromData({'x': script.images, 'label': script.labels}))
@@ -291,7 +302,7 @@ TABLE = [
         "init['W2']", 'must have shape (2,) + (3,)', 'got (3, 3)', 'make it fit'),
 
     # Dense layers.
-    Row('filter that takes none', lambda: nc.FactorDense(rank=1, filter_function=lambda layer: False).transform(dense()),
+    Row('filter that takes none', lambda: nc.FactorDense(rank=1, filter_function=named('no')).transform(dense()),
         ValueError, "Dense 'hidden' (W of 20x30)", 'expected a Dense layer', 'got none', 'Check filter_function'),
     Row('weights that are not there', lambda: nc.FactorDense(rank=1).transform(C.layers.Dense(3, name='loose')),
         ValueError, "Dense 'loose'", 'must have weights', 'not known yet', 'apply the model'),
@@ -300,8 +311,8 @@ TABLE = [
     Row('weights that diverged', lambda: nc.FactorDense(rank=1).transform(
         dense_with(np.full((20, 30), np.nan, 'f'))), ValueError,
         "Dense 'hidden'", 'must be finite', 'got 600 NaN or infinite of 600', 'lower the learning rate'),
-    Row('filter that parts tied weights', lambda: nc.FactorDense(rank=1, filter_function=named('left')).transform(tied()),
-        ValueError, "'left'", 'must change together', 'takes only the first', 'both or neither'),
+    Row('filter that parts tied weights', lambda: nc.FactorDense(
+        rank=1, filter_function=named('left')).transform(tied()), ValueError, "'left'", 'must change together', 'takes only the first', 'both or neither'),
 
     # Convolutions.
     Row('no convolution', lambda: binarize_convolution(convolutions(('only',))[1]), ValueError,
@@ -382,6 +393,8 @@ TABLE = [
         'more of shape (100, 100)', 'leaves room for it', 'no learner would', 'learner=lambda'),
     Row('learner that trains no adopted factors', lambda: run(factor(), learner='adagrad'), ValueError,
         'layer hidden', 'a learner of their own', 'need_ave_multiplier', 'learner=lambda'),
+    Row('learner without a state to project', lambda: run(factor(learner_state='project'), learner='adam'), ValueError,
+        "FactorDense: learner_state='project'", 'no learner it is defined for', 'it has adam', "Use learner_state='reset'"),
     Row('adopted factors of a sparse input', sparse_input, ValueError,
         'layer hidden', 'a learner of their own', 'reads a sparse input', 'learner=lambda'),
     Row('learner that forgets a Parameter', lambda: run(factor(
@@ -403,7 +416,8 @@ TABLE = [
         'data', 'NumPy arrays', 'got (1, 2)', 'data=(images, labels)'),
     Row('held-out data without labels', lambda: run(data=np.ones((3, 1, 6, 6), 'f')), ValueError,
         'data', 'x, label', 'got 1', 'in a tuple'),
-    Row('held-out data of two lengths', lambda: run(data=(np.ones((3, 1, 6, 6), 'f'), np.ones((2, 5), 'f'))), ValueError,
+    Row('held-out data of two lengths', lambda: run(data=(np.ones((3, 1, 6, 6), 'f'), np.ones((2, 5), 'f'))),
+        ValueError,
         'data', 'the same number of samples', 'x: 3, label: 2', 'cut the arrays alike'),
     Row('held-out data of another shape', lambda: run(data=(np.ones((3, 1, 6, 6), 'f'), np.ones((3, 4), 'f'))),
         ValueError, 'data for argument label', '[samples, 5]', 'got [3, 4]', 'those of the input_variable'),
@@ -411,6 +425,8 @@ TABLE = [
         'argument label', 'must have a stream', 'the streams x', 'alike'),
     Row('held-out source without an end', endless_source, ValueError,
         'data', 'must end', 'repeats for ever', 'max_sweeps=1'),
+    Row('held-out source that cannot go back', lambda: run(data=Forgetful()), ValueError,
+        'held-out minibatch source Forgetful', 'a measurement', 'has no position to go back to', 'get_checkpoint_state()'),
     Row('trainer that is none', lambda: nc.attach('trainer', [Identity()]), TypeError,
         'trainer', 'a cntk.Trainer', "got 'trainer'", 'cntk.Trainer(model'),
     Row('trainer built before the import', old_trainer, ValueError,
