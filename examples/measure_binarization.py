@@ -38,7 +38,8 @@ def main():
         for seed in range(options.seeds):
             for network in options.networks:
                 wanted = [combination for combination in part
-                          if (network, seed, name_of(combination)) not in results]
+                          if (network, seed, name_of(combination)) not in results
+                          and (not options.only or name_of(combination) in options.only)]
                 if wanted:
                     measure(network, seed, wanted, train, held_out, test, options, results)
     print(table(results) + '\n\n' + effects(results))
@@ -223,6 +224,7 @@ def arguments():
     parser.add_argument('--epochs-before', type=int, default=4)
     parser.add_argument('--epochs-after', type=int, default=4)
     parser.add_argument('--core', action='store_true', help='only the defaults and combinations near them')
+    parser.add_argument('--only', nargs='+', help="only these: 'float', 'channel, None, None, None, None' ...")
     return parser.parse_args()
 
 
