@@ -7,6 +7,7 @@ then. With nothing due there is one segment, and it is CNTK's session to the las
 import os
 import sys
 import tempfile
+import warnings
 
 import cntk as C
 from cntk.io import UserMinibatchSource
@@ -86,6 +87,10 @@ class Session(object):
             held_out(data, handed.arguments, self._streams, cross_validation), larger_is_better,
             self._own_checkpoints(callbacks))
         self._needs_segments = bool(self.engine.optimizations)
+        if self._needs_segments and remember.truncated(self._source):
+            warnings.warn('this source cuts its sequences (truncation_length), and where an '
+                          'optimization is due it is restored to its position: CNTK then drops the '
+                          'sequences it has begun, so some samples are not trained', stacklevel=3)
         self._remove = ()
         self._counted = {}
 

@@ -58,6 +58,8 @@ class Engine(object):
         given.refuse_lower_without_data(self._lower, data)
         given.refuse_writers(observers, handed.writers)
         given.refuse_projection(self.optimizations, handed.learners)
+        if self.optimizations:
+            learner_facts.check_restorable(handed.learners)
         for optimization in self.optimizations:
             clock.check(optimization)
         self.clock = clock

@@ -5,6 +5,7 @@ import numpy as np
 from cntk import cntk_py
 from cntk.internal import map_if_possible
 from cntk.learners import UserLearner
+from cntk.train.distributed import DistributedLearner
 
 from . import remember
 
@@ -42,6 +43,24 @@ def keep_state(learners):
     for learner in learners:
         if _forgets(learner):
             learner.restore_from_checkpoint = lambda checkpoint: None
+
+
+def check_restorable(learners):
+    """Refuses a learner that CNTK cannot restore from its own state, as every change has to.
+
+    Raises:
+        ValueError: names the learner and the schedule that is known to be such.
+    """
+    for learner in map(_innermost, learners):
+        if isinstance(learner, (UserLearner, DistributedLearner)):
+            continue
+        try:
+            learner.restore_from_checkpoint(learner.create_checkpoint())
+        except RuntimeError as error:
+            raise ValueError('CNTK cannot restore the learner %s from its own state (%s), which an '
+                             'optimization needs. A schedule with epoch_size=cntk.io.FULL_DATA_SWEEP '
+                             'is such: leave epoch_size out, and its values are of one sweep each'
+                             % (describe(learner), str(error).split('\n')[0]))
 
 
 def check_resumable(learners):

@@ -6,8 +6,10 @@ engine needs all of them to build the next trainer, so `install`, called by the 
 the package, wraps the constructors; what they got is found with the functions below.
 """
 import functools
+import inspect
 
 from cntk import cntk_py
+from cntk.io import MinibatchSource
 from cntk.train.trainer import Trainer
 from cntk.train.training_session import TrainingSession
 
@@ -81,6 +83,17 @@ def _remember_learner(create):
     return factory
 
 
+def _remember_truncation(construct):
+    signature = inspect.signature(construct)
+
+    @functools.wraps(construct)
+    def constructor(self, *args, **options):
+        construct(self, *args, **options)
+        given = signature.bind(self, *args, **options).arguments
+        setattr(self, ATTRIBUTE, bool(given.get('truncation_length')))
+    return constructor
+
+
 def _refuse_attached(construct):
     @functools.wraps(construct)
     def constructor(self, trainer, *args, **options):
@@ -114,6 +127,7 @@ def install():
         return
     setattr(Trainer, ATTRIBUTE, 'installed')
     Trainer.__init__ = _remember_trainer(Trainer.__init__)
+    MinibatchSource.__init__ = _remember_truncation(MinibatchSource.__init__)
     TrainingSession.__init__ = _refuse_attached(TrainingSession.__init__)
     for config, names in ((cntk_py.CheckpointConfig, _CHECKPOINT),
                           (cntk_py.CrossValidationConfig, _CROSS_VALIDATION),
@@ -178,6 +192,11 @@ def config(config, what):
         raise ValueError('%s was built before `import netopt_callbacks`, and CNTK does not give '
                          'its arguments back: import netopt_callbacks first' % what)
     return arguments
+
+
+def truncated(source):
+    """Whether a minibatch source cuts sequences for truncated back-propagation through time."""
+    return source.__dict__.get(ATTRIBUTE, False)
 
 
 def learner(learner):
