@@ -2,6 +2,7 @@
 
 The script of each worker is `main` below, under the `mpiexec` of the environment.
 """
+import builtins
 import hashlib
 import json
 import os
@@ -39,12 +40,24 @@ def ragged(matrix, rank):
 
 
 class Raises(nc.Optimization):
-    """Raises on the second worker alone."""
+    """Raises on one worker alone."""
+
+    def __init__(self, rank):
+        super(Raises, self).__init__(epoch=1)
+        self._rank = rank
 
     def transform(self, model):
-        if C.Communicator.rank() == 1:
-            raise ValueError('raised by the second worker')
+        if C.Communicator.rank() == self._rank:
+            raise ValueError('raised by worker %d' % self._rank)
         return model
+
+
+class RaisingObserver(nc.Observer):
+    """Raises in the middle of an epoch, on the main worker, the only one that has observers."""
+
+    def on_minibatch(self, samples, loss, metric):
+        if samples > SAMPLES // 2:
+            raise ValueError('raised by an observer')
 
 
 class Killer(nc.Observer):
@@ -72,13 +85,26 @@ PLANS = {
                                      factor_function=noisy)],
     'ragged': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden,
                                       factor_function=ragged)],
-    'raises': lambda: [Raises(epoch=1)],
-    'dir': lambda: [Identity(epoch=1)],
+    'second worker raises': lambda: [Raises(rank=1)],
+    'main worker raises': lambda: [Raises(rank=0)],
+    'observer raises': lambda: [Identity(epoch=1), RaisingObserver()],
 }
+
+
+def watched_open(folder, written):
+    """Returns `open`, which also notes the files in a folder that are opened for writing."""
+    original = builtins.open
+
+    def watched(file, mode='r', *arguments, **options):
+        if set(mode) & set('wax+') and str(file).startswith(folder):
+            written.append(os.path.relpath(str(file), folder))
+        return original(file, mode, *arguments, **options)
+    return watched
 
 
 def main(folder, kind, plan, kill):
     """Trains, and prints what this worker ends with."""
+    rank, written = C.Communicator.rank(), []
     # Pulling random state out of CNTK takes a save, and each save moves block momentum on.
     script = Script(test=False, cross_validation=0, sweeps=3, frequency=SAMPLES, folder=folder,
                     checkpoint=SAMPLES, dropout=kind != 'block momentum')
@@ -91,7 +117,10 @@ def main(folder, kind, plan, kill):
     if callbacks is None:
         C.training_session(**script.arguments).train()
     else:
-        watching = [nc.TensorBoard(os.path.join(folder, 'board'))] if plan == 'factor' else []
+        # A folder and a file of each worker's own, so that it shows who writes.
+        watching = [nc.TensorBoard(os.path.join(folder, 'board%d' % rank)),
+                    nc.ProgressBar(open(os.path.join(folder, 'bar%d' % rank), 'a'))]
+        builtins.open = watched_open(folder, written)
         if int(kill):
             watching.append(Killer(int(kill)))
         session = nc.training_session(callbacks=callbacks + watching, epoch_size=SAMPLES,
@@ -100,10 +129,11 @@ def main(folder, kind, plan, kill):
         records = [record.to_dict() for record in session.result.records]
     loss = script.trainer.loss_function
     values = hashlib.sha256(b''.join(p.value.tobytes() for p in loss.parameters)).hexdigest()
+    structure = repr([(f.op_name, [o.shape for o in f.outputs]) for f in nc.graph.walk(loss)])
     summaries = [event for event in script.log.events if event[0] == 'summary']
     sys.stdout.write('OUTCOME ' + json.dumps(
-        [C.Communicator.rank(), values, repr(summaries), records,
-         script.trainer.total_number_of_samples_seen]) + '\n')
+        [rank, values, repr(summaries), records, script.trainer.total_number_of_samples_seen,
+         structure, sorted(set(written))]) + '\n')
     sys.stdout.flush()
     C.Communicator.finalize()
 
@@ -126,11 +156,19 @@ def mpiexec(folder, kind, plan, kill=0, workers=2):
 
 
 def trained(folder, kind, plan, **options):
-    """Returns the main worker's outcome, after it is found to be the same on all workers."""
+    """Returns the main worker's outcome, after it is found to be the same on all workers.
+
+    The others are found to have written nothing.
+    """
     workers = options.get('workers', 2)
     code, found, output = mpiexec(folder, kind, plan, **options)
     assert code == 0 and len(found) == workers, output[-4000:]
-    assert len({outcome[0] for outcome in found.values()}) == 1
+    for rank in range(1, workers):
+        assert (found[rank][0], found[rank][4]) == (found[0][0], found[0][4])
+        assert found[rank][5] == []
+        if plan != 'plain':
+            assert not os.listdir(str(folder.join('board%d' % rank)))
+            assert not folder.join('bar%d' % rank).read()
     return found[0]
 
 
@@ -144,22 +182,36 @@ def test_identity_equals_a_plain_run_that_checkpoints_at_the_same_points(kind, t
 
 
 def test_main_workers_factors_are_taken_by_all(tmpdir):
-    """Without it the workers would train different networks: the gradients are shared, W1 not."""
-    trained(tmpdir, 'data parallel', 'noisy')
+    """Without it the workers would train different networks: the gradients are shared, W1 not.
+
+    The main worker alone writes: checkpoints and their folder, TensorBoard, the progress bar.
+    """
+    main_worker = trained(tmpdir, 'data parallel', 'noisy')
+    assert {os.path.dirname(name) for name in main_worker[5]} == {'board0', 'model.netopt'}
+    assert len(os.listdir(str(tmpdir.join('board0')))) == 1
+    assert 'FactorDense after epoch 1' in tmpdir.join('bar0').read()
+    assert sorted(name for name in os.listdir(str(tmpdir)) if name.startswith('model')) \
+        == ['model', 'model.ckp', 'model.netopt']
 
 
-def test_killed_and_resumed_equals_never_killed(tmpdir):
-    whole = trained(tmpdir.mkdir('whole'), 'data parallel', 'factor')
+@pytest.mark.parametrize('kind, kill', [
+    ('data parallel', 28), pytest.param('1 bit', 28, marks=pytest.mark.slow),
+    pytest.param('block momentum', 14, marks=pytest.mark.slow)])
+def test_killed_and_resumed_equals_never_killed(kind, kill, tmpdir):
+    """Killed in the third epoch; with Dropout, but for block momentum."""
+    whole = trained(tmpdir.mkdir('whole'), kind, 'factor')
     folder = tmpdir.mkdir('killed')
-    code, found, _ = mpiexec(folder, 'data parallel', 'factor', kill=28)
+    code, found, _ = mpiexec(folder, kind, 'factor', kill=kill)
     assert code != 0 and not found
-    resumed = trained(folder, 'data parallel', 'factor')
+    resumed = trained(folder, kind, 'factor')
     assert (resumed[0], resumed[2]) == (whole[0], whole[2])
-    assert len(os.listdir(str(folder.join('board')))) <= 2     # the main worker's, twice started
+    assert len(os.listdir(str(folder.join('board0')))) == 2    # one file of each start
 
 
 @pytest.mark.parametrize('plan, words', [
-    ('raises', 'ValueError: raised by the second worker'),
+    ('second worker raises', 'ValueError: raised by worker 1'),
+    ('main worker raises', 'ValueError: raised by worker 0'),
+    ('observer raises', 'ValueError: raised by an observer'),
     ('ragged', 'not the same on worker 1')])
 def test_worker_that_raises_ends_all_with_its_error(plan, words, tmpdir):
     begin = time.time()
