@@ -15,7 +15,7 @@ namespace {
 
 using Vector = __m256i;
 constexpr int lanes = 32;
-constexpr int tile_pixels = 6;  // 12 registers of counts, 2 of weights, 1 row, 1 temporary
+constexpr int large = 6, small = 2;  // 12 registers of counts, 2 of weights, 1 row, 1 temporary
 
 inline Vector zero() { return _mm256_setzero_si256(); }
 inline Vector load(const void* from) { return _mm256_loadu_si256(static_cast<const Vector*>(from)); }
@@ -68,29 +68,43 @@ void pack(const PackArguments& a) {
 }
 
 // Eight pixels of one filter; the last ones of a run are stored through a mask.
+template <bool Whole>
 inline __attribute__((always_inline)) void write8(float* y, int pixels, __m128i sums, __m256 scale, __m256 bias) {
-    if (pixels <= 0) return;
+    if (!Whole && pixels <= 0) return;
     __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(sums)), scale);
     BITCONV_KEEP_ROUNDED(product);
     const __m256 value = _mm256_add_ps(product, bias);
-    if (pixels >= 8) _mm256_storeu_ps(y, value); else _mm256_maskstore_ps(y, first_lanes(pixels), value);
+    if (Whole) _mm256_storeu_ps(y, value); else _mm256_maskstore_ps(y, first_lanes(pixels), value);
 }
 
-void epilogue16(const EpilogueArguments& a) {
-    const std::int16_t* sums = static_cast<const std::int16_t*>(a.sums);
+// Up to sixteen pixels by eight filters. Everything by value: a store to y could alias what a reference leads to.
+template <bool Whole>
+inline __attribute__((always_inline)) void write16x8(const std::int16_t* sums, std::size_t sum_stride, int pixels,
+                                                     int filters, float* y, std::size_t filter_stride,
+                                                     const float* scales, const float* biases) {
+    __m256i rows[8];
+    load_turned(rows, sums, sum_stride);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+        if (!Whole && i >= filters) break;
+        const __m256 scale = _mm256_broadcast_ss(scales + i), bias = _mm256_broadcast_ss(biases + i);
+        write8<Whole>(y, pixels, _mm256_castsi256_si128(rows[i]), scale, bias);
+        write8<Whole>(y + 8, pixels - 8, _mm256_extracti128_si256(rows[i], 1), scale, bias);
+        y += filter_stride;
+    }
+}
+
+void epilogue16(const EpilogueArguments& arguments) {
+    const EpilogueArguments a = arguments;
     for (int p = 0; p < a.pixels; p += 16) {
         for (int f = 0; f < a.filters; f += 8) {
-            __m256i rows[8];
-            load_turned(rows, sums + p * a.sum_stride + f, a.sum_stride);
-            const int filters = a.filters - f < 8 ? a.filters - f : 8;
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; ++i) {
-                if (i >= filters) break;
-                const __m256 scale = _mm256_broadcast_ss(a.scale + f + i), bias = _mm256_broadcast_ss(a.bias + f + i);
-                float* y = a.y + (f + i) * a.filter_stride + p;
-                write8(y, a.pixels - p, _mm256_castsi256_si128(rows[i]), scale, bias);
-                write8(y + 8, a.pixels - p - 8, _mm256_extracti128_si256(rows[i], 1), scale, bias);
-            }
+            const std::int16_t* sums = static_cast<const std::int16_t*>(a.sums) + p * a.sum_stride + f;
+            float* y = a.y + f * a.filter_stride + p;
+            const int pixels = a.pixels - p, filters = a.filters - f;
+            if (pixels >= 16 && filters >= 8)
+                write16x8<true>(sums, a.sum_stride, pixels, filters, y, a.filter_stride, a.scale + f, a.bias + f);
+            else
+                write16x8<false>(sums, a.sum_stride, pixels, filters, y, a.filter_stride, a.scale + f, a.bias + f);
         }
     }
 }
@@ -98,8 +112,11 @@ void epilogue16(const EpilogueArguments& a) {
 }  // namespace
 
 const Implementation avx2 = {
-    "avx2", supported, Encoding::nibbles, lanes, tile_pixels, lane_of, pack,
-    {{tile<1, std::int16_t>, tile<1, std::int32_t>}, {tile<2, std::int16_t>, tile<2, std::int32_t>}},
+    "avx2", supported, Encoding::nibbles, lanes, {large, small}, lane_of, pack,
+    {{{tile<large, 1, std::int16_t>, tile<large, 1, std::int32_t>},
+      {tile<large, 2, std::int16_t>, tile<large, 2, std::int32_t>}},
+     {{tile<small, 1, std::int16_t>, tile<small, 1, std::int32_t>},
+      {tile<small, 2, std::int16_t>, tile<small, 2, std::int32_t>}}},
     {epilogue16, scalar_epilogue<std::int32_t>},
     nibble_peak,
 };

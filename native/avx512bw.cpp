@@ -16,7 +16,7 @@ namespace {
 using Vector = __m512i;
 constexpr Encoding encoding = Encoding::nibbles;
 constexpr int lanes = 64;
-constexpr int tile_pixels = 8;  // 16 registers of counts, 2 of weights, a row and a temporary, 8 pointers
+constexpr int large = 8, small = 2;  // 16 registers of counts, 2 of weights, a row and a temporary, 8 pointers
 
 inline Vector zero() { return _mm512_setzero_si512(); }
 inline Vector load(const void* from) { return _mm512_loadu_si512(from); }
@@ -44,8 +44,11 @@ bool supported() { return cpu_features().avx512bw; }
 }  // namespace
 
 const Implementation avx512bw = {
-    "avx512bw", supported, encoding, lanes, tile_pixels, lane_of, pack,
-    {{tile<1, std::int16_t>, tile<1, std::int32_t>}, {tile<2, std::int16_t>, tile<2, std::int32_t>}},
+    "avx512bw", supported, encoding, lanes, {large, small}, lane_of, pack,
+    {{{tile<large, 1, std::int16_t>, tile<large, 1, std::int32_t>},
+      {tile<large, 2, std::int16_t>, tile<large, 2, std::int32_t>}},
+     {{tile<small, 1, std::int16_t>, tile<small, 1, std::int32_t>},
+      {tile<small, 2, std::int16_t>, tile<small, 2, std::int32_t>}}},
     {epilogue16, scalar_epilogue<std::int32_t>},
     nibble_peak,
 };

@@ -15,38 +15,38 @@ namespace {
 
 constexpr Encoding encoding = Encoding::dense;
 constexpr int lanes = 16;
-constexpr int tile_pixels = 8;  // 16 registers of counts, 2 of weights, a pixel's word and temporaries, 8 pointers
+constexpr int large = 8, small = 2;  // 16 registers of counts, 2 of weights, a pixel's word and temporaries, 8 pointers
 
-inline void subtract_twice(std::int16_t* sums, __m512i counts) {
+inline void subtract_twice(std::int16_t* sums, const std::int16_t* bases, __m512i counts) {
     const __m256i narrow = _mm512_cvtepi32_epi16(counts);  // modulo 2^16, as the contract allows
-    __m256i* to = reinterpret_cast<__m256i*>(sums);
-    _mm256_storeu_si256(to, _mm256_sub_epi16(_mm256_sub_epi16(_mm256_loadu_si256(to), narrow), narrow));
+    const __m256i base = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bases));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), _mm256_sub_epi16(_mm256_sub_epi16(base, narrow), narrow));
 }
 
-inline void subtract_twice(std::int32_t* sums, __m512i counts) {
-    _mm512_storeu_si512(sums, _mm512_sub_epi32(_mm512_sub_epi32(_mm512_loadu_si512(sums), counts), counts));
+inline void subtract_twice(std::int32_t* sums, const std::int32_t* bases, __m512i counts) {
+    _mm512_storeu_si512(sums, _mm512_sub_epi32(_mm512_sub_epi32(_mm512_loadu_si512(bases), counts), counts));
 }
 
 // Three operations a register: xor, count, add. The input's word is broadcast, the weights' row is shared by all pixels.
-template <int Vectors, typename Sum>
+template <int Pixels, int Vectors, typename Sum>
 void tile(const TileArguments& a) {
-    __m512i counts[tile_pixels][Vectors];
+    __m512i counts[Pixels][Vectors];
 #pragma GCC unroll 8
-    for (int p = 0; p < tile_pixels; ++p)
+    for (int p = 0; p < Pixels; ++p)
 #pragma GCC unroll 2
         for (int v = 0; v < Vectors; ++v) counts[p][v] = _mm512_setzero_si512();
     const std::uint8_t* weights = a.weights;
     for (int tap = 0; tap < a.taps; ++tap) {
-        const std::uint8_t* x[tile_pixels];
+        const std::uint8_t* x[Pixels];
 #pragma GCC unroll 8
-        for (int p = 0; p < tile_pixels; ++p) x[p] = a.x + a.offsets[tap * a.offset_stride + p];
+        for (int p = 0; p < Pixels; ++p) x[p] = a.x + a.offsets[tap * a.offset_stride + p];
         std::size_t at = 0;
         for (int q = 0; q < a.words; ++q, at += a.plane_bytes, weights += 4 * lanes) {
             __m512i w[Vectors];
 #pragma GCC unroll 2
             for (int v = 0; v < Vectors; ++v) w[v] = _mm512_loadu_si512(weights + v * a.block_bytes);
 #pragma GCC unroll 8
-            for (int p = 0; p < tile_pixels; ++p) {
+            for (int p = 0; p < Pixels; ++p) {
                 const __m512i word = _mm512_set1_epi32(*reinterpret_cast<const std::int32_t*>(x[p] + at));
 #pragma GCC unroll 2
                 for (int v = 0; v < Vectors; ++v) {
@@ -57,10 +57,10 @@ void tile(const TileArguments& a) {
         }
     }
 #pragma GCC unroll 8
-    for (int p = 0; p < tile_pixels; ++p)
+    for (int p = 0; p < Pixels; ++p)
 #pragma GCC unroll 2
         for (int v = 0; v < Vectors; ++v)
-            subtract_twice(static_cast<Sum*>(a.sums) + p * a.sum_stride + v * lanes, counts[p][v]);
+            subtract_twice(sums_of<Sum>(a, p, v, lanes), bases_of<Sum>(a, p, v, lanes), counts[p][v]);
 }
 
 #include "transpose_avx2.inc"
@@ -89,8 +89,11 @@ std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
 }  // namespace
 
 const Implementation avx512vpopcntdq = {
-    "avx512vpopcntdq", supported, encoding, lanes, tile_pixels, nullptr, pack,
-    {{tile<1, std::int16_t>, tile<1, std::int32_t>}, {tile<2, std::int16_t>, tile<2, std::int32_t>}},
+    "avx512vpopcntdq", supported, encoding, lanes, {large, small}, nullptr, pack,
+    {{{tile<large, 1, std::int16_t>, tile<large, 1, std::int32_t>},
+      {tile<large, 2, std::int16_t>, tile<large, 2, std::int32_t>}},
+     {{tile<small, 1, std::int16_t>, tile<small, 1, std::int32_t>},
+      {tile<small, 2, std::int16_t>, tile<small, 2, std::int32_t>}}},
     {epilogue16, scalar_epilogue<std::int32_t>},
     peak,
 };

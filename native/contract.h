@@ -29,9 +29,9 @@
 //     nibbles  4 rows of `lanes` bytes; byte lane_of[s] of row j is filter s's channels 4j .. 4j+3, 0 .. 15.
 //   A last block's missing filters are 0; their sums are computed and not written.
 //
-// Sums: dot products in filter order, [pixel][sum_stride] int16 or int32. The caller fills them with the bases and the
-//   kernel subtracts twice the mismatches. int16 where |base|, |dot| and all partial sums modulo 2^16 are unambiguous:
-//   |dot| <= taps * channels <= 32767. int32 above. Every path gives the same integers.
+// Sums: dot products in filter order, [pixel][sum_stride] int16 or int32: the base of the pixel's border case less twice
+//   the mismatches. int16 where the dot product fits, |dot| <= taps * channels <= 32767; bases and partial sums may wrap
+//   there, and being taken modulo 2^16 they still end in the dot product. int32 above. Every path gives the same integers.
 //
 // Epilogue: y = float(dot) * scale, rounded, then + bias, rounded: two IEEE float32 operations, never one fused
 //   multiply-add. float(dot) is exact up to 2^24. Absent scale is 1 and absent bias is -0, both exact identities.
@@ -65,7 +65,7 @@ struct PackArguments {
     std::uint32_t* plane;
 };
 
-// One tile: `tile_pixels` output pixels against `vectors` adjacent blocks of filters.
+// One tile: some output pixels (Implementation::tile_pixels) against one or two adjacent blocks of filters.
 struct TileArguments {
     const std::uint8_t* x;           // packed planes of one group
     const std::int32_t* offsets;     // [tap][offset_stride]: byte offset of the tap's pixel in a plane, per output pixel
@@ -75,9 +75,23 @@ struct TileArguments {
     std::size_t plane_bytes;
     const std::uint8_t* weights;     // the first block
     std::size_t block_bytes;         // distance to the next
-    void* sums;                      // [tile_pixels][sum_stride]
+    const void* bases;               // [case][base_stride], from the first block's first filter on; of the sums' type
+    std::size_t base_stride;
+    const std::int32_t* border_case; // [pixels]
+    void* sums;                      // [pixels][sum_stride], written
     std::size_t sum_stride;
 };
+
+// The bases of the tile's pixel p for its block `vector`.
+template <typename Sum>
+inline const Sum* bases_of(const TileArguments& a, int p, int vector, int lanes) {
+    return static_cast<const Sum*>(a.bases) + a.border_case[p] * a.base_stride + vector * lanes;
+}
+
+template <typename Sum>
+inline Sum* sums_of(const TileArguments& a, int p, int vector, int lanes) {
+    return static_cast<Sum*>(a.sums) + p * a.sum_stride + vector * lanes;
+}
 
 struct EpilogueArguments {
     const void* sums;                // [pixels][sum_stride]
@@ -100,11 +114,11 @@ struct Implementation {
     bool (*supported)();
     Encoding encoding;
     int lanes;                       // filters per block
-    int tile_pixels;
+    int tile_pixels[2];              // of a large tile and of a small one, for the last pixels of a run
     const std::uint8_t* lane_of;     // nibbles: which byte of a row holds filter s; null: s
     void (*pack)(const PackArguments&);
-    // [vectors - 1][0: int16 sums, 1: int32 sums]
-    void (*tile[2][2])(const TileArguments&);
+    // [0: large, 1: small][blocks - 1][0: int16 sums, 1: int32 sums]
+    void (*tile[2][2][2])(const TileArguments&);
     void (*epilogue[2])(const EpilogueArguments&);
     PeakLoop peak;
 };

@@ -106,55 +106,49 @@ void Driver::compute(const Chunk& chunk, int item, WorkerScratch& scratch) const
     const int first = item % runs * run_pixels, count = std::min(run_pixels, total - first);
     const int group = item / runs / pairs_, block = 2 * (item / runs % pairs_);
     const int vectors = std::min(2, blocks_.per_group - block);
-    fill_bases(group, block, vectors, first, count, scratch.sums.get());
     tiles(chunk, group, block, vectors, first, count, scratch);
     write(chunk, group, block, vectors, first, count, scratch.sums.get());
 }
 
-void Driver::fill_bases(int group, int block, int vectors, int first, int count, std::uint8_t* sums) const {
-    const std::uint8_t* bases = wide_ ? reinterpret_cast<const std::uint8_t*>(sized_.wide_bases.data())
-                                      : reinterpret_cast<const std::uint8_t*>(sized_.narrow_bases.data());
-    const int lanes = implementation_.lanes;
-    const std::size_t row_bytes = vectors * lanes * sum_bytes_;
-    int pixel = first % sized_.plan.output_pixels;
-    for (int p = 0; p < count; ++p, sums += sum_stride * sum_bytes_) {
-        const std::size_t row = std::size_t(group) * sized_.plan.cases + sized_.plan.border_case[pixel];
-        std::memcpy(sums, bases + (row * blocks_.per_group + block) * lanes * sum_bytes_, row_bytes);
-        if (++pixel == sized_.plan.output_pixels) pixel = 0;
-    }
-}
-
 void Driver::tiles(const Chunk& chunk, int group, int block, int vectors, int first, int count,
                    WorkerScratch& scratch) const {
-    const int outputs = sized_.plan.output_pixels, step = implementation_.tile_pixels;
+    const int outputs = sized_.plan.output_pixels;
     TileArguments a;
     a.taps = layer_.shape.taps();
     a.words = blocks_.words;
     a.plane_bytes = sized_.plane_words * 4;
     a.weights = blocks_.block(group, block);
     a.block_bytes = blocks_.block_bytes;
+    const std::uint8_t* bases = wide_ ? reinterpret_cast<const std::uint8_t*>(sized_.wide_bases.data())
+                                      : reinterpret_cast<const std::uint8_t*>(sized_.narrow_bases.data());
+    a.base_stride = std::size_t(blocks_.per_group) * implementation_.lanes;
+    a.bases = bases + (group * sized_.plan.cases * a.base_stride + std::size_t(block) * implementation_.lanes) * sum_bytes_;
     a.sum_stride = sum_stride;
     const std::uint8_t* planes = chunk.packed + std::size_t(group) * blocks_.words * a.plane_bytes;
-    for (int p = 0; p < count; p += step) {
+    for (int p = 0, step = 0; p < count; p += step) {
+        const bool small = count - p <= 2 * implementation_.tile_pixels[1] && count - p < implementation_.tile_pixels[0];
+        step = implementation_.tile_pixels[small];
         const int image = (first + p) / outputs, pixel = (first + p) % outputs;
         const bool one_image = pixel + step <= outputs || image + 1 == chunk.images;
         a.sums = scratch.sums.get() + p * sum_stride * sum_bytes_;
         a.x = planes + (one_image ? image * sized_.image_bytes : 0);
         a.offsets = one_image ? &sized_.plan.offsets[pixel] : scratch.offsets.get();
         a.offset_stride = one_image ? sized_.plan.offset_stride : max_tile_pixels;
-        if (!one_image) gather_offsets(chunk, first + p, scratch.offsets.get());
-        implementation_.tile[vectors - 1][wide_](a);
+        a.border_case = one_image ? &sized_.plan.border_case[pixel] : scratch.border_case;
+        if (!one_image) gather(chunk, first + p, step, scratch);
+        implementation_.tile[small][vectors - 1][wide_](a);
     }
 }
 
-// The offsets of a tile that begins at the chunk's output pixel `first` and runs over the end of an image.
-void Driver::gather_offsets(const Chunk& chunk, int first, std::int32_t* offsets) const {
+// Offsets and border cases of a tile of `pixels` that begins at the chunk's output pixel `first` and runs over the end of an image.
+void Driver::gather(const Chunk& chunk, int first, int pixels, WorkerScratch& scratch) const {
     const int outputs = sized_.plan.output_pixels, last = chunk.images * outputs - 1;
-    for (int p = 0; p < implementation_.tile_pixels; ++p) {
+    for (int p = 0; p < pixels; ++p) {
         const int at = std::min(first + p, last), image = at / outputs;
         const std::int32_t* source = &sized_.plan.offsets[at % outputs];
+        scratch.border_case[p] = sized_.plan.border_case[at % outputs];
         for (int tap = 0; tap < layer_.shape.taps(); ++tap) {
-            offsets[tap * max_tile_pixels + p] =
+            scratch.offsets.get()[tap * max_tile_pixels + p] =
                 source[tap * sized_.plan.offset_stride] + std::int32_t(image * sized_.image_bytes);
         }
     }

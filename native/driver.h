@@ -15,7 +15,8 @@ namespace bitconv {
 struct WorkerScratch {
     Buffer<std::uint8_t> packed;    // of its own, where threads take whole chunks
     Buffer<std::uint8_t> sums;
-    Buffer<std::int32_t> offsets;   // of a tile that crosses images
+    Buffer<std::int32_t> offsets;      // of a tile that crosses images
+    std::int32_t border_case[max_tile_pixels];  // of the same tile
 };
 
 class Driver {
@@ -38,9 +39,8 @@ private:
     void pack(const Chunk& chunk, int item) const;
     int compute_items(const Chunk& chunk) const;
     void compute(const Chunk& chunk, int item, WorkerScratch& scratch) const;
-    void fill_bases(int group, int block, int vectors, int first, int count, std::uint8_t* sums) const;
     void tiles(const Chunk& chunk, int group, int block, int vectors, int first, int count, WorkerScratch& scratch) const;
-    void gather_offsets(const Chunk& chunk, int first, std::int32_t* offsets) const;
+    void gather(const Chunk& chunk, int first, int pixels, WorkerScratch& scratch) const;
     void write(const Chunk& chunk, int group, int block, int vectors, int first, int count, const std::uint8_t* sums) const;
 
     const Layer& layer_;

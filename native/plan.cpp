@@ -66,7 +66,7 @@ Plan::Plan(const Shape& shape, std::int64_t h, std::int64_t w) : height(h), widt
     cases = int(rows.borders.size()) * column_cases;
 
     offsets.assign(shape.taps() * offset_stride, pixels * 4);
-    border_case.reserve(output_pixels);
+    border_case.reserve(offset_stride);
     for (std::int64_t oy = 0, o = 0; oy < size.height; ++oy) {
         for (std::int64_t ox = 0; ox < size.width; ++ox, ++o) {
             border_case.push_back(rows.border[oy] * column_cases + columns.border[ox]);
@@ -78,6 +78,7 @@ Plan::Plan(const Shape& shape, std::int64_t h, std::int64_t w) : height(h), widt
             }
         }
     }
+    border_case.resize(offset_stride, 0);
     padded.reserve(std::size_t(cases) * shape.taps());
     for (const std::vector<bool>& row : rows.borders)
         for (const std::vector<bool>& column : columns.borders)

@@ -20,7 +20,7 @@ struct Plan {
     std::int32_t pixels, output_pixels;
     std::size_t offset_stride;          // output_pixels and room for one whole tile
     std::vector<std::int32_t> offsets;  // [tap][offset_stride], bytes; beyond output_pixels: the zero pixel
-    std::vector<std::int32_t> border_case;  // [output_pixels]
+    std::vector<std::int32_t> border_case;  // [offset_stride]; beyond output_pixels: any case
     std::vector<std::uint8_t> padded;       // [case][tap]: 1 where the tap lies outside the image
     int cases;
 

@@ -7,7 +7,7 @@ namespace bitconv {
 namespace {
 
 constexpr int lanes = 16;
-constexpr int tile_pixels = 4;
+constexpr int large = 4, small = 1;
 
 bool supported() { return true; }
 
@@ -39,13 +39,14 @@ void pixel(const TileArguments& a, int p, int vector) {
             for (int s = 0; s < lanes; ++s) mismatches[s] += popcount(word ^ weights[s]);
         }
     }
-    Sum* sums = static_cast<Sum*>(a.sums) + p * a.sum_stride + vector * lanes;
-    for (int s = 0; s < lanes; ++s) sums[s] = Sum(std::uint32_t(sums[s]) - 2 * mismatches[s]);
+    const Sum* bases = bases_of<Sum>(a, p, vector, lanes);
+    Sum* sums = sums_of<Sum>(a, p, vector, lanes);
+    for (int s = 0; s < lanes; ++s) sums[s] = Sum(std::uint32_t(bases[s]) - 2 * mismatches[s]);
 }
 
-template <int Vectors, typename Sum>
+template <int Pixels, int Vectors, typename Sum>
 void tile(const TileArguments& a) {
-    for (int p = 0; p < tile_pixels; ++p)
+    for (int p = 0; p < Pixels; ++p)
         for (int vector = 0; vector < Vectors; ++vector) pixel<Sum>(a, p, vector);
 }
 
@@ -60,8 +61,11 @@ std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
 }  // namespace
 
 const Implementation portable = {
-    "portable", supported, Encoding::dense, lanes, tile_pixels, nullptr, pack,
-    {{tile<1, std::int16_t>, tile<1, std::int32_t>}, {tile<2, std::int16_t>, tile<2, std::int32_t>}},
+    "portable", supported, Encoding::dense, lanes, {large, small}, nullptr, pack,
+    {{{tile<large, 1, std::int16_t>, tile<large, 1, std::int32_t>},
+      {tile<large, 2, std::int16_t>, tile<large, 2, std::int32_t>}},
+     {{tile<small, 1, std::int16_t>, tile<small, 1, std::int32_t>},
+      {tile<small, 2, std::int16_t>, tile<small, 2, std::int32_t>}}},
     {scalar_epilogue<std::int16_t>, scalar_epilogue<std::int32_t>},
     peak,
 };
