@@ -36,7 +36,7 @@ const std::uint8_t lane_of[lanes] = {0, 1, 2,  3,  4,  5,  6,  7,  16, 17, 18, 1
 #include "nibble_kernel.inc"
 #include "transpose_avx2.inc"
 
-bool supported() { return cpu_features().avx2; }
+bool supported() { return cpu_has({cpu::avx2}); }
 
 inline __m256i first_lanes(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

@@ -39,7 +39,7 @@ const std::uint8_t lane_of[lanes] = {
 #include "transpose_avx2.inc"
 #include "avx512.inc"
 
-bool supported() { return cpu_features().avx512bw; }
+bool supported() { return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::avx512dq, cpu::avx512vl}); }
 
 }  // namespace
 

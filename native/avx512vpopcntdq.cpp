@@ -66,7 +66,9 @@ void tile(const TileArguments& a) {
 #include "transpose_avx2.inc"
 #include "avx512.inc"
 
-bool supported() { return cpu_features().avx512vpopcntdq; }
+bool supported() {
+    return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::avx512dq, cpu::avx512vl, cpu::avx512vpopcntdq});
+}
 
 // The yardstick: xor, vpopcntq, vpaddq, three operations for eight 64-bit words.
 std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {

@@ -108,7 +108,7 @@ struct EpilogueArguments {
 // Runs `rounds` rounds and returns the binary multiply-adds done; `sink` keeps the result alive.
 using PeakLoop = std::uint64_t (*)(std::uint64_t rounds, std::uint64_t* sink);
 
-// One instruction set. A new one is a file that defines an Implementation and a line in dispatch.cpp.
+// One instruction set. A new one is a file that defines an Implementation and a line in implementations.h.
 struct Implementation {
     const char* name;
     bool (*supported)();

@@ -12,8 +12,11 @@ namespace bitconv {
 namespace {
 
 #ifdef BITCONV_X86
-constexpr std::uint64_t ymm_state = 0x06;  // XCR0: SSE and AVX registers
-constexpr std::uint64_t zmm_state = 0xe6;  // and the mask registers and both halves of the ZMM registers
+// Leaf 7 and XCR0; all 0 where there is no AVX or the operating system does not save its registers.
+struct Answers {
+    std::uint32_t words[3];
+    std::uint64_t states;
+};
 
 std::uint64_t saved_states() {
     std::uint32_t low, high;
@@ -23,18 +26,13 @@ std::uint64_t saved_states() {
 
 bool bit(std::uint32_t word, int index) { return (word >> index) & 1; }
 
-CpuFeatures detect() {
-    CpuFeatures features = {};
+Answers ask() {
+    Answers answers = {};
     std::uint32_t a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return answers;
     const bool os_saves = bit(c, 27), avx = bit(c, 28);
-    if (!os_saves || !avx || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return features;
-    const std::uint64_t states = saved_states();
-    features.avx2 = bit(b, 5) && (states & ymm_state) == ymm_state;
-    const bool f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31), vpopcntdq = bit(c, 14);
-    features.avx512bw = features.avx2 && f && dq && bw && vl && (states & zmm_state) == zmm_state;
-    features.avx512vpopcntdq = features.avx512bw && vpopcntdq;
-    return features;
+    if (!os_saves || !avx || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return answers;
+    return {{b, c, d}, saved_states()};
 }
 
 struct Name {
@@ -49,7 +47,6 @@ struct Name {
     }
 };
 #else
-CpuFeatures detect() { return CpuFeatures(); }
 struct Name {
     char text[1];
     Name() : text() {}
@@ -58,9 +55,17 @@ struct Name {
 
 }  // namespace
 
-const CpuFeatures& cpu_features() {
-    static const CpuFeatures features = detect();
-    return features;
+bool cpu_has(std::initializer_list<CpuFeature> features) {
+#ifdef BITCONV_X86
+    static const Answers answers = ask();
+    for (const CpuFeature& feature : features) {
+        const bool saved = (answers.states & feature.states) == feature.states;
+        if (!saved || !bit(answers.words[feature.word], feature.bit)) return false;
+    }
+    return true;
+#else
+    return features.size() == 0;
+#endif
 }
 
 const char* cpu_name() {

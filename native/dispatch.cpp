@@ -1,4 +1,4 @@
-// Run-time dispatch: one ordered list.
+// Run-time dispatch over the one ordered list of implementations.h.
 #include <stdexcept>
 
 #include "implementations.h"
@@ -6,14 +6,9 @@
 namespace bitconv {
 
 const std::vector<const Implementation*>& implementations() {
-    static const std::vector<const Implementation*> list = {
-#if defined(__x86_64__)
-        &avx512vpopcntdq,
-        &avx512bw,
-        &avx2,
-#endif
-        &portable,
-    };
+#define BITCONV_ADDRESS(name) &name,
+    static const std::vector<const Implementation*> list = {BITCONV_IMPLEMENTATIONS(BITCONV_ADDRESS)};
+#undef BITCONV_ADDRESS
     return list;
 }
 

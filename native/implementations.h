@@ -7,12 +7,21 @@
 
 namespace bitconv {
 
-extern const Implementation portable;
+// Best first. A new instruction set is a file that defines its Implementation, and a line here.
 #if defined(__x86_64__)
-extern const Implementation avx2;
-extern const Implementation avx512bw;
-extern const Implementation avx512vpopcntdq;
+#define BITCONV_IMPLEMENTATIONS(X) \
+    X(avx512vpopcntdq)             \
+    X(avx512bw)                    \
+    X(avx2)                        \
+    X(portable)
+#else
+#define BITCONV_IMPLEMENTATIONS(X) \
+    X(portable)
 #endif
+
+#define BITCONV_DECLARE(name) extern const Implementation name;
+BITCONV_IMPLEMENTATIONS(BITCONV_DECLARE)
+#undef BITCONV_DECLARE
 
 // All that were compiled, best first; supported() says which this machine can run.
 const std::vector<const Implementation*>& implementations();

@@ -147,7 +147,7 @@ def naive(x, weights, pad):
 
 
 def table(report):
-    """The report as text: one Markdown table, with a head that says what was measured on what."""
+    """The report as text: Markdown tables, with a head that says what was measured on what."""
     lines = ['CPU: %s; %s; CPython %s, NumPy %s; clock %.2f GHz' % (
         report['cpu'], report['date'], report['python'], report['numpy'], report['clock_hertz'] / 1e9)]
     lines += ['peak %s: %.0f binary GMAC/s, %.0f a cycle' % (name, peak / 1e9, peak / report['clock_hertz'])
@@ -163,7 +163,33 @@ def table(report):
                 ', '.join(map(str, result['shape'])), result['batch'], result['threads'], name, summary['median'] * 1e3,
                 summary['low'] * 1e3, summary['high'] * 1e3, summary['least'] * 1e3, ideal,
                 summary['median'] / best['median']))
-    return '\n'.join(lines)
+    return '\n'.join(lines + [''] + _over_shapes(report['results'], next(iter(report['peaks']))))
+
+
+def _over_shapes(results, ours):
+    """A second table: per number of threads and batch size, medians over the shapes."""
+    shapes, settings = {}, sorted({(result['threads'], result['batch']) for result in results})
+    for result in results:
+        medians = {name: summary['median'] for name, summary in result['contestants'].items()}
+        int8 = [median for name, median in medians.items() if name.endswith('int8')]
+        if int8:
+            medians['the best int8'] = min(int8)
+        shapes.setdefault((result['threads'], result['batch']), {})[tuple(result['shape'])] = medians
+    names = list(dict.fromkeys(name for here in shapes.values() for medians in here.values() for name in medians
+                               if name != ours))
+    lines = ['| median over the shapes: threads | batch | x ideal | faster than with 1 thread | %s |' % (
+        ' | '.join('faster than %s' % name for name in names)), '|---' * (4 + len(names)) + '|']
+    for threads, batch in settings:
+        here, alone = shapes[threads, batch], shapes.get((1, batch), {})
+        ideal = np.median([result['contestants'][ours]['median'] / result['contestants'][ours]['ideal']
+                           for result in results if (result['threads'], result['batch']) == (threads, batch)])
+        gains = [alone[shape][ours] / here[shape][ours] for shape in here if shape in alone]
+        cells = ['%.2f' % np.median(gains) if gains else '']
+        for name in names:
+            ratios = [medians[name] / medians[ours] for medians in here.values() if name in medians]
+            cells.append('%.1f x' % np.median(ratios) if ratios else '')
+        lines.append('| %d | %d | %.2f | %s |' % (threads, batch, ideal, ' | '.join(cells)))
+    return lines
 
 
 def plot(report, path):

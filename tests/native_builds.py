@@ -10,20 +10,20 @@ import pytest
 
 SOURCES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'native')
 COMPILER = shutil.which('g++')
-FLAGS = ['-std=c++17', '-ffp-contract=off', '-pthread', '-I', SOURCES]
+FLAGS = ['-std=c++17', '-ffp-contract=off', '-pthread']
 SANITIZE = ['-O1', '-g', '-fno-omit-frame-pointer', '-fno-sanitize-recover=all', '-fsanitize=address,undefined']
 
 needs_compiler = pytest.mark.skipif(
     COMPILER is None or not os.path.isdir(SOURCES), reason='needs g++ and the sources of the extension')
 
 
-def core_sources():
+def core_sources(folder=SOURCES):
     """The sources that do not know Python."""
-    return sorted(path for path in glob.glob(os.path.join(SOURCES, '*.cpp')) if not path.endswith('bindings.cpp'))
+    return sorted(path for path in glob.glob(os.path.join(folder, '*.cpp')) if not path.endswith('bindings.cpp'))
 
 
 def compile_sources(arguments, timeout_seconds=900):
-    done = subprocess.run([COMPILER] + FLAGS + arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    done = subprocess.run([COMPILER] + FLAGS + arguments + ['-I', SOURCES], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           universal_newlines=True, timeout=timeout_seconds)
     assert done.returncode == 0, done.stdout[-4000:]
 

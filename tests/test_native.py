@@ -58,6 +58,13 @@ def test_geometry(implementation, kernel, strides, padding, dilation):
     assert np.array_equal(y, native_oracle.convolution(x, w, **options))
 
 
+@pytest.mark.parametrize('height', range(1, 12))
+def test_filter_sizes(implementation, height):
+    x, w = random_case(height, (1, 21, 12, 12), (34, 21, height, 12 - height))
+    y = native.BinaryConvolution(w, padding=((0, 2), (1, 0)), implementation=implementation)(x)
+    assert np.array_equal(y, native_oracle.convolution(x, w, padding=((0, 2), (1, 0))))
+
+
 @pytest.mark.parametrize('groups, channels, filters', [(2, 32, 40), (3, 5, 7), (8, 1, 1), (4, 64, 16)])
 def test_groups(implementation, groups, channels, filters):
     x, w = random_case(3, (2, groups * channels, 6, 6), (groups * filters, channels, 3, 3))
@@ -128,8 +135,9 @@ def test_layouts_of_the_input(implementation):
     x, w = random_case(5, (3, 17, 8, 9), (20, 17, 3, 3))
     convolution = native.BinaryConvolution(w, implementation=implementation)
     expected = native_oracle.convolution(x, w)
-    for view in (np.asfortranarray(x), x[::-1][::-1], np.repeat(x, 2, axis=3)[:, :, :, ::2],
+    for view in (np.asfortranarray(x), x[:, :, ::-1].copy()[:, :, ::-1], np.repeat(x, 2, axis=3)[:, :, :, ::2],
                  np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+        assert not view.flags.c_contiguous
         before = view.copy()
         assert np.array_equal(convolution(view), expected)
         assert np.array_equal(view, before)
@@ -172,15 +180,18 @@ def test_state_and_pickle(implementation):
         assert copy(x).tobytes() == convolution(x).tobytes()
 
 
-def test_dense(implementation):
+@pytest.mark.parametrize('channels', [1, 63, 64, 65, 511, 512, 513])
+@pytest.mark.parametrize('batch, filters', [(1, 130), (9, 13), (65, 64)])
+def test_dense(implementation, channels, batch, filters):
     random = np.random.RandomState(2)
-    x, w = random.randn(9, 100).astype(np.float32), random.randn(13, 100).astype(np.float32)
-    scale, bias = random.randn(13).astype(np.float32), random.randn(13).astype(np.float32)
-    dense = native.BinaryDense(w, scale=scale, bias=bias, implementation=implementation)
-    integers = native_oracle.signs(x).dot(native_oracle.signs(w).T)
+    x, w = random.randn(batch, channels).astype(np.float32), random.randn(filters, channels).astype(np.float32)
+    scale, bias = random.randn(filters).astype(np.float32), random.randn(filters).astype(np.float32)
+    threshold = random.randn(channels).astype(np.float32)
+    dense = native.BinaryDense(w, scale=scale, bias=bias, threshold=threshold, implementation=implementation)
+    integers = native_oracle.signs(x, threshold).dot(native_oracle.signs(w).T)
     expected = integers.astype(np.float32) * scale + bias
     for made in (dense, pickle.loads(pickle.dumps(dense))):
-        assert made(x).tobytes() == expected.tobytes()
-        assert made(x[:0]).shape == (0, 13)
-        out = np.empty((9, 13), np.float32)
+        assert made(x).tobytes() == made(np.asfortranarray(x)).tobytes() == expected.tobytes()
+        assert made(x[:0]).shape == (0, filters)
+        out = np.empty((batch, filters), np.float32)
         assert made(x, out=out) is out and out.tobytes() == expected.tobytes()

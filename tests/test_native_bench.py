@@ -31,6 +31,17 @@ def test_table(capsys):
     assert all('| 8, 6, 40, 3 | 2 | 1 | %s |' % name in out for name in native.implementations())
 
 
+def test_medians_over_the_shapes():
+    def result(shape, threads, ours, peer):
+        return dict(shape=shape, batch=1, threads=threads, contestants={
+            'ours': dict(median=ours, ideal=1.0), 'a int8': dict(median=peer), 'b int8': dict(median=4.0)})
+    results = [result([1], 1, 2.0, 6.0), result([2], 1, 4.0, 20.0), result([3], 1, 3.0, 3.0),
+               result([1], 2, 1.0, 4.0), result([2], 2, 2.0, 4.0), result([3], 2, 3.0, 3.0)]
+    lines = bench._over_shapes(results, 'ours')
+    assert lines[0].endswith('| faster than a int8 | faster than b int8 | faster than the best int8 |')
+    assert lines[2:] == ['| 1 | 1 | 3.00 | 1.00 | 3.0 x | 1.3 x | 1.0 x |', '| 2 | 1 | 2.00 | 2.00 | 2.0 x | 2.0 x | 2.0 x |']
+
+
 @pytest.mark.slow
 def test_chart(tmp_path):
     pytest.importorskip('matplotlib')

@@ -1,8 +1,10 @@
 """The face of the bit convolution: what it refuses and how, threads, forks, forced implementations."""
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -45,6 +47,34 @@ def test_bad_options(options, error):
 def test_bad_input(x, error):
     with pytest.raises(error):
         native.BinaryConvolution(WEIGHTS)(x)
+
+
+@pytest.mark.parametrize('x, error', [
+    (np.ones((2, 5), np.float64), TypeError), (np.ones(5, np.float32), ValueError), (np.ones((2, 4), np.float32), ValueError)])
+def test_bad_input_of_a_dense_layer(x, error):
+    dense = native.BinaryDense(np.ones((3, 5), np.float32))
+    with pytest.raises(error):
+        dense(x)
+    with pytest.raises(ValueError, match='out'):
+        dense(np.ones((2, 5), np.float32), out=np.empty((3, 2), np.float32))
+
+
+def traced_peak_bytes(call):
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_input_is_copied_once_or_not_at_all():
+    x = np.random.RandomState(0).randn(4, 6, 50, 50).astype(np.float32)
+    convolution = native.BinaryConvolution(WEIGHTS)
+    out = convolution(x)
+    assert traced_peak_bytes(lambda: convolution(x, out=out)) < x.nbytes / 2
+    fortran = np.asfortranarray(x)
+    assert x.nbytes <= traced_peak_bytes(lambda: convolution(fortran, out=out)) < 1.5 * x.nbytes
 
 
 def test_bad_out():
@@ -144,6 +174,24 @@ def test_forced_unknown_implementation():
 
 def test_default_is_the_best():
     assert run_python(FORCED, NETOPT_NATIVE='').stdout.strip() == native.implementations()[0]
+
+
+@pytest.mark.slow
+@native_builds.needs_compiler
+def test_a_new_instruction_set_is_one_file_and_one_line(tmp_path):
+    sources = tmp_path / 'native'
+    shutil.copytree(native_builds.SOURCES, str(sources))
+    code = (sources / 'portable.cpp').read_text()
+    (sources / 'another.cpp').write_text(code.replace('Implementation portable', 'Implementation another')
+                                         .replace('"portable"', '"another"'))
+    listed = (sources / 'implementations.h').read_text()
+    (sources / 'implementations.h').write_text(listed.replace('X(portable)', 'X(another) X(portable)'))
+    program = str(tmp_path / 'fuzz')
+    native_builds.compile_sources(['-I', str(sources), '-O1', '-w', '-DBITCONV_FUZZ_MAIN', '-o', program,
+                                   str(sources / 'fuzz' / 'fuzz_convolution.cpp')] +
+                                  native_builds.core_sources(str(sources)))
+    told = subprocess.check_output([program, '10', '0'], universal_newlines=True)
+    assert told.split(':')[1].split() == native.implementations()[:-1] + ['another', 'portable']
 
 
 FLUSHING = """

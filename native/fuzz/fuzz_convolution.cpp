@@ -1,8 +1,9 @@
 // Fuzz target: a layer and a batch from arbitrary bytes; every implementation this machine can run must give exactly the
 // result of a naive convolution, or all must refuse. Not part of the extension.
 //
-//   libFuzzer:   clang++ -fsanitize=fuzzer,address,undefined -std=c++17 -I native native/[!b]*.cpp native/bl*.cpp native/bu*.cpp ...
-//   standalone:  g++ -DBITCONV_FUZZ_MAIN ... ; ./fuzz_convolution CASES SEED, or ./fuzz_convolution FILE
+// Built from this file and all of native/*.cpp but bindings.cpp, with -std=c++17 -ffp-contract=off -pthread -I native and
+//   libFuzzer:   clang++ -fsanitize=fuzzer,address,undefined
+//   standalone:  g++ -fsanitize=address,undefined -DBITCONV_FUZZ_MAIN; then CASES SEED, or one FILE of libFuzzer's
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
