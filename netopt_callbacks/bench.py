@@ -41,7 +41,8 @@ def _parser():
     parser.add_argument('--threads', nargs='+', type=int, default=[1, 2])
     parser.add_argument('--rounds', type=int, default=30, help='timed rounds of every contestant')
     parser.add_argument('--peer-python', metavar='PATH',
-                        help='a Python with onnxruntime and onnx, or torch, for their int8 convolutions')
+                        help='a Python with the int8 convolutions of onnxruntime, torch or both, for docs/performance.md: '
+                             + bench_peers.PINNED)
     parser.add_argument('--plot', metavar='FILE.png', help='draw a bar chart too (needs matplotlib)')
     return parser
 
@@ -111,7 +112,8 @@ def _combination(shape, batch, threads, rounds, peers, peaks):
 
 
 def _warm_seconds(call):
-    """The second of two calls: the round's other contestants have had the caches meanwhile."""
+    """The third of three calls: the round's other contestants have had the caches meanwhile."""
+    call()
     call()
     start = time.perf_counter()
     call()
@@ -193,23 +195,42 @@ def _over_shapes(results, ours):
 
 
 def plot(report, path):
-    """A bar chart of the medians, one group per shape, batch and number of threads."""
+    """A chart of the medians: a panel per number of threads and batch size, a group of bars per shape, a line at the ideal."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
     names = list(dict.fromkeys(name for result in report['results'] for name in result['contestants']))
-    figure, axes = pyplot.subplots(figsize=(2 + 1.2 * len(report['results']), 5))
-    positions, width = np.arange(len(report['results'])), 0.8 / len(names)
-    for index, name in enumerate(names):
-        heights = [1e3 * result['contestants'].get(name, {}).get('median', np.nan) for result in report['results']]
-        axes.bar(positions + index * width, heights, width, label=name)
-    axes.set_yscale('log')
-    axes.set_ylabel('median, ms per call')
-    axes.set_xticks(positions + 0.4)
-    axes.set_xticklabels(['%s\nbatch %d, %d threads' % (','.join(map(str, result['shape'])), result['batch'],
-                                                       result['threads']) for result in report['results']], fontsize=7)
-    axes.set_title('%s, %s' % (report['cpu'], report['date']))
-    axes.legend(fontsize=8)
-    figure.tight_layout()
+    settings = list(dict.fromkeys((result['threads'], result['batch']) for result in report['results']))
+    columns = min(2, len(settings))
+    figure, panels = pyplot.subplots(-(-len(settings) // columns), columns, squeeze=False, sharey=True,
+                                     figsize=(7 * columns, 1 + 4 * -(-len(settings) // columns)))
+    for axes, setting in zip(panels.flat, settings):
+        results = [result for result in report['results'] if (result['threads'], result['batch']) == setting]
+        _bars(axes, results, names, next(iter(report['peaks'])))
+        axes.set_title('threads: %d, batch: %d' % setting, fontsize=10)
+    times = [1e3 * seconds for result in report['results'] for summary in result['contestants'].values()
+             for seconds in (summary['median'], summary.get('ideal', summary['median']))]
+    panels[0, 0].set_ylim(min(times) / 2, max(times) * 2)
+    for axes in panels[:, 0]:
+        axes.set_ylabel('median, ms per call')
+    for axes in panels.flat[len(settings):]:
+        axes.set_visible(False)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='lower center', ncol=len(labels), fontsize=9)
+    figure.suptitle('%s, %s' % (report['cpu'], report['date']))
+    figure.tight_layout(rect=(0, 0.06, 1, 0.96))
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def _bars(axes, results, names, ours):
+    axes.set_yscale('log')  # first: bars drawn before would begin at 0
+    width, positions = 0.8 / len(names), np.arange(len(results))
+    for index, name in enumerate(names):
+        heights = [1e3 * result['contestants'].get(name, {}).get('median', np.nan) for result in results]
+        axes.bar(positions + index * width, heights, width, align='edge', label=name)
+    ideals = [1e3 * result['contestants'][ours]['ideal'] for result in results]
+    axes.hlines(ideals, positions - 0.05, positions + width + 0.05, colors='black', label='ideal of %s' % ours)
+    axes.set_xticks(positions + 0.4)
+    axes.set_xticklabels([', '.join(map(str, result['shape'])) for result in results], fontsize=8)
+    axes.set_xlabel('channels, image height and width, filters, kernel', fontsize=8)

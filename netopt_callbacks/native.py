@@ -276,6 +276,8 @@ def _float32(array, name, rank):
         raise TypeError('%s must be a float32 array, received %s' % (name, received))
     if array.ndim != rank:
         raise ValueError('%s must have rank %d, received shape %s' % (name, rank, array.shape))
+    if array.flags.c_contiguous and array.flags.aligned:
+        return array  # np.require would find the same, in 2 microseconds
     return np.require(array, requirements=['C_CONTIGUOUS', 'ALIGNED'])
 
 
