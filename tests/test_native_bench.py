@@ -1,5 +1,7 @@
-"""The bench: verified before timed, its numbers consistent, its table and chart there."""
+"""The bench and the doctor: verified before timed, numbers consistent, table and chart there, implementations named."""
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -40,6 +42,13 @@ def test_medians_over_the_shapes():
     lines = bench._over_shapes(results, 'ours')
     assert lines[0].endswith('| faster than a int8 | faster than b int8 | faster than the best int8 |')
     assert lines[2:] == ['| 1 | 1 | 3.00 | 1.00 | 3.0 x | 1.3 x | 1.0 x |', '| 2 | 1 | 2.00 | 2.00 | 2.0 x | 2.0 x | 2.0 x |']
+
+
+def test_doctor_names_the_implementations():
+    told = subprocess.run([sys.executable, '-m', 'netopt_callbacks', 'doctor'], stdout=subprocess.PIPE,
+                          universal_newlines=True).stdout
+    line, = [line for line in told.splitlines() if 'native op' in line]
+    assert ', '.join(native.implementations()) in line
 
 
 @pytest.mark.slow
