@@ -17,8 +17,10 @@ from cntk.train.training_session import DataUnit
 
 from ..observers.base import Run
 from ..records import Record, Result
-from . import callbacks as given, checkpoint, directors, learners as learner_facts
+from . import checkpoint, directors, learners as learner_facts
 from .audience import Audience
+from .callbacks import (refuse_lower_without_data, refuse_model, refuse_projection, refuse_writers,
+                        sorted_callbacks)
 from .distributed import Workers
 from .held_out import Minibatches
 from .network import Network
@@ -54,10 +56,10 @@ class Engine(object):
 
     def __init__(self, trainer, handed, callbacks, clock, data, larger_is_better=False,
                  checkpoint_file=None, saves=False):
-        self.optimizations, observers, self._lower = given.sorted_callbacks(callbacks)
-        given.refuse_lower_without_data(self._lower, data)
-        given.refuse_writers(observers, handed.writers)
-        given.refuse_projection(self.optimizations, handed.learners)
+        self.optimizations, observers, self._lower = sorted_callbacks(callbacks)
+        refuse_lower_without_data(self._lower, data)
+        refuse_writers(observers, handed.writers)
+        refuse_projection(self.optimizations, handed.learners)
         if self.optimizations:
             learner_facts.check_restorable(handed.learners)
         for optimization in self.optimizations:
@@ -94,7 +96,7 @@ class Engine(object):
         if file:
             restored = self.restore(checkpoints, file, restore)
         else:
-            given.refuse_model(self.optimizations, self._network.whole)
+            refuse_model(self.optimizations, self._network.whole)
             self._take_over()
         parameters, macs = self._network.totals()
         self._audience.tell('on_start', Run(
