@@ -76,6 +76,7 @@ def function_train(script, callbacks):
 
 def main(loop):
     """Runs a cell until Ctrl-C, says what it left, and trains on in another cell."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell's background job ignores it
     handlers = signal.getsignal(signal.SIGINT), sys.excepthook
     patched = sys.modules['cntk.train.training_session'].training_session
     script, told = Script(minibatch=MINIBATCH, **FOR_EVER), Told(ready_at=30)
@@ -105,11 +106,14 @@ def interrupted(loop):
         [sys.executable, '-W', 'ignore', os.path.abspath(__file__), loop], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, universal_newlines=True,
         env=dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)])))
-    for line in process.stdout:
-        if line.startswith(READY):
-            process.send_signal(signal.SIGINT)
-            break
-    out, err = process.communicate(timeout=120)
+    try:
+        for line in process.stdout:
+            if line.startswith(READY):
+                process.send_signal(signal.SIGINT)
+                break
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()          # nothing, where it has ended
     assert process.returncode == 0, err[-3000:]
     return json.loads(next(line for line in out.splitlines() if line.startswith('LEFT'))[5:]), err
 
