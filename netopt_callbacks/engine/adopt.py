@@ -3,6 +3,8 @@
 `Plan` works out which Parameter goes where before anything changes, so that all that can be
 refused is; see `tenants` for what packing is.
 """
+import collections
+
 import numpy as np
 
 from .. import graph
@@ -35,6 +37,8 @@ class Plan(object):
     def __init__(self, optimization, before, after, tenants, learners, notes):
         self._optimization = optimization
         self._hosts = {tenant.parameter.uid: tenant for tenant in tenants}
+        self._owners = learner_facts.owners(learners)
+        self._note_of = {new.uid: note for note in notes for new in note.added}
         self._after = after
         self._notes = notes
         self.learners = list(learners)
@@ -54,7 +58,7 @@ class Plan(object):
             for parameter in added:
                 self._pack(parameter)
         hosts = set(tenant.storage.uid for tenant in self._tenants + self._fresh)
-        self._unread = [storage for storage in self._storages if storage.uid not in hosts]
+        self._unread = [storage for uid, storage in self._storages.items() if uid not in hosts]
         unread = set(storage.uid for storage in self._unread)
         self.read = [parameter for parameter in learner_facts.parameters_of(self.learners)
                      if parameter.uid not in unread]
@@ -64,16 +68,17 @@ class Plan(object):
     def _free_ranges(self, learners, tenants, present):
         """Returns {storage uid: [(offset, size)]} and keeps the storages in learner order."""
         hosts = set(tenant.storage.uid for tenant in tenants)
-        self._storages = [parameter for parameter in learner_facts.parameters_of(learners)
-                          if parameter.uid in hosts or parameter.uid not in present]
+        self._storages = collections.OrderedDict(
+            (parameter.uid, parameter) for parameter in learner_facts.parameters_of(learners)
+            if parameter.uid in hosts or parameter.uid not in present)
         free = {}
-        for storage in self._storages:
-            taken = sorted((tenant.offset, tenant.size) for tenant in self._tenants
-                           if tenant.storage.uid == storage.uid)
-            free[storage.uid], position = [], 0
+        kept = _by_storage(self._tenants)
+        for uid, storage in self._storages.items():
+            taken = sorted((tenant.offset, tenant.size) for tenant in kept.get(uid, ()))
+            free[uid], position = [], 0
             for offset, size in taken + [(size_of(storage), 0)]:
                 if offset > position:
-                    free[storage.uid].append((position, offset - position))
+                    free[uid].append((position, offset - position))
                 position = offset + size
         return free
 
@@ -101,14 +106,8 @@ class Plan(object):
         self.learners.append(learner)
         self.owned = list(added)
 
-    def _note_of(self, parameter):
-        for note in self._notes:
-            if any(new.uid == parameter.uid for new in note.added):
-                return note
-        return None
-
     def _pack(self, parameter):
-        note = self._note_of(parameter)
+        note = self._note_of.get(parameter.uid)
         for storage in self._storages_for(parameter, note):
             if storage.dtype != parameter.dtype:
                 continue
@@ -134,32 +133,27 @@ class Plan(object):
         """
         mine = [self._hosts[old.uid].storage.uid if old.uid in self._hosts else old.uid
                 for old in (note.retired if note else ())]
-        preferred = [storage for storage in self._storages if storage.uid in mine]
-        others = [storage for storage in self._storages if storage.uid not in mine]
-        owners = self._learners_of(preferred or others)
+        preferred = [uid for uid in mine if uid in self._storages]
+        owners = []
+        for uid in preferred or self._storages:
+            if self._owners[uid] not in owners:
+                owners.append(self._owners[uid])
         if len(owners) > 1 and not preferred:
             raise ValueError(
                 '%s: it adds %s and retires Parameters of %d learners (%s), and does not say which '
                 'of them it replaces: return nc.Transformed(model, [nc.LayerNote(name, '
                 'retired=(W,), added=(W1, W2)), ...])'
                 % (self._optimization.name, describe(parameter), len(owners),
-                   ', '.join(learner_facts.describe(learner) for learner in owners)))
-        return preferred + [storage for storage in others
-                            if self._learners_of([storage])[0] in owners]
-
-    def _learners_of(self, storages):
-        found = []
-        for storage in storages:
-            learner = learner_facts.learner_of(storage, self.learners)
-            if not any(learner is known for known in found):
-                found.append(learner)
-        return found
+                   ', '.join(map(learner_facts.describe, owners))))
+        others = [uid for uid in self._storages
+                  if uid not in preferred and self._owners[uid] in owners]
+        return [self._storages[uid] for uid in preferred + others]
 
     def _refuse_misfits(self, tenant, note):
         if tuple(tenant.storage.shape) == tuple(tenant.parameter.shape):
             return
         layer = note.name if note else describe(tenant.parameter)
-        learner = learner_facts.learner_of(tenant.storage, self.learners)
+        learner = self._owners[tenant.storage.uid]
         reason = learner_facts.couples_elements(learner)
         if reason:
             raise ValueError(
@@ -186,12 +180,12 @@ class Plan(object):
         Args:
             undo (contextlib.ExitStack): gets what puts values and state back.
         """
+        tenants = _by_storage(self._tenants + self._fresh)
         for storage in self.written:
             flat = np.zeros(size_of(storage), storage.dtype)
-            for tenant in self._tenants + self._fresh:
-                if tenant.storage.uid == storage.uid:
-                    flat[tenant.offset:tenant.offset + tenant.size] = \
-                        tenant.parameter.value.reshape(-1)
+            for tenant in tenants.get(storage.uid, ()):
+                flat[tenant.offset:tenant.offset + tenant.size] = \
+                    tenant.parameter.value.reshape(-1)
             undo.callback(setattr, storage, 'value', storage.value)
             storage.value = flat.reshape(storage.shape)
         self._reset(undo)
@@ -201,21 +195,18 @@ class Plan(object):
         """The Parameters whose values `write` replaces."""
         changed = set(tenant.storage.uid for tenant in self._fresh)
         changed.update(parameter.uid for parameter in self._unread)
-        return [storage for storage in self._storages if storage.uid in changed]
+        return [storage for uid, storage in self._storages.items() if uid in changed]
 
     def _reset(self, undo):
-        changed = set(tenant.storage.uid for tenant in self._fresh)
+        changed, kept = _by_storage(self._fresh), _by_storage(self._tenants)
         edits = {}
-        for storage in self._storages:
-            if storage.uid in changed:
-                kept = [tenant for tenant in self._tenants if tenant.storage.uid == storage.uid]
-                edits[storage.uid] = _state_of(kept, self._projections.get(storage.uid, ()))
-                learner = learner_facts.learner_of(storage, self.learners)
-                if learner_facts.shares_count(learner):
-                    self.messages.append(
-                        'the learner state of %s is reset; the smoothed count that %s keeps for '
-                        'all its Parameters is not'
-                        % (describe(storage), learner_facts.describe(learner)))
+        for uid in changed:
+            edits[uid] = _state_of(kept.get(uid, ()), self._projections.get(uid, ()))
+            if learner_facts.shares_count(self._owners[uid]):
+                self.messages.append(
+                    'the learner state of %s is reset; the smoothed count that %s keeps for '
+                    'all its Parameters is not'
+                    % (describe(self._storages[uid]), learner_facts.describe(self._owners[uid])))
         learner_facts.rewrite_state(self.learners, edits, undo)
 
     def _projected(self, tenants):
@@ -245,11 +236,19 @@ class Plan(object):
         if any(tenant.storage.uid != storage.uid for tenant in fresh):
             raise ValueError("%s, but not all that replaces %s fits into it: use "
                              "learner_state='reset'" % (what, describe(note.retired[0])))
-        learner = learner_facts.learner_of(storage, self.learners)
+        learner = self._owners[storage.uid]
         reason = learner_facts.no_projection(learner)
         if reason:
             raise ValueError("%s, but %s trains it: %s. Use learner_state='reset'"
                              % (what, learner_facts.describe(learner), reason))
+
+
+def _by_storage(tenants):
+    """Returns {uid of a storage: its tenants}, in order."""
+    found = collections.OrderedDict()
+    for tenant in tenants:
+        found.setdefault(tenant.storage.uid, []).append(tenant)
+    return found
 
 
 def _state_of(tenants, projections):

@@ -62,8 +62,11 @@ class Workers(object):
                 variable.value = self.shared(np.asarray(variable.value))
 
     def agree(self, text, what):
-        """Raises RuntimeError where `text` is not the main worker's."""
-        if self.count > 1 and self.shared_text(text) != text:
+        """Raises RuntimeError where what `text()` returns is not what the main worker's does."""
+        if self.count == 1:
+            return
+        mine = text()
+        if self.shared_text(mine) != mine:
             raise RuntimeError('%s is not the same on worker %d as on the main worker: its shapes '
                                'must not depend on the worker' % (what, Communicator.rank()))
 

@@ -81,12 +81,9 @@ def counts_nothing(learners):
     return all(isinstance(learner, UserLearner) for learner in learners)
 
 
-def learner_of(parameter, learners):
-    """Returns the learner that trains `parameter`, or None."""
-    for learner in learners:
-        if any(known.uid == parameter.uid for known in _parameters(learner)):
-            return learner
-    return None
+def owners(learners):
+    """Returns {uid of a Parameter: the learner that trains it}."""
+    return {parameter.uid: learner for learner in learners for parameter in _parameters(learner)}
 
 
 def _innermost(learner):

@@ -137,7 +137,7 @@ class Network(object):
                           transformed.layers)
         whole = random_state.open_blocks(plan.packed())
         swap.check(outputs, whole, plan.read, optimization.name)
-        self._workers.agree(checkpoint.signature(whole), optimization.name)
+        self._workers.agree(lambda: checkpoint.signature(whole), optimization.name)
         return Change(index, outputs, whole, plan, transformed.layers)
 
     def commit(self, change, mark):

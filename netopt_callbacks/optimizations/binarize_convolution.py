@@ -58,20 +58,28 @@ class BinarizeConvolution(Optimization):
             raise ValueError("BinarizeConvolution: input_shift='learn' adds a Parameter, which must have a "
                              'learner, and got none; give learner=lambda parameters: C.sgd(parameters, '
                              "schedule), or take input_shift='calibrate'")
-        self._samples = {}
+        self._forget()
 
     def check(self, model):
-        return _binarized(model, self.filter_function, self._options, {}).model
+        return _binarized(model, self._chosen(model), self._options, {}).model
 
     def prepare(self, model, minibatches):
-        choice = Choice(model, self.filter_function, self._options.operands)
-        keys = {layer.W.uid for layer in choice.taken}
-        self._samples = samples(model, keys, minibatches)
+        self._choice = self._chosen(model)
+        self._samples = samples(model, self._choice.keys, minibatches)
 
     def transform(self, model):
-        transformed = _binarized(model, self.filter_function, self._options, self._samples)
-        self._samples = {}   # 16 MB a layer
+        transformed = _binarized(model, self._chosen(model), self._options, self._samples)
+        self._forget()
         return transformed
+
+    def _chosen(self, model):
+        """Returns the choice `prepare` made of this very model, or a new one."""
+        if self._choice is not None and self._choice.model is model:
+            return self._choice
+        return Choice(model, self.filter_function, self._options.operands)
+
+    def _forget(self):
+        self._choice, self._samples = None, {}      # 16 MB a layer
 
     def lower(self, model):
         from ..lowering.replace import lower_binary_convolutions
@@ -94,8 +102,8 @@ def binarize_convolution(model, filter_function=None, weight_scale='channel', in
         ValueError, NotImplementedError: see `optimizations.binary_choice.Choice`.
     """
     options = Options(weight_scale, input_scale, input_shift, clip, operands, output_scale)
-    keys = {layer.W.uid for layer in Choice(model, filter_function, operands).taken}
-    return _binarized(model, filter_function, options, samples(model, keys, minibatches))
+    choice = Choice(model, filter_function, operands)
+    return _binarized(model, choice, options, samples(model, choice.keys, minibatches))
 
 
 class Options(object):
@@ -117,9 +125,8 @@ class Options(object):
             setattr(self, name, value)
 
 
-def _binarized(model, filter_function, options, held_out):
+def _binarized(model, choice, options, held_out):
     """Returns the Transformed model; `held_out` are Samples by uid of W, and may be missing."""
-    choice = Choice(model, filter_function, options.operands)
     new_functions, notes, recipes = {}, {}, {}
     for layer in choice.layers:
         key = layer.W.uid

@@ -253,9 +253,9 @@ def binary_blocks(model):
             if function.is_block and function.op_name == OP_NAME]
 
 
-def staged_layers(model):
-    """Returns the layers whose input is binary and whose weights are not, as `nc.graph.Layer`s."""
-    return [_staged(block) for block in graph.walk(model)
+def staged_layers(functions):
+    """Returns the layers among `functions` whose input is binary and whose weights are not, as `nc.graph.Layer`s."""
+    return [_staged(block) for block in functions
             if block.is_block and block.op_name == INPUTS_OP_NAME]
 
 

@@ -3,7 +3,7 @@ import cntk as C
 import numpy as np
 
 from .. import graph
-from .binary_block import BinaryLayer, binary_blocks, staged_layers
+from .binary_block import OP_NAME, BinaryLayer, binary_blocks, staged_layers
 from .convolution_geometry import axes_of
 
 _END = '%s convolution of the network: left out unless a filter_function takes it'
@@ -13,6 +13,7 @@ class Choice(object):
     """The convolutions of a model, sorted into those to binarize and those to leave.
 
     Attributes:
+        model (cntk.Function): the one it was made of.
         layers (list of nc.graph.Layer): all that are not wholly binary, inputs first.
         taken (list of nc.graph.Layer): those to binarize.
         skipped (dict of nc.graph.Layer to str): the others, with reasons.
@@ -32,10 +33,13 @@ class Choice(object):
     """
 
     def __init__(self, model, filter_function, operands):
-        self.layers = candidates(model)
-        self.staged = set(staged_layers(model))
+        self.model = model
+        functions = list(graph.walk(model))
+        staged = staged_layers(functions)
+        self.staged = set(staged)
+        self.layers = _in_order(functions, graph.layers(model, op_name='Convolution') + staged)
         if filter_function is None:
-            self.skipped = _ends(model, self.layers)
+            self.skipped = _ends(functions, self.layers)
         else:
             self.skipped = _filtered(self.layers, filter_function)
         self.taken = [layer for layer in self.layers if layer not in self.skipped]
@@ -49,11 +53,21 @@ class Choice(object):
                                  "or take operands='both' to make its weights binary" % layer.label)
 
 
+    @property
+    def keys(self):
+        """The uids of the weights that are taken."""
+        return {layer.W.uid for layer in self.taken}
+
+
 def candidates(model):
     """Returns the convolutions of a model that are not wholly binary, inputs first."""
-    found = graph.layers(model, op_name='Convolution') + staged_layers(model)
-    order = {function.uid: index for index, function in enumerate(graph.walk(model))}
-    return sorted(found, key=lambda layer: order[layer.root.uid])
+    functions = list(graph.walk(model))
+    return _in_order(functions, graph.layers(model, op_name='Convolution') + staged_layers(functions))
+
+
+def _in_order(functions, layers):
+    order = {function.uid: index for index, function in enumerate(functions)}
+    return sorted(layers, key=lambda layer: order[layer.root.uid])
 
 
 def _filtered(layers, filter_function):
@@ -69,11 +83,12 @@ def _filtered(layers, filter_function):
     return {layer: 'filter_function leaves it out' for layer in layers if not takes[layer]}
 
 
-def _ends(model, layers):
+def _ends(functions, layers):
     """Returns {layer: reason} for the first and the last convolution of the network, binary ones counted."""
     weights = {layer.root.uid: layer.W.uid for layer in layers}
-    weights.update((block.uid, BinaryLayer(block).W.uid) for block in binary_blocks(model))
-    order = [weights[function.uid] for function in graph.walk(model) if function.uid in weights]
+    weights.update((function.uid, BinaryLayer(function).W.uid) for function in functions
+                   if function.is_block and function.op_name == OP_NAME)
+    order = [weights[function.uid] for function in functions if function.uid in weights]
     if not order:
         return {}
     reasons = {order[-1]: _END % 'last'}
