@@ -38,11 +38,12 @@ def open_blocks(model):
     Args:
         model (cntk.Function): a whole graph; its Parameters are shared, not copied.
     """
-    while True:
+    while has_state(model):
         blocks = stateful_blocks(model)
         if not blocks:
-            return model
+            break
         model = _open(model, blocks[0])
+    return model
 
 
 def _open(model, block):
