@@ -10,11 +10,10 @@ import tempfile
 import warnings
 
 import cntk as C
-from cntk.io import UserMinibatchSource
 from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig, DataUnit,
                                          TestConfig, TrainingSession, _unpack_parameter_frequency)
 
-from .engine import directors, remember
+from .engine import directors, learners as learner_facts, random_state, remember, sources
 from .engine.checkpoint import HANDED_OVER
 from .engine.engine import Engine
 from .engine.held_out import held_out
@@ -87,10 +86,12 @@ class Session(object):
             held_out(data, handed.arguments, self._streams, cross_validation), larger_is_better,
             self._own_checkpoints(callbacks))
         self._needs_segments = bool(self.engine.optimizations)
-        if self._needs_segments and remember.truncated(self._source):
-            warnings.warn('this source cuts its sequences (truncation_length), and where an '
-                          'optimization is due it is restored to its position: CNTK then drops the '
-                          'sequences it has begun, so some samples are not trained', stacklevel=3)
+        # Whether a pair of the user's name is only what one segment hands to the next: CNTK
+        # itself keeps others, or writes none where it counts no samples.
+        self._hands_over_only = remember.config(self._checkpoint, 'checkpoint_config')['preserve_all'] \
+            or learner_facts.counts_nothing(handed.learners)
+        if self._needs_segments:
+            self._warn_of_what_is_not_exact()
         self._remove = ()
         self._counted = {}
 
@@ -102,6 +103,23 @@ class Session(object):
         """
         file = remember.config(self._checkpoint, 'checkpoint_config')['filename']
         return file if file and (callbacks or os.path.isdir(file + '.netopt')) else None
+
+    def _warn_of_what_is_not_exact(self):
+        if remember.truncated(self._source):
+            warnings.warn('this source cuts its sequences (truncation_length), and where an '
+                          'optimization is due it is restored to its position: CNTK then drops the '
+                          'sequences it has begun, so some samples are not trained', stacklevel=4)
+        if self.engine.workers.drops_empty_minibatch and random_state.has_state(
+                self.trainer.loss_function):
+            warnings.warn('block momentum synchronizes at every save, and a swap saves: with random '
+                          'state in the network (Dropout is such) the run after it is not that of '
+                          'plain CNTK, bit for bit', stacklevel=4)
+        given = remember.config(self._checkpoint, 'checkpoint_config')
+        if given['filename'] and not sources.has_position(self._source):
+            warnings.warn('the minibatch source %s keeps no position in a checkpoint, so a resumed '
+                          'run begins its data anew: override get_checkpoint_state() and '
+                          'restore_from_checkpoint(state)' % type(self._source).__name__,
+                          stacklevel=4)
 
     @property
     def result(self):
@@ -194,10 +212,10 @@ class Session(object):
         given = remember.config(self._checkpoint, 'checkpoint_config')
         own = not given['filename']
         target = file if own else given['filename']
-        if not own and given['preserve_all'] and self.engine.workers.is_main:
+        if not own and self._hands_over_only and self.engine.workers.is_main:
             self._checkpoints.note(HANDED_OVER)
         self._save(target)
-        if own or given['preserve_all']:
+        if own or self._hands_over_only:
             self._remove = (target, target + '.ckp')
         self.checkpoint_written()
         if own:
@@ -220,19 +238,18 @@ class Session(object):
 
     def checkpoint_written(self):
         """Notes that a pair of the user's name is whole, where CNTK keeps but that one."""
-        given = remember.config(self._checkpoint, 'checkpoint_config')
         if self._needs_segments and self._checkpoints is not None \
-                and not given['preserve_all'] and self.engine.workers.is_main:
+                and not self._hands_over_only and self.engine.workers.is_main:
             self._checkpoints.note_whole()
 
-    def leave_at_once(self):
+    def leave_at_once(self, segment):
         """Ends a segment on the minibatch just trained, where an empty one may not follow.
 
         CNTK's block momentum takes the empty minibatch for the end of all data. So the actions
         that C++ has due after this minibatch are left out, but for the progress summary, which
         is made here.
         """
-        if self.at_end():
+        if self.at_end(segment):
             return True
         if self._summary_is_due():
             self.trainer.summarize_training_progress()
@@ -249,21 +266,15 @@ class Session(object):
         """Notes CNTK's counts after a minibatch that nothing is due at."""
         self._counted = {unit: self.trainer.total_number_of_units_seen(unit) for unit in DataUnit}
 
-    def at_end(self):
+    def at_end(self, segment):
         """Whether the training data has come to its end."""
-        limit = self._max_samples
-        if limit not in (None, sys.maxsize) \
-                and self.trainer.total_number_of_samples_seen >= limit:
-            return True
-        state = self._source.get_checkpoint_state()
-        if isinstance(self._source, UserMinibatchSource):
-            if not state:
-                return False
-            ahead = self._source.next_minibatch(1, 1, 0)
-        else:
-            ahead = self._source.next_minibatch(1)
-        self._source.restore_from_checkpoint(state)
-        return not ahead
+        seen, limit = self.trainer.total_number_of_samples_seen, self._max_samples
+        size = segment.get_minibatch_size()
+        if limit not in (None, sys.maxsize):
+            if seen >= limit:
+                return True
+            size = min(size, limit - seen)
+        return sources.at_end(self._source, size, self.engine.workers.count)
 
     def _run_test(self, file, device):
         """Runs the user's test on the network as it is after the last change."""

@@ -7,7 +7,9 @@ import pytest
 from cntk.io import FULL_DATA_SWEEP
 
 import netopt_callbacks as nc
+from netopt_callbacks.engine import distributed, engine
 from user_script import RATES, Identity, Log, Script
+from user_sources import Images
 
 
 class First(nc.Observer):
@@ -169,3 +171,27 @@ def test_nothing_is_said_of_truncated_sequences_without_optimizations(tmpdir):
         ours = samples_trained(tmpdir, 4, [first])
     assert not first.heard('truncation_length')
     assert ours == samples_trained(tmpdir, 4)
+
+
+@pytest.mark.parametrize('source, told', [('user', True), ('user with state', False)])
+def test_source_without_a_position_under_checkpoints(source, told, tmpdir):
+    with First() as first:
+        script = Images(source=source, sweeps=1, test=False, checkpoint=300, folder=str(tmpdir))
+        script.run([Identity(epoch=1), first])
+    assert first.heard('a resumed run begins its data anew') == told
+
+
+@pytest.mark.parametrize('dropout', [True, False])
+def test_block_momentum_with_random_state(dropout, monkeypatch):
+    """What the learners of several workers look like to the session, on one worker."""
+    class BlockMomentum(distributed.Workers):
+        def __init__(self, learners):
+            super(BlockMomentum, self).__init__(learners)
+            self.drops_empty_minibatch = True
+
+    monkeypatch.setattr(engine, 'Workers', BlockMomentum)
+    script = Script(dropout=dropout)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        nc.training_session(callbacks=[Identity(epoch=1)], **script.arguments)
+    assert any('block momentum' in str(warning.message) for warning in said) == dropout

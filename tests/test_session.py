@@ -310,6 +310,42 @@ def test_metric_may_have_an_argument_that_the_loss_lacks():
     assert 0 < record.metric_after <= 2
 
 
+class Renames(nc.Optimization):
+    """Names the loss anew, so that the order of two of them shows."""
+
+    def __init__(self, name, **options):
+        super(Renames, self).__init__(**options)
+        self.renamed = name
+
+    def transform(self, model):
+        outputs = list(model.outputs)
+        outputs[-2] = C.plus(outputs[-2], 0, name=outputs[-2].name + self.renamed).output
+        return nc.Transformed(C.combine(outputs), [nc.LayerNote(self.renamed)])
+
+
+@pytest.mark.parametrize('order', ['ab', 'ba'])
+def test_optimizations_of_one_epoch_run_and_are_recorded_in_the_order_of_the_list(order):
+    script = Script(test=False, sweeps=2)
+    name = script.loss.name
+    script.run([Renames(letter, epoch=1) for letter in order] + [Renames('c', epoch=0)],
+               data=script.held_out)
+    records = script.session.result.records
+    assert [record.layers[0].name for record in records] == ['c'] + list(order)
+    assert script.trainer.loss_function.output.name == name + 'c' + order
+    assert [record.samples for record in records] == [0, SAMPLES, SAMPLES]
+
+
+def test_learners_whose_max_samples_are_used_up_are_told():
+    script = Script(max_samples=SAMPLES)
+    script.run()
+    script.trainer = C.Trainer(script.z, (script.loss, script.metric), script.learners)
+    source = script._source('data')
+    script.arguments.update(trainer=script.trainer, mb_source=source,
+                            model_inputs_to_streams=script._streams(source, 'data'))
+    with pytest.raises(ValueError, match='max_samples over the life of the learners.*seen 700'):
+        script.run([Identity(epoch=1)])
+
+
 def test_second_train_is_refused():
     script = Script(sweeps=1)
     script.run()

@@ -198,14 +198,9 @@ class Engine(object):
         pending = [o for index, o in enumerate(self.optimizations)
                    if index not in self._progress.applied]
         if pending:
-            raise ValueError(
-                'training ended after %d samples (%d epochs), before %s; %s' % (
-                    self.clock.samples, self.clock.epoch,
-                    ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in pending),
-                    'no end of a sweep was reported, as by a source that tells none or under a '
-                    'UserLearner, so give epoch_size in samples'
-                    if self.clock.unit == DataUnit.sweep and not self.clock.epoch
-                    else 'train longer, or give an earlier epoch'))
+            raise ValueError('training ended after %d samples (%d epochs), before %s; %s' % (
+                self.clock.samples, self.clock.epoch,
+                ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in pending), self._remedy()))
         if self._lower is not None:
             self.result.lowered, self.result.parity = self._lower.run(
                 self.result.model, self.optimizations, self._minibatches(
@@ -231,6 +226,16 @@ class Engine(object):
             warnings.warn('the network could not be exported into result.model: %r' % (error,))
         for error in self._end():
             warnings.warn('after the error that ended training, on_end raised %r' % (error,))
+
+    def _remedy(self):
+        """Returns what to do where an optimization never became due."""
+        if not self.clock.samples and self._progress.base[0]:
+            return ('CNTK counts max_samples over the life of the learners, and these had seen %d '
+                    'before, so make new ones, or give more' % self._progress.base[0])
+        if self.clock.unit == DataUnit.sweep and not self.clock.epoch:
+            return ('no end of a sweep was reported, as by a source that tells none or under a '
+                    'UserLearner, so give epoch_size in samples')
+        return 'train longer, or give an earlier epoch'
 
     def write_phase(self, file=None):
         """Writes what belongs to a checkpoint beside `file`, or beside the one that C++ writes."""

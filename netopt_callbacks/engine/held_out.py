@@ -8,6 +8,7 @@ from cntk.io import (INFINITELY_REPEAT, MinibatchSource, MinibatchSourceFromData
                      UserMinibatchSource)
 
 from .. import graph
+from .sources import has_position
 
 ROWS = 256
 
@@ -87,7 +88,7 @@ class Source(object):
         if self._limit >= sys.maxsize and _is_endless(source):
             raise ValueError('the minibatch source of held-out data must end, got one that repeats for ever; give '
                              'it max_sweeps=1 or max_samples=')
-        if not _has_position(source):
+        if not has_position(source):
             raise ValueError('the held-out minibatch source %s has no position to go back to after '
                              'a measurement: override get_checkpoint_state() and '
                              'restore_from_checkpoint(state), or give NumPy arrays'
@@ -106,12 +107,6 @@ class Source(object):
                 left -= max(data.num_samples for data in minibatch.values())
         finally:
             self._source.restore_from_checkpoint(state)
-
-
-def _has_position(source):
-    """Whether reading a source can be undone; what a UserMinibatchSource inherits does nothing."""
-    return not isinstance(source, UserMinibatchSource) \
-        or type(source).restore_from_checkpoint is not UserMinibatchSource.restore_from_checkpoint
 
 
 def _is_endless(source):
@@ -166,7 +161,7 @@ def _of_cross_validation(given, streams):
     source, limit = given.get('source'), given.get('max_samples')
     if source is None or (limit in (None, sys.maxsize) and _is_endless(source)):
         return None
-    if not _has_position(source):
+    if not has_position(source):
         warnings.warn('the cross-validation source %s has no position to go back to, so nothing of '
                       'it is read for recovery and calibration: override restore_from_checkpoint, '
                       'or give data=' % type(source).__name__)

@@ -53,13 +53,13 @@ class Segment(TrainingSession):
         session.caught.check()
         if self._due:
             # The empty minibatch. Where training has come to its end, so let it end in C++.
-            if self._stopped or session.at_end():
+            if self._stopped or session.at_end(self):
                 return True
             raise directors.EndOfSegment
         self._due = session.engine.after_minibatch()
         if session.engine.workers.drops_empty_minibatch:
             if self._due:
-                return session.leave_at_once()
+                return session.leave_at_once(self)
             session.count()
         return not self._due
 
