@@ -126,6 +126,11 @@ class Engine(object):
         Raises:
             ValueError: the checkpoint is not of this script, or cannot be read.
         """
+        if self.optimizations and learner_facts.counts_nothing(self._handed.learners):
+            raise ValueError(
+                'the checkpoint %s cannot tell how many samples were trained: CNTK counts none '
+                'under a UserLearner alone. Resume with a learner of CNTK beside it, or without '
+                'optimizations' % file)
         saved, phase = checkpoints.load(file)
         state = []
 
@@ -136,7 +141,7 @@ class Engine(object):
         if phase is None:
             self._network.check_plain(file, saved)
             into_trainer()
-            self._set_clock(file)
+            self._set_clock()
             self._take_over()
             return Restored(state[0], changed=bool(self.optimizations))
         self._network.rebuild(saved, phase, self.optimizations,
@@ -144,7 +149,7 @@ class Engine(object):
         self.phases.begin(phase.places())
         self._progress.applied = list(phase.fired)
         self._progress.base = list(phase.base)
-        self._set_clock(file)
+        self._set_clock()
         self.result.records[:] = checkpoint.records_of(phase, self.clock.samples)
         return Restored(state[0], changed=False)
 
@@ -159,9 +164,9 @@ class Engine(object):
         self._recovery.forget()
         ended = self.clock.advance(*self._counts())
         self._audience.tell('on_minibatch', self.clock.samples,
-                   self._trainer.previous_minibatch_loss_average,
-                   self._trainer.previous_minibatch_evaluation_average
-                   if self._trainer.evaluation_function is not None else None)
+                            self._trainer.previous_minibatch_loss_average,
+                            self._trainer.previous_minibatch_evaluation_average
+                            if self._trainer.evaluation_function is not None else None)
         due = self.due()
         if ended or due:
             self._evaluate('before' if due else 'epoch')
@@ -227,16 +232,6 @@ class Engine(object):
         for error in self._end():
             warnings.warn('after the error that ended training, on_end raised %r' % (error,))
 
-    def _remedy(self):
-        """Returns what to do where an optimization never became due."""
-        if not self.clock.samples and self._progress.base[0]:
-            return ('CNTK counts max_samples over the life of the learners, and these had seen %d '
-                    'before, so make new ones, or give more' % self._progress.base[0])
-        if self.clock.unit == DataUnit.sweep and not self.clock.epoch:
-            return ('no end of a sweep was reported, as by a source that tells none or under a '
-                    'UserLearner, so give epoch_size in samples')
-        return 'train longer, or give an earlier epoch'
-
     def write_phase(self, file=None):
         """Writes what belongs to a checkpoint beside `file`, or beside the one that C++ writes."""
         self.phases.write(self._progress, self.phases.of(file) if file else None)
@@ -285,20 +280,24 @@ class Engine(object):
         if self._data is not None:
             self._audience.tell('on_evaluation', self._recovery.evaluation('after'))
 
+    def _remedy(self):
+        """Returns what to do where an optimization never became due."""
+        if not self.clock.samples and self._progress.base[0]:
+            return ('CNTK counts max_samples over the life of the learners, and these had seen %d '
+                    'before, so make new ones, or give more' % self._progress.base[0])
+        if self.clock.unit == DataUnit.sweep and not self.clock.epoch:
+            return ('no end of a sweep was reported, as by a source that tells none or under a '
+                    'UserLearner, so give epoch_size in samples')
+        return 'train longer, or give an earlier epoch'
+
     def _take_over(self):
         if self._attends:
             self._network.take_over(bool(self.optimizations), self.phases.label(0))
         self.write_phase()
 
-
-    def _set_clock(self, file):
+    def _set_clock(self):
         """Sets the clock by the counts of the trainer that has just been restored."""
         self._recovery.forget()
-        if self.optimizations and learner_facts.counts_nothing(self._handed.learners):
-            raise ValueError(
-                'the checkpoint %s cannot tell how many samples were trained: CNTK counts none '
-                'under a UserLearner alone. Resume with a learner of CNTK beside it, or without '
-                'optimizations' % file)
         self.clock.advance(*(now - base for now, base
                              in zip(self._network.counts(), self._progress.base)))
 
