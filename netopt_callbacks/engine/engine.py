@@ -126,6 +126,7 @@ class Engine(object):
         Raises:
             ValueError: the checkpoint is not of this script, or cannot be read.
         """
+        learner_facts.check_resumable(self._handed.learners)
         if self.optimizations and learner_facts.counts_nothing(self._handed.learners):
             raise ValueError(
                 'the checkpoint %s cannot tell how many samples were trained: CNTK counts none '

@@ -171,7 +171,6 @@ class Network(object):
         Raises:
             ValueError: the script is not the one that wrote the checkpoint.
         """
-        learner_facts.check_resumable(self._given)
         outputs = swap.Outputs(self.trainer)
         whole, owners = checkpoint.rebound(saved, phase, self._handed.arguments,
                                            learner_facts.parameters_of(self._given))
@@ -185,9 +184,8 @@ class Network(object):
         """Refuses a checkpoint of plain CNTK that is not of the network the user built.
 
         Raises:
-            ValueError: the checkpoint is of another network, or a learner cannot be restored.
+            ValueError: the checkpoint is of another network.
         """
-        learner_facts.check_resumable(self._given)
         loss = saved.outputs[swap.Outputs(self.trainer).models]
         if checkpoint.signature(C.combine([loss])) \
                 != checkpoint.signature(self.trainer.loss_function):
