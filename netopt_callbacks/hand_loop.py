@@ -10,6 +10,7 @@ import weakref
 
 import cntk as C
 from cntk.io import MinibatchData
+from cntk.train.training_session import DataUnit
 
 from . import graph
 from .engine import directors, remember
@@ -61,9 +62,11 @@ class Attached(object):
             raise RuntimeError('this trainer is attached already: call finish() on the run that '
                                'nc.attach returned first')
         self._trainer = trainer
-        self._needs_sweeps = epoch_size is None
         self.engine = Engine(trainer, handed, callbacks, Clock(epoch_size),
                              held_out(data, handed.arguments), larger_is_better, saves=True)
+        clock = self.engine.clock
+        self._needs_sweeps = clock.unit == DataUnit.sweep or any(
+            isinstance(optimization.epoch, tuple) for optimization in self.engine.optimizations)
         self._retired = {}
         self._started = False
         self._finished = False
@@ -141,7 +144,7 @@ class Attached(object):
             raise ValueError('minibatches of NumPy arrays do not tell where an epoch ends: give '
                              'nc.attach(..., epoch_size=...) in samples')
         self._start()
-        if self.engine.due():
+        if self.engine.due() and not _continues_sequences(arguments):
             self._remember_outputs()
             self.engine.fire()
 
@@ -170,14 +173,15 @@ class Attached(object):
         """
         self._remember_outputs()
         begin = self.engine.restore if self._started else self.engine.start
+        restored = begin(self.engine.phases.of(file), file, restore)
         self._started = True
-        return begin(self.engine.phases.of(file), file, restore).state
+        return restored.state
 
     def _start(self):
         if not self._started:
-            self._started = True
             self._remember_outputs()
             self.engine.start()
+            self._started = True
 
     def _outputs(self):
         trainer = self._trainer
@@ -217,9 +221,25 @@ def _variables(function):
     return {variable.uid: variable for variable in found}.values()
 
 
+def _data_of(arguments):
+    """Returns (data, flags of which sequences are new or None) of `train_minibatch`'s arguments."""
+    if isinstance(arguments, tuple) and len(arguments) == 2 \
+            and isinstance(arguments[1], (list, tuple)) \
+            and all(isinstance(flag, bool) for flag in arguments[1]):
+        return arguments
+    return arguments, None
+
+
 def _tells_sweeps(arguments):
-    values = arguments.values() if isinstance(arguments, dict) else ()
-    return not arguments or any(isinstance(value, MinibatchData) for value in values)
+    data, _ = _data_of(arguments)
+    values = list(data.values()) if isinstance(data, dict) else [data]
+    return not values or any(isinstance(value, MinibatchData) for value in values)
+
+
+def _continues_sequences(arguments):
+    """Whether a minibatch goes on with sequences of the one before: a new trainer has lost these."""
+    _, new = _data_of(arguments)
+    return bool(new) and not all(new)
 
 
 def _watched(base):

@@ -78,11 +78,12 @@ class Session(object):
         self._test = test_config or TestConfig(None)
         handed = remember.trainer(trainer, progress_writers)
         self._source, self._streams = TrainingSession._sanitize_minibatch_source(
-            mb_source, model_inputs_to_streams, trainer and trainer.loss_function)
+            mb_source, model_inputs_to_streams, trainer.loss_function)
+        remember.config(self._test, 'test_config')
         self._segment(self._checkpoint, self._test)     # CNTK's own checks, before training
         cross_validation = remember.config(cv_config, 'cv_config')
         self.engine = Engine(
-            trainer, handed, callbacks, Clock(epoch_size, max_samples),
+            trainer, handed, callbacks, Clock(epoch_size, _samples_left(trainer, max_samples)),
             held_out(data, handed.arguments, self._streams, cross_validation), larger_is_better,
             self._own_checkpoints(callbacks))
         self._needs_segments = bool(self.engine.optimizations)
@@ -286,3 +287,10 @@ class Session(object):
                                   self.trainer.total_number_of_samples_seen or self._max_samples,
                                   None, config, CrossValidationConfig(None), self._test)
         directors.run(self.caught, lambda: segment.train(device))
+
+
+def _samples_left(trainer, max_samples):
+    """Returns how many samples a run trains: CNTK counts `max_samples` over the learners' life."""
+    if max_samples in (None, sys.maxsize):
+        return max_samples
+    return max(0, max_samples - trainer.total_number_of_samples_seen)

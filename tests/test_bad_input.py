@@ -240,7 +240,7 @@ TABLE = [
     Row('epoch in samples', lambda: nc.FactorDense(epoch=(100, DataUnit.sample), rank=2), ValueError,
         'FactorDense: epoch', '(number, cntk.train.DataUnit.sweep)', 'DataUnit.sample', 'epoch_size'),
     Row('epoch past the end', lambda: run(Identity(epoch=5), max_samples=4 * SAMPLES), ValueError,
-        'Identity(epoch=5)', '4 is the last epoch', 'max_samples=2800', 'train longer'),
+        'Identity(epoch=5)', '4 is the last epoch', 'this run 2800 samples', 'train longer'),
     Row('epoch that never came', lambda: run(Identity(epoch=9)), ValueError,
         'Identity(epoch=9)', 'before Identity', 'after 2800 samples (4 epochs)', 'give an earlier epoch'),
     Row('epoch size of a float', lambda: run(epoch_size=1.5), TypeError,

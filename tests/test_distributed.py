@@ -39,6 +39,16 @@ def ragged(matrix, rank):
     return noisy(matrix, 3 + C.Communicator.rank())
 
 
+class Scalar(nc.Optimization):
+    """Adds a Constant without axes that depends on the worker, beside factors that do."""
+
+    def transform(self, model):
+        outputs = list(model.outputs)
+        number = C.constant(1. + C.Communicator.rank(), shape=(), name='number')
+        outputs[-2] = C.element_times(outputs[-2], number, name='loss').output
+        return C.combine(outputs)
+
+
 class Raises(nc.Optimization):
     """Raises on one worker alone."""
 
@@ -82,7 +92,7 @@ PLANS = {
     'identity': lambda: [Identity(epoch=1), Identity(epoch=2)],
     'factor': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden), Identity(epoch=2)],
     'noisy': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden,
-                                     factor_function=noisy)],
+                                     factor_function=noisy), Scalar(epoch=1)],
     'ragged': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden,
                                       factor_function=ragged)],
     'second worker raises': lambda: [Raises(rank=1)],

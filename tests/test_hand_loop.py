@@ -7,6 +7,7 @@ import warnings
 import cntk as C
 import numpy as np
 import pytest
+from cntk.train.training_session import DataUnit
 
 import netopt_callbacks as nc
 from user_script import SAMPLES, Identity, Script
@@ -273,3 +274,67 @@ def test_observers_alone_leave_the_graph_as_it_is():
     with nc.attach(script.trainer, [Log()], epoch_size=EPOCH):
         loop(script, 0, 2)
         assert (script.loss.root_function.uid, script.z.root_function.uid) == before
+
+
+def test_run_that_could_not_start_does_not_go_on_without_its_start():
+    script = Script()
+    none = nc.FactorDense(epoch=2, rank=3, filter_function=lambda layer: False)
+    run = nc.attach(script.trainer, [none], epoch_size=EPOCH)
+    for _ in range(2):
+        with pytest.raises(ValueError, match='FactorDense: expected a Dense layer'):
+            loop(script, 0, 1)
+    assert script.trainer.total_number_of_samples_seen == 0
+    with pytest.raises(ValueError):
+        run.finish()
+
+
+def test_epochs_in_sweeps_need_minibatches_that_tell_them():
+    for options, callback in ((dict(epoch_size=(1, DataUnit.sweep)), Identity(epoch=1)),
+                              (dict(epoch_size=EPOCH), Identity(epoch=(1, DataUnit.sweep)))):
+        script = Script()
+        run = nc.attach(script.trainer, [callback], **options)
+        with pytest.raises(ValueError, match='do not tell where an epoch ends'):
+            loop(script, 0, 1)
+        with pytest.raises(ValueError, match='before Identity'):
+            run.finish()
+
+
+def test_minibatch_data_given_bare_tells_the_sweeps():
+    x = C.input_variable(3, name='x')
+    loss = C.reduce_sum(C.square(C.layers.Dense(3)(x) - x))
+    trainer = C.Trainer(None, loss, [C.sgd(loss.parameters, 0.01)])
+    source = C.io.MinibatchSourceFromData(dict(x=np.ones((10, 3), np.float32)), max_samples=20)
+    with nc.attach(trainer, [Identity(epoch=1)]) as run:
+        for _ in range(4):
+            trainer.train_minibatch(source.next_minibatch(5)[source.streams['x']])
+    assert [record.samples for record in run.result.records] == [10]
+
+
+def test_swap_waits_for_new_sequences():
+    """CNTK keeps the state of a truncated sequence in the trainer; a new one has lost it."""
+    x, label = C.sequence.input_variable(3, name='x'), C.sequence.input_variable(2, name='label')
+    z = C.layers.Sequential([C.layers.Recurrence(C.layers.RNNStep(4)), C.layers.Dense(2)])(x)
+    trainer = C.Trainer(z, C.cross_entropy_with_softmax(z, label), [C.sgd(z.parameters, 0.01)])
+    data = {x: np.ones((2, 4, 3), np.float32), label: np.ones((2, 4, 2), np.float32)}
+    with nc.attach(trainer, [Identity(epoch=1)], epoch_size=8) as run:
+        for new in (True, False, False, True, False):
+            trainer.train_minibatch((data, [new, new]))
+    assert [record.samples for record in run.result.records] == [24]
+
+
+def test_learner_made_before_the_import_is_not_trusted_with_packed_factors():
+    script = Script()
+    for learner in script.learners:
+        del learner.__dict__['_netopt_callbacks']
+    with pytest.raises(ValueError, match='made before `import netopt_callbacks`.*learner=lambda'):
+        with nc.attach(script.trainer, [nc.FactorDense(epoch=0, rank=3, filter_function=hidden)],
+                       epoch_size=EPOCH):
+            loop(script, 0, 1)
+
+
+def test_users_learner_is_given_back_as_it_was():
+    script = Script(learner='user and sgd')
+    user = script.learners[0]
+    with nc.attach(script.trainer, [Identity(epoch=0)], epoch_size=EPOCH):
+        loop(script, 0, 2)
+    assert 'restore_from_checkpoint' not in user.__dict__

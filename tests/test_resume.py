@@ -364,7 +364,7 @@ def test_user_learner_alone_cannot_tell_where_a_checkpoint_stands(tmpdir):
     trainer.save_checkpoint(file)
     run.finish()
     script, trainer, run = attached()
-    with pytest.raises(ValueError, match='counts none under a UserLearner alone'):
+    with pytest.raises(ValueError, match='counts none where a UserLearner is the only or the first'):
         trainer.restore_from_checkpoint(file)
 
 

@@ -3,6 +3,7 @@ import inspect
 import os
 import signal
 import sys
+import threading
 
 import cntk as C
 import numpy as np
@@ -342,8 +343,82 @@ def test_learners_whose_max_samples_are_used_up_are_told():
     source = script._source('data')
     script.arguments.update(trainer=script.trainer, mb_source=source,
                             model_inputs_to_streams=script._streams(source, 'data'))
-    with pytest.raises(ValueError, match='max_samples over the life of the learners.*seen 700'):
+    with pytest.raises(ValueError, match='life of the learners, leaves this run 0 samples'):
         script.run([Identity(epoch=1)])
+
+
+def test_epochs_count_from_the_first_minibatch_of_a_run():
+    """Two sessions on one trainer, both made before either trains."""
+    script = Script(test=False, sweeps=2)
+    source = script._source('data')
+    second = dict(script.arguments, mb_source=source,
+                  model_inputs_to_streams=script._streams(source, 'data'))
+    sessions = [nc.training_session(callbacks=[Identity(epoch=1)], epoch_size=SAMPLES,
+                                    **arguments) for arguments in (script.arguments, second)]
+    for session in sessions:
+        session.train()
+        assert [record.samples for record in session.result.records] == [SAMPLES]
+
+
+class Uncloned(C.ops.functions.UserFunction):
+    """What CNTK cannot clone: its constructor takes more than the inputs."""
+
+    def __init__(self, factor, argument):
+        super(Uncloned, self).__init__([argument])
+        self.factor = factor
+
+    def forward(self, argument, device=None, outputs_to_retain=None):
+        return None, argument * self.factor
+
+    def backward(self, state, gradients):
+        return gradients * self.factor
+
+    def infer_outputs(self):
+        return [C.output_variable(self.inputs[0].shape, self.inputs[0].dtype,
+                                  self.inputs[0].dynamic_axes)]
+
+
+@pytest.mark.parametrize('callbacks', [None, [nc.Observer()]], ids=['none', 'an observer'])
+def test_network_that_cannot_be_cloned_is_trained_as_by_cntk(callbacks):
+    def trained(run):
+        script = Script(test=False, cross_validation=0, sweeps=1, dropout=False)
+        z = C.user_function(Uncloned(2, script.z))
+        loss = C.cross_entropy_with_softmax(z, script.label)
+        script.trainer = C.Trainer(z, loss, script.learners, [script.log])
+        script.loss = loss
+        script.arguments['trainer'] = script.trainer
+        return run(script)
+
+    plain = trained(lambda script: script.run_plain())
+    with pytest.warns(UserWarning, match='result.model is None: CNTK cannot clone'):
+        assert trained(lambda script: script.run(callbacks or (), data=None)) == plain
+
+
+def test_errors_of_two_threads_stay_apart():
+    """Each session raises its own error, and the hook of before is back in the end."""
+    before, found = sys.excepthook, {}
+
+    def train(name):
+        script = Script(test=False, cross_validation=0, frequency=64)
+
+        def broken(*values):
+            raise ZeroDivisionError(name)
+
+        script.log.on_write_training_summary = broken
+        barrier.wait()
+        try:
+            script.run([Identity(epoch=3)])
+        except Exception as error:
+            found[name] = str(error)
+
+    barrier = threading.Barrier(2)
+    threads = [threading.Thread(target=train, args=(name,)) for name in 'ab']
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {'a': 'a', 'b': 'b'}
+    assert sys.excepthook is before
 
 
 def test_second_train_is_refused():

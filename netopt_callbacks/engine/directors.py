@@ -48,8 +48,6 @@ def guarded():
     one interrupts at once. A Ctrl-C after the last safe point is raised in the end.
     """
     caught = Caught()
-    hook = sys.excepthook
-    sys.excepthook = lambda kind, error, traceback: caught.keep(error)
 
     def interrupt(number, frame):
         if caught.interrupted:
@@ -61,12 +59,47 @@ def guarded():
     if main:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        yield caught
+        with _hooked(caught):
+            yield caught
     finally:
-        sys.excepthook = hook
         if main:
             signal.signal(signal.SIGINT, signal.default_int_handler)
     caught.check()
+
+
+_lock = threading.Lock()
+_listening = {}         # by thread: the Caught of its innermost loop
+_original = []          # the hook that was there before ours
+
+
+@contextlib.contextmanager
+def _hooked(caught):
+    """Keeps what C++ prints of errors on this thread; loops of other threads keep their own."""
+    me = threading.get_ident()
+    with _lock:
+        if not _listening:
+            _original[:] = [sys.excepthook]
+            sys.excepthook = _keep
+        outer = _listening.get(me)
+        _listening[me] = caught
+    try:
+        yield
+    finally:
+        with _lock:
+            if outer is None:
+                del _listening[me]
+            else:
+                _listening[me] = outer
+            if not _listening and sys.excepthook is _keep:
+                sys.excepthook = _original[0]
+
+
+def _keep(kind, error, traceback):
+    caught = _listening.get(threading.get_ident())
+    if caught is not None:
+        caught.keep(error)
+    else:
+        _original[0](kind, error, traceback)
 
 
 @contextlib.contextmanager

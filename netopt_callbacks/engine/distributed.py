@@ -43,7 +43,7 @@ class Workers(object):
         mine = value if self.is_main else np.zeros_like(value)
         view = C.NDArrayView.from_dense(np.ascontiguousarray(mine))
         self._communicator.aggregate_in_place([view], self._communicator.workers())
-        return view.asarray()
+        return view.asarray().reshape(np.shape(value))
 
     def shared_text(self, text):
         """Returns the main worker's text."""

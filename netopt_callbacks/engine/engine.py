@@ -23,6 +23,7 @@ from .callbacks import (refuse_lower_without_data, refuse_model, refuse_projecti
                         sorted_callbacks)
 from .distributed import Workers
 from .held_out import Minibatches
+from .mark import unmarked
 from .network import Network
 from .phases import Phases, Progress
 from .recovery import Recovery
@@ -93,6 +94,7 @@ class Engine(object):
             Restored: see `restore`; None without a checkpoint.
         """
         restored = None
+        self._progress.base = self._network.counts()
         if file:
             restored = self.restore(checkpoints, file, restore)
         else:
@@ -130,8 +132,8 @@ class Engine(object):
         if self.optimizations and learner_facts.counts_nothing(self._handed.learners):
             raise ValueError(
                 'the checkpoint %s cannot tell how many samples were trained: CNTK counts none '
-                'under a UserLearner alone. Resume with a learner of CNTK beside it, or without '
-                'optimizations' % file)
+                'where a UserLearner is the only or the first learner. Put a learner of CNTK first, '
+                'or resume without optimizations' % file)
         saved, phase = checkpoints.load(file)
         state = []
 
@@ -200,7 +202,7 @@ class Engine(object):
         self.check()
         if self._recovery.pending:
             self._evaluate('end')
-        self.result.model = self._network.export()
+        self._export()
         pending = [o for index, o in enumerate(self.optimizations)
                    if index not in self._progress.applied]
         if pending:
@@ -220,6 +222,8 @@ class Engine(object):
             The first error an observer raises.
         """
         errors = self._end()
+        for error in errors[1:]:
+            warnings.warn('on_end of another observer raised %r' % (error,))
         if errors:
             raise errors[0]
 
@@ -291,6 +295,16 @@ class Engine(object):
                     'UserLearner, so give epoch_size in samples')
         return 'train longer, or give an earlier epoch'
 
+    def _export(self):
+        """Exports the model; one that CNTK cannot clone is no error where nothing was changed."""
+        try:
+            self.result.model = self._network.export()
+        except Exception as error:
+            if self._progress.applied or self._lower is not None:
+                raise
+            warnings.warn('result.model is None: CNTK cannot clone this network (%r); a UserFunction '
+                          'in it needs a constructor (inputs..., name) or clone()' % (error,))
+
     def _take_over(self):
         if self._attends:
             self._network.take_over(bool(self.optimizations), self.phases.label(0))
@@ -326,7 +340,8 @@ class Engine(object):
         self._audience.tell('on_evaluation', self._recovery.evaluation(kind))
 
     def _metric_name(self):
-        return self._network.metric.name or self._network.metric.root_function.op_name
+        metric, = unmarked(self._network.metric.outputs)
+        return metric.name or (metric.owner.op_name if metric.is_output else 'metric')
 
     def _end(self):
         self._network.let_go()

@@ -45,6 +45,13 @@ def keep_state(learners):
             learner.restore_from_checkpoint = lambda checkpoint: None
 
 
+def let_go(learners):
+    """Takes back what `keep_state` did."""
+    for learner in learners:
+        if _forgets(learner):
+            learner.__dict__.pop('restore_from_checkpoint', None)
+
+
 def check_restorable(learners):
     """Refuses a learner that CNTK cannot restore from its own state, as every change has to.
 
@@ -77,8 +84,8 @@ def check_resumable(learners):
 
 
 def counts_nothing(learners):
-    """Whether CNTK counts no samples under these learners: there are UserLearners alone."""
-    return all(isinstance(learner, UserLearner) for learner in learners)
+    """Whether CNTK counts no samples under these learners: it asks the first, a UserLearner."""
+    return isinstance(learners[0], UserLearner)
 
 
 def owners(learners):
@@ -112,6 +119,9 @@ def couples_elements(learner):
     """
     inner = _innermost(learner)
     name, arguments = remember.learner(inner)
+    if name is None and not isinstance(inner, UserLearner):
+        return 'it was made before `import netopt_callbacks`, so that its options are not known ' \
+               '(import netopt_callbacks first)'
     if name in ('ada_grad_learner', 'rmsprop_learner'):
         averages = [argument for argument in arguments if isinstance(argument, bool)]
         if averages and averages[0]:

@@ -65,10 +65,8 @@ class Network(object):
         self._workers = workers
         self._listeners = on_training_summary, on_test_summary
         self._window_unknown = handed.tracker is None and handed.writers and self.counts()[0]
-        if handed.tracker is None:
-            handed.tracker = windows.Tracker(np.dtype(trainer.loss_function.output.dtype))
-        self._tracker = handed.tracker
-        learner_facts.keep_state(self._given)
+        self._tracker = handed.tracker \
+            or windows.Tracker(np.dtype(trainer.loss_function.output.dtype))
 
     @property
     def metric(self):
@@ -103,6 +101,7 @@ class Network(object):
                 'metric only from here on. Call trainer.summarize_training_progress() first, or '
                 'attach before the first minibatch')
         if opened:
+            learner_facts.keep_state(self._given)
             whole = graph.clone_shared(whole)
             if random_state.stateful_blocks(whole):
                 if self.counts()[0]:
@@ -175,7 +174,12 @@ class Network(object):
         whole, owners = checkpoint.rebound(saved, phase, self._handed.arguments,
                                            learner_facts.parameters_of(self._given))
         learners = list(self._given)
+        learner_facts.keep_state(self._given)
         for index, owned in owners:
+            if optimizations[index].learner is None:
+                raise ValueError('%s: the checkpoint was written with learner= for the Parameters '
+                                 'it adds, got none now; give the same one'
+                                 % optimizations[index].name)
             learners.append(optimizations[index].learner(owned))
         self._exchange(outputs, whole, learners, mark, phase.unique_id, lambda undo: restore())
         self.owners = owners
@@ -209,6 +213,7 @@ class Network(object):
     def let_go(self):
         """Lets the trainer's tracker, which stays in it, tell us nothing more."""
         self._tracker.listen()
+        learner_facts.let_go(self._given)
 
     @property
     def writers(self):
@@ -258,6 +263,7 @@ class Network(object):
                 write(undo)
             windows.carry(self.writers, self.trainer, sums, self._tracker.dtype)
             self._tracker.listen(*self._listeners)
+            self._handed.tracker = self._tracker
             undo.pop_all()
 
 

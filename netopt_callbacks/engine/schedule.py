@@ -87,8 +87,9 @@ class Clock(object):
         last = self.max_samples // self.count
         if optimization.epoch > last:
             raise ValueError(
-                '%s(epoch=%d) is past the end of training: max_samples=%d is %s of '
-                'epoch_size=%d, so %d is the last epoch it can name; give that, or train longer'
+                '%s(epoch=%d) is past the end of training: max_samples, which CNTK counts over the '
+                'life of the learners, leaves this run %d samples, %s of epoch_size=%d, so %d is the '
+                'last epoch it can name; give that, or train longer'
                 % (optimization.name, optimization.epoch, self.max_samples,
                    _epochs(self.max_samples / float(self.count)), self.count, last))
 
