@@ -36,6 +36,8 @@ def train(criterion, minibatch_source, minibatch_size=32, streams=None,
             is then the partial result, also that of a KeyboardInterrupt.
     """
     ours, theirs = _parted(callbacks)
+    if epoch_size is None and max_epochs is not None:
+        _check_epochs(ours, max_epochs)
     sessions = []
 
     def session(*arguments, **options):
@@ -55,6 +57,14 @@ def train(criterion, minibatch_source, minibatch_size=32, streams=None,
             error.result = sessions[0].result
         raise
     return summary.updated_with(result=sessions[0].result)
+
+
+def _check_epochs(callbacks, max_epochs):
+    for callback in callbacks:
+        if isinstance(callback, Optimization) and not isinstance(callback.epoch, tuple) \
+                and callback.epoch > max_epochs:
+            raise ValueError('%s(epoch=%d) is after the last epoch, max_epochs=%d; give an earlier '
+                             'one, or train longer' % (callback.name, callback.epoch, max_epochs))
 
 
 def _parted(callbacks):

@@ -154,7 +154,7 @@ class Attached(object):
 
     def now(self, variable):
         """Returns the present output that stands for one of the model, loss or metric before."""
-        variable = variable.output if isinstance(variable, C.Function) else variable
+        variable = _output(variable)
         if variable.uid not in self._retired:
             return variable
         return self._outputs()[0][self._retired[variable.uid][0]]
@@ -208,10 +208,19 @@ class Fetched(dict):
         self._values = {run.now(variable).uid: value for variable, value in values.items()}
 
     def __missing__(self, variable):
-        uid = (variable.output if isinstance(variable, C.Function) else variable).uid
-        if uid not in self._values:
+        if variable not in self:
             raise KeyError(variable)
-        return self._values[uid]
+        return self._values[_output(variable).uid]
+
+    def __contains__(self, variable):
+        return super(Fetched, self).__contains__(variable) or _output(variable).uid in self._values
+
+    def get(self, variable, default=None):
+        return self[variable] if variable in self else default
+
+
+def _output(variable):
+    return variable.output if isinstance(variable, C.Function) else variable
 
 
 def _variables(function):
@@ -248,13 +257,19 @@ def _watched(base):
     class Watched(base):
         """A trainer under `nc.attach`."""
 
-        def train_minibatch(self, arguments, outputs=None, device=None, is_sweep_end=None):
+        # The user's own class may take less or more than CNTK's: what it is given is passed on.
+
+        def train_minibatch(self, arguments, *rest, **options):
             run = remember.attached_to(self)
-            run.before_minibatch(arguments, is_sweep_end)
+            outputs = options['outputs'] if 'outputs' in options else (rest or (None,))[0]
+            run.before_minibatch(arguments, options.get('is_sweep_end', (rest + (None,) * 3)[2]))
             asked = {run.now(output): output for output in outputs or ()}
+            if outputs and 'outputs' in options:
+                options['outputs'] = list(asked)
+            elif outputs:
+                rest = (list(asked),) + rest[1:]
             with directors.uninterrupted():
-                trained = super(Watched, self).train_minibatch(
-                    arguments, list(asked) if outputs else outputs, device, is_sweep_end)
+                trained = super(Watched, self).train_minibatch(arguments, *rest, **options)
                 run.after_minibatch()
             if outputs:
                 updated, values = trained
@@ -270,9 +285,9 @@ def _watched(base):
             super(Watched, self).summarize_test_progress()
             remember.attached_to(self).engine.tell_test('test')
 
-        def save_checkpoint(self, filename, external_state={}):
+        def save_checkpoint(self, filename, *rest, **options):
             remember.attached_to(self).before_save(filename)
-            super(Watched, self).save_checkpoint(filename, external_state)
+            super(Watched, self).save_checkpoint(filename, *rest, **options)
 
         def restore_from_checkpoint(self, filename):
             return remember.attached_to(self).restore(

@@ -111,3 +111,8 @@ def test_interrupt_carries_the_partial_result():
     with pytest.raises(KeyboardInterrupt) as caught:
         train(nc.train, [Interrupts(), Identity(epoch=2)])
     assert caught.value.result.model is not None and not caught.value.result.complete
+
+
+def test_epoch_after_max_epochs_is_refused_before_training():
+    with pytest.raises(ValueError, match=r'Identity\(epoch=9\) is after the last epoch, max_epochs=3'):
+        train(nc.train, [Identity(epoch=9)])

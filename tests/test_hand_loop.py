@@ -338,3 +338,56 @@ def test_users_learner_is_given_back_as_it_was():
     with nc.attach(script.trainer, [Identity(epoch=0)], epoch_size=EPOCH):
         loop(script, 0, 2)
     assert 'restore_from_checkpoint' not in user.__dict__
+
+
+class Narrow(C.Trainer):
+    """A trainer of the user's own that takes less, and more, than CNTK's."""
+
+    def train_minibatch(self, arguments, outputs=None, rate=None):
+        self.rate = rate
+        return super(Narrow, self).train_minibatch(arguments, outputs)
+
+    def save_checkpoint(self, filename, note=None):
+        self.note = note
+        super(Narrow, self).save_checkpoint(filename)
+
+
+def test_methods_of_another_signature_get_what_they_are_given(tmpdir):
+    script = Script()
+    script.trainer = Narrow(script.z, (script.loss, script.metric), script.learners)
+    output = script.z.output
+    with nc.attach(script.trainer, [Identity(epoch=0)], epoch_size=EPOCH):
+        _, values = script.trainer.train_minibatch(
+            {script.x: script.images[:8], script.label: script.labels[:8]}, [output], rate=3)
+        script.trainer.save_checkpoint(str(tmpdir.join('saved')), note='mine')
+    assert (script.trainer.rate, script.trainer.note) == (3, 'mine')
+    assert script.z.output in values and output in values and script.label not in values
+    assert values.get(script.z.output) is values[output] and values.get(script.label) is None
+
+
+def test_measurement_that_is_interrupted_is_made_up_for():
+    class Once(nc.Observer):
+        told = ()
+
+        def on_optimization(self, record):
+            self.told += (record,)
+
+    script, observer = Script(), Once()
+    run = nc.attach(script.trainer, [Identity(epoch=1), observer], epoch_size=64,
+                    data=script.held_out)
+    loop(script, 0, 1)
+    measure, left = run.engine._recovery.measure, [1]
+
+    def interrupted():
+        if left:
+            left.pop()
+            raise KeyboardInterrupt
+        measure()
+    run.engine._recovery.measure = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        loop(script, 1, 2)
+    loop(script, 1, 2)
+    run.finish()
+    record, = run.result.records
+    assert observer.told == (record,)
+    assert record.metric_after == record.metric_before

@@ -336,6 +336,12 @@ def test_optimizations_of_one_epoch_run_and_are_recorded_in_the_order_of_the_lis
     assert [record.samples for record in records] == [0, SAMPLES, SAMPLES]
 
 
+def test_what_is_due_in_one_minibatch_is_applied_by_epoch():
+    script = Script(test=False, sweeps=1, minibatch=SAMPLES)
+    script.run([Renames('b', epoch=2), Renames('a', epoch=1)], epoch_size=SAMPLES // 2)
+    assert [r.layers[0].name for r in script.session.result.records] == ['a', 'b']
+
+
 def test_learners_whose_max_samples_are_used_up_are_told():
     script = Script(max_samples=SAMPLES)
     script.run()
@@ -431,6 +437,7 @@ def test_second_train_is_refused():
 @pytest.mark.parametrize('callbacks, options, error, words', [
     ([Identity], {}, TypeError, r'Identity\(\.\.\.\)'),
     (['x'], {}, TypeError, 'nc.Optimization or nc.Observer'),
+    (Identity(), {}, TypeError, r'callbacks=\[\.\.\.\]'),
     ([Identity(epoch=5)], dict(max_samples=4 * SAMPLES), ValueError,
      r'Identity\(epoch=5\) is past the end.*4 is the last'),
     ([nc.Lower()], dict(cv_config=None), ValueError, 'held-out data.*data='),

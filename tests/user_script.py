@@ -242,7 +242,7 @@ class Script(object):
     def run(self, callbacks=(), **options):
         """Trains with nc.training_session; returns the outcome."""
         options.setdefault('epoch_size', SAMPLES)
-        self.session = nc.training_session(callbacks=list(callbacks),
+        self.session = nc.training_session(callbacks=callbacks,
                                            **dict(self.arguments, **options))
         self.session.train()
         return self.outcome()

@@ -12,6 +12,8 @@ def sorted_callbacks(callbacks):
         TypeError: something else is in the list.
         ValueError: a callback is in it twice, or there are two `Lower`.
     """
+    if callbacks is not None and not isinstance(callbacks, (list, tuple)):
+        raise TypeError('callbacks must be a list, got %r; write callbacks=[...]' % (callbacks,))
     callbacks = list(callbacks or ())
     for callback in callbacks:
         if not isinstance(callback, (Optimization, Observer)):
@@ -31,6 +33,12 @@ def sorted_callbacks(callbacks):
             [callback for callback in callbacks if isinstance(callback, Observer)
              and not isinstance(callback, Lower)],
             lowers[0] if lowers else None)
+
+
+def in_order(optimizations):
+    """Returns the places of optimizations in the order they are applied: by epoch, then as listed."""
+    return sorted(range(len(optimizations)), key=lambda index: (
+        isinstance(optimizations[index].epoch, tuple), optimizations[index].epoch))
 
 
 def refuse_lower_without_data(lower, data):
@@ -62,8 +70,7 @@ def refuse_projection(optimizations, learners):
 
 def refuse_model(optimizations, model):
     """Lets the optimizations refuse the user's model, as far as it is theirs to come."""
-    order = sorted(optimizations, key=lambda o: (isinstance(o.epoch, tuple), o.epoch))
-    for optimization in order:
-        model = optimization.check(model)
+    for index in in_order(optimizations):
+        model = optimizations[index].check(model)
         if model is None:
             return

@@ -19,8 +19,8 @@ from ..observers.base import Run
 from ..records import Record, Result
 from . import checkpoint, directors, learners as learner_facts
 from .audience import Audience
-from .callbacks import (refuse_lower_without_data, refuse_model, refuse_projection, refuse_writers,
-                        sorted_callbacks)
+from .callbacks import (in_order, refuse_lower_without_data, refuse_model, refuse_projection,
+                        refuse_writers, sorted_callbacks)
 from .distributed import Workers
 from .held_out import Minibatches
 from .mark import unmarked
@@ -81,6 +81,7 @@ class Engine(object):
                              saves)
         self._progress = Progress(self.result.records, self._network.counts())
         self._tested = None
+        self._untold = None
 
     # The run.
 
@@ -178,15 +179,16 @@ class Engine(object):
         return due
 
     def due(self):
-        """Whether any optimization is due now."""
-        return bool(self._due())
+        """Whether any optimization is due now, or is applied and not yet told of."""
+        return bool(self._due()) or self._untold is not None
 
     def fire(self):
-        """Applies every optimization that is due, in the order of the list.
+        """Applies every optimization that is due, by epoch, and in the order of the list.
 
         Raises:
             Whatever the optimization raises: the trainer is then as it was before it.
         """
+        self._tell_of_optimization()
         if self._recovery.pending:
             self._evaluate('before')
         for index in self._due():
@@ -262,9 +264,9 @@ class Engine(object):
     # The parts.
 
     def _due(self):
-        return [index for index, optimization in enumerate(self.optimizations)
+        return [index for index in in_order(self.optimizations)
                 if index not in self._progress.applied
-                and self.clock.reached(optimization.epoch)]
+                and self.clock.reached(self.optimizations[index].epoch)]
 
     def _apply(self, index):
         optimization = self.optimizations[index]
@@ -277,10 +279,19 @@ class Engine(object):
             self._progress.applied.append(index)
             self._progress.records.append(record)
             self.phases.begin()
-        self._recovery.forget()
+            self._recovery.forget()
+            self._untold = record
+        self._tell_of_optimization()
+
+    def _tell_of_optimization(self):
+        """Measures and tells what was applied last; an interrupt may have come in between."""
+        record = self._untold
+        if record is None:
+            return
         self._recovery.measure()
         record.metric_after = self._recovery.metric
         self.write_phase()
+        self._untold = None
         self._audience.tell('on_optimization', record)
         if self._data is not None:
             self._audience.tell('on_evaluation', self._recovery.evaluation('after'))
