@@ -31,9 +31,12 @@ def optimize(model, optimization, train_function=None, data=None):
     optimization.prepare(model, _minibatches(model, data))
     transformed = optimization.transform(model)
     trained = transformed.model if isinstance(transformed, Transformed) else transformed
+    _check_returned(trained, model, optimization)
     returned = train_function(trained) if train_function is not None else None
-    if isinstance(returned, C.Function):
-        trained = returned
+    if returned is not None and not isinstance(returned, C.Function):
+        raise TypeError('optimize: train_function must return a cntk.Function, which takes the place of the model, '
+                        'or None, where it trained in place; got %r' % (returned,))
+    trained = trained if returned is None else returned
     lowered, _ = Lower().run(trained, [optimization], _minibatches(trained, data))
     return lowered
 
@@ -49,6 +52,16 @@ def _check(model, optimization, train_function):
         raise TypeError('optimize: train_function must be a function of the transformed model, got %r; leave it '
                         'out to train later' % (train_function,))
     check_applied('optimize', model)
+
+
+def _check_returned(new, model, optimization):
+    if not isinstance(new, C.Function):
+        raise TypeError('optimize: transform(model) of %s must return a cntk.Function or an nc.Transformed, got %r; '
+                        'end it with `return new_model`' % (optimization.name, new))
+    shapes = [[output.shape for output in function.outputs] for function in (model, new)]
+    if shapes[0] != shapes[1]:
+        raise ValueError('optimize: transform(model) of %s must keep the outputs, of shapes %s, got %s; edit the model '
+                         'with nc.graph' % (optimization.name, shapes[0], shapes[1]))
 
 
 def _minibatches(model, data):

@@ -224,3 +224,24 @@ def test_a_factored_model_is_saved_and_loaded(tmp_path):
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module('netopt_callbacks.optimizations.' + name)
     assert doctest.testmod(module).failed == 0
+
+
+def tied():
+    """Returns a model whose W is read by a Dense and, the other way round, by a product."""
+    x = C.input_variable(12, name='x')
+    hidden = C.layers.Dense(8, name='encode')(x)
+    return hidden, C.times_transpose(hidden, hidden.W, name='decode')
+
+
+def test_weights_that_something_else_reads_stay_and_are_counted():
+    hidden, model = tied()
+    with pytest.warns(UserWarning, match='encode.*read elsewhere too'):
+        transformed = importlib.import_module(
+            'netopt_callbacks.optimizations.factor_dense').factor_dense(model, rank=2)
+    note = transformed.layers[0]
+    counted = sum(int(np.prod(p.shape)) for p in transformed.model.parameters)
+    assert note.parameters_after == counted == 12 * 8 + 2 * (12 + 8) + 8
+    assert note.retired == ()
+    left = nc.FactorDense(rank=2).transform(model)
+    assert 'read elsewhere too' in left.layers[0].skipped
+    assert left.model is model

@@ -275,6 +275,8 @@ class Engine(object):
                         metric_before=self._recovery.metric, larger_is_better=self._larger_is_better)
         with directors.uninterrupted():
             self._network.commit(change, self.phases.label(len(self._progress.applied) + 1))
+            for note in change.layers:
+                note.projection = None          # it holds matrices
             record.layers, record.notes = change.layers, change.messages
             self._progress.applied.append(index)
             self._progress.records.append(record)

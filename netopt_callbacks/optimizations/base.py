@@ -41,7 +41,7 @@ class LayerNote(object):
         # Plain Python values: notes are kept in JSON, which takes none of NumPy's.
         self.name = str(name)
         self.shape = tuple(int(side) for side in shape)
-        self.skipped = _optional(str, skipped)
+        self.skipped = str(skipped) if skipped else None
         self.rank = _optional(int, rank)
         self.energy = _optional(float, energy)
         self.error = _optional(float, error)

@@ -199,7 +199,8 @@ def _message(layer, options, recipe, sample):
         said.append('its input was binary already, now its weights are')
     elif recipe.operands == 'inputs':
         said.append('only its input is 1-bit so far, so it is not lowered')
-    calibrated = [name for name in ('input_shift', 'output_scale', 'clip')
+    names = {'input_shift': 'input_shift', 'output_scale': 'output_scale', 'clip': 'the clip of its input'}
+    calibrated = [names[name] for name in ('input_shift', 'output_scale', 'clip')
                   if getattr(options, name) is not None and not (staged and name != 'output_scale')]
     if sample is None and calibrated:
         said.append('no held-out data to calibrate %s on, so it does without' % ' and '.join(calibrated))

@@ -52,7 +52,6 @@ class Choice(object):
                                  'optimization has made it binary; leave the layer out with filter_function, '
                                  "or take operands='both' to make its weights binary" % layer.label)
 
-
     @property
     def keys(self):
         """The uids of the weights that are taken."""
@@ -106,6 +105,13 @@ def _nothing_left(model, skipped):
 
 def _check_supported(layer):
     weights, data = layer.core.inputs
+    _check_shape(layer, weights, data)
+    if not np.isfinite(layer.W.value).all():
+        raise ValueError('%s: its weights must be finite, got NaN or infinite ones; look at how it was trained'
+                         % layer.label)
+
+
+def _check_shape(layer, weights, data):
     if data.shape == C.placeholder().shape or any(side < 0 for side in weights.shape):
         raise ValueError('%s: to be binarized it must know its input, and got a placeholder: the model is not '
                          'applied to an input yet; apply it to an input_variable first' % layer.label)

@@ -93,9 +93,11 @@ def factor_dense(model, rank=None, filter_function=None, factor_function=None, s
     """
     found = _taken(model, filter_function)
     notes, factored, new_functions = [], {}, {}
+    elsewhere = _read_elsewhere(model, found)
     for layer in found:
         if layer.W.uid not in factored:
-            note, factors = _factor(layer, rank, factor_function, split, keep_useless)
+            stays = layer.W.uid in elsewhere
+            note, factors = _factor(layer, rank, factor_function, split, keep_useless, stays)
             notes.append(note)
             factored[layer.W.uid] = factors
         if factored[layer.W.uid] is not None:
@@ -129,9 +131,24 @@ def chosen_rank(what, rank, projection_function, factor_function):
     return ranks.check(projection_function if rank is None else rank, what + ': rank')
 
 
-def _factor(layer, rank, factor_function, split, keep_useless):
+_STAYS = ('its weights are read elsewhere too (tied weights, or a penalty on them), so they stay, and '
+          'factors only add to them')
+
+
+def _read_elsewhere(model, layers):
+    """Returns the uids of the layers' weights that something else reads too: tied, or an L2 term."""
+    cores = {layer.core.uid for layer in layers}
+    mine = {layer.W.uid for layer in layers}
+    return {read.uid for function in graph.walk(model)
+            if not function.is_block and function.uid not in cores
+            for read in function.inputs if read.uid in mine}
+
+
+def _factor(layer, rank, factor_function, split, keep_useless, stays):
     """Returns (LayerNote, (W1, W2) as Parameters); None for the factors of a layer left alone."""
     W = _matrix(layer)
+    if stays and keep_useless:
+        return _note(layer, W, W.size, skipped=_STAYS), None
     # One rank for all layers may be too large for a few; what a function returns for a layer may not.
     if keep_useless and isinstance(rank, Integral) and rank > min(W.shape):
         return _skipped(layer, W, rank), None
@@ -145,16 +162,19 @@ def _factor(layer, rank, factor_function, split, keep_useless):
         if keep_useless:
             return _skipped(layer, W, k), None
         warnings.warn('%s: %s' % (layer.label, _saves_nothing(W, k)), UserWarning, stacklevel=4)
+    if stays:
+        warnings.warn('%s: %s' % (layer.label, _STAYS), UserWarning, stacklevel=4)
     factors = _parameters(layer, left, right)
     error = low_rank.relative_error(W, left, right)
     # Of factors that are no decomposition the energy is the part of |W|^2 they explain, which for
     # one that is comes to the same.
     energy = (low_rank.energy(low_rank.singular_values(W), k) if factor_function is None
               else max(0., 1. - error ** 2))
-    return _note(layer, W, k * sum(W.shape), rank=k, energy=energy, error=error,
-                 retired=(layer.W,), added=factors,
+    shape = W.shape
+    return _note(layer, W, k * sum(shape) + (W.size if stays else 0), rank=k, energy=energy,
+                 error=error, retired=() if stays else (layer.W,), added=factors,
                  projection=lambda gradient: low_rank.projected(
-                     gradient.reshape(W.shape), left, right)), factors
+                     gradient.reshape(shape), left, right)), factors
 
 
 def _matrix(layer):
