@@ -83,7 +83,7 @@ class Session(object):
         self._segment(self._checkpoint, self._test)     # CNTK's own checks, before training
         cross_validation = remember.config(cv_config, 'cv_config')
         self.engine = Engine(
-            trainer, handed, callbacks, Clock(epoch_size, _samples_left(trainer, max_samples)),
+            trainer, handed, callbacks, Clock(epoch_size, self._samples_left()),
             held_out(data, handed.arguments, self._streams, cross_validation), larger_is_better,
             self._own_checkpoints(callbacks))
         self._needs_segments = bool(self.engine.optimizations)
@@ -95,6 +95,16 @@ class Session(object):
             self._warn_of_what_is_not_exact()
         self._remove = ()
         self._counted = {}
+
+    def _samples_left(self):
+        """Returns how many samples the run trains: CNTK counts `max_samples` over the learners' life.
+
+        Where a checkpoint may be restored, that life begins anew with it.
+        """
+        given = remember.config(self._checkpoint, 'checkpoint_config')
+        if self._max_samples in (None, sys.maxsize) or given['filename'] and given['restore']:
+            return self._max_samples
+        return max(0, self._max_samples - self.trainer.total_number_of_samples_seen)
 
     def _own_checkpoints(self, callbacks):
         """Returns the user's checkpoint name, or None where the engine has no business there.
@@ -287,10 +297,3 @@ class Session(object):
                                   self.trainer.total_number_of_samples_seen or self._max_samples,
                                   None, config, CrossValidationConfig(None), self._test)
         directors.run(self.caught, lambda: segment.train(device))
-
-
-def _samples_left(trainer, max_samples):
-    """Returns how many samples a run trains: CNTK counts `max_samples` over the learners' life."""
-    if max_samples in (None, sys.maxsize):
-        return max_samples
-    return max(0, max_samples - trainer.total_number_of_samples_seen)

@@ -145,6 +145,8 @@ class Engine(object):
         if phase is None:
             self._network.check_plain(file, saved)
             into_trainer()
+            if self._network.counts()[0] < self._progress.base[0]:
+                self._progress.base = [0, 0, 0]     # it goes back behind the start of this run
             self._set_clock()
             self._take_over()
             return Restored(state[0], changed=bool(self.optimizations))
