@@ -14,6 +14,14 @@ import netopt_callbacks as nc
 from user_script import LEARNERS, SAMPLES, Identity, Script
 
 
+@pytest.fixture(autouse=True)
+def python_handles_ctrl_c():
+    """A job that a shell starts in the background inherits SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def files(folder):
     """Returns the names of the user's checkpoint files, ours (in a folder) left out."""
     return sorted(name for name in os.listdir(str(folder)) if name.startswith('model')

@@ -13,6 +13,14 @@ from netopt_callbacks.engine import adopt, windows
 from user_script import SAMPLES, Identity, Script
 
 
+@pytest.fixture(autouse=True)
+def python_handles_ctrl_c():
+    """A job that a shell starts in the background inherits SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def factor(**options):
     return nc.FactorDense(rank=3, filter_function=lambda layer: layer.name == 'hidden', **options)
 
