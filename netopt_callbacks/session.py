@@ -74,6 +74,7 @@ class Session(object):
         self._frequency = progress_frequency
         self._size = mb_size
         self._checkpoint = checkpoint_config or CheckpointConfig(None)
+        self._given = remember.config(self._checkpoint, 'checkpoint_config')
         self._cross_validation = cv_config or CrossValidationConfig(None)
         self._test = test_config or TestConfig(None)
         handed = remember.trainer(trainer, progress_writers)
@@ -89,7 +90,7 @@ class Session(object):
         self._needs_segments = bool(self.engine.optimizations)
         # Whether a pair of the user's name is only what one segment hands to the next: CNTK
         # itself keeps others, or writes none where it counts no samples.
-        self._hands_over_only = remember.config(self._checkpoint, 'checkpoint_config')['preserve_all'] \
+        self._hands_over_only = self._given['preserve_all'] \
             or learner_facts.counts_nothing(handed.learners)
         if self._needs_segments:
             self._warn_of_what_is_not_exact()
@@ -101,8 +102,7 @@ class Session(object):
 
         Where a checkpoint may be restored, that life begins anew with it.
         """
-        given = remember.config(self._checkpoint, 'checkpoint_config')
-        if self._max_samples in (None, sys.maxsize) or given['filename'] and given['restore']:
+        if self._max_samples in (None, sys.maxsize) or self._given['filename'] and self._given['restore']:
             return self._max_samples
         return max(0, self._max_samples - self.trainer.total_number_of_samples_seen)
 
@@ -112,7 +112,7 @@ class Session(object):
         A checkpoint of an optimized network must not be restored without its optimizations, so
         the engine looks at it also where this script names none.
         """
-        file = remember.config(self._checkpoint, 'checkpoint_config')['filename']
+        file = self._given['filename']
         return file if file and (callbacks or os.path.isdir(file + '.netopt')) else None
 
     def _warn_of_what_is_not_exact(self):
@@ -125,8 +125,7 @@ class Session(object):
             warnings.warn('block momentum synchronizes at every save, and a swap saves: with random '
                           'state in the network (Dropout is such) the run after it is not that of '
                           'plain CNTK, bit for bit', stacklevel=4)
-        given = remember.config(self._checkpoint, 'checkpoint_config')
-        if given['filename'] and not sources.has_position(self._source):
+        if self._given['filename'] and not sources.has_position(self._source):
             warnings.warn('the minibatch source %s keeps no position in a checkpoint, so a resumed '
                           'run begins its data anew: override get_checkpoint_state() and '
                           'restore_from_checkpoint(state)' % type(self._source).__name__,
@@ -173,14 +172,12 @@ class Session(object):
 
     def _to_restore(self):
         """Returns the checkpoint the engine has to restore itself, or None."""
-        restore = remember.config(self._checkpoint, 'checkpoint_config')['restore']
-        if self._checkpoints is None or not restore:
+        if self._checkpoints is None or not self._given['restore']:
             return None
         file = self.engine.phases.find()
         if file:
             self.checkpoint_written()
-        given = remember.config(self._checkpoint, 'checkpoint_config')
-        if file == given['filename'] and self._checkpoints.noted(HANDED_OVER):
+        if file == self._given['filename'] and self._checkpoints.noted(HANDED_OVER):
             self._remove = (file, file + '.ckp')    # as the run that was killed was about to do
         return file
 
@@ -220,9 +217,8 @@ class Session(object):
         Args:
             file (str): where to, in case the user saves no checkpoints.
         """
-        given = remember.config(self._checkpoint, 'checkpoint_config')
-        own = not given['filename']
-        target = file if own else given['filename']
+        own = not self._given['filename']
+        target = file if own else self._given['filename']
         if not own and self._hands_over_only and self.engine.workers.is_main:
             self._checkpoints.note(HANDED_OVER)
         self._save(target)
@@ -231,8 +227,8 @@ class Session(object):
         self.checkpoint_written()
         if own:
             return CheckpointConfig(target, frequency=0, restore=True)
-        return CheckpointConfig(target, frequency=(given['frequency'], given['unit']),
-                                restore=True, preserve_all=given['preserve_all'])
+        return CheckpointConfig(target, frequency=(self._given['frequency'], self._given['unit']),
+                                restore=True, preserve_all=self._given['preserve_all'])
 
     def _save(self, file):
         self.trainer.save_checkpoint(file, {_SOURCE: self._source.get_checkpoint_state()})

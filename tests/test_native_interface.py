@@ -295,7 +295,6 @@ print('survived')
 """
 
 
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
 def test_survives_fork_while_another_thread_computes():
     done = run_python(FORK)
     assert done.stdout.strip() == 'survived', done.stderr
