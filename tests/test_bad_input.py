@@ -269,6 +269,8 @@ TABLE = [
         'factor_dense: projection_function', 'a function of W', 'got 3', 'goes into rank'),
     Row('rank function that returns a float', lambda: nc.FactorDense(rank=lambda W: 2.0).transform(dense()), TypeError,
         "Dense 'hidden' (W of 20x30)", 'must return an int', 'got 2.0 (float)', 'round it'),
+    Row('rank above every layer', lambda: run(nc.FactorDense(epoch=1, rank=999)), ValueError,
+        'FactorDense: rank', 'at most the smaller side of some layer', 'got 999', 'give a smaller rank'),
     Row('rank above the smaller side', lambda: factorization.factor_dense(dense(), lambda W: 999), ValueError,
         "Dense 'hidden' (W of 20x30)", '1 to 20, the smaller side', 'got 999', 'use filter_function'),
     Row('energy above all', lambda: nc.energy(1.1), ValueError,

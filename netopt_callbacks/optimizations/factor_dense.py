@@ -46,7 +46,13 @@ class FactorDense(Optimization):
         self.factor_function = factor_function
 
     def check(self, model):
-        _taken(model, self.filter_function)
+        layers = _taken(model, self.filter_function)
+        if isinstance(self.rank, Integral) and self.factor_function is None:
+            widest = max(layers, key=_smaller_side)
+            if self.rank > _smaller_side(widest) >= 1:
+                raise ValueError('FactorDense: rank must be at most the smaller side of some layer it takes, %d of %s, '
+                                 'got %d; give a smaller rank, or a fraction of the side'
+                                 % (_smaller_side(widest), widest.label, self.rank))
         return model    # which layers are factored depends on the weights they will have
 
     def transform(self, model):
@@ -198,6 +204,11 @@ def _sides(layer):
     """Returns the input axes and the output axes of W."""
     shape = tuple(layer.W.shape)
     return shape[:-layer.output_rank], shape[-layer.output_rank:]
+
+
+def _smaller_side(layer):
+    """Returns the smaller side of W as a matrix; below 1 where its shape is not known yet."""
+    return min(int(np.prod(side)) for side in _sides(layer))
 
 
 def _parameters(layer, left, right):
