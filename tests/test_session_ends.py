@@ -285,21 +285,21 @@ def test_errors_of_two_threads_stay_apart():
     """Each session raises its own error, and the hook of before is back in the end."""
     before, found = sys.excepthook, {}
 
-    def train(name):
-        script = Script(test=False, cross_validation=0, frequency=64)
-
+    def train(name, script):
         def broken(*values):
             raise ZeroDivisionError(name)
 
         script.log.on_write_training_summary = broken
-        barrier.wait()
+        barrier.wait(timeout=60)
         try:
             script.run([Identity(epoch=3)])
         except Exception as error:
             found[name] = str(error)
 
     barrier = threading.Barrier(2)
-    threads = [threading.Thread(target=train, args=(name,)) for name in 'ab']
+    # Built here: CNTK's layers forbid new Parameters in all threads while one of them builds a block.
+    threads = [threading.Thread(target=train, args=(name, Script(test=False, cross_validation=0, frequency=64)))
+               for name in 'ab']
     for thread in threads:
         thread.start()
     for thread in threads:
