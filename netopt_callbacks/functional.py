@@ -4,7 +4,7 @@ import cntk as C
 from .engine.held_out import Minibatches, held_out
 from .lowering import Lower
 from .lowering.lower import check_applied
-from .optimizations.base import Optimization, Transformed
+from .optimizations.base import Optimization, as_transformed
 
 
 def optimize(model, optimization, train_function=None, data=None):
@@ -29,9 +29,8 @@ def optimize(model, optimization, train_function=None, data=None):
     """
     _check(model, optimization, train_function)
     optimization.prepare(model, _minibatches(model, data))
-    transformed = optimization.transform(model)
-    trained = transformed.model if isinstance(transformed, Transformed) else transformed
-    _check_returned(trained, model, optimization)
+    trained = as_transformed(optimization.transform(model), optimization.name, 'transform').model
+    _check_shapes(trained, model, optimization)
     returned = train_function(trained) if train_function is not None else None
     if returned is not None and not isinstance(returned, C.Function):
         raise TypeError('optimize: train_function must return a cntk.Function, which takes the place of the model, '
@@ -54,10 +53,7 @@ def _check(model, optimization, train_function):
     check_applied('optimize', model)
 
 
-def _check_returned(new, model, optimization):
-    if not isinstance(new, C.Function):
-        raise TypeError('optimize: transform(model) of %s must return a cntk.Function or an nc.Transformed, got %r; '
-                        'end it with `return new_model`' % (optimization.name, new))
+def _check_shapes(new, model, optimization):
     shapes = [[output.shape for output in function.outputs] for function in (model, new)]
     if shapes[0] != shapes[1]:
         raise ValueError('optimize: transform(model) of %s must keep the outputs, of shapes %s, got %s; edit the model '

@@ -1,4 +1,5 @@
 """Several optimizations of one layer in one run: stages in their order, and what excludes each other."""
+import cntk as C
 import numpy as np
 import pytest
 
@@ -45,12 +46,52 @@ def test_stages_that_exclude_each_other_are_refused_before_training(callbacks, w
     assert script.trainer.total_number_of_samples_seen == 0
 
 
-def test_a_layer_that_is_factored_already_is_named_when_nothing_else_is_left():
+@pytest.mark.parametrize('first, samples', [(3, 0), (lambda W: 3, SAMPLES)], ids=['number', 'function'])
+def test_a_layer_that_is_factored_already_is_named_when_nothing_else_is_left(first, samples):
+    """Before training, unless a function of the trained weights decides whether it will be factored."""
     script = Script(sweeps=2, test=False)
     with pytest.raises(ValueError, match="got none.*'classify'.*Factored already: 'hidden'"):
-        script.run([hidden(1, 3), hidden(1, 2)])
-    assert script.trainer.total_number_of_samples_seen == SAMPLES
-    assert [record.layers[0].rank for record in script.session.result.records] == [3]
+        script.run([hidden(1, first), hidden(1, 2)])
+    assert script.trainer.total_number_of_samples_seen == samples
+
+
+@pytest.mark.parametrize('rank', [3, nc.energy(.5)], ids=['number', 'function'])
+def test_a_learner_that_cannot_train_the_factors_is_refused_before_training(rank):
+    script = Script(learner='adagrad')
+    with pytest.raises(ValueError, match='layer hidden.*need_ave_multiplier.*learner=lambda'):
+        script.run([hidden(2, rank)])
+    assert script.trainer.total_number_of_samples_seen == 0
+
+
+@pytest.mark.parametrize('rank', [3, nc.energy(.5)], ids=['number', 'function'])
+def test_a_learner_whose_state_cannot_be_projected_is_refused_before_training(rank):
+    script = Script()
+    rest = [parameter for parameter in script.z.parameters if parameter.uid != script.z.hidden.W.uid]
+    rate = C.learning_parameter_schedule(.01)
+    trainer = C.Trainer(script.z, (script.loss, script.metric), [
+        C.momentum_sgd(rest, rate, .9), C.adam([script.z.hidden.W], rate, .9)])
+    with pytest.raises(ValueError, match="layer hidden: learner_state='project', but adam trains it"):
+        script.run([nc.FactorDense(epoch=2, rank=rank, learner_state='project',
+                                   filter_function=lambda layer: layer.name == 'hidden')], trainer=trainer)
+    assert trainer.total_number_of_samples_seen == 0
+
+
+def test_what_is_not_to_be_factored_needs_no_fitting_learner():
+    """A rank that saves nothing, and a learner of its own."""
+    script = Script(learner='adagrad', sweeps=2, test=False)
+    sgd = lambda parameters: C.sgd(parameters, C.learning_parameter_schedule(.1))
+    script.run([hidden(1, 12), nc.FactorDense(epoch=1, rank=2, learner=sgd,
+                                              filter_function=lambda layer: layer.name == 'hidden')])
+    assert [bool(record.layers[0].skipped) for record in script.session.result.records] == [True, False]
+
+
+def test_stages_are_refused_where_a_run_of_plain_cntk_is_resumed_too(tmpdir):
+    options = dict(test=False, checkpoint=SAMPLES, folder=str(tmpdir))
+    Script(sweeps=2, **options).run()
+    script = Script(sweeps=4, **options)
+    with pytest.raises(ValueError, match='1-bit already'):
+        script.run([binarize(3), binarize(3)])
+    assert script.trainer.total_number_of_samples_seen == 2 * SAMPLES
 
 
 def test_a_layer_left_for_its_rank_may_be_factored_later():

@@ -8,7 +8,7 @@ import collections
 import numpy as np
 
 from .. import graph
-from . import learners as learner_facts
+from . import fit, learners as learner_facts
 from .swap import describe
 from .tenants import Tenant, size_of, view
 
@@ -150,24 +150,10 @@ class Plan(object):
         return [self._storages[uid] for uid in preferred + others]
 
     def _refuse_misfits(self, tenant, note):
-        if tuple(tenant.storage.shape) == tuple(tenant.parameter.shape):
-            return
-        layer = note.name if note else describe(tenant.parameter)
-        learner = self._owners[tenant.storage.uid]
-        reason = learner_facts.couples_elements(learner)
-        if reason:
-            raise ValueError(
-                '%s: layer %s: its new Parameters would share the storage of %s, which its '
-                'learner (%s) trains, but %s. Give them a learner of their own: '
-                'learner=lambda parameters: cntk.sgd(parameters, schedule)'
-                % (self._optimization.name, layer, describe(tenant.storage),
-                   learner_facts.describe(learner), reason))
-        if _reads_sparse(self._after, tenant.parameter):
-            raise ValueError(
-                '%s: layer %s reads a sparse input, and CNTK has no sparse gradient for a part of '
-                'a Parameter. Give its new Parameters a learner of their own: '
-                'learner=lambda parameters: cntk.sgd(parameters, schedule)'
-                % (self._optimization.name, layer))
+        if tuple(tenant.storage.shape) != tuple(tenant.parameter.shape):
+            fit.refuse_misfit(self._optimization, note.name if note else describe(tenant.parameter),
+                              tenant.storage, self._owners[tenant.storage.uid],
+                              fit.reads_sparse(self._after, tenant.parameter))
 
     def packed(self):
         """Returns the transformed graph with every tenant read out of its storage."""
@@ -236,11 +222,7 @@ class Plan(object):
         if any(tenant.storage.uid != storage.uid for tenant in fresh):
             raise ValueError("%s, but not all that replaces %s fits into it: use "
                              "learner_state='reset'" % (what, describe(note.retired[0])))
-        learner = self._owners[storage.uid]
-        reason = learner_facts.no_projection(learner)
-        if reason:
-            raise ValueError("%s, but %s trains it: %s. Use learner_state='reset'"
-                             % (what, learner_facts.describe(learner), reason))
+        fit.refuse_projection(self._optimization, note.name, self._owners[storage.uid])
 
 
 def _by_storage(tenants):
@@ -269,23 +251,3 @@ def _state_of(tenants, projections):
 def _part(blocks, tenant):
     """Returns what `blocks`, [blocks, elements of the storage], hold of a tenant: a view."""
     return blocks[:, tenant.offset:tenant.offset + tenant.size]
-
-
-def _reads_sparse(model, parameter):
-    """Whether `parameter` multiplies a sparse argument of `model`, inside blocks or not."""
-    if not any(argument.is_sparse for argument in model.arguments):
-        return False
-    meaning, products = {}, []
-    for function in graph.walk(model, into_blocks=True):
-        if function.is_block:
-            meaning.update((inner.uid, outer)
-                           for inner, outer in function.block_arguments_mapping)
-        elif any(variable.uid == parameter.uid for variable in function.inputs):
-            products.append(function)
-    for function in products:
-        for variable in function.inputs:
-            while variable.uid in meaning:
-                variable = meaning[variable.uid]
-            if variable.is_input and variable.is_sparse:
-                return True
-    return False

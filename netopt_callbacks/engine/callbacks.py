@@ -66,11 +66,3 @@ def refuse_projection(optimizations, learners):
                              "defined for, it has %s: %s. Use learner_state='reset'" % (
                                  optimization.name,
                                  ', '.join(map(learner_facts.describe, learners)), reasons[0]))
-
-
-def refuse_model(optimizations, model):
-    """Lets the optimizations refuse the user's model, as far as it is theirs to come."""
-    for index in in_order(optimizations):
-        model = optimizations[index].check(model)
-        if model is None:
-            return

@@ -19,8 +19,8 @@ from ..observers.base import Run
 from ..records import Record, Result
 from . import checkpoint, directors, learners as learner_facts
 from .audience import Audience
-from .callbacks import (in_order, refuse_lower_without_data, refuse_model, refuse_projection,
-                        refuse_writers, sorted_callbacks)
+from .callbacks import (in_order, refuse_lower_without_data, refuse_projection, refuse_writers,
+                        sorted_callbacks)
 from .distributed import Workers
 from .held_out import Minibatches
 from .mark import unmarked
@@ -98,8 +98,9 @@ class Engine(object):
         self._progress.base = self._network.counts()
         if file:
             restored = self.restore(checkpoints, file, restore)
-        else:
-            refuse_model(self.optimizations, self._network.whole)
+        self._network.refuse_expected([optimization for index, optimization in enumerate(self.optimizations)
+                                       if index not in self._progress.applied])
+        if not file:
             self._take_over()
         parameters, macs = self._network.totals()
         self._audience.tell('on_start', Run(

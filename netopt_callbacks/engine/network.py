@@ -18,8 +18,8 @@ from cntk.train.trainer import Trainer
 from cntk.train.training_session import DataUnit
 
 from .. import count, graph
-from ..optimizations.base import Transformed
-from . import (adopt, checkpoint, directors, learners as learner_facts, random_state, swap, tenants,
+from ..optimizations.base import as_transformed
+from . import (adopt, checkpoint, directors, fit, learners as learner_facts, random_state, swap, tenants,
                windows)
 from .mark import kept_reachable, marked, unmarked
 
@@ -83,6 +83,14 @@ class Network(object):
         return [self.trainer.total_number_of_units_seen(unit)
                 for unit in (DataUnit.sample, DataUnit.minibatch, DataUnit.sweep)]
 
+    def refuse_expected(self, optimizations):
+        """Refuses, before training, optimizations that could not be applied, as far as that is known.
+
+        Args:
+            optimizations (list of nc.Optimization): those still to be applied.
+        """
+        fit.refuse_expected(optimizations, *tenants.release(self.whole), learners=self._handed.learners)
+
     def take_over(self, opened, mark):
         """Builds the first trainer of our own.
 
@@ -126,12 +134,7 @@ class Network(object):
         outputs = self._pulled()
         plain, packed = tenants.release(graph.clone_shared(outputs.whole))
         optimization.prepare(plain, minibatches(plain.arguments))
-        transformed = optimization.transform(plain)
-        if not isinstance(transformed, Transformed):
-            transformed = Transformed(transformed)
-        if not isinstance(transformed.model, C.Function):
-            raise TypeError('%s: transform(model) must return a cntk.Function or an nc.Transformed, '
-                            'got %r; end it with `return new_model`' % (optimization.name, transformed.model))
+        transformed = as_transformed(optimization.transform(plain), optimization.name, 'transform')
         plan = adopt.Plan(optimization, plain, transformed.model, packed, self._handed.learners,
                           transformed.layers)
         whole = random_state.open_blocks(plan.packed())

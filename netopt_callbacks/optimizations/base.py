@@ -4,6 +4,7 @@ An optimization says *what* changes in a network; the engine says when, and
 carries the trainer, its learners, checkpoints and records across the change.
 Nothing in this package sees a trainer.
 """
+import cntk as C
 
 
 class LayerNote(object):
@@ -88,6 +89,23 @@ class Transformed(object):
         self.layers = list(layers)
 
 
+def as_transformed(returned, what, method):
+    """Returns what a method of an optimization returned as a `Transformed`.
+
+    Args:
+        returned (cntk.Function or Transformed): what it returned.
+        what, method (str): the optimization and the method, for the message.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    transformed = returned if isinstance(returned, Transformed) else Transformed(returned)
+    if not isinstance(transformed.model, C.Function):
+        raise TypeError('%s: %s(model) must return a cntk.Function or an nc.Transformed, got %r; end it with '
+                        '`return new_model`' % (what, method, transformed.model))
+    return transformed
+
+
 class Optimization(object):
     """Base class of everything that changes a network while it trains.
 
@@ -144,8 +162,10 @@ class Optimization(object):
             model (cntk.Function): as given to `transform`, but not trained yet.
 
         Returns:
-            cntk.Function: a model with the layers that the next optimization will find, for its own
-            check; None where that is not known: what comes later is then checked when it is applied.
+            cntk.Function or Transformed: a model with the layers that the next optimization will find, for
+            its own check. Notes that name the Parameters to be retired let the session refuse a learner that
+            could not train what takes their place. None where nothing is known: what comes later is then
+            checked when it is applied.
 
         Raises:
             ValueError: names what was looked for and what is there.

@@ -61,7 +61,7 @@ class BinarizeConvolution(Optimization):
         self._forget()
 
     def check(self, model):
-        return _binarized(model, self._chosen(model), self._options, {}).model
+        return _binarized(model, self._chosen(model), self._options, {})
 
     def prepare(self, model, minibatches):
         self._choice = self._chosen(model)

@@ -53,11 +53,21 @@ class FactorDense(Optimization):
                 raise ValueError('FactorDense: rank must be at most the smaller side of some layer it takes, %d of %s, '
                                  'got %d; give a smaller rank, or a fraction of the side'
                                  % (_smaller_side(widest), widest.label, self.rank))
-        return model    # which layers are factored depends on the weights they will have
+        if callable(self.rank) or self.rank is None:    # the weights they will have decide which are factored
+            stay = _read_elsewhere(model, layers)
+            return Transformed(model, [LayerNote(layer.name or layer.label, layer.W.shape, retired=(layer.W,))
+                                       for layer in layers if layer.W.uid not in stay
+                                       and low_rank.break_even_rank(_matrix(layer).shape)])
+        return factor_dense(model, self.rank, self.filter_function, _zeros, keep_useless=True)
 
     def transform(self, model):
         return factor_dense(model, self.rank, self.filter_function, self.factor_function,
                             keep_useless=True)
+
+
+def _zeros(W, k):
+    """Returns factors of the right shapes."""
+    return np.zeros((W.shape[0], k)), np.zeros((k, W.shape[1]))
 
 
 def _taken(model, filter_function):
