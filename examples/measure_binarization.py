@@ -189,10 +189,10 @@ def _difference(results, network, index, one, other, output):
         twin = results.get((network, seed, ', '.join(values[:index] + [other] + values[index + 1:])))
         if twin is not None and max(result['end'], twin['end']) < DIVERGED:
             differences.append(twin['end'] - result['end'])
-    if not differences:
+    if len(differences) < 2:
         return ''
-    return '%+.2f ± %.2f (%d)' % (np.mean(differences), np.std(differences) / len(differences) ** 0.5,
-                                  len(differences))
+    error = np.std(differences, ddof=1) / len(differences) ** 0.5
+    return '%+.2f ± %.2f (%d)' % (np.mean(differences), error, len(differences))
 
 
 def load(path):

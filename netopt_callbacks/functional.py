@@ -29,7 +29,7 @@ def optimize(model, optimization, train_function=None, data=None):
     """
     _check(model, optimization, train_function)
     optimization.prepare(model, _minibatches(model, data))
-    trained = as_transformed(optimization.transform(model), optimization.name, 'transform').model
+    trained = as_transformed(optimization.transform(model), optimization.name).model
     _check_shapes(trained, model, optimization)
     returned = train_function(trained) if train_function is not None else None
     if returned is not None and not isinstance(returned, C.Function):

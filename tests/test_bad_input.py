@@ -129,6 +129,13 @@ class Transforming(nc.Optimization):
         self.transform = transform
 
 
+class Checking(nc.Optimization):
+    """Has a check that does not return what it should."""
+
+    def check(self, model):
+        return 'z'
+
+
 class Silent(nc.Optimization):
     """Forgot its transform."""
 
@@ -289,6 +296,12 @@ TABLE = [
         "Dense 'hidden'", 'must return finite factors', 'its W1 holds 1 NaN or infinite of 40', 'mend it'),
     Row('svd of a rank above the matrix', lambda: factorization.svd_subprojection(np.ones((3, 5)), 4), ValueError,
         'rank', '1 to 3', 'got 4', 'take min(k, 3)'),
+    Row('svd of a rank that is a float', lambda: factorization.svd_subprojection(np.ones((3, 5)), 2.0), TypeError,
+        'rank of a decomposition', 'an int', 'got 2.0', 'round it'),
+    Row('factor function of one argument', lambda: nc.FactorDense(rank=2, factor_function=lambda W: (W, W)), TypeError,
+        'FactorDense: factor_function', 'two arguments, W and the rank k', 'got <function', 'lambda W, k'),
+    Row('filter of nc.graph that is a name', lambda: graph.layers(dense(), 'hidden'), TypeError,
+        'filter_function of layers', 'callable with a Layer', "got 'hidden'", 'lambda layer'),
     Row('svd of a vector', lambda: factorization.svd_subprojection(np.ones(3), 1), ValueError,
         'matrix', '2 axes', 'shape (3,)', 'reshape it'),
     Row('svd of NaN', lambda: factorization.svd_subprojection(np.full((2, 2), np.nan), 1), ValueError,
@@ -387,6 +400,8 @@ TABLE = [
         'hidden', 'must keep the shape', 'got (4,)', 'the shape of what is replaced'),
 
     # What a third-party transform returns.
+    Row('check that returns text', lambda: run(Checking()), TypeError,
+        'Checking: check(model)', 'return a cntk.Function', "got 'z'", 'None is where'),
     Row('transform that returns text', lambda: run(Transforming(lambda model: 'z')), TypeError,
         'Transforming: transform(model)', 'return a cntk.Function', "got 'z'", 'return new_model'),
     Row('transform that loses an output', lambda: run(Transforming(lambda model: C.combine(model.outputs[:-1]))),

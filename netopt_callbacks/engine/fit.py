@@ -3,8 +3,10 @@
 Asked twice: of what the optimizations expect to retire, before training; and of every Parameter that
 `adopt.Plan` packs, when an optimization is applied.
 """
+import cntk as C
+
 from .. import graph
-from ..optimizations.base import as_transformed
+from ..optimizations.base import Transformed, as_transformed
 from . import learners as learner_facts
 from .callbacks import in_order
 from .swap import describe
@@ -33,7 +35,10 @@ def refuse_expected(optimizations, model, tenants, learners):
         returned = optimization.check(model)
         if returned is None:
             return
-        expected = as_transformed(returned, optimization.name, 'check')
+        if not isinstance(returned, (C.Function, Transformed)):
+            raise TypeError('%s: check(model) must return a cntk.Function, an nc.Transformed or None, got %r; None is '
+                            'where nothing is known yet' % (optimization.name, returned))
+        expected = as_transformed(returned, optimization.name)
         for note in expected.layers:
             for old in note.retired if optimization.learner is None else ():
                 storage = storages.get(old.uid, old)

@@ -46,7 +46,7 @@ class Arrays(object):
     def __init__(self, arrays, arguments):
         names = [argument.name or argument.uid for argument in arguments]
         if len(arrays) != len(arguments):
-            raise ValueError('data must be one array for each argument of the criterion, in the '
+            raise ValueError('data must be one array for each argument, in the '
                              'order %s; got %d; give all of them in a tuple' % (', '.join(names), len(arrays)))
         rows = [_rows(array) for array in arrays]
         if len(set(rows)) != 1 or rows[0] == 0:
@@ -147,7 +147,7 @@ def held_out(data, arguments, streams=None, cross_validation=None):
     if isinstance(data, np.ndarray) or not isinstance(data, (tuple, list)):
         data = (data,)
     if not all(hasattr(array, '__len__') or hasattr(array, 'shape') for array in data):
-        raise TypeError('data must be NumPy arrays in the order of the arguments of the criterion, or a '
+        raise TypeError('data must be NumPy arrays in the order of the arguments, or a '
                         'minibatch source, got %r; give for example data=(images, labels)' % (data,))
     return Arrays(tuple(data), arguments)
 

@@ -134,7 +134,7 @@ class Network(object):
         outputs = self._pulled()
         plain, packed = tenants.release(graph.clone_shared(outputs.whole))
         optimization.prepare(plain, minibatches(plain.arguments))
-        transformed = as_transformed(optimization.transform(plain), optimization.name, 'transform')
+        transformed = as_transformed(optimization.transform(plain), optimization.name)
         plan = adopt.Plan(optimization, plain, transformed.model, packed, self._handed.learners,
                           transformed.layers)
         whole = random_state.open_blocks(plan.packed())

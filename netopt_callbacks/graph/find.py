@@ -33,12 +33,14 @@ def layers(model, filter_function=None, op_name=None):
         list of Layer: [] where nothing matches; `no_layers_error` says what was seen.
 
     Raises:
+        TypeError: `filter_function` is no function.
         ValueError: `op_name` is neither, or the filter takes one of several layers that
             share W and leaves another.
     """
     if op_name is not None and op_name not in _CORES:
         raise ValueError("op_name must be 'Dense', 'Convolution' or None, got %r; other blocks are found with "
                          'nc.graph.walk(model)' % (op_name,))
+    check_filter(filter_function)
     found = [item for item in _search(model) if isinstance(item, Layer)]
     _link(found)
     if op_name is not None:
@@ -53,6 +55,13 @@ def layers(model, filter_function=None, op_name=None):
                                  'only the first; let it take both or neither'
                                  % (layer.label, other.label))
     return [layer for layer in found if taken[layer]]
+
+
+def check_filter(filter_function):
+    """Raises TypeError for a `filter_function` that is neither a function nor None."""
+    if filter_function is not None and not callable(filter_function):
+        raise TypeError("the filter_function of layers must be callable with a Layer, or None, got %r; write for example "
+                        "lambda layer: layer.name == 'hidden'" % (filter_function,))
 
 
 def no_layers_error(model, what, op_name=None):

@@ -4,6 +4,8 @@ An optimization says *what* changes in a network; the engine says when, and
 carries the trainer, its learners, checkpoints and records across the change.
 Nothing in this package sees a trainer.
 """
+import operator
+
 import cntk as C
 
 
@@ -41,17 +43,17 @@ class LayerNote(object):
                  retired=(), added=(), projection=None):
         # Plain Python values: notes are kept in JSON, which takes none of NumPy's.
         self.name = str(name)
-        self.shape = tuple(int(side) for side in shape)
+        self.shape = tuple(operator.index(side) for side in shape)
         self.skipped = str(skipped) if skipped else None
-        self.rank = _optional(int, rank)
+        self.rank = _optional(operator.index, rank)
         self.energy = _optional(float, energy)
         self.error = _optional(float, error)
-        self.parameters_before = _optional(int, parameters_before)
-        self.parameters_after = _optional(int, parameters_after)
-        self.macs_before = _optional(int, macs_before)
-        self.macs_after = _optional(int, macs_after)
-        self.binary_macs_after = _optional(int, binary_macs_after)
-        self.bits_after = _optional(int, bits_after)
+        self.parameters_before = _optional(operator.index, parameters_before)
+        self.parameters_after = _optional(operator.index, parameters_after)
+        self.macs_before = _optional(operator.index, macs_before)
+        self.macs_after = _optional(operator.index, macs_after)
+        self.binary_macs_after = _optional(operator.index, binary_macs_after)
+        self.bits_after = _optional(operator.index, bits_after)
         self.message = _optional(str, message)
         self.retired = tuple(retired)
         self.added = tuple(added)
@@ -89,20 +91,20 @@ class Transformed(object):
         self.layers = list(layers)
 
 
-def as_transformed(returned, what, method):
-    """Returns what a method of an optimization returned as a `Transformed`.
+def as_transformed(returned, what):
+    """Returns what `transform` of an optimization returned as a `Transformed`.
 
     Args:
         returned (cntk.Function or Transformed): what it returned.
-        what, method (str): the optimization and the method, for the message.
+        what (str): the optimization, for the message.
 
     Raises:
         TypeError: it is neither.
     """
     transformed = returned if isinstance(returned, Transformed) else Transformed(returned)
     if not isinstance(transformed.model, C.Function):
-        raise TypeError('%s: %s(model) must return a cntk.Function or an nc.Transformed, got %r; end it with '
-                        '`return new_model`' % (what, method, transformed.model))
+        raise TypeError('%s: transform(model) must return a cntk.Function or an nc.Transformed, got %r; end it '
+                        'with `return new_model`' % (what, transformed.model))
     return transformed
 
 

@@ -3,6 +3,7 @@ import cntk as C
 import numpy as np
 
 from .. import graph
+from ..graph.find import check_filter
 from .binary_block import OP_NAME, BinaryLayer, binary_blocks, staged_layers
 from .convolution_geometry import axes_of
 
@@ -26,6 +27,7 @@ class Choice(object):
         operands (str): 'both' or 'inputs'.
 
     Raises:
+        TypeError: `filter_function` is no function.
         ValueError: nothing is taken; a layer is taken whose input is binary already for
             `operands='inputs'`; of layers that share W only some are; the model is not
             applied to an input yet.
@@ -33,6 +35,7 @@ class Choice(object):
     """
 
     def __init__(self, model, filter_function, operands):
+        check_filter(filter_function)
         self.model = model
         functions = list(graph.walk(model))
         staged = staged_layers(functions)

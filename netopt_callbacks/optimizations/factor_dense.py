@@ -1,4 +1,5 @@
 """Dense layers factored to low rank: W ~ W1 W2."""
+import inspect
 import warnings
 from numbers import Integral
 
@@ -135,6 +136,9 @@ def chosen_rank(what, rank, projection_function, factor_function):
         if function is not None and not callable(function):
             raise TypeError('%s: %s must be a function of W (factor_function of W and k), got %r; a rank that '
                             'is a number goes into rank' % (what, name, function))
+    if factor_function is not None and not _takes(factor_function, 2):
+        raise TypeError('%s: factor_function must take two arguments, W and the rank k, got %r; write '
+                        'lambda W, k: ...' % (what, factor_function))
     if rank is not None and projection_function is not None:
         raise ValueError('%s: one of rank and projection_function must choose the rank, got rank=%r and '
                          'projection_function=%r; leave one out' % (what, rank, projection_function))
@@ -145,6 +149,19 @@ def chosen_rank(what, rank, projection_function, factor_function):
                              'as nc.energy(0.95)' % what)
         return None
     return ranks.check(projection_function if rank is None else rank, what + ': rank')
+
+
+def _takes(function, arguments):
+    """Whether a function can be called with that many arguments; of some builtins nobody can tell."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return True
+    try:
+        signature.bind(*range(arguments))
+    except TypeError:
+        return False
+    return True
 
 
 _STAYS = ('its weights are read elsewhere too (tied weights, or a penalty on them), so they stay, and '
@@ -232,6 +249,8 @@ def _parameters(layer, left, right):
 def _checked(factors, W, layer):
     """Returns what a factor_function returned as (W1 [m, k], W2 [k, n]) of W's dtype."""
     try:
+        if any(np.iscomplexobj(factor) for factor in factors):
+            raise TypeError('of complex numbers, and W is real')
         left, right = (np.array(factor, dtype=W.dtype, order='C') for factor in factors)
     except (TypeError, ValueError) as error:
         raise ValueError('factor_function must return two arrays W1 and W2 for %s, it returned %s (%s); end it '

@@ -4,6 +4,8 @@ W of m x n is approximated by W1 W2, with W1 of m x k and W2 of k x n. The trunc
 value decomposition W = U diag(s) V is the best such approximation for every k (Eckart and Young,
 Psychometrika 1, 1936): the squared Frobenius error is the sum of the squared singular values left out.
 """
+from numbers import Integral
+
 import numpy as np
 
 SPLITS = ('even', 'right')
@@ -26,6 +28,7 @@ def truncated_svd(matrix, rank):
         rank (int): 1 to min(m, n).
 
     Raises:
+        TypeError: `rank` is no int.
         ValueError: `rank` is out of range, or `matrix` is not 2-D or not finite.
     """
     matrix = np.asarray(matrix, np.float64)
@@ -35,6 +38,8 @@ def truncated_svd(matrix, rank):
     if not_finite(matrix):
         raise ValueError('matrix must be finite, got %d NaN or infinite of %d values; check how it was trained'
                          % (not_finite(matrix), matrix.size))
+    if isinstance(rank, bool) or not isinstance(rank, Integral):
+        raise TypeError('the rank of a decomposition must be an int, got %r; round it, as int(...) does' % (rank,))
     if not 1 <= rank <= min(matrix.shape):
         raise ValueError('rank must be 1 to %d, the smaller side of a matrix of %dx%d, got %r; take min(k, %d)'
                          % ((min(matrix.shape),) + matrix.shape + (rank, min(matrix.shape))))
