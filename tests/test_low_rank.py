@@ -72,13 +72,6 @@ def test_factors_have_the_dtype_of_the_matrix(dtype):
     assert low_rank.factors(np.eye(4, dtype=int), 2)[0].dtype == np.float64
 
 
-def test_energy_is_the_fraction_of_the_squares():
-    assert low_rank.energy([2, 1, 1], 1) == 4 / 6.
-    assert low_rank.energy([2, 1, 1], 3) == 1
-    assert low_rank.energy([2, 1, 1], 0) == 0
-    assert low_rank.energy([0, 0], 1) == 1
-
-
 @pytest.mark.parametrize('fraction, rank', [(.01, 1), (4 / 6., 1), (.67, 2), (5 / 6., 2), (.9, 3), (1, 3)])
 def test_rank_of_energy_is_the_smallest_that_holds_it(fraction, rank):
     assert low_rank.rank_of_energy([2, 1, 1, 0], fraction) == rank

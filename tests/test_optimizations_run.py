@@ -91,3 +91,17 @@ def test_layers_around_and_inside_a_recurrence_are_factored_in_a_running_trainer
     assert ranks == [3, 3, None] and len(set(packed)) == 20
     # A learner of their own starts where the reset leaves the packed ones: the same bits.
     assert packed == recurrent_losses(own=True)[0]
+
+
+def test_optimization_whose_init_forgets_the_one_of_its_base_has_the_defaults():
+    class Own(nc.Optimization):
+        def __init__(self, factor):
+            self.factor = factor
+
+        def transform(self, model):
+            return model
+
+    script = Script(sweeps=1, test=False)
+    script.run([Own(2)])
+    record, = script.session.result.records
+    assert (record.optimization, record.samples) == ('Own', 0)

@@ -130,6 +130,9 @@ class Optimization(object):
             'project': a learner that is made then has no state to project.
     """
 
+    # What a subclass has whose __init__ does not call this one.
+    epoch, filter_function, learner, learner_state = 0, None, None, 'reset'
+
     def __init__(self, epoch=0, filter_function=None, learner=None, learner_state='reset'):
         self.epoch = _checked_epoch(type(self).__name__, epoch)
         for name, value, example in (

@@ -199,10 +199,7 @@ def _factor(layer, rank, factor_function, split, keep_useless, stays):
         warnings.warn('%s: %s' % (layer.label, _STAYS), UserWarning, stacklevel=4)
     factors = _parameters(layer, left, right)
     error = low_rank.relative_error(W, left, right)
-    # Of factors that are no decomposition the energy is the part of |W|^2 they explain, which for
-    # one that is comes to the same.
-    energy = (low_rank.energy(low_rank.singular_values(W), k) if factor_function is None
-              else max(0., 1. - error ** 2))
+    energy = max(0., 1. - error ** 2)   # what a truncated decomposition keeps of the squared singular values
     shape = W.shape
     return _note(layer, W, k * sum(shape) + (W.size if stays else 0), rank=k, energy=energy,
                  error=error, retired=() if stays else (layer.W,), added=factors,

@@ -96,23 +96,8 @@ def not_finite(values):
     return values.size - np.count_nonzero(np.isfinite(values))
 
 
-def energy(values, rank):
-    """Returns the fraction of the squared singular values that the first `rank` hold, in [0, 1].
-
-    Args:
-        values (numpy.ndarray): singular values, largest first.
-        rank (int): 0 or more.
-
-    Returns:
-        float: 1 for a matrix of zeros, of which nothing can be lost.
-    """
-    squares = np.asarray(values, np.float64) ** 2
-    total = squares.sum()
-    return float(squares[:rank].sum() / total) if total > 0 else 1.
-
-
 def rank_of_energy(values, fraction):
-    """Returns the smallest rank whose `energy` is at least `fraction`; at least 1.
+    """Returns the smallest rank that holds `fraction` of the squared singular values; at least 1.
 
     Args:
         values (numpy.ndarray): singular values, largest first.
