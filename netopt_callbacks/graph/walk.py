@@ -21,34 +21,35 @@ def functions(outputs, stop=()):
     """
     found = []
     number, lowest = {}, {}         # by uid: order of entering; the earliest reached through a loop
-    path = []                       # entered, not all inputs seen yet: (Function, its inputs left)
-    waiting = []                    # inputs seen, but the loop it may be in is not complete
+    path = []                       # entered, not all inputs seen yet: (Function, uid, its inputs left)
+    waiting = []                    # (Function, uid): inputs seen, but the loop it may be in is not complete
 
-    def enter(function):
-        number[function.uid] = lowest[function.uid] = len(number)
-        path.append((function, _owners(function.inputs, stop)))
+    # Uids are kept at hand: CNTK makes a string for each time one is asked for.
+    def enter(function, uid):
+        number[uid] = lowest[uid] = len(number)
+        path.append((function, uid, _owners(function.inputs, stop)))
 
-    for root in _owners(outputs, stop):
-        if root.uid not in number:
-            enter(root)
+    for root, root_uid in _owners(outputs, stop):
+        if root_uid not in number:
+            enter(root, root_uid)
         while path:
-            function, inputs = path[-1]
-            new = _first_new(inputs, function.uid, number, lowest)
+            function, uid, inputs = path[-1]
+            new = _first_new(inputs, uid, number, lowest)
             if new is not None:
-                enter(new)
+                enter(*new)
                 continue
             path.pop()
-            waiting.append(function)
+            waiting.append((function, uid))
             if path:
-                reader = path[-1][0].uid
-                lowest[reader] = min(lowest[reader], lowest[function.uid])
-            if lowest[function.uid] == number[function.uid]:
+                reader = path[-1][1]
+                lowest[reader] = min(lowest[reader], lowest[uid])
+            if lowest[uid] == number[uid]:
                 start = len(waiting)
-                while start and number[waiting[start - 1].uid] >= number[function.uid]:
+                while start and number[waiting[start - 1][1]] >= number[uid]:
                     start -= 1
-                found.extend(waiting[start:])
-                for member in waiting[start:]:
-                    lowest[member.uid] = None
+                for member, member_uid in waiting[start:]:
+                    found.append(member)
+                    lowest[member_uid] = None
                 del waiting[start:]
     return found
 
@@ -86,17 +87,18 @@ def body(block):
 
 
 def _owners(variables, stop):
-    """Yields the Functions that compute those of `variables` that are outputs."""
+    """Yields (Function, its uid) for those of `variables` that are outputs."""
     for variable in variables:
-        if variable.is_output and variable.uid not in stop:
-            yield variable.owner
+        if variable.is_output and (not stop or variable.uid not in stop):
+            owner = variable.owner
+            yield owner, owner.uid
 
 
-def _first_new(functions_left, reader, number, lowest):
-    """Returns the next Function not entered yet, or None; notes for `reader` the loops it met."""
-    for function in functions_left:
-        if function.uid not in number:
-            return function
-        if lowest[function.uid] is not None:
-            lowest[reader] = min(lowest[reader], number[function.uid])
+def _first_new(owners_left, reader, number, lowest):
+    """Returns the next (Function, uid) not entered yet, or None; notes for `reader` the loops it met."""
+    for function, uid in owners_left:
+        if uid not in number:
+            return function, uid
+        if lowest[uid] is not None:
+            lowest[reader] = min(lowest[reader], number[uid])
     return None
