@@ -233,6 +233,7 @@ class _Copy(object):
         self._keep = {old.uid: new for old, new in keep.items()}
         self._level = {function.uid for function in level}
         self._cuts = cuts
+        self._held = None       # keeps the copies of new expressions alive
         self._own = self._own_expressions()
         self._copy = None
         self._cloned = {}
@@ -292,14 +293,20 @@ class _Copy(object):
             if isinstance(new, Piece):
                 return new.outputs[index]
             if new.uid in self._own:
-                return self._own[new.uid].outputs[0]
+                return self._own[new.uid]
             variable = new
         return self._keep.get(variable.uid, self._cloned.get(variable.uid, variable))
 
     def _own_expressions(self):
-        """Returns {uid: copy} of the new expressions over leaves, so that no two levels share one."""
-        return {new.uid: clone_shared(C.combine([new])) for _, new, _ in self._cuts.values()
-                if not isinstance(new, Piece) and not self._reads_level(new)}
+        """Returns the new expressions over leaves by uid, copied, so that no two levels share one."""
+        new = {variable.uid: variable for _, variable, _ in self._cuts.values()
+               if not isinstance(variable, Piece) and not self._reads_level(variable)}
+        leaves = {uid: variable for uid, variable in new.items() if not variable.is_output}
+        expressions = [variable for uid, variable in new.items() if uid not in leaves]
+        if expressions:
+            self._held = clone_shared(C.combine(expressions))
+            leaves.update(zip((variable.uid for variable in expressions), self._held.outputs))
+        return leaves
 
     def _reads_level(self, variable):
         """Tells whether an expression reads a Function or an argument of this level."""
