@@ -93,6 +93,7 @@ class Session(object):
         self._hands_over_only = self._given['preserve_all'] \
             or learner_facts.counts_nothing(handed.learners)
         if self._needs_segments:
+            sources.refuse_half_position(self._source)
             self._warn_of_what_is_not_exact()
         self._remove = ()
         self._counted = {}

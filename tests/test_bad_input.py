@@ -189,6 +189,21 @@ class Forgetful(C.io.UserMinibatchSource):
         return {}
 
 
+class HalfPlaced(Forgetful):
+    """A source that tells its position and cannot go there."""
+
+    def get_checkpoint_state(self):
+        return {'cursor': 3}
+
+
+def half_placed_source():
+    script = Script()
+    script.source = HalfPlaced()
+    script.arguments.update(mb_source=script.source, max_samples=100,
+                            model_inputs_to_streams=script._streams(script.source, 'data'))
+    script.run([Identity()], data=None)
+
+
 def endless_source():
     script = Script()
     script.run(data=C.io.MinibatchSourceFromData({'x': script.images, 'label': script.labels}))
@@ -450,6 +465,9 @@ TABLE = [
         'data', 'must end', 'repeats for ever', 'max_sweeps=1'),
     Row('held-out source that cannot go back', lambda: run(data=Forgetful()), ValueError,
         'held-out minibatch source Forgetful', 'a measurement', 'has no position to go back to', 'get_checkpoint_state()'),
+    Row('source that tells a position it cannot go to', half_placed_source, ValueError,
+        'minibatch source HalfPlaced', 'must be able to go to the position', 'got no restore_from_checkpoint(state)',
+        'override that too'),
     Row('trainer that is none', lambda: nc.attach('trainer', [Identity()]), TypeError,
         'trainer', 'a cntk.Trainer', "got 'trainer'", 'cntk.Trainer(model'),
     Row('trainer built before the import', old_trainer, ValueError,

@@ -8,6 +8,19 @@ def has_position(source):
         or type(source).restore_from_checkpoint is not UserMinibatchSource.restore_from_checkpoint
 
 
+def refuse_half_position(source):
+    """Refuses a source that tells its position and cannot be put there, as every change has to.
+
+    Raises:
+        ValueError: names the source and what it lacks.
+    """
+    if isinstance(source, UserMinibatchSource) and not has_position(source) \
+            and type(source).get_checkpoint_state is not UserMinibatchSource.get_checkpoint_state:
+        raise ValueError('the minibatch source %s must be able to go to the position it tells, which an optimization '
+                         'needs, and got no restore_from_checkpoint(state) of its own: override that too, or '
+                         'leave get_checkpoint_state() out' % type(source).__name__)
+
+
 def at_end(source, size, workers=1):
     """Returns whether a minibatch source has nothing left.
 
