@@ -415,6 +415,8 @@ TABLE = [
         'hidden', 'must keep the shape', 'got (4,)', 'the shape of what is replaced'),
 
     # What a third-party transform returns.
+    Row('note with half a rank', lambda: nc.LayerNote('hidden', rank=2.7), TypeError,
+        'LayerNote: rank', 'whole numbers', 'got 2.7', 'count them as ints'),
     Row('check that returns text', lambda: run(Checking()), TypeError,
         'Checking: check(model)', 'return a cntk.Function', "got 'z'", 'None is where'),
     Row('transform that returns text', lambda: run(Transforming(lambda model: 'z')), TypeError,

@@ -43,18 +43,18 @@ class LayerNote(object):
                  retired=(), added=(), projection=None):
         # Plain Python values: notes are kept in JSON, which takes none of NumPy's.
         self.name = str(name)
-        self.shape = tuple(operator.index(side) for side in shape)
+        self.shape = tuple(_whole('shape', side) for side in shape)
         self.skipped = str(skipped) if skipped else None
-        self.rank = _optional(operator.index, rank)
-        self.energy = _optional(float, energy)
-        self.error = _optional(float, error)
-        self.parameters_before = _optional(operator.index, parameters_before)
-        self.parameters_after = _optional(operator.index, parameters_after)
-        self.macs_before = _optional(operator.index, macs_before)
-        self.macs_after = _optional(operator.index, macs_after)
-        self.binary_macs_after = _optional(operator.index, binary_macs_after)
-        self.bits_after = _optional(operator.index, bits_after)
-        self.message = _optional(str, message)
+        self.rank = _whole('rank', rank)
+        self.energy = None if energy is None else float(energy)
+        self.error = None if error is None else float(error)
+        self.parameters_before = _whole('parameters_before', parameters_before)
+        self.parameters_after = _whole('parameters_after', parameters_after)
+        self.macs_before = _whole('macs_before', macs_before)
+        self.macs_after = _whole('macs_after', macs_after)
+        self.binary_macs_after = _whole('binary_macs_after', binary_macs_after)
+        self.bits_after = _whole('bits_after', bits_after)
+        self.message = None if message is None else str(message)
         self.retired = tuple(retired)
         self.added = tuple(added)
         self.projection = projection
@@ -74,8 +74,12 @@ class LayerNote(object):
         return 'LayerNote(%s)' % ', '.join(said)
 
 
-def _optional(kind, value):
-    return None if value is None else kind(value)
+def _whole(field, value):
+    """Returns a field of a `LayerNote` as an int, or None."""
+    try:
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise TypeError('LayerNote: %s must hold whole numbers, got %r; count them as ints' % (field, value))
 
 
 class Transformed(object):
