@@ -245,3 +245,9 @@ def test_weights_that_something_else_reads_stay_and_are_counted():
     left = nc.FactorDense(rank=2).transform(model)
     assert 'read elsewhere too' in left.layers[0].skipped
     assert left.model is model
+
+
+def test_factors_may_come_out_of_an_iterator():
+    transformed = nc.FactorDense(rank=2, factor_function=lambda W, k: map(np.ascontiguousarray, (W[:, :k], np.eye(
+        k, W.shape[1])))).transform(C.layers.Dense(30, name='hidden')(C.input_variable(20)))
+    assert transformed.layers[0].rank == 2

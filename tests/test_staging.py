@@ -76,6 +76,50 @@ def test_a_learner_whose_state_cannot_be_projected_is_refused_before_training(ra
     assert trainer.total_number_of_samples_seen == 0
 
 
+def split(script, first, second):
+    """Returns a trainer with one learner for `classify` and another for the rest."""
+    classify = [parameter for parameter in script.z.parameters if parameter.uid == script.z.classify.W.uid]
+    rest = [parameter for parameter in script.z.parameters if parameter.uid != script.z.classify.W.uid]
+    rate = C.learning_parameter_schedule(.01)
+    return C.Trainer(script.z, (script.loss, script.metric), [first(classify, rate), second(rest, rate)])
+
+
+def test_a_layer_that_a_rule_may_leave_is_not_refused_for_its_learner():
+    script = Script(sweeps=2, test=False)
+    script.run([nc.FactorDense(epoch=1, rank=nc.energy(.9))],
+               trainer=split(script, C.adagrad, lambda parameters, rate: C.momentum_sgd(parameters, rate, .9)))
+    assert ['saves nothing' in (note.skipped or '') for note in script.session.result.records[0].layers][-1:] == [True]
+
+
+def test_a_factor_function_that_may_choose_another_rank_is_not_taken_at_its_word():
+    def full(W, k):
+        return W, np.eye(W.shape[1])
+
+    script = Script(sweeps=2, test=False)
+    script.run([nc.FactorDense(epoch=1, rank=2, factor_function=full,
+                               filter_function=lambda layer: layer.name == 'hidden'), hidden(1, 3)])
+    assert [record.layers[0].rank for record in script.session.result.records] == [None, 3]
+
+
+class Same(nc.Optimization):
+    """Puts new Parameters of the same shapes in the place of W and b."""
+
+    def check(self, model):
+        return self.transform(model)
+
+    def transform(self, model):
+        layer, = nc.graph.layers(model, lambda layer: layer.name == 'hidden')
+        new = [C.parameter(old.shape, init=old.value, name=old.name) for old in (layer.W, layer.b)]
+        return nc.Transformed(nc.graph.substitute(model, dict(zip((layer.W, layer.b), new))), [
+            nc.LayerNote(layer.name, retired=(layer.W, layer.b), added=new)])
+
+
+def test_parameters_of_the_same_shapes_fit_every_learner():
+    script = Script(learner='adagrad', sweeps=2, test=False)
+    script.run([Same(epoch=1)])
+    assert script.session.result.complete
+
+
 def test_what_is_not_to_be_factored_needs_no_fitting_learner():
     """A rank that saves nothing, and a learner of its own."""
     script = Script(learner='adagrad', sweeps=2, test=False)

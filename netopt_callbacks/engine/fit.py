@@ -6,7 +6,7 @@ Asked twice: of what the optimizations expect to retire, before training; and of
 import cntk as C
 
 from .. import graph
-from ..optimizations.base import Transformed, as_transformed
+from ..optimizations.base import Transformed
 from . import learners as learner_facts
 from .callbacks import in_order
 from .swap import describe
@@ -35,16 +35,37 @@ def refuse_expected(optimizations, model, tenants, learners):
         returned = optimization.check(model)
         if returned is None:
             return
-        if not isinstance(returned, (C.Function, Transformed)):
+        expected = returned if isinstance(returned, Transformed) else Transformed(returned)
+        if not isinstance(expected.model, C.Function):
             raise TypeError('%s: check(model) must return a cntk.Function, an nc.Transformed or None, got %r; None is '
-                            'where nothing is known yet' % (optimization.name, returned))
-        expected = as_transformed(returned, optimization.name)
-        for note in expected.layers:
-            for old in note.retired if optimization.learner is None else ():
-                storage = storages.get(old.uid, old)
-                if storage.uid in owners and not _same_shape(note, old):
-                    refuse_misfit(optimization, note.name, storage, owners[storage.uid], reads_sparse(model, old))
+                            'where nothing is known yet' % (optimization.name, expected.model))
+        _refuse_notes(optimization, [note for note in expected.layers if note.retired], model, storages, owners)
         model = expected.model
+
+
+def _refuse_notes(optimization, notes, model, storages, owners):
+    """Refuses a layer that is to change, or layers that may change where none of them could."""
+    possible = []
+    for note in notes:
+        try:
+            _refuse_note(optimization, note, model, storages, owners)
+        except ValueError as error:
+            if note.added:
+                raise
+            possible.append(error)
+    if possible and len(possible) == len(notes):
+        raise possible[0]
+
+
+def _refuse_note(optimization, note, model, storages, owners):
+    for old in note.retired:
+        storage = storages.get(old.uid, old)
+        if storage.uid not in owners:
+            continue
+        if optimization.learner_state == 'project':
+            refuse_projection(optimization, note.name, owners[storage.uid])
+        if optimization.learner is None and _shapes(note.added) != _shapes(note.retired):
+            refuse_misfit(optimization, note.name, storage, owners[storage.uid], reads_sparse(model, old))
 
 
 def refuse_misfit(optimization, layer, storage, learner, sparse):
@@ -64,8 +85,6 @@ def refuse_misfit(optimization, layer, storage, learner, sparse):
     if sparse:
         raise ValueError('%s: layer %s reads a sparse input, and CNTK has no sparse gradient for a part of a '
                          'Parameter. %s' % (optimization.name, layer, _REMEDY))
-    if optimization.learner_state == 'project':
-        refuse_projection(optimization, layer, learner)
 
 
 def refuse_projection(optimization, layer, learner):
@@ -96,6 +115,6 @@ def reads_sparse(model, parameter):
     return False
 
 
-def _same_shape(note, old):
-    """Whether all that replaces a Parameter has its shape, and so a storage for itself."""
-    return bool(note.added) and all(tuple(new.shape) == tuple(old.shape) for new in note.added)
+def _shapes(parameters):
+    """Returns the shapes of Parameters in a fixed order: equal ones find a storage each for themselves."""
+    return sorted(tuple(parameter.shape) for parameter in parameters)

@@ -14,8 +14,7 @@ def refuse_half_position(source):
     Raises:
         ValueError: names the source and what it lacks.
     """
-    if isinstance(source, UserMinibatchSource) and not has_position(source) \
-            and type(source).get_checkpoint_state is not UserMinibatchSource.get_checkpoint_state:
+    if not has_position(source) and source.get_checkpoint_state():
         raise ValueError('the minibatch source %s must be able to go to the position it tells, which an optimization '
                          'needs, and got no restore_from_checkpoint(state) of its own: override that too, or '
                          'leave get_checkpoint_state() out' % type(source).__name__)

@@ -4,7 +4,8 @@ An optimization says *what* changes in a network; the engine says when, and
 carries the trainer, its learners, checkpoints and records across the change.
 Nothing in this package sees a trainer.
 """
-import operator
+import math
+from numbers import Real
 
 import cntk as C
 
@@ -76,10 +77,11 @@ class LayerNote(object):
 
 def _whole(field, value):
     """Returns a field of a `LayerNote` as an int, or None."""
-    try:
-        return None if value is None else operator.index(value)
-    except TypeError:
+    if value is None:
+        return None
+    if not isinstance(value, Real) or not math.isfinite(value) or value != int(value):
         raise TypeError('LayerNote: %s must hold whole numbers, got %r; count them as ints' % (field, value))
+    return int(value)
 
 
 class Transformed(object):
@@ -173,7 +175,8 @@ class Optimization(object):
         Returns:
             cntk.Function or Transformed: a model with the layers that the next optimization will find, for
             its own check. Notes that name the Parameters to be retired let the session refuse a learner that
-            could not train what takes their place. None where nothing is known: what comes later is then
+            could not train what takes their place: of each layer whose note names `added` too, and of those that
+            only may change where it is so for all of them. None where nothing is known: what comes later is then
             checked when it is applied.
 
         Raises:

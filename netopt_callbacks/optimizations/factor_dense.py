@@ -54,21 +54,44 @@ class FactorDense(Optimization):
                 raise ValueError('FactorDense: rank must be at most the smaller side of some layer it takes, %d of %s, '
                                  'got %d; give a smaller rank, or a fraction of the side'
                                  % (_smaller_side(widest), widest.label, self.rank))
-        if callable(self.rank) or self.rank is None:    # the weights they will have decide which are factored
-            stay = _read_elsewhere(model, layers)
-            return Transformed(model, [LayerNote(layer.name or layer.label, layer.W.shape, retired=(layer.W,))
-                                       for layer in layers if layer.W.uid not in stay
-                                       and low_rank.break_even_rank(_matrix(layer).shape)])
-        return factor_dense(model, self.rank, self.filter_function, _zeros, keep_useless=True)
+        for layer in layers:
+            _check_weights(layer)
+        if type(self).transform is not FactorDense.transform:
+            return None
+        if callable(self.rank) or self.factor_function is not None:
+            return Transformed(model, _possible(model, layers))
+        return _expected(model, layers, self.rank)
 
     def transform(self, model):
         return factor_dense(model, self.rank, self.filter_function, self.factor_function,
                             keep_useless=True)
 
 
-def _zeros(W, k):
-    """Returns factors of the right shapes."""
-    return np.zeros((W.shape[0], k)), np.zeros((k, W.shape[1]))
+def _possible(model, layers):
+    """Returns notes of the layers that the weights to come, or a factor_function, may let be factored."""
+    stay = _read_elsewhere(model, layers)
+    return [LayerNote(layer.name or layer.label, layer.W.shape, retired=(layer.W,)) for layer in layers
+            if layer.W.uid not in stay and low_rank.break_even_rank(_matrix_shape(layer))]
+
+
+def _expected(model, layers, rank):
+    """Returns what `factor_dense` will make of the layers for a rank that is a number, but for the values."""
+    stay = _read_elsewhere(model, layers)
+    factors, notes, new_functions = {}, [], {}
+    for layer in layers:
+        shape = _matrix_shape(layer)
+        if layer.W.uid in stay or isinstance(rank, Integral) and rank > min(shape):
+            continue
+        k = ranks.resolve(rank, np.broadcast_to(np.float32(0), shape), layer.label)
+        if not low_rank.saves(k, shape):
+            continue
+        if layer.W.uid not in factors:
+            factors[layer.W.uid] = _parameters(layer, np.zeros((shape[0], k), layer.W.dtype),
+                                               np.zeros((k, shape[1]), layer.W.dtype))
+            notes.append(LayerNote(layer.name or layer.label, layer.W.shape, retired=(layer.W,),
+                                   added=factors[layer.W.uid]))
+        new_functions[layer] = _factored(layer, factors[layer.W.uid])
+    return Transformed(graph.replace(model, new_functions) if new_functions else model, notes)
 
 
 def _taken(model, filter_function):
@@ -118,9 +141,7 @@ def factor_dense(model, rank=None, filter_function=None, factor_function=None, s
             notes.append(note)
             factored[layer.W.uid] = factors
         if factored[layer.W.uid] is not None:
-            W1, W2 = factored[layer.W.uid]
-            core = product(W1, W2, layer.output_rank, layer.attributes['inferInputRankToMap'])
-            new_functions[layer] = layer.rebuilt(core, OP_NAME)
+            new_functions[layer] = _factored(layer, factored[layer.W.uid])
     return Transformed(graph.replace(model, new_functions) if new_functions else model,
                        notes + _notes_of_products(model))
 
@@ -155,7 +176,7 @@ def _takes(function, arguments):
     """Whether a function can be called with that many arguments; of some builtins nobody can tell."""
     try:
         signature = inspect.signature(function)
-    except ValueError:
+    except (TypeError, ValueError):
         return True
     try:
         signature.bind(*range(arguments))
@@ -207,21 +228,25 @@ def _factor(layer, rank, factor_function, split, keep_useless, stays):
                      gradient.reshape(shape), left, right)), factors
 
 
-def _matrix(layer):
-    """Returns W of a layer as [inputs, outputs]."""
+def _check_weights(layer):
+    """Raises ValueError for weights that are not there, or sparse."""
     if any(side < 0 for side in layer.W.shape):
         raise ValueError('%s: to be factored it must have weights, and their shape is not known yet; apply the '
                          'model to an input_variable first' % layer.label)
     if C.cntk_py.Parameter.value(layer.W).is_sparse():
         raise ValueError('%s: its weights must be a dense matrix, got a sparse one; make its Parameter from a '
                          'NumPy array, or leave the layer out with filter_function' % layer.label)
+
+
+def _matrix(layer):
+    """Returns W of a layer as [inputs, outputs]."""
+    _check_weights(layer)
     W = layer.W.value
     if low_rank.not_finite(W):
         raise ValueError('%s: its weights must be finite, got %d NaN or infinite of %d; where training diverges '
                          'lower the learning rate, or factor at an earlier epoch'
                          % (layer.label, low_rank.not_finite(W), W.size))
-    inputs, outputs = _sides(layer)
-    return W.reshape(int(np.prod(inputs)), int(np.prod(outputs)))
+    return W.reshape(_matrix_shape(layer))
 
 
 def _sides(layer):
@@ -230,9 +255,21 @@ def _sides(layer):
     return shape[:-layer.output_rank], shape[-layer.output_rank:]
 
 
+def _matrix_shape(layer):
+    """Returns the shape of W as a matrix, (inputs, outputs)."""
+    return tuple(int(np.prod(side)) for side in _sides(layer))
+
+
 def _smaller_side(layer):
     """Returns the smaller side of W as a matrix; below 1 where its shape is not known yet."""
-    return min(int(np.prod(side)) for side in _sides(layer))
+    return min(_matrix_shape(layer))
+
+
+def _factored(layer, factors):
+    """Returns the layer with W1 and W2 in the place of W, unapplied."""
+    W1, W2 = factors
+    core = product(W1, W2, layer.output_rank, layer.attributes['inferInputRankToMap'])
+    return layer.rebuilt(core, OP_NAME)
 
 
 def _parameters(layer, left, right):
@@ -246,9 +283,10 @@ def _parameters(layer, left, right):
 def _checked(factors, W, layer):
     """Returns what a factor_function returned as (W1 [m, k], W2 [k, n]) of W's dtype."""
     try:
-        if any(np.iscomplexobj(factor) for factor in factors):
+        given = list(factors)
+        if any(np.iscomplexobj(factor) for factor in given):
             raise TypeError('of complex numbers, and W is real')
-        left, right = (np.array(factor, dtype=W.dtype, order='C') for factor in factors)
+        left, right = (np.array(factor, dtype=W.dtype, order='C') for factor in given)
     except (TypeError, ValueError) as error:
         raise ValueError('factor_function must return two arrays W1 and W2 for %s, it returned %s (%s); end it '
                          'with `return W1, W2`' % (layer.label, type(factors).__name__, error))
