@@ -62,6 +62,7 @@ def hand_loop(script, callbacks):
     with nc.attach(script.trainer, callbacks, epoch_size=SAMPLES) as run:
         yield run
         while True:
+            script.position = script.learners[0].total_number_of_samples_seen(), script.source.get_checkpoint_state()
             minibatch = script.source.next_minibatch(MINIBATCH)
             script.trainer.train_minibatch({x: minibatch[s] for x, s in streams.items()})
 
@@ -90,6 +91,9 @@ def main(loop):
             'swaps': told.swaps, 'ends': told.ends,
             'handlers': handlers == (signal.getsignal(signal.SIGINT), sys.excepthook)
             and patched is sys.modules['cntk.train.training_session'].training_session}
+    # Ctrl-C between the two lines of a hand loop leaves a minibatch read and not trained, with CNTK alone too.
+    if loop == 'hand_loop' and script.position[0] == samples:
+        script.source.restore_from_checkpoint(script.position[1])
     if run is not None:
         left['result'] = [len(run.result.records), run.result.complete,
                           len(run.result.model.parameters)]
