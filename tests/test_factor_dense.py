@@ -251,3 +251,9 @@ def test_factors_may_come_out_of_an_iterator():
     transformed = nc.FactorDense(rank=2, factor_function=lambda W, k: map(np.ascontiguousarray, (W[:, :k], np.eye(
         k, W.shape[1])))).transform(C.layers.Dense(30, name='hidden')(C.input_variable(20)))
     assert transformed.layers[0].rank == 2
+
+
+def test_factors_of_complex_numbers_are_refused():
+    with pytest.raises(ValueError, match="Dense 'hidden'.*of complex numbers, and W is real"):
+        nc.FactorDense(rank=2, factor_function=lambda W, k: (W[:, :k] * 1j, W[:k])).transform(
+            C.layers.Dense(30, name='hidden')(C.input_variable(20)))

@@ -15,8 +15,8 @@ def binarize(epoch, operands='both', filter_function=conv):
     return nc.BinarizeConvolution(epoch=epoch, filter_function=filter_function, operands=operands)
 
 
-def hidden(epoch, rank):
-    return nc.FactorDense(epoch=epoch, rank=rank, filter_function=lambda layer: layer.name == 'hidden')
+def hidden(epoch, rank, **options):
+    return nc.FactorDense(epoch=epoch, rank=rank, filter_function=lambda layer: layer.name == 'hidden', **options)
 
 
 def test_activations_first_then_weights_then_lowered():
@@ -63,32 +63,31 @@ def test_a_learner_that_cannot_train_the_factors_is_refused_before_training(rank
     assert script.trainer.total_number_of_samples_seen == 0
 
 
+def momentum_sgd(parameters, rate):
+    return C.momentum_sgd(parameters, rate, .9)
+
+
+def trainer_of(script, name, one, other=momentum_sgd):
+    """Returns a trainer with one learner for the weights of a layer and another for all else."""
+    W, rate = getattr(script.z, name).W, C.learning_parameter_schedule(.01)
+    rest = [parameter for parameter in script.z.parameters if parameter.uid != W.uid]
+    return C.Trainer(script.z, (script.loss, script.metric), [other(rest, rate), one([W], rate)])
+
+
 @pytest.mark.parametrize('rank', [3, nc.energy(.5)], ids=['number', 'function'])
 def test_a_learner_whose_state_cannot_be_projected_is_refused_before_training(rank):
     script = Script()
-    rest = [parameter for parameter in script.z.parameters if parameter.uid != script.z.hidden.W.uid]
-    rate = C.learning_parameter_schedule(.01)
-    trainer = C.Trainer(script.z, (script.loss, script.metric), [
-        C.momentum_sgd(rest, rate, .9), C.adam([script.z.hidden.W], rate, .9)])
+    trainer = trainer_of(script, 'hidden', lambda parameters, rate: C.adam(parameters, rate, .9))
     with pytest.raises(ValueError, match="layer hidden: learner_state='project', but adam trains it"):
-        script.run([nc.FactorDense(epoch=2, rank=rank, learner_state='project',
-                                   filter_function=lambda layer: layer.name == 'hidden')], trainer=trainer)
+        script.run([hidden(2, rank, learner_state='project')], trainer=trainer)
     assert trainer.total_number_of_samples_seen == 0
-
-
-def split(script, first, second):
-    """Returns a trainer with one learner for `classify` and another for the rest."""
-    classify = [parameter for parameter in script.z.parameters if parameter.uid == script.z.classify.W.uid]
-    rest = [parameter for parameter in script.z.parameters if parameter.uid != script.z.classify.W.uid]
-    rate = C.learning_parameter_schedule(.01)
-    return C.Trainer(script.z, (script.loss, script.metric), [first(classify, rate), second(rest, rate)])
 
 
 def test_a_layer_that_a_rule_may_leave_is_not_refused_for_its_learner():
     script = Script(sweeps=2, test=False)
-    script.run([nc.FactorDense(epoch=1, rank=nc.energy(.9))],
-               trainer=split(script, C.adagrad, lambda parameters, rate: C.momentum_sgd(parameters, rate, .9)))
-    assert ['saves nothing' in (note.skipped or '') for note in script.session.result.records[0].layers][-1:] == [True]
+    script.run([nc.FactorDense(epoch=1, rank=nc.energy(.9))], trainer=trainer_of(script, 'classify', C.adagrad))
+    classify = script.session.result.records[0].layers[-1]
+    assert classify.name == 'classify' and 'saves nothing' in classify.skipped
 
 
 def test_a_factor_function_that_may_choose_another_rank_is_not_taken_at_its_word():
@@ -96,8 +95,7 @@ def test_a_factor_function_that_may_choose_another_rank_is_not_taken_at_its_word
         return W, np.eye(W.shape[1])
 
     script = Script(sweeps=2, test=False)
-    script.run([nc.FactorDense(epoch=1, rank=2, factor_function=full,
-                               filter_function=lambda layer: layer.name == 'hidden'), hidden(1, 3)])
+    script.run([hidden(1, 2, factor_function=full), hidden(1, 3)])
     assert [record.layers[0].rank for record in script.session.result.records] == [None, 3]
 
 
@@ -123,9 +121,8 @@ def test_parameters_of_the_same_shapes_fit_every_learner():
 def test_what_is_not_to_be_factored_needs_no_fitting_learner():
     """A rank that saves nothing, and a learner of its own."""
     script = Script(learner='adagrad', sweeps=2, test=False)
-    sgd = lambda parameters: C.sgd(parameters, C.learning_parameter_schedule(.1))
-    script.run([hidden(1, 12), nc.FactorDense(epoch=1, rank=2, learner=sgd,
-                                              filter_function=lambda layer: layer.name == 'hidden')])
+    script.run([hidden(1, 12), hidden(1, 2, learner=lambda parameters: C.sgd(
+        parameters, C.learning_parameter_schedule(.1)))])
     assert [bool(record.layers[0].skipped) for record in script.session.result.records] == [True, False]
 
 

@@ -80,10 +80,8 @@ def _expected(model, layers, rank):
     factors, notes, new_functions = {}, [], {}
     for layer in layers:
         shape = _matrix_shape(layer)
-        if layer.W.uid in stay or isinstance(rank, Integral) and rank > min(shape):
-            continue
-        k = ranks.resolve(rank, np.broadcast_to(np.float32(0), shape), layer.label)
-        if not low_rank.saves(k, shape):
+        k = rank if isinstance(rank, Integral) else ranks.resolve(rank, np.broadcast_to(0, shape), layer.label)
+        if layer.W.uid in stay or not low_rank.saves(k, shape):     # none above the smaller side does
             continue
         if layer.W.uid not in factors:
             factors[layer.W.uid] = _parameters(layer, np.zeros((shape[0], k), layer.W.dtype),
