@@ -2,9 +2,11 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "contract.h"
 #include "cpu.h"
-#include "epilogue.h"
+#include "filters_in_lanes.h"
 #include "implementations.h"
 
 #pragma GCC push_options
@@ -16,6 +18,7 @@ namespace {
 using Vector = __m256i;
 constexpr int lanes = 32;
 constexpr int large = 6, small = 2;  // 12 registers of counts, 2 of weights, 1 row, 1 temporary
+constexpr int panel_pixels = 12;
 
 inline Vector zero() { return _mm256_setzero_si256(); }
 inline Vector load(const void* from) { return _mm256_loadu_si256(static_cast<const Vector*>(from)); }
@@ -67,6 +70,28 @@ void pack(const PackArguments& a) {
     if (p < a.pixels) store(a.plane + p, pack8<false>(a, a.x + p, a.channels, first_lanes(int(a.pixels - p))));
 }
 
+// Words of 8 pixels of a window, 0 where its bit is not set; those are not read, wherever they lie.
+inline __m256i window_words(const GatherArguments& a, const Window& window, const std::uint8_t* plane, int first) {
+    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i inside = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(window.inside >> first), bits), bits);
+    if (!window.scattered)
+        return _mm256_maskload_epi32(reinterpret_cast<const int*>(plane + window.start + 4 * first), inside);
+    alignas(32) std::uint32_t words[8];
+    for (int p = 0; p < 8; ++p) std::memcpy(words + p, plane + a.offsets[window.start + first + p], 4);
+    return _mm256_and_si256(load(words), inside);
+}
+
+void gather(const GatherArguments& a) {
+    std::uint8_t* row = a.panel;
+    for (int tap = 0; tap < a.taps; ++tap) {
+        const Window window = a.windows[tap * a.window_stride];
+        for (int q = 0; q < a.planes; ++q, row += 4 * panel_width) {
+            store(row, window_words(a, window, a.x + q * a.plane_bytes, 0));
+            store(row + 32, window_words(a, window, a.x + q * a.plane_bytes, 8));
+        }
+    }
+}
+
 // Eight pixels of one filter; the last ones of a run are stored through a mask.
 template <bool Whole>
 inline __attribute__((always_inline)) void write8(float* y, int pixels, __m128i sums, __m256 scale, __m256 bias) {
@@ -79,8 +104,7 @@ inline __attribute__((always_inline)) void write8(float* y, int pixels, __m128i 
 
 // Up to sixteen pixels by eight filters. Everything by value: a store to y could alias what a reference leads to.
 template <bool Whole>
-inline __attribute__((always_inline)) void write16x8(const std::int16_t* sums, std::size_t sum_stride, int pixels,
-                                                     int filters, float* y, std::size_t filter_stride,
+inline __attribute__((always_inline)) void write16x8(const std::int16_t* sums, int pixels, int filters, float* y, std::size_t filter_stride,
                                                      const float* scales, const float* biases) {
     __m256i rows[8];
     load_turned(rows, sums, sum_stride);
@@ -98,13 +122,13 @@ void epilogue16(const EpilogueArguments& arguments) {
     const EpilogueArguments a = arguments;
     for (int p = 0; p < a.pixels; p += 16) {
         for (int f = 0; f < a.filters; f += 8) {
-            const std::int16_t* sums = static_cast<const std::int16_t*>(a.sums) + p * a.sum_stride + f;
+            const std::int16_t* sums = static_cast<const std::int16_t*>(a.sums) + p * sum_stride + f;
             float* y = a.y + f * a.filter_stride + p;
             const int pixels = a.pixels - p, filters = a.filters - f;
             if (pixels >= 16 && filters >= 8)
-                write16x8<true>(sums, a.sum_stride, pixels, filters, y, a.filter_stride, a.scale + f, a.bias + f);
+                write16x8<true>(sums, pixels, filters, y, a.filter_stride, a.scale + f, a.bias + f);
             else
-                write16x8<false>(sums, a.sum_stride, pixels, filters, y, a.filter_stride, a.scale + f, a.bias + f);
+                write16x8<false>(sums, pixels, filters, y, a.filter_stride, a.scale + f, a.bias + f);
         }
     }
 }
@@ -112,13 +136,9 @@ void epilogue16(const EpilogueArguments& arguments) {
 }  // namespace
 
 const Implementation avx2 = {
-    "avx2", supported, Encoding::nibbles, lanes, {large, small}, lane_of, pack,
-    {{{tile<large, 1, std::int16_t>, tile<large, 1, std::int32_t>},
-      {tile<large, 2, std::int16_t>, tile<large, 2, std::int32_t>}},
-     {{tile<small, 1, std::int16_t>, tile<small, 1, std::int32_t>},
-      {tile<small, 2, std::int16_t>, tile<small, 2, std::int32_t>}}},
-    {epilogue16, scalar_epilogue<std::int32_t>},
-    nibble_peak,
+    "avx2", supported, Encoding::nibbles, Weights::nibbles, Counted::mismatches, lanes, panel_pixels, 1, 4 * panel_width,
+    lane_of, nullptr, pack, gather,
+    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr}, nibble_peak,
 };
 
 }  // namespace bitconv

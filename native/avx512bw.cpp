@@ -4,7 +4,7 @@
 
 #include "contract.h"
 #include "cpu.h"
-#include "epilogue.h"
+#include "filters_in_lanes.h"
 #include "implementations.h"
 
 #pragma GCC push_options
@@ -16,7 +16,8 @@ namespace {
 using Vector = __m512i;
 constexpr Encoding encoding = Encoding::nibbles;
 constexpr int lanes = 64;
-constexpr int large = 8, small = 2;  // 16 registers of counts, 2 of weights, a row and a temporary, 8 pointers
+constexpr int large = 8, small = 2;  // 16 registers of counts, 2 of weights, a row and a temporary
+constexpr int panel_pixels = 16;
 
 inline Vector zero() { return _mm512_setzero_si512(); }
 inline Vector load(const void* from) { return _mm512_loadu_si512(from); }
@@ -39,18 +40,16 @@ const std::uint8_t lane_of[lanes] = {
 #include "transpose_avx2.inc"
 #include "avx512.inc"
 
+void gather(const GatherArguments& a) { gather_words<false>(a); }
+
 bool supported() { return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::avx512dq, cpu::avx512vl}); }
 
 }  // namespace
 
 const Implementation avx512bw = {
-    "avx512bw", supported, encoding, lanes, {large, small}, lane_of, pack,
-    {{{tile<large, 1, std::int16_t>, tile<large, 1, std::int32_t>},
-      {tile<large, 2, std::int16_t>, tile<large, 2, std::int32_t>}},
-     {{tile<small, 1, std::int16_t>, tile<small, 1, std::int32_t>},
-      {tile<small, 2, std::int16_t>, tile<small, 2, std::int32_t>}}},
-    {epilogue16, scalar_epilogue<std::int32_t>},
-    nibble_peak,
+    "avx512bw", supported, encoding, Weights::nibbles, Counted::mismatches, lanes, panel_pixels, 1, 4 * panel_width,
+    lane_of, nullptr, pack, gather,
+    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr}, nibble_peak,
 };
 
 }  // namespace bitconv

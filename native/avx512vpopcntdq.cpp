@@ -1,10 +1,10 @@
-// AVX-512 VPOPCNTDQ: exclusive or and a counted word, 16 filters in the 32-bit lanes of a register.
+// AVX-512 VPOPCNTDQ: exclusive or and counted words, in the sixteen 32-bit lanes of a register.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
 #include "contract.h"
 #include "cpu.h"
-#include "epilogue.h"
+#include "filters_in_lanes.h"
 #include "implementations.h"
 
 #pragma GCC push_options
@@ -15,56 +15,102 @@ namespace {
 
 constexpr Encoding encoding = Encoding::dense;
 constexpr int lanes = 16;
-constexpr int large = 8, small = 2;  // 16 registers of counts, 2 of weights, a pixel's word and temporaries, 8 pointers
+constexpr int at_once = 8;  // words broadcast against a row of lanes: 16 registers of counts, 2 of lanes, temporaries
 
-inline void subtract_twice(std::int16_t* sums, const std::int16_t* bases, __m512i counts) {
-    const __m256i narrow = _mm512_cvtepi32_epi16(counts);  // modulo 2^16, as the contract allows
-    const __m256i base = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bases));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), _mm256_sub_epi16(_mm256_sub_epi16(base, narrow), narrow));
-}
+// Pairs. With bits a = x1 ^ w1 and b = x2 ^ w2 of two rows and s, the sum's low bit so far, a full adder gives
+//     s' = s ^ a ^ b = s ^ (x1 ^ x2) ^ (w1 ^ w2),   carry = majority(a, b, s) = (a & s) | ((a ^ s) & ~s'),
+// and only the carry is counted, for two. Stored as first and first ^ second, two rows take five operations, not six:
+// two ternary ones, an exclusive or, a count, an addition.
+constexpr int sum_bit = 0x96, carry_bit = 0xb2;  // truth tables of s ^ x12 ^ w12 and of carry(a, s', s)
 
-inline void subtract_twice(std::int32_t* sums, const std::int32_t* bases, __m512i counts) {
-    _mm512_storeu_si512(sums, _mm512_sub_epi32(_mm512_sub_epi32(_mm512_loadu_si512(bases), counts), counts));
-}
-
-// Three operations a register: xor, count, add. The input's word is broadcast, the weights' row is shared by all pixels.
-template <int Pixels, int Vectors, typename Sum>
-void tile(const TileArguments& a) {
-    __m512i counts[Pixels][Vectors];
+// Twice the mismatches of one row of lanes with each of `Count` words, over all rows of two [row][16] arrays.
+template <int Count>
+inline __attribute__((always_inline)) void count_pairs(const std::uint8_t* in_lanes, const std::uint8_t* words, int rows,
+                                                       __m512i (&twice)[Count]) {
+    __m512i carries[Count], low[Count];
 #pragma GCC unroll 8
-    for (int p = 0; p < Pixels; ++p)
-#pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) counts[p][v] = _mm512_setzero_si512();
-    const std::uint8_t* weights = a.weights;
-    for (int tap = 0; tap < a.taps; ++tap) {
-        const std::uint8_t* x[Pixels];
+    for (int i = 0; i < Count; ++i) carries[i] = low[i] = _mm512_setzero_si512();
+    for (int row = 0; row < rows; row += 2, in_lanes += 128, words += 128) {
+        const __m512i first = _mm512_load_si512(in_lanes), both = _mm512_load_si512(in_lanes + 64);
+        const std::int32_t* word = reinterpret_cast<const std::int32_t*>(words);
 #pragma GCC unroll 8
-        for (int p = 0; p < Pixels; ++p) x[p] = a.x + a.offsets[tap * a.offset_stride + p];
-        std::size_t at = 0;
-        for (int q = 0; q < a.words; ++q, at += a.plane_bytes, weights += 4 * lanes) {
-            __m512i w[Vectors];
-#pragma GCC unroll 2
-            for (int v = 0; v < Vectors; ++v) w[v] = _mm512_loadu_si512(weights + v * a.block_bytes);
-#pragma GCC unroll 8
-            for (int p = 0; p < Pixels; ++p) {
-                const __m512i word = _mm512_set1_epi32(*reinterpret_cast<const std::int32_t*>(x[p] + at));
-#pragma GCC unroll 2
-                for (int v = 0; v < Vectors; ++v) {
-                    const __m512i bits = _mm512_popcnt_epi32(_mm512_xor_si512(word, w[v]));
-                    counts[p][v] = _mm512_add_epi32(counts[p][v], bits);
-                }
-            }
+        for (int i = 0; i < Count; ++i) {
+            const __m512i sum = _mm512_ternarylogic_epi32(_mm512_set1_epi32(word[16 + i]), both, low[i], sum_bit);
+            const __m512i mismatch = _mm512_xor_si512(first, _mm512_set1_epi32(word[i]));
+            const __m512i carry = _mm512_ternarylogic_epi32(mismatch, sum, low[i], carry_bit);
+            low[i] = sum;
+            carries[i] = _mm512_add_epi32(carries[i], _mm512_popcnt_epi32(carry));
+            __asm__("" : "+v"(carries[i]));  // added here: gcc would collect the counts first, and spill
         }
     }
 #pragma GCC unroll 8
-    for (int p = 0; p < Pixels; ++p)
-#pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v)
-            subtract_twice(sums_of<Sum>(a, p, v, lanes), bases_of<Sum>(a, p, v, lanes), counts[p][v]);
+    for (int i = 0; i < Count; ++i) {
+        const __m512i once = _mm512_add_epi32(_mm512_slli_epi32(carries[i], 1), _mm512_popcnt_epi32(low[i]));
+        twice[i] = _mm512_slli_epi32(once, 1);
+    }
+}
+
+inline void store_sums(std::int16_t* sums, const std::int16_t* bases, __m512i twice) {
+    const __m256i base = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bases));
+    const __m256i narrow = _mm512_cvtepi32_epi16(twice);  // modulo 2^16, as the contract allows
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), _mm256_sub_epi16(base, narrow));
+}
+
+inline void store_sums(std::int32_t* sums, const std::int32_t* bases, __m512i twice) {
+    _mm512_storeu_si512(sums, _mm512_sub_epi32(_mm512_loadu_si512(bases), twice));
+}
+
+// Filters in lanes: `Count` pixels of a panel, from `first` on.
+template <int Count, typename Sum>
+void pixels_of(const Tile<Sum>& tile, int first) {
+    for (int block = 0; block < tile.blocks; ++block) {
+        __m512i twice[Count];
+        count_pairs<Count>(tile.weights + block * tile.block_bytes, tile.panel + 4 * first, tile.rows, twice);
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i)
+            store_sums(tile.sums + (first + i) * sum_stride + block * lanes, bases_of(tile, first + i) + block * lanes, twice[i]);
+    }
+}
+
+template <typename Sum>
+void tiles(const Tile<Sum>& tile) {
+    static void (*const of[])(const Tile<Sum>&, int) = {pixels_of<1>, pixels_of<2>, pixels_of<3>, pixels_of<4>,
+                                                        pixels_of<5>, pixels_of<6>, pixels_of<7>, pixels_of<8>};
+    for (int first = 0; first < tile.pixels; first += at_once)
+        of[(tile.pixels - first < at_once ? tile.pixels - first : at_once) - 1](tile, first);
 }
 
 #include "transpose_avx2.inc"
 #include "avx512.inc"
+
+void gather(const GatherArguments& a) { gather_words<true>(a); }
+
+template <typename Sum, void (*epilogue)(const EpilogueArguments&)>
+constexpr auto multiply_filters = multiply_filters_in_lanes<lanes, panel_width, Sum, tiles<Sum>, epilogue>;
+
+// Pixels in lanes: `Count` filters of a block, from `first` on, against all panels of a run.
+template <int Count>
+void filters_of(const MultiplyArguments& a, int first) {
+    const std::uint8_t* weights = a.weights + first / lanes * a.block_bytes + 4 * (first % lanes);
+    for (int pixel = 0; pixel < a.pixels; pixel += panel_width) {
+        __m512i twice[Count];
+        count_pairs<Count>(a.panels + pixel / panel_width * a.panel_bytes, weights, a.rows, twice);
+        write_pixels<Count>(a, first, pixel, twice);
+    }
+}
+
+void multiply_pixels(const MultiplyArguments& a) {
+    static void (*const of[])(const MultiplyArguments&, int) = {filters_of<1>, filters_of<2>, filters_of<3>, filters_of<4>,
+                                                                filters_of<5>, filters_of<6>, filters_of<7>, filters_of<8>};
+    for (int first = 0; first < a.filters; first += at_once)
+        of[(a.filters - first < at_once ? a.filters - first : at_once) - 1](a, first);
+}
+
+// Lanes cost alike, full or empty. Pixels in lanes need no turning at the end, which is worth some empty ones.
+bool pixels_in_lanes(int pixels, int filters) {
+    const auto filled = [](int count) { return (count + lanes - 1) / lanes * lanes; };
+    return 16.0 * filled(pixels) * filters <= 17.0 * pixels * filled(filters);
+}
 
 bool supported() {
     return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::avx512dq, cpu::avx512vl, cpu::avx512vpopcntdq});
@@ -91,12 +137,9 @@ std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
 }  // namespace
 
 const Implementation avx512vpopcntdq = {
-    "avx512vpopcntdq", supported, encoding, lanes, {large, small}, nullptr, pack,
-    {{{tile<large, 1, std::int16_t>, tile<large, 1, std::int32_t>},
-      {tile<large, 2, std::int16_t>, tile<large, 2, std::int32_t>}},
-     {{tile<small, 1, std::int16_t>, tile<small, 1, std::int32_t>},
-      {tile<small, 2, std::int16_t>, tile<small, 2, std::int32_t>}}},
-    {epilogue16, scalar_epilogue<std::int32_t>},
+    "avx512vpopcntdq", supported, encoding, Weights::pairs, Counted::mismatches, lanes, panel_width, 2, 4 * panel_width,
+    nullptr, pixels_in_lanes, pack, gather,
+    {multiply_filters<std::int16_t, epilogue16>, multiply_filters<std::int32_t, scalar_epilogue<std::int32_t>>, multiply_pixels},
     peak,
 };
 

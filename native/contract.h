@@ -9,29 +9,45 @@
 //
 // Tail bits: channels beyond the last one are 0 in inputs and weights alike, so they never mismatch and need no mask.
 //
-// Padding: a padded tap contributes exactly 0. It reads the zero pixel (all bits 0) that closes every plane, and so
-//   counts popcount(w_tap) mismatches. The base takes them back, at no cost in the inner loop:
+// Padding: a padded tap contributes exactly 0. Its input bits are all 0, and so it counts popcount(w_tap) mismatches.
+//   The base takes them back, at no cost in the inner loop:
 //
 //       dot = base - 2 * mismatches,   base = n + 2 * sum over padded taps of popcount(w_tap).
 //
 //   base depends on the filter and on which taps are padded (the border case); it is computed once per image size.
 //
+// Byte products: b(x) xor b(w) = b(w) + b(x) * (1 - 2 * b(w)). An implementation that multiplies bytes, x in {0, 1} and
+//   1 - 2 * b(w) in {+1, -1}, leaves out the first summand, which is the same for every pixel (Implementation::counted):
+//
+//       dot = base - 2 * products,   products = sum of b(x) * (1 - 2 * b(w)),   base less 2 * popcount(w of all taps).
+//
+// Three steps, a function each: an image is packed to bits (pack); the words that the taps of some output pixels read
+//   are gathered from it (gather); they are multiplied with filters, and the output is written (multiply).
+//
 // Packed input: planes of 32-bit words, one word per pixel; plane q holds the channels [q*c, (q+1)*c) of a group,
 //   c = channels_per_word of the encoding:
 //     dense    c = 32: bit i is channel i.
+//     strided  c = 32: bit i of byte j is channel 4i + j, so that (word >> i) & 0x01010101 is channels 4i .. 4i+3.
 //     nibbles  c = 16: byte j is 16 * (bits of channels 4j .. 4j+3, the lowest bit the lowest channel), which is the
 //              byte offset of row (those bits) in a table of sixteen rows of 16 bytes.
-//   A plane has plane_pixels(height*width) words, a multiple of 16 (64 bytes) above height*width; word height*width is
-//   the zero pixel. Planes of an image: [group][q].
+//   A plane has plane_pixels(height*width) words, a multiple of 16 (64 bytes). Planes of an image: [group][q].
 //
-// Packed weights: blocks of `lanes` filters of one group, [block][tap][q], each entry one vector row:
-//     dense    `lanes` 32-bit words, word s is filter s's channels, encoded as the input's.
-//     nibbles  4 rows of `lanes` bytes; byte lane_of[s] of row j is filter s's channels 4j .. 4j+3, 0 .. 15.
-//   A last block's missing filters are 0; their sums are computed and not written.
+// Panel: the words that up to panel_width output pixels read, [row][panel_width]; row tap*planes + q is tap's word of
+//   plane q, 0 where the tap is padded or beyond the last pixel. The rows are filled up with rows of 0 to a multiple of
+//   rows_per_step. Then an implementation may encode the rows of a step, in inputs and weights alike (panel_row_bytes).
 //
-// Sums: dot products in filter order, [pixel][sum_stride] int16 or int32: the base of the pixel's border case less twice
-//   the mismatches. int16 where the dot product fits, |dot| <= taps * channels <= 32767; bases and partial sums may wrap
-//   there, and being taken modulo 2^16 they still end in the dot product. int32 above. Every path gives the same integers.
+// Packed weights: blocks of `lanes` filters of one group, [block][row], the rows as in a panel:
+//     words    `lanes` 32-bit words, word s is filter s's channels (dense)
+//     pairs    the same; the second row of a step holds first xor second, in panels too
+//     nibbles  4 rows of `lanes` bytes; byte lane_of[s] of row j is filter s's channels 4j .. 4j+3, 0 .. 15
+//     bytes    per step, two rows, `lanes` times 64 bytes: filter s's channels as 1 - 2 * bit (strided)
+//   A last block's missing filters are 0 (bytes: 1); what they give is not written.
+//
+// Layouts: filters in the lanes of a register and pixels one after the other, or pixels in the lanes and filters one after
+//   the other. Bases come in the order that is read: [case][base_stride] or [filter][base_stride].
+//   Sums of filters in lanes are dot products in filter order: int16 where the dot product fits, |dot| <= taps *
+//   channels <= 32767; bases and partial sums may wrap there, and being taken modulo 2^16 they still end in the dot
+//   product. int32 above and for pixels in lanes. Every path gives the same integers.
 //
 // Epilogue: y = float(dot) * scale, rounded, then + bias, rounded: two IEEE float32 operations, never one fused
 //   multiply-add. float(dot) is exact up to 2^24. Absent scale is 1 and absent bias is -0, both exact identities.
@@ -44,16 +60,20 @@
 
 namespace bitconv {
 
-enum class Encoding { dense, nibbles };
+enum class Encoding { dense, strided, nibbles };
+enum class Weights { words, pairs, nibbles, bytes };
+enum class Layout { filters_int16, filters_int32, pixels };
+enum class Counted { mismatches, products };
 
 constexpr std::size_t alignment = 64;
 constexpr std::size_t slack_bytes = 256;
 constexpr int int16_dot_limit = 32767;
-constexpr int max_lanes = 64;
-constexpr int max_tile_pixels = 16;
+constexpr int panel_width = 16;
+constexpr int run_panels = 4;  // at most this many panels are multiplied at once
+constexpr std::size_t scratch_bytes = 64 << 10;
 
-constexpr int channels_per_word(Encoding encoding) { return encoding == Encoding::dense ? 32 : 16; }
-constexpr std::size_t plane_pixels(std::size_t pixels) { return (pixels + 16) / 16 * 16; }
+constexpr int channels_per_word(Encoding encoding) { return encoding == Encoding::nibbles ? 16 : 32; }
+constexpr std::size_t plane_pixels(std::size_t pixels) { return (pixels + 15) / 16 * 16; }
 
 // Channels [0, channels) of one group's plane, pixels [0, pixels): x[c * channel_stride + p] against thresholds[c].
 struct PackArguments {
@@ -65,43 +85,45 @@ struct PackArguments {
     std::uint32_t* plane;
 };
 
-// One tile: some output pixels (Implementation::tile_pixels) against one or two adjacent blocks of filters.
-struct TileArguments {
-    const std::uint8_t* x;           // packed planes of one group
-    const std::int32_t* offsets;     // [tap][offset_stride]: byte offset of the tap's pixel in a plane, per output pixel
-    std::size_t offset_stride;
-    int taps;
-    int words;                       // planes per group
-    std::size_t plane_bytes;
-    const std::uint8_t* weights;     // the first block
-    std::size_t block_bytes;         // distance to the next
-    const void* bases;               // [case][base_stride], from the first block's first filter on; of the sums' type
-    std::size_t base_stride;
-    const std::int32_t* border_case; // [pixels]
-    void* sums;                      // [pixels][sum_stride], written
-    std::size_t sum_stride;
+// What a tap reads for the pixels of a panel: bit p of `inside` says that pixel p reads a word at all. Those words follow
+// one another, pixel p's at byte start + 4 * p of a plane; or they are scattered, at the bytes offsets[start + p].
+struct Window {
+    std::int32_t start;
+    std::uint16_t inside;
+    std::uint16_t scattered;
 };
 
-// The bases of the tile's pixel p for its block `vector`.
-template <typename Sum>
-inline const Sum* bases_of(const TileArguments& a, int p, int vector, int lanes) {
-    return static_cast<const Sum*>(a.bases) + a.border_case[p] * a.base_stride + vector * lanes;
-}
+// One panel, of one group of one image.
+struct GatherArguments {
+    const std::uint8_t* x;      // its packed planes
+    std::size_t plane_bytes;
+    int planes;
+    int taps;
+    const Window* windows;      // [tap][window_stride]
+    std::size_t window_stride;
+    const std::int32_t* offsets;
+    int rows;
+    std::uint8_t* panel;
+};
 
-template <typename Sum>
-inline Sum* sums_of(const TileArguments& a, int p, int vector, int lanes) {
-    return static_cast<Sum*>(a.sums) + p * a.sum_stride + vector * lanes;
-}
-
-struct EpilogueArguments {
-    const void* sums;                // [pixels][sum_stride]
-    std::size_t sum_stride;
-    int pixels;
+// The pixels of up to run_panels panels against the filters of adjacent blocks.
+struct MultiplyArguments {
+    const std::uint8_t* panels;
+    std::size_t panel_bytes;
+    int pixels;                      // of all panels; only the last may hold fewer than it has room for
+    int rows;
+    const std::uint8_t* weights;     // the first block
+    std::size_t block_bytes;         // distance to the next
     int filters;
-    float* y;                        // y[f * filter_stride + p]
-    std::size_t filter_stride;
+    const void* bases;               // from the first filter on; int16 for Layout::filters_int16, else int32
+    std::size_t base_stride;
+    int cases;
+    const std::int32_t* border_case; // [pixels]
     const float* scale;              // [filters]
     const float* bias;               // [filters]
+    float* y;                        // y[f * filter_stride + p]
+    std::size_t filter_stride;
+    std::uint8_t* scratch;           // scratch_bytes, for whatever lies between
 };
 
 // A loop that lives in registers: the most binary multiply-adds this instruction set can do, for the bench's ideal.
@@ -113,13 +135,17 @@ struct Implementation {
     const char* name;
     bool (*supported)();
     Encoding encoding;
+    Weights weights;
+    Counted counted;
     int lanes;                       // filters per block
-    int tile_pixels[2];              // of a large tile and of a small one, for the last pixels of a run
+    int panel_pixels;                // output pixels per panel, at most panel_width
+    int rows_per_step;               // 1 or 2
+    std::size_t panel_row_bytes;
     const std::uint8_t* lane_of;     // nibbles: which byte of a row holds filter s; null: s
+    bool (*pixels_in_lanes)(int pixels, int filters);  // the better layout for so many output pixels and filters
     void (*pack)(const PackArguments&);
-    // [0: large, 1: small][blocks - 1][0: int16 sums, 1: int32 sums]
-    void (*tile[2][2][2])(const TileArguments&);
-    void (*epilogue[2])(const EpilogueArguments&);
+    void (*gather)(const GatherArguments&);
+    void (*multiply[3])(const MultiplyArguments&);  // by Layout; null where pixels_in_lanes never asks for it
     PeakLoop peak;
 };
 

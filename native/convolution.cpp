@@ -7,14 +7,13 @@
 namespace bitconv {
 
 Convolution::Convolution(Layer layer, const Implementation& implementation)
-    : layer_((validate(layer), std::move(layer))), implementation_(implementation), blocks_(layer_, implementation),
-      wide_(std::int64_t(layer_.shape.taps()) * layer_.shape.channels > int16_dot_limit) {}
+    : layer_((validate(layer), std::move(layer))), implementation_(implementation), blocks_(layer_, implementation) {}
 
 void Convolution::run(const float* x, std::int64_t images, std::int64_t height, std::int64_t width, float* y) const {
     output_size(layer_.shape, height, width);
     if (images == 0) return;
     const std::shared_ptr<const Sized> size = sized(height, width);
-    Driver(layer_, blocks_, *size, implementation_, wide_).run(x, images, y);
+    Driver(layer_, blocks_, *size, implementation_).run(x, images, y);
 }
 
 std::shared_ptr<const Sized> Convolution::sized(std::int64_t height, std::int64_t width) const {
@@ -22,7 +21,7 @@ std::shared_ptr<const Sized> Convolution::sized(std::int64_t height, std::int64_
         std::lock_guard<std::mutex> lock(mutex_);
         if (last_ && last_->plan.height == height && last_->plan.width == width) return last_;
     }
-    const auto made = std::make_shared<const Sized>(layer_, blocks_, implementation_, wide_, height, width);
+    const auto made = std::make_shared<const Sized>(layer_, blocks_, implementation_, height, width);
     std::lock_guard<std::mutex> lock(mutex_);
     last_ = made;
     return made;

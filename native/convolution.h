@@ -29,7 +29,6 @@ private:
     Layer layer_;
     const Implementation& implementation_;
     Blocks blocks_;
-    bool wide_;  // int32 sums
     mutable std::mutex mutex_;
     mutable std::shared_ptr<const Sized> last_;  // of the image size seen last
 };

@@ -1,16 +1,15 @@
 #include "driver.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "float_mode.h"
 
 namespace bitconv {
 namespace {
 
-constexpr int run_pixels = 48;     // output pixels between two epilogues: their sums stay in the first-level cache
-constexpr int pack_pixels = 1024;  // input pixels of one packing item, a multiple of 16
-constexpr int sum_stride = 2 * max_lanes;
+constexpr int pack_pixels = 1024;         // input pixels of one packing item, a multiple of 16
+constexpr std::size_t run_bytes = 24576;  // panels of one run: with a block of weights in the first-level cache
+constexpr int items_per_worker = 8;       // for threads that do not run equally fast
 
 int parts(std::int64_t whole, int part) { return int((whole + part - 1) / part); }
 
@@ -23,154 +22,115 @@ thread_local Scratch kept;
 
 }  // namespace
 
-Driver::Driver(const Layer& layer, const Blocks& blocks, const Sized& sized, const Implementation& implementation,
-               bool wide)
-    : layer_(layer), blocks_(blocks), sized_(sized), implementation_(implementation), wide_(wide),
-      pairs_(parts(blocks.per_group, 2)), sum_bytes_(wide ? 4 : 2) {}
+Driver::Driver(const Layer& layer, const Blocks& blocks, const Sized& sized, const Implementation& implementation)
+    : layer_(layer), blocks_(blocks), sized_(sized), implementation_(implementation),
+      panel_bytes_(blocks.rows * implementation.panel_row_bytes),
+      panels_per_run_(int(std::min<std::size_t>(run_panels, std::max<std::size_t>(2, run_bytes / panel_bytes_)))) {}
 
 void Driver::run(const float* x, std::int64_t images, float* y) const {
     Parallel parallel;
     const int workers = parallel.workers();
-    const int chunks = parts(images, sized_.images_per_chunk);
-    const bool whole_chunks = workers > 1 && (chunks % workers == 0 || chunks >= 4 * workers);
-    const std::size_t packed_bytes = std::size_t(std::min<std::int64_t>(images, sized_.images_per_chunk)) * sized_.image_bytes;
+    const bool whole_images = workers > 1 && (images % workers == 0 || images >= 4 * workers);
     if (int(kept.workers.size()) < workers) kept.workers.resize(workers);
     WorkerScratch* scratch = kept.workers.data();
     for (int worker = 0; worker < workers; ++worker) {
-        scratch[worker].sums.reserve((run_pixels + max_tile_pixels) * sum_stride * 4);
-        scratch[worker].offsets.reserve(std::size_t(layer_.shape.taps()) * max_tile_pixels);
-        if (whole_chunks) scratch[worker].packed.reserve(packed_bytes);
+        scratch[worker].panels.reserve(panels_per_run_ * panel_bytes_);
+        scratch[worker].between.reserve(scratch_bytes);
+        if (whole_images) scratch[worker].packed.reserve(sized_.image_bytes);
     }
-    if (!whole_chunks) kept.packed.reserve(packed_bytes);
+    if (!whole_images) kept.packed.reserve(sized_.image_bytes);
     std::uint8_t* shared = kept.packed.get();
+    const std::size_t inputs = std::size_t(layer_.shape.total_channels()) * sized_.plan.pixels;
+    const std::size_t outputs = std::size_t(layer_.shape.total_filters()) * sized_.plan.output_pixels;
 
     const DefaultFloatMode mode;
-    if (whole_chunks) {
-        parallel.run(chunks, [&](int index, int worker) {
-            const Chunk mine = chunk(x, y, images, index, scratch[worker].packed.get());
-            for (int item = 0; item < pack_items(mine); ++item) pack(mine, item);
-            for (int item = 0; item < compute_items(mine); ++item) compute(mine, item, scratch[worker]);
+    if (whole_images) {
+        const Share alone = share(1);
+        parallel.run(int(images), [&](int index, int worker) {
+            const Image mine = {x + index * inputs, y + index * outputs, scratch[worker].packed.get()};
+            for (int item = 0; item < pack_items(); ++item) pack(mine, item);
+            for (int item = 0; item < multiply_items(alone); ++item) multiply(mine, alone, item, scratch[worker]);
         });
         return;
     }
-    for (int index = 0; index < chunks; ++index) {
-        const Chunk ours = chunk(x, y, images, index, shared);
-        parallel.run(pack_items(ours), [&](int item, int) { pack(ours, item); });
-        parallel.run(compute_items(ours), [&](int item, int worker) { compute(ours, item, scratch[worker]); });
+    const Share shared_out = share(workers);
+    for (std::int64_t index = 0; index < images; ++index) {
+        const Image ours = {x + index * inputs, y + index * outputs, shared};
+        parallel.run(pack_items(), [&](int item, int) { pack(ours, item); });
+        parallel.run(multiply_items(shared_out),
+                     [&](int item, int worker) { multiply(ours, shared_out, item, scratch[worker]); });
     }
 }
 
-Driver::Chunk Driver::chunk(const float* x, float* y, std::int64_t images, std::int64_t index, std::uint8_t* packed) const {
-    const std::int64_t first = index * sized_.images_per_chunk;
-    Chunk chunk;
-    chunk.x = x + std::size_t(first) * layer_.shape.total_channels() * sized_.plan.pixels;
-    chunk.y = y + std::size_t(first) * layer_.shape.total_filters() * sized_.plan.output_pixels;
-    chunk.images = int(std::min<std::int64_t>(sized_.images_per_chunk, images - first));
-    chunk.packed = packed;
-    return chunk;
-}
+// Packing: an item is a segment of one plane.
 
-// Packing: an item is a segment of one plane of one image.
+int Driver::pack_items() const { return layer_.shape.groups * blocks_.planes * parts(sized_.plan.pixels, pack_pixels); }
 
-int Driver::pack_items(const Chunk& chunk) const {
-    return chunk.images * layer_.shape.groups * blocks_.words * parts(sized_.plan.pixels, pack_pixels);
-}
-
-void Driver::pack(const Chunk& chunk, int item) const {
-    const int segments = parts(sized_.plan.pixels, pack_pixels), planes = layer_.shape.groups * blocks_.words;
-    const int segment = item % segments, plane = item / segments % planes, image = item / segments / planes;
+void Driver::pack(const Image& image, int item) const {
+    const int segments = parts(sized_.plan.pixels, pack_pixels), segment = item % segments, plane = item / segments;
     const int per_word = channels_per_word(implementation_.encoding), pixels = sized_.plan.pixels;
-    const int first = plane % blocks_.words * per_word, begin = segment * pack_pixels;
-    const std::size_t channel = std::size_t(plane / blocks_.words) * layer_.shape.channels + first;
-    std::uint32_t* words = reinterpret_cast<std::uint32_t*>(chunk.packed + image * sized_.image_bytes) +
-                           plane * sized_.plane_words;
+    const int first = plane % blocks_.planes * per_word, begin = segment * pack_pixels;
+    const std::size_t channel = std::size_t(plane / blocks_.planes) * layer_.shape.channels + first;
     PackArguments a;
-    a.x = chunk.x + (std::size_t(image) * layer_.shape.total_channels() + channel) * pixels + begin;
+    a.x = image.x + channel * pixels + begin;
     a.channel_stride = pixels;
     a.thresholds = &layer_.threshold[channel];
     a.channels = std::min(per_word, layer_.shape.channels - first);
     a.pixels = std::min(pack_pixels, pixels - begin);
-    a.plane = words + begin;
+    a.plane = reinterpret_cast<std::uint32_t*>(image.packed) + plane * sized_.plane_words + begin;
     implementation_.pack(a);
-    if (begin + pack_pixels >= pixels) words[pixels] = 0;
 }
 
-// Computing: an item is a run of the chunk's output pixels against a pair of blocks.
+// Multiplying: an item is a run of panels, gathered for it, against a range of blocks.
 
-int Driver::compute_items(const Chunk& chunk) const {
-    return layer_.shape.groups * pairs_ * parts(std::int64_t(chunk.images) * sized_.plan.output_pixels, run_pixels);
+Driver::Share Driver::share(int workers) const {
+    Share share;
+    share.runs = parts(sized_.plan.panels, panels_per_run_);
+    const int wanted = workers == 1 ? 1 : parts(items_per_worker * workers, share.runs * layer_.shape.groups);
+    share.blocks_per_range = parts(blocks_.per_group, std::min(wanted, blocks_.per_group));
+    share.ranges = parts(blocks_.per_group, share.blocks_per_range);
+    return share;
 }
 
-void Driver::compute(const Chunk& chunk, int item, WorkerScratch& scratch) const {
-    const int total = chunk.images * sized_.plan.output_pixels, runs = parts(total, run_pixels);
-    const int first = item % runs * run_pixels, count = std::min(run_pixels, total - first);
-    const int group = item / runs / pairs_, block = 2 * (item / runs % pairs_);
-    const int vectors = std::min(2, blocks_.per_group - block);
-    tiles(chunk, group, block, vectors, first, count, scratch);
-    write(chunk, group, block, vectors, first, count, scratch.sums.get());
-}
+void Driver::multiply(const Image& image, const Share& share, int item, WorkerScratch& scratch) const {
+    const Plan& plan = sized_.plan;
+    const int run = item % share.runs, range = item / share.runs % share.ranges, group = item / share.runs / share.ranges;
+    const int first_panel = run * panels_per_run_, panels = std::min(panels_per_run_, plan.panels - first_panel);
+    GatherArguments g;
+    g.plane_bytes = sized_.plane_words * 4;
+    g.x = image.packed + std::size_t(group) * blocks_.planes * g.plane_bytes;
+    g.planes = blocks_.planes;
+    g.taps = layer_.shape.taps();
+    g.window_stride = std::size_t(plan.panels);
+    g.offsets = plan.offsets.data();
+    g.rows = blocks_.rows;
+    for (int panel = 0; panel < panels; ++panel) {
+        g.windows = &plan.windows[first_panel + panel];
+        g.panel = scratch.panels.get() + panel * panel_bytes_;
+        implementation_.gather(g);
+    }
 
-void Driver::tiles(const Chunk& chunk, int group, int block, int vectors, int first, int count,
-                   WorkerScratch& scratch) const {
-    const int outputs = sized_.plan.output_pixels;
-    TileArguments a;
-    a.taps = layer_.shape.taps();
-    a.words = blocks_.words;
-    a.plane_bytes = sized_.plane_words * 4;
+    const int block = range * share.blocks_per_range, filter = block * implementation_.lanes;
+    const int pixel = first_panel * implementation_.panel_pixels;
+    const std::size_t channel = std::size_t(group) * layer_.shape.filters + filter;
+    MultiplyArguments a;
+    a.panels = scratch.panels.get();
+    a.panel_bytes = panel_bytes_;
+    a.pixels = std::min(panels * implementation_.panel_pixels, plan.output_pixels - pixel);
+    a.rows = blocks_.rows;
     a.weights = blocks_.block(group, block);
     a.block_bytes = blocks_.block_bytes;
-    const std::uint8_t* bases = wide_ ? reinterpret_cast<const std::uint8_t*>(sized_.wide_bases.data())
-                                      : reinterpret_cast<const std::uint8_t*>(sized_.narrow_bases.data());
-    a.base_stride = std::size_t(blocks_.per_group) * implementation_.lanes;
-    a.bases = bases + (group * sized_.plan.cases * a.base_stride + std::size_t(block) * implementation_.lanes) * sum_bytes_;
-    a.sum_stride = sum_stride;
-    const std::uint8_t* planes = chunk.packed + std::size_t(group) * blocks_.words * a.plane_bytes;
-    for (int p = 0, step = 0; p < count; p += step) {
-        const bool small = count - p <= 2 * implementation_.tile_pixels[1] && count - p < implementation_.tile_pixels[0];
-        step = implementation_.tile_pixels[small];
-        const int image = (first + p) / outputs, pixel = (first + p) % outputs;
-        const bool one_image = pixel + step <= outputs || image + 1 == chunk.images;
-        a.sums = scratch.sums.get() + p * sum_stride * sum_bytes_;
-        a.x = planes + (one_image ? image * sized_.image_bytes : 0);
-        a.offsets = one_image ? &sized_.plan.offsets[pixel] : scratch.offsets.get();
-        a.offset_stride = one_image ? sized_.plan.offset_stride : max_tile_pixels;
-        a.border_case = one_image ? &sized_.plan.border_case[pixel] : scratch.border_case;
-        if (!one_image) gather(chunk, first + p, step, scratch);
-        implementation_.tile[small][vectors - 1][wide_](a);
-    }
-}
-
-// Offsets and border cases of a tile of `pixels` that begins at the chunk's output pixel `first` and runs over the end of an image.
-void Driver::gather(const Chunk& chunk, int first, int pixels, WorkerScratch& scratch) const {
-    const int outputs = sized_.plan.output_pixels, last = chunk.images * outputs - 1;
-    for (int p = 0; p < pixels; ++p) {
-        const int at = std::min(first + p, last), image = at / outputs;
-        const std::int32_t* source = &sized_.plan.offsets[at % outputs];
-        scratch.border_case[p] = sized_.plan.border_case[at % outputs];
-        for (int tap = 0; tap < layer_.shape.taps(); ++tap) {
-            scratch.offsets.get()[tap * max_tile_pixels + p] =
-                source[tap * sized_.plan.offset_stride] + std::int32_t(image * sized_.image_bytes);
-        }
-    }
-}
-
-void Driver::write(const Chunk& chunk, int group, int block, int vectors, int first, int count,
-                   const std::uint8_t* sums) const {
-    const int outputs = sized_.plan.output_pixels, filter = block * implementation_.lanes;
-    const std::size_t channel = std::size_t(group) * layer_.shape.filters + filter;
-    EpilogueArguments a;
-    a.sum_stride = sum_stride;
-    a.filters = std::min(vectors * implementation_.lanes, layer_.shape.filters - filter);
-    a.filter_stride = outputs;
+    a.filters = std::min(share.blocks_per_range * implementation_.lanes, layer_.shape.filters - filter);
+    a.bases = sized_.bases(group, filter);
+    a.base_stride = sized_.base_stride;
+    a.cases = plan.cases;
+    a.border_case = &plan.border_case[pixel];
     a.scale = &layer_.scale[channel];
     a.bias = &layer_.bias[channel];
-    for (int p = 0; p < count; p += a.pixels) {
-        const int image = (first + p) / outputs, pixel = (first + p) % outputs;
-        a.pixels = std::min(count - p, outputs - pixel);
-        a.sums = sums + p * sum_stride * sum_bytes_;
-        a.y = chunk.y + (std::size_t(image) * layer_.shape.total_filters() + channel) * outputs + pixel;
-        implementation_.epilogue[wide_](a);
-    }
+    a.y = image.y + channel * plan.output_pixels + pixel;
+    a.filter_stride = std::size_t(plan.output_pixels);
+    a.scratch = scratch.between.get();
+    implementation_.multiply[int(sized_.layout)](a);
 }
 
 }  // namespace bitconv

@@ -1,4 +1,4 @@
-// One call: packs images, walks runs of output pixels against pairs of filter blocks, in one thread or several.
+// One call: packs an image, then multiplies runs of its output pixels with its filters, in one thread or several.
 #pragma once
 #include <cstdint>
 
@@ -11,45 +11,42 @@
 
 namespace bitconv {
 
-// What one thread needs besides the packed images.
+// What one thread needs besides the packed image.
 struct WorkerScratch {
-    Buffer<std::uint8_t> packed;    // of its own, where threads take whole chunks
-    Buffer<std::uint8_t> sums;
-    Buffer<std::int32_t> offsets;      // of a tile that crosses images
-    std::int32_t border_case[max_tile_pixels];  // of the same tile
+    Buffer<std::uint8_t> packed;  // of its own, where threads take whole images
+    Buffer<std::uint8_t> panels;
+    Buffer<std::uint8_t> between;
 };
 
 class Driver {
 public:
-    Driver(const Layer& layer, const Blocks& blocks, const Sized& sized, const Implementation& implementation, bool wide);
+    Driver(const Layer& layer, const Blocks& blocks, const Sized& sized, const Implementation& implementation);
 
     void run(const float* x, std::int64_t images, float* y) const;
 
 private:
-    // Images that are packed and computed together.
-    struct Chunk {
+    struct Image {
         const float* x;
         float* y;
-        int images;
         std::uint8_t* packed;
     };
+    // How one image is shared out: runs of panels against ranges of blocks.
+    struct Share {
+        int runs, ranges, blocks_per_range;
+    };
 
-    Chunk chunk(const float* x, float* y, std::int64_t images, std::int64_t index, std::uint8_t* packed) const;
-    int pack_items(const Chunk& chunk) const;
-    void pack(const Chunk& chunk, int item) const;
-    int compute_items(const Chunk& chunk) const;
-    void compute(const Chunk& chunk, int item, WorkerScratch& scratch) const;
-    void tiles(const Chunk& chunk, int group, int block, int vectors, int first, int count, WorkerScratch& scratch) const;
-    void gather(const Chunk& chunk, int first, int pixels, WorkerScratch& scratch) const;
-    void write(const Chunk& chunk, int group, int block, int vectors, int first, int count, const std::uint8_t* sums) const;
+    int pack_items() const;
+    void pack(const Image& image, int item) const;
+    Share share(int workers) const;
+    int multiply_items(const Share& share) const { return layer_.shape.groups * share.ranges * share.runs; }
+    void multiply(const Image& image, const Share& share, int item, WorkerScratch& scratch) const;
 
     const Layer& layer_;
     const Blocks& blocks_;
     const Sized& sized_;
     const Implementation& implementation_;
-    const bool wide_;
-    const int pairs_;             // pairs of blocks per group
-    const std::size_t sum_bytes_;  // of one sum
+    const std::size_t panel_bytes_;
+    const int panels_per_run_;
 };
 
 }  // namespace bitconv

@@ -47,6 +47,22 @@ struct Axis {
     }
 };
 
+// The window of a tap whose pixels read at these bytes (-1: nowhere); what is scattered is appended to `offsets`.
+Window window(const std::int32_t (&reads)[panel_width], std::vector<std::int32_t>& offsets) {
+    Window window = {0, 0, 0};
+    for (int p = 0; p < panel_width; ++p) {
+        if (reads[p] < 0) continue;
+        if (window.inside == 0) window.start = reads[p] - 4 * p;
+        if (reads[p] != window.start + 4 * p) window.scattered = 1;
+        window.inside = std::uint16_t(window.inside | 1 << p);
+    }
+    if (!window.scattered) return window;
+    if (offsets.size() > std::size_t(size_limit - panel_width)) throw std::invalid_argument("the output has too many pixels");
+    window.start = std::int32_t(offsets.size());
+    for (int p = 0; p < panel_width; ++p) offsets.push_back(reads[p] < 0 ? 0 : reads[p]);
+    return window;
+}
+
 }  // namespace
 
 OutputSize output_size(const Shape& shape, std::int64_t height, std::int64_t width) {
@@ -57,33 +73,42 @@ OutputSize output_size(const Shape& shape, std::int64_t height, std::int64_t wid
     return size;
 }
 
-Plan::Plan(const Shape& shape, std::int64_t h, std::int64_t w) : height(h), width(w), pixels(std::int32_t(h * w)) {
+Plan::Plan(const Shape& shape, std::int64_t h, std::int64_t w, int panel_pixels)
+    : height(h), width(w), pixels(std::int32_t(h * w)) {
     const OutputSize size = output_size(shape, h, w);
     output_pixels = std::int32_t(size.height * size.width);
-    offset_stride = std::size_t(output_pixels) + max_tile_pixels;
+    panels = (output_pixels - 1) / panel_pixels + 1;
     const Axis rows(shape, 0, h, size.height), columns(shape, 1, w, size.width);
     const int column_cases = int(columns.borders.size());
     cases = int(rows.borders.size()) * column_cases;
 
-    offsets.assign(shape.taps() * offset_stride, pixels * 4);
-    border_case.reserve(offset_stride);
-    for (std::int64_t oy = 0, o = 0; oy < size.height; ++oy) {
-        for (std::int64_t ox = 0; ox < size.width; ++ox, ++o) {
+    border_case.reserve(std::size_t(output_pixels) + panel_width);
+    for (std::int64_t oy = 0; oy < size.height; ++oy)
+        for (std::int64_t ox = 0; ox < size.width; ++ox)
             border_case.push_back(rows.border[oy] * column_cases + columns.border[ox]);
-            for (int ky = 0, tap = 0; ky < shape.kernel[0]; ++ky) {
-                for (int kx = 0; kx < shape.kernel[1]; ++kx, ++tap) {
-                    const std::int32_t y = rows.source[oy][ky], x = columns.source[ox][kx];
-                    if (y >= 0 && x >= 0) offsets[tap * offset_stride + o] = std::int32_t(y * w + x) * 4;
-                }
-            }
-        }
-    }
-    border_case.resize(offset_stride, 0);
+    border_case.resize(std::size_t(output_pixels) + panel_width, 0);
     padded.reserve(std::size_t(cases) * shape.taps());
     for (const std::vector<bool>& row : rows.borders)
         for (const std::vector<bool>& column : columns.borders)
             for (int ky = 0; ky < shape.kernel[0]; ++ky)
                 for (int kx = 0; kx < shape.kernel[1]; ++kx) padded.push_back(row[ky] || column[kx]);
+
+    windows.reserve(std::size_t(shape.taps()) * panels);
+    for (int ky = 0; ky < shape.kernel[0]; ++ky) {
+        for (int kx = 0; kx < shape.kernel[1]; ++kx) {
+            for (std::int64_t first = 0; first < output_pixels; first += panel_pixels) {
+                std::int32_t reads[panel_width];  // byte in a plane; -1: none
+                for (int p = 0; p < panel_width; ++p) {
+                    const std::int64_t o = first + p;
+                    const bool any = p < panel_pixels && o < output_pixels;
+                    const std::int32_t y = any ? rows.source[o / size.width][ky] : -1;
+                    const std::int32_t x = any ? columns.source[o % size.width][kx] : -1;
+                    reads[p] = y >= 0 && x >= 0 ? std::int32_t(y * w + x) * 4 : -1;
+                }
+                windows.push_back(window(reads, offsets));
+            }
+        }
+    }
 }
 
 }  // namespace bitconv

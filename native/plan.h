@@ -1,4 +1,4 @@
-// What depends on the image's size: which pixel every tap of every output pixel reads, and the bases of border cases.
+// What depends on the image's size: which pixel every tap of every output pixel reads, and which border case that is.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -18,13 +18,14 @@ OutputSize output_size(const Shape& shape, std::int64_t height, std::int64_t wid
 struct Plan {
     std::int64_t height, width;
     std::int32_t pixels, output_pixels;
-    std::size_t offset_stride;          // output_pixels and room for one whole tile
-    std::vector<std::int32_t> offsets;  // [tap][offset_stride], bytes; beyond output_pixels: the zero pixel
-    std::vector<std::int32_t> border_case;  // [offset_stride]; beyond output_pixels: any case
+    int panels;                             // of panel_pixels output pixels each, the last perhaps fewer
+    std::vector<Window> windows;            // [tap][panels]
+    std::vector<std::int32_t> offsets;      // of scattered windows, panel_width each
+    std::vector<std::int32_t> border_case;  // [output_pixels], and room for the lanes of a last panel
     std::vector<std::uint8_t> padded;       // [case][tap]: 1 where the tap lies outside the image
     int cases;
 
-    Plan(const Shape& shape, std::int64_t height, std::int64_t width);
+    Plan(const Shape& shape, std::int64_t height, std::int64_t width, int panel_pixels);
 };
 
 }  // namespace bitconv

@@ -1,13 +1,14 @@
 // The portable implementation: plain C++, any processor; what the others are compared with when there is no oracle.
+#include <cstring>
+
 #include "contract.h"
-#include "epilogue.h"
+#include "filters_in_lanes.h"
 #include "implementations.h"
 
 namespace bitconv {
 namespace {
 
 constexpr int lanes = 16;
-constexpr int large = 4, small = 1;
 
 bool supported() { return true; }
 
@@ -20,6 +21,21 @@ void pack(const PackArguments& a) {
     }
 }
 
+void gather(const GatherArguments& a) {
+    std::uint32_t* row = reinterpret_cast<std::uint32_t*>(a.panel);
+    for (int tap = 0; tap < a.taps; ++tap) {
+        const Window& window = a.windows[tap * a.window_stride];
+        for (int q = 0; q < a.planes; ++q, row += panel_width) {
+            const std::uint8_t* plane = a.x + q * a.plane_bytes;
+            for (int p = 0; p < panel_width; ++p) {
+                row[p] = 0;
+                if (!(window.inside >> p & 1)) continue;
+                std::memcpy(row + p, plane + (window.scattered ? a.offsets[window.start + p] : window.start + 4 * p), 4);
+            }
+        }
+    }
+}
+
 // Bits of a word, counted in parallel: pairs, nibbles, bytes; the multiplication adds the four bytes.
 inline std::uint32_t popcount(std::uint32_t v) {
     v = v - ((v >> 1) & 0x55555555u);
@@ -29,26 +45,23 @@ inline std::uint32_t popcount(std::uint32_t v) {
 }
 
 template <typename Sum>
-void pixel(const TileArguments& a, int p, int vector) {
-    std::uint32_t mismatches[lanes] = {};
-    const std::uint32_t* weights = reinterpret_cast<const std::uint32_t*>(a.weights + vector * a.block_bytes);
-    for (int tap = 0; tap < a.taps; ++tap) {
-        const std::uint8_t* x = a.x + a.offsets[tap * a.offset_stride + p];
-        for (int q = 0; q < a.words; ++q, weights += lanes) {
-            const std::uint32_t word = *reinterpret_cast<const std::uint32_t*>(x + q * a.plane_bytes);
-            for (int s = 0; s < lanes; ++s) mismatches[s] += popcount(word ^ weights[s]);
+void tiles(const Tile<Sum>& tile) {
+    for (int block = 0; block < tile.blocks; ++block) {
+        for (int p = 0; p < tile.pixels; ++p) {
+            std::uint32_t mismatches[lanes] = {};
+            const std::uint32_t* x = reinterpret_cast<const std::uint32_t*>(tile.panel) + p;
+            const std::uint32_t* w = reinterpret_cast<const std::uint32_t*>(tile.weights + block * tile.block_bytes);
+            for (int row = 0; row < tile.rows; ++row, x += panel_width, w += lanes)
+                for (int s = 0; s < lanes; ++s) mismatches[s] += popcount(*x ^ w[s]);
+            const Sum* bases = bases_of(tile, p) + block * lanes;
+            Sum* sums = tile.sums + p * sum_stride + block * lanes;
+            for (int s = 0; s < lanes; ++s) sums[s] = Sum(std::uint32_t(bases[s]) - 2 * mismatches[s]);
         }
     }
-    const Sum* bases = bases_of<Sum>(a, p, vector, lanes);
-    Sum* sums = sums_of<Sum>(a, p, vector, lanes);
-    for (int s = 0; s < lanes; ++s) sums[s] = Sum(std::uint32_t(bases[s]) - 2 * mismatches[s]);
 }
 
-template <int Pixels, int Vectors, typename Sum>
-void tile(const TileArguments& a) {
-    for (int p = 0; p < Pixels; ++p)
-        for (int vector = 0; vector < Vectors; ++vector) pixel<Sum>(a, p, vector);
-}
+template <typename Sum>
+constexpr auto multiply = multiply_filters_in_lanes<lanes, panel_width, Sum, tiles<Sum>, scalar_epilogue<Sum>>;
 
 std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
     std::uint32_t x = std::uint32_t(rounds), counts[lanes] = {};
@@ -61,13 +74,8 @@ std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
 }  // namespace
 
 const Implementation portable = {
-    "portable", supported, Encoding::dense, lanes, {large, small}, nullptr, pack,
-    {{{tile<large, 1, std::int16_t>, tile<large, 1, std::int32_t>},
-      {tile<large, 2, std::int16_t>, tile<large, 2, std::int32_t>}},
-     {{tile<small, 1, std::int16_t>, tile<small, 1, std::int32_t>},
-      {tile<small, 2, std::int16_t>, tile<small, 2, std::int32_t>}}},
-    {scalar_epilogue<std::int16_t>, scalar_epilogue<std::int32_t>},
-    peak,
+    "portable", supported, Encoding::dense, Weights::words, Counted::mismatches, lanes, panel_width, 1, 4 * panel_width,
+    nullptr, nullptr, pack, gather, {multiply<std::int16_t>, multiply<std::int32_t>, nullptr}, peak,
 };
 
 }  // namespace bitconv

@@ -1,44 +1,62 @@
 #include "sized.h"
 
-#include <algorithm>
 #include <limits>
+#include <stdexcept>
 
 namespace bitconv {
 namespace {
 
-constexpr int chunk_pixels = 96;  // small maps share a chunk until it has this many output pixels: fuller tiles
+Layout chosen(const Shape& shape, const Implementation& implementation, int pixels) {
+    if (implementation.pixels_in_lanes && implementation.pixels_in_lanes(pixels, shape.filters)) return Layout::pixels;
+    const bool narrow = std::int64_t(shape.taps()) * shape.channels <= int16_dot_limit;
+    return narrow ? Layout::filters_int16 : Layout::filters_int32;
+}
 
 // The bases of one group and border case, for the filters of all its blocks.
-std::vector<std::int32_t> bases(const Shape& shape, const std::int32_t* tap_bits, int filters, const std::uint8_t* padded) {
-    std::vector<std::int32_t> sums(filters, 0);
-    for (int tap = 0; tap < shape.taps(); ++tap, tap_bits += filters)
-        for (int f = 0; f < filters; ++f) sums[f] += padded[tap] ? 2 * tap_bits[f] : shape.channels;
-    return sums;
+std::vector<std::int32_t> bases_of_case(const Shape& shape, Counted counted, const std::int32_t* tap_bits, int filters,
+                                        const std::uint8_t* padded) {
+    std::vector<std::int32_t> bases(filters, 0);
+    for (int tap = 0; tap < shape.taps(); ++tap, tap_bits += filters) {
+        for (int f = 0; f < filters; ++f) {
+            bases[f] += padded[tap] ? 2 * tap_bits[f] : shape.channels;
+            if (counted == Counted::products) bases[f] -= 2 * tap_bits[f];
+        }
+    }
+    return bases;
 }
 
 }  // namespace
 
-Sized::Sized(const Layer& layer, const Blocks& blocks, const Implementation& implementation, bool wide,
-             std::int64_t height, std::int64_t width)
-    : plan(layer.shape, height, width), plane_words(plane_pixels(plan.pixels)),
-      image_bytes(std::size_t(layer.shape.groups) * blocks.words * plane_words * 4) {
-    const std::size_t fitting = std::numeric_limits<std::int32_t>::max() / image_bytes;  // offsets are int32
-    const std::size_t wanted = (chunk_pixels - 1) / plan.output_pixels + 1;
-    images_per_chunk = int(std::max<std::size_t>(1, std::min(fitting, wanted)));
-
-    const int filters = blocks.per_group * implementation.lanes;
+Sized::Sized(const Layer& layer, const Blocks& blocks, const Implementation& implementation, std::int64_t height,
+             std::int64_t width)
+    : plan(layer.shape, height, width, implementation.panel_pixels),
+      layout(chosen(layer.shape, implementation, plan.output_pixels)), plane_words(plane_pixels(plan.pixels)),
+      image_bytes(std::size_t(layer.shape.groups) * blocks.planes * plane_words * 4) {
+    const int filters = blocks.per_group * implementation.lanes, cases = plan.cases;
+    const bool by_filter = layout == Layout::pixels;
+    base_stride = by_filter ? (std::size_t(cases) + 15) / 16 * 16 : std::size_t(filters);
+    group_bases_ = by_filter ? base_stride * filters : base_stride * cases;
+    const std::size_t size = group_bases_ * layer.shape.groups;
+    if (layout == Layout::filters_int16) narrow_bases.resize(size); else wide_bases.resize(size);
     for (int group = 0; group < layer.shape.groups; ++group) {
         const std::int32_t* tap_bits = &blocks.tap_bits[std::size_t(group) * layer.shape.taps() * filters];
-        for (int border = 0; border < plan.cases; ++border) {
+        for (int border = 0; border < cases; ++border) {
             const std::uint8_t* padded = &plan.padded[std::size_t(border) * layer.shape.taps()];
-            const std::vector<std::int32_t> sums = bases(layer.shape, tap_bits, filters, padded);
-            if (wide) {
-                wide_bases.insert(wide_bases.end(), sums.begin(), sums.end());
-            } else {
-                for (std::int32_t sum : sums) narrow_bases.push_back(std::int16_t(std::uint16_t(sum)));
+            const std::vector<std::int32_t> here =
+                bases_of_case(layer.shape, implementation.counted, tap_bits, filters, padded);
+            for (int f = 0; f < filters; ++f) {
+                const std::size_t at = group * group_bases_ + (by_filter ? f * base_stride + border : border * base_stride + f);
+                if (layout == Layout::filters_int16) narrow_bases[at] = std::int16_t(std::uint16_t(here[f]));
+                else wide_bases[at] = here[f];
             }
         }
     }
+}
+
+const void* Sized::bases(int group, int filter) const {
+    const std::size_t at = group * group_bases_ + filter * (layout == Layout::pixels ? base_stride : 1);
+    if (layout == Layout::filters_int16) return &narrow_bases[at];
+    return &wide_bases[at];
 }
 
 }  // namespace bitconv

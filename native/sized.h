@@ -1,4 +1,4 @@
-// A layer and one image size: the plan, the layout of a packed image, and the bases (contract.h, "Padding").
+// A layer and one image size: the plan, the layout, and the bases (contract.h, "Padding").
 #pragma once
 #include "blocks.h"
 #include "contract.h"
@@ -9,13 +9,20 @@ namespace bitconv {
 
 struct Sized {
     Plan plan;
-    std::size_t plane_words, image_bytes;
-    int images_per_chunk;                    // how many images are packed and computed together
-    std::vector<std::int32_t> wide_bases;    // [group][case][filters of all blocks]; one of the two is filled
-    std::vector<std::int16_t> narrow_bases;
+    Layout layout;
+    std::size_t plane_words, image_bytes;    // of a packed image
+    std::size_t base_stride;
+    std::vector<std::int32_t> wide_bases;    // [group], then by layout [case][filters of all blocks] or
+    std::vector<std::int16_t> narrow_bases;  // [filter of all blocks][cases, filled up]; one of the two is filled
 
-    Sized(const Layer& layer, const Blocks& blocks, const Implementation& implementation, bool wide, std::int64_t height,
+    Sized(const Layer& layer, const Blocks& blocks, const Implementation& implementation, std::int64_t height,
           std::int64_t width);
+
+    // The bases of a group from one of its filters on.
+    const void* bases(int group, int filter) const;
+
+private:
+    std::size_t group_bases_;
 };
 
 }  // namespace bitconv

@@ -1,0 +1,58 @@
+// Filters in lanes: the sums of a run of pixels against two blocks of filters, then their epilogue, which turns them.
+#pragma once
+#include <algorithm>
+
+#include "contract.h"
+#include "epilogue.h"
+
+namespace bitconv {
+
+constexpr int blocks_at_once = 2;
+
+// One panel against one or two blocks.
+template <typename Sum>
+struct Tile {
+    const std::uint8_t* panel;
+    int pixels;
+    int rows;
+    const std::uint8_t* weights;  // the first block
+    std::size_t block_bytes;      // distance to the next
+    int blocks;
+    const Sum* bases;             // [case][base_stride]
+    std::size_t base_stride;
+    const std::int32_t* border_case;
+    Sum* sums;                    // [pixel][sum_stride], written; whole tiles of the kernel's size may be
+};
+
+template <typename Sum>
+inline const Sum* bases_of(const Tile<Sum>& tile, int pixel) {
+    return tile.bases + tile.border_case[pixel] * tile.base_stride;
+}
+
+// Lanes and PanelPixels are the implementation's; `tiles` and `epilogue` are entered with this machine's instructions.
+template <int Lanes, int PanelPixels, typename Sum, void (*tiles)(const Tile<Sum>&), void (*epilogue)(const EpilogueArguments&)>
+void multiply_filters_in_lanes(const MultiplyArguments& a) {
+    static_assert(blocks_at_once * Lanes <= sum_stride, "sums of a pixel overlap");
+    static_assert((run_panels + 1) * panel_width * sum_stride * sizeof(Sum) <= scratch_bytes, "sums do not fit");
+    Sum* sums = reinterpret_cast<Sum*>(a.scratch);
+    for (int filter = 0; filter < a.filters; filter += blocks_at_once * Lanes) {
+        const int filters = std::min(blocks_at_once * Lanes, a.filters - filter);
+        Tile<Sum> tile;
+        tile.rows = a.rows;
+        tile.weights = a.weights + filter / Lanes * a.block_bytes;
+        tile.block_bytes = a.block_bytes;
+        tile.blocks = (filters - 1) / Lanes + 1;
+        tile.bases = static_cast<const Sum*>(a.bases) + filter;
+        tile.base_stride = a.base_stride;
+        for (int pixel = 0; pixel < a.pixels; pixel += PanelPixels) {
+            tile.panel = a.panels + pixel / PanelPixels * a.panel_bytes;
+            tile.pixels = std::min(PanelPixels, a.pixels - pixel);
+            tile.border_case = a.border_case + pixel;
+            tile.sums = sums + pixel * sum_stride;
+            tiles(tile);
+        }
+        epilogue({sums, a.pixels, filters, a.y + filter * a.filter_stride, a.filter_stride, a.scale + filter, a.bias + filter});
+    }
+}
+
+}  // namespace bitconv
