@@ -70,24 +70,34 @@ void pack(const PackArguments& a) {
     if (p < a.pixels) store(a.plane + p, pack8<false>(a, a.x + p, a.channels, first_lanes(int(a.pixels - p))));
 }
 
-// Words of 8 pixels of a window, 0 where its bit is not set; those are not read, wherever they lie.
-inline __m256i window_words(const GatherArguments& a, const Window& window, const std::uint8_t* plane, int first) {
+// All ones in the lanes of eight pixels that lie inside.
+inline __m256i lanes_inside(const Window& window, int first) {
     const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    const __m256i inside = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(window.inside >> first), bits), bits);
-    if (!window.scattered)
-        return _mm256_maskload_epi32(reinterpret_cast<const int*>(plane + window.start + 4 * first), inside);
-    alignas(32) std::uint32_t words[8];
-    for (int p = 0; p < 8; ++p) std::memcpy(words + p, plane + a.offsets[window.start + first + p], 4);
-    return _mm256_and_si256(load(words), inside);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(window.inside >> first), bits), bits);
 }
 
+inline __m256i scattered_words(const std::uint8_t* plane, const std::int32_t* offsets) {
+    alignas(32) std::uint32_t words[8];
+    for (int p = 0; p < 8; ++p) std::memcpy(words + p, plane + offsets[p], 4);
+    return load(words);
+}
+
+// What lies outside is not read, wherever that is.
 void gather(const GatherArguments& a) {
     std::uint8_t* row = a.panel;
     for (int tap = 0; tap < a.taps; ++tap) {
-        const Window window = a.windows[tap * a.window_stride];
-        for (int q = 0; q < a.planes; ++q, row += 4 * panel_width) {
-            store(row, window_words(a, window, a.x + q * a.plane_bytes, 0));
-            store(row + 32, window_words(a, window, a.x + q * a.plane_bytes, 8));
+        const Window window = a.windows[tap];
+        const __m256i low = lanes_inside(window, 0), high = lanes_inside(window, 8);
+        const std::uint8_t* plane = a.x;
+        for (int q = 0; q < a.planes; ++q, row += panel_row_bytes, plane += a.plane_bytes) {
+            if (window.scattered) {
+                store(row, _mm256_and_si256(scattered_words(plane, a.offsets + window.start), low));
+                store(row + 32, _mm256_and_si256(scattered_words(plane, a.offsets + window.start + 8), high));
+            } else {
+                const int* words = reinterpret_cast<const int*>(plane + window.start);
+                store(row, _mm256_maskload_epi32(words, low));
+                store(row + 32, _mm256_maskload_epi32(words + 8, high));
+            }
         }
     }
 }
@@ -136,7 +146,7 @@ void epilogue16(const EpilogueArguments& arguments) {
 }  // namespace
 
 const Implementation avx2 = {
-    "avx2", supported, Encoding::nibbles, Weights::nibbles, Counted::mismatches, lanes, panel_pixels, 1, 4 * panel_width,
+    "avx2", supported, Encoding::nibbles, lanes, panel_pixels,
     lane_of, nullptr, pack, gather,
     {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr}, nibble_peak,
 };

@@ -40,14 +40,12 @@ const std::uint8_t lane_of[lanes] = {
 #include "transpose_avx2.inc"
 #include "avx512.inc"
 
-void gather(const GatherArguments& a) { gather_words<false>(a); }
-
 bool supported() { return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::avx512dq, cpu::avx512vl}); }
 
 }  // namespace
 
 const Implementation avx512bw = {
-    "avx512bw", supported, encoding, Weights::nibbles, Counted::mismatches, lanes, panel_pixels, 1, 4 * panel_width,
+    "avx512bw", supported, encoding, lanes, panel_pixels,
     lane_of, nullptr, pack, gather,
     {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr}, nibble_peak,
 };

@@ -13,7 +13,7 @@
 namespace bitconv {
 namespace {
 
-constexpr Encoding encoding = Encoding::dense;
+constexpr Encoding encoding = Encoding::pairs;
 constexpr int lanes = 16;
 constexpr int at_once = 8;  // words broadcast against a row of lanes: 16 registers of counts, 2 of lanes, temporaries
 
@@ -30,7 +30,7 @@ inline __attribute__((always_inline)) void count_pairs(const std::uint8_t* in_la
     __m512i carries[Count], low[Count];
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) carries[i] = low[i] = _mm512_setzero_si512();
-    for (int row = 0; row < rows; row += 2, in_lanes += 128, words += 128) {
+    for (int row = 0; row < rows; row += 2, in_lanes += 2 * panel_row_bytes, words += 2 * panel_row_bytes) {
         const __m512i first = _mm512_load_si512(in_lanes), both = _mm512_load_si512(in_lanes + 64);
         const std::int32_t* word = reinterpret_cast<const std::int32_t*>(words);
 #pragma GCC unroll 8
@@ -82,8 +82,6 @@ void tiles(const Tile<Sum>& tile) {
 
 #include "transpose_avx2.inc"
 #include "avx512.inc"
-
-void gather(const GatherArguments& a) { gather_words<true>(a); }
 
 template <typename Sum, void (*epilogue)(const EpilogueArguments&)>
 constexpr auto multiply_filters = multiply_filters_in_lanes<lanes, panel_width, Sum, tiles<Sum>, epilogue>;
@@ -137,7 +135,7 @@ std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
 }  // namespace
 
 const Implementation avx512vpopcntdq = {
-    "avx512vpopcntdq", supported, encoding, Weights::pairs, Counted::mismatches, lanes, panel_width, 2, 4 * panel_width,
+    "avx512vpopcntdq", supported, encoding, lanes, panel_width,
     nullptr, pixels_in_lanes, pack, gather,
     {multiply_filters<std::int16_t, epilogue16>, multiply_filters<std::int32_t, scalar_epilogue<std::int32_t>>, multiply_pixels},
     peak,

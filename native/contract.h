@@ -16,32 +16,25 @@
 //
 //   base depends on the filter and on which taps are padded (the border case); it is computed once per image size.
 //
-// Byte products: b(x) xor b(w) = b(w) + b(x) * (1 - 2 * b(w)). An implementation that multiplies bytes, x in {0, 1} and
-//   1 - 2 * b(w) in {+1, -1}, leaves out the first summand, which is the same for every pixel (Implementation::counted):
-//
-//       dot = base - 2 * products,   products = sum of b(x) * (1 - 2 * b(w)),   base less 2 * popcount(w of all taps).
-//
 // Three steps, a function each: an image is packed to bits (pack); the words that the taps of some output pixels read
 //   are gathered from it (gather); they are multiplied with filters, and the output is written (multiply).
 //
 // Packed input: planes of 32-bit words, one word per pixel; plane q holds the channels [q*c, (q+1)*c) of a group,
 //   c = channels_per_word of the encoding:
-//     dense    c = 32: bit i is channel i.
-//     strided  c = 32: bit i of byte j is channel 4i + j, so that (word >> i) & 0x01010101 is channels 4i .. 4i+3.
-//     nibbles  c = 16: byte j is 16 * (bits of channels 4j .. 4j+3, the lowest bit the lowest channel), which is the
-//              byte offset of row (those bits) in a table of sixteen rows of 16 bytes.
+//     words, pairs   c = 32: bit i is channel i.
+//     nibbles        c = 16: byte j is 16 * (bits of channels 4j .. 4j+3, the lowest bit the lowest channel), which is the
+//                    byte offset of row (those bits) in a table of sixteen rows of 16 bytes.
 //   A plane has plane_pixels(height*width) words, a multiple of 16 (64 bytes). Planes of an image: [group][q].
 //
 // Panel: the words that up to panel_width output pixels read, [row][panel_width]; row tap*planes + q is tap's word of
-//   plane q, 0 where the tap is padded or beyond the last pixel. The rows are filled up with rows of 0 to a multiple of
-//   rows_per_step. Then an implementation may encode the rows of a step, in inputs and weights alike (panel_row_bytes).
+//   plane q, 0 where the tap is padded or the pixel beyond the last. The rows are filled up with rows of 0 to a multiple
+//   of rows_per_step; in pairs, the second row of a step then holds first xor second.
 //
 // Packed weights: blocks of `lanes` filters of one group, [block][row], the rows as in a panel:
-//     words    `lanes` 32-bit words, word s is filter s's channels (dense)
-//     pairs    the same; the second row of a step holds first xor second, in panels too
+//     words    `lanes` 32-bit words, word s is filter s's channels
+//     pairs    the same, and the second row of a step holds first xor second
 //     nibbles  4 rows of `lanes` bytes; byte lane_of[s] of row j is filter s's channels 4j .. 4j+3, 0 .. 15
-//     bytes    per step, two rows, `lanes` times 64 bytes: filter s's channels as 1 - 2 * bit (strided)
-//   A last block's missing filters are 0 (bytes: 1); what they give is not written.
+//   A last block's missing filters are 0; what they give is not written.
 //
 // Layouts: filters in the lanes of a register and pixels one after the other, or pixels in the lanes and filters one after
 //   the other. Bases come in the order that is read: [case][base_stride] or [filter][base_stride].
@@ -60,19 +53,19 @@
 
 namespace bitconv {
 
-enum class Encoding { dense, strided, nibbles };
-enum class Weights { words, pairs, nibbles, bytes };
+enum class Encoding { words, pairs, nibbles };
 enum class Layout { filters_int16, filters_int32, pixels };
-enum class Counted { mismatches, products };
 
 constexpr std::size_t alignment = 64;
 constexpr std::size_t slack_bytes = 256;
 constexpr int int16_dot_limit = 32767;
 constexpr int panel_width = 16;
+constexpr std::size_t panel_row_bytes = 4 * panel_width;
 constexpr int run_panels = 4;  // at most this many panels are multiplied at once
 constexpr std::size_t scratch_bytes = 64 << 10;
 
 constexpr int channels_per_word(Encoding encoding) { return encoding == Encoding::nibbles ? 16 : 32; }
+constexpr int rows_per_step(Encoding encoding) { return encoding == Encoding::pairs ? 2 : 1; }
 constexpr std::size_t plane_pixels(std::size_t pixels) { return (pixels + 15) / 16 * 16; }
 
 // Channels [0, channels) of one group's plane, pixels [0, pixels): x[c * channel_stride + p] against thresholds[c].
@@ -99,10 +92,8 @@ struct GatherArguments {
     std::size_t plane_bytes;
     int planes;
     int taps;
-    const Window* windows;      // [tap][window_stride]
-    std::size_t window_stride;
+    const Window* windows;      // [tap]
     const std::int32_t* offsets;
-    int rows;
     std::uint8_t* panel;
 };
 
@@ -135,12 +126,8 @@ struct Implementation {
     const char* name;
     bool (*supported)();
     Encoding encoding;
-    Weights weights;
-    Counted counted;
     int lanes;                       // filters per block
     int panel_pixels;                // output pixels per panel, at most panel_width
-    int rows_per_step;               // 1 or 2
-    std::size_t panel_row_bytes;
     const std::uint8_t* lane_of;     // nibbles: which byte of a row holds filter s; null: s
     bool (*pixels_in_lanes)(int pixels, int filters);  // the better layout for so many output pixels and filters
     void (*pack)(const PackArguments&);

@@ -24,7 +24,7 @@ thread_local Scratch kept;
 
 Driver::Driver(const Layer& layer, const Blocks& blocks, const Sized& sized, const Implementation& implementation)
     : layer_(layer), blocks_(blocks), sized_(sized), implementation_(implementation),
-      panel_bytes_(blocks.rows * implementation.panel_row_bytes),
+      panel_bytes_(blocks.rows * panel_row_bytes),
       panels_per_run_(int(std::min<std::size_t>(run_panels, std::max<std::size_t>(2, run_bytes / panel_bytes_)))) {}
 
 void Driver::run(const float* x, std::int64_t images, float* y) const {
@@ -101,11 +101,9 @@ void Driver::multiply(const Image& image, const Share& share, int item, WorkerSc
     g.x = image.packed + std::size_t(group) * blocks_.planes * g.plane_bytes;
     g.planes = blocks_.planes;
     g.taps = layer_.shape.taps();
-    g.window_stride = std::size_t(plan.panels);
     g.offsets = plan.offsets.data();
-    g.rows = blocks_.rows;
     for (int panel = 0; panel < panels; ++panel) {
-        g.windows = &plan.windows[first_panel + panel];
+        g.windows = &plan.windows[std::size_t(first_panel + panel) * g.taps];
         g.panel = scratch.panels.get() + panel * panel_bytes_;
         implementation_.gather(g);
     }

@@ -94,9 +94,9 @@ Plan::Plan(const Shape& shape, std::int64_t h, std::int64_t w, int panel_pixels)
                 for (int kx = 0; kx < shape.kernel[1]; ++kx) padded.push_back(row[ky] || column[kx]);
 
     windows.reserve(std::size_t(shape.taps()) * panels);
-    for (int ky = 0; ky < shape.kernel[0]; ++ky) {
-        for (int kx = 0; kx < shape.kernel[1]; ++kx) {
-            for (std::int64_t first = 0; first < output_pixels; first += panel_pixels) {
+    for (std::int64_t first = 0; first < output_pixels; first += panel_pixels) {
+        for (int ky = 0; ky < shape.kernel[0]; ++ky) {
+            for (int kx = 0; kx < shape.kernel[1]; ++kx) {
                 std::int32_t reads[panel_width];  // byte in a plane; -1: none
                 for (int p = 0; p < panel_width; ++p) {
                     const std::int64_t o = first + p;

@@ -24,7 +24,7 @@ void pack(const PackArguments& a) {
 void gather(const GatherArguments& a) {
     std::uint32_t* row = reinterpret_cast<std::uint32_t*>(a.panel);
     for (int tap = 0; tap < a.taps; ++tap) {
-        const Window& window = a.windows[tap * a.window_stride];
+        const Window& window = a.windows[tap];
         for (int q = 0; q < a.planes; ++q, row += panel_width) {
             const std::uint8_t* plane = a.x + q * a.plane_bytes;
             for (int p = 0; p < panel_width; ++p) {
@@ -74,7 +74,7 @@ std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
 }  // namespace
 
 const Implementation portable = {
-    "portable", supported, Encoding::dense, Weights::words, Counted::mismatches, lanes, panel_width, 1, 4 * panel_width,
+    "portable", supported, Encoding::words, lanes, panel_width,
     nullptr, nullptr, pack, gather, {multiply<std::int16_t>, multiply<std::int32_t>, nullptr}, peak,
 };
 

@@ -13,15 +13,11 @@ Layout chosen(const Shape& shape, const Implementation& implementation, int pixe
 }
 
 // The bases of one group and border case, for the filters of all its blocks.
-std::vector<std::int32_t> bases_of_case(const Shape& shape, Counted counted, const std::int32_t* tap_bits, int filters,
+std::vector<std::int32_t> bases_of_case(const Shape& shape, const std::int32_t* tap_bits, int filters,
                                         const std::uint8_t* padded) {
     std::vector<std::int32_t> bases(filters, 0);
-    for (int tap = 0; tap < shape.taps(); ++tap, tap_bits += filters) {
-        for (int f = 0; f < filters; ++f) {
-            bases[f] += padded[tap] ? 2 * tap_bits[f] : shape.channels;
-            if (counted == Counted::products) bases[f] -= 2 * tap_bits[f];
-        }
-    }
+    for (int tap = 0; tap < shape.taps(); ++tap, tap_bits += filters)
+        for (int f = 0; f < filters; ++f) bases[f] += padded[tap] ? 2 * tap_bits[f] : shape.channels;
     return bases;
 }
 
@@ -42,8 +38,7 @@ Sized::Sized(const Layer& layer, const Blocks& blocks, const Implementation& imp
         const std::int32_t* tap_bits = &blocks.tap_bits[std::size_t(group) * layer.shape.taps() * filters];
         for (int border = 0; border < cases; ++border) {
             const std::uint8_t* padded = &plan.padded[std::size_t(border) * layer.shape.taps()];
-            const std::vector<std::int32_t> here =
-                bases_of_case(layer.shape, implementation.counted, tap_bits, filters, padded);
+            const std::vector<std::int32_t> here = bases_of_case(layer.shape, tap_bits, filters, padded);
             for (int f = 0; f < filters; ++f) {
                 const std::size_t at = group * group_bases_ + (by_filter ? f * base_stride + border : border * base_stride + f);
                 if (layout == Layout::filters_int16) narrow_bases[at] = std::int16_t(std::uint16_t(here[f]));

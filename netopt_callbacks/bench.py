@@ -3,7 +3,8 @@
     ideal = binary multiply-adds / peak  +  time to read the input and write the output once
 
 peak is the implementation's own arithmetic in a loop that lives in registers; it and the memory's time are measured in
-the same process, between the timed calls. Every result is verified with == against a NumPy convolution before anything
+the same process, between the timed calls, and a call is compared with the ideal of its own round: processors change their
+clock while they work. Every result is verified with == against a NumPy convolution before anything
 is timed. Calls are whole calls: float32 in, float32 out, packing included, one round of every contestant after another.
 """
 import argparse
@@ -63,7 +64,8 @@ def measure(shapes=SHAPES, batches=(1, 8), threads=(1, 2), rounds=30, peer_pytho
     Returns:
         dict with `cpu`, `date`, `clock_hertz`, `peaks` (binary multiply-adds per second, one thread), `peers` (versions) and
         `results`, one dict per combination: `shape`, `batch`, `threads`, `binary_macs`, `stream_seconds`, and
-        `contestants`, name to dict of `median`, `low`, `high` (quartiles) and `least` in seconds and, for ours, `ideal`.
+        `contestants`, name to dict of `median`, `low`, `high` (quartiles) and `least` in seconds and, for ours, `ideal`
+        (median over the rounds) and `times_ideal` (median of each round's ratio).
     """
     names = native.implementations()
     report = dict(cpu=native.cpu_name(), date=datetime.date.today().isoformat(), python=sys.version.split()[0],
@@ -94,19 +96,22 @@ def _combination(shape, batch, threads, rounds, peers, peaks):
     native.set_num_threads(threads)
     for peer in peers:
         peer.prepare(x, weights)
-    times, streams = {}, []
+    times, ideals, streams = {}, {name: [] for name in peaks}, []
+    macs = batch * filters * out.shape[2] * out.shape[3] * channels * kernel * kernel
     for _ in range(rounds):
+        streams.append(min(native.stream(x, out) for _ in range(3)))
         for name, convolution in convolutions.items():
             times.setdefault(name, []).append(_warm_seconds(lambda: convolution(x, out=out)))
-            peaks[name] = max(peaks[name], native.peak(name, 0.001))
-        streams.append(min(native.stream(x, out) for _ in range(3)))
+            peak = native.peak(name, 0.001)
+            ideals[name].append(macs / peak / threads + streams[-1])
+            peaks[name] = max(peaks[name], peak)
         for peer in peers:
             for name, seconds in peer.round().items():
                 times.setdefault(name, []).append(seconds)
-    macs = batch * filters * out.shape[2] * out.shape[3] * channels * kernel * kernel
     contestants = {name: _summary(seconds) for name, seconds in times.items()}
-    for name in peaks:
-        contestants[name]['ideal'] = macs / peaks[name] / threads + float(np.median(streams))
+    for name, ideal in ideals.items():
+        contestants[name].update(ideal=float(np.median(ideal)),
+                                 times_ideal=float(np.median(np.divide(times[name], ideal))))
     return dict(shape=list(shape), batch=batch, threads=threads, binary_macs=macs,
                 stream_seconds=float(np.median(streams)), contestants=contestants)
 
@@ -160,7 +165,7 @@ def table(report):
     for result in report['results']:
         best = result['contestants'][next(iter(report['peaks']))]
         for name, summary in result['contestants'].items():
-            ideal = '%.2f' % (summary['median'] / summary['ideal']) if 'ideal' in summary else ''
+            ideal = '%.2f' % summary['times_ideal'] if 'times_ideal' in summary else ''
             lines.append('| %s | %d | %d | %s | %.3f | %.3f to %.3f | %.3f | %s | %.1f x faster |' % (
                 ', '.join(map(str, result['shape'])), result['batch'], result['threads'], name, summary['median'] * 1e3,
                 summary['low'] * 1e3, summary['high'] * 1e3, summary['least'] * 1e3, ideal,
@@ -183,8 +188,8 @@ def _over_shapes(results, ours):
         ' | '.join('faster than %s' % name for name in names)), '|---' * (4 + len(names)) + '|']
     for threads, batch in settings:
         here, alone = shapes[threads, batch], shapes.get((1, batch), {})
-        ideal = np.median([result['contestants'][ours]['median'] / result['contestants'][ours]['ideal']
-                           for result in results if (result['threads'], result['batch']) == (threads, batch)])
+        ideal = np.median([result['contestants'][ours]['times_ideal'] for result in results
+                           if (result['threads'], result['batch']) == (threads, batch)])
         gains = [alone[shape][ours] / here[shape][ours] for shape in here if shape in alone]
         cells = ['%.2f' % np.median(gains) if gains else '']
         for name in names:

@@ -21,9 +21,24 @@ def test_json(capsys):
     for name in native.implementations():
         summary = result['contestants'][name]
         assert 0 < summary['least'] <= summary['low'] <= summary['median'] <= summary['high']
-        assert summary['ideal'] == result['binary_macs'] / report['peaks'][name] + result['stream_seconds']
+        assert summary['ideal'] > result['binary_macs'] / report['peaks'][name]
     for name, version in report['peers'].items():
         assert version and result['contestants'][name]['median'] > 0
+
+
+def test_calls_are_compared_with_the_ideal_of_their_round(monkeypatch):
+    peaks, streams, seconds = iter([1e9, 2e9, 4e9] * 3), iter([1e-3] * 9), iter([4e-3, 6e-3, 5e-3])
+    monkeypatch.setattr(native, 'implementations', lambda: ['portable'])
+    monkeypatch.setattr(native, 'peak', lambda name, duration: 3e9 if duration == bench.PEAK_SECONDS else next(peaks))
+    monkeypatch.setattr(native, 'stream', lambda x, out: next(streams))
+    monkeypatch.setattr(bench, '_warm_seconds', lambda call: next(seconds))
+    monkeypatch.setattr(bench.bench_peers.Process, 'prepare', lambda self, x, weights: {})
+    monkeypatch.setattr(bench.bench_peers.Process, 'round', lambda self: {})
+    result, = bench.measure(shapes=[(8, 10, 25, 1)], batches=[50], threads=[1], rounds=3)['results']
+    assert result['binary_macs'] == 10 ** 6
+    portable = result['contestants']['portable']
+    assert portable['median'] == 5e-3 and portable['ideal'] == 1.5e-3   # 2, 1.5 and 1.25 ms
+    assert portable['times_ideal'] == 5e-3 / 1.25e-3                    # of 2, 4 and 4
 
 
 def test_table(capsys):
@@ -36,7 +51,7 @@ def test_table(capsys):
 def test_medians_over_the_shapes():
     def result(shape, threads, ours, peer):
         return dict(shape=shape, batch=1, threads=threads, contestants={
-            'ours': dict(median=ours, ideal=1.0), 'a int8': dict(median=peer), 'b int8': dict(median=4.0)})
+            'ours': dict(median=ours, ideal=1.0, times_ideal=ours), 'a int8': dict(median=peer), 'b int8': dict(median=4.0)})
     results = [result([1], 1, 2.0, 6.0), result([2], 1, 4.0, 20.0), result([3], 1, 3.0, 3.0),
                result([1], 2, 1.0, 4.0), result([2], 2, 2.0, 4.0), result([3], 2, 3.0, 3.0)]
     lines = bench._over_shapes(results, 'ours')
