@@ -9,7 +9,7 @@ namespace {
 
 constexpr int pack_pixels = 1024;         // input pixels of one packing item, a multiple of 16
 constexpr std::size_t run_bytes = 24576;  // panels of one run: with a block of weights in the first-level cache
-constexpr int items_per_worker = 8;       // for threads that do not run equally fast
+constexpr int items_per_worker = 4;       // for threads that do not run equally fast
 
 int parts(std::int64_t whole, int part) { return int((whole + part - 1) / part); }
 

@@ -44,9 +44,11 @@ public:
         {
             std::lock_guard<std::mutex> lock(mutex_);
             work_ = &work;
-            items_ = items;
-            next_.store(0, std::memory_order_relaxed);
             helpers_ = helpers;
+            for (int worker = 0; worker <= helpers; ++worker) {
+                ranges_[worker].next.store(int(std::int64_t(items) * worker / (helpers + 1)), std::memory_order_relaxed);
+                ranges_[worker].end = int(std::int64_t(items) * (worker + 1) / (helpers + 1));
+            }
             open_ = true;
             generation_.fetch_add(1, std::memory_order_release);
         }
@@ -64,9 +66,19 @@ public:
     std::mutex caller;  // held by the one call that has the threads
 
 private:
+    // Items of one thread, which others help with once they have done theirs.
+    struct alignas(64) Range {
+        std::atomic<int> next{0};
+        int end = 0;
+    };
+
+    // A thread begins with the same part of the work in every call: what it reads and writes stays in its own cache.
     void take(int worker) {
         const Work& work = *work_;
-        for (int item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items_;) work(item, worker);
+        for (int other = 0; other <= helpers_; ++other) {
+            Range& range = ranges_[(worker + other) % (helpers_ + 1)];
+            for (int item; (item = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) work(item, worker);
+        }
     }
 
     void serve(int worker, std::uint32_t seen) {
@@ -90,10 +102,11 @@ private:
     std::mutex mutex_;
     std::condition_variable wake_;
     std::atomic<std::uint32_t> generation_{0};
-    std::atomic<int> active_{0}, next_{0};
+    std::atomic<int> active_{0};
+    Range ranges_[max_threads];
     const Work* work_ = nullptr;
     bool open_ = false;
-    int items_ = 0, helpers_ = 0, started_ = 0;
+    int helpers_ = 0, started_ = 0;
 };
 
 std::atomic<int> threads{0};
