@@ -132,13 +132,18 @@ std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
     return rounds * chains * 512;
 }
 
+using Vector = __m512i;
+#include "ports.inc"
+BITCONV_PORT_LOOP(exclusive_ors, "vpxord %1, %0, %0")
+BITCONV_PORT_LOOP(bit_counts, "vpopcntd %0, %0")
+
 }  // namespace
 
 const Implementation avx512vpopcntdq = {
     "avx512vpopcntdq", supported, encoding, lanes, panel_width,
     nullptr, pixels_in_lanes, pack, gather,
     {multiply_filters<std::int16_t, epilogue16>, multiply_filters<std::int32_t, scalar_epilogue<std::int32_t>>, multiply_pixels},
-    peak,
+    peak, {exclusive_ors, bit_counts, 3, 512},
 };
 
 }  // namespace bitconv

@@ -116,6 +116,12 @@ double peak_of(const std::string& name, double seconds) {
     return peak(implementation, seconds);
 }
 
+double port_limit_of(const std::string& name, double seconds) {
+    const Implementation& implementation = implementation_named(name);
+    py::gil_scoped_release release;
+    return port_limit(implementation, seconds);
+}
+
 double stream_of(const py::array& x, py::array& y) {
     const float* from = checked<float>(x, 4, "x");
     checked<float>(y, 4, "out");
@@ -140,6 +146,7 @@ PYBIND11_MODULE(_native, module) {
     module.def("set_num_threads", &set_num_threads, py::arg("threads"));
     module.def("cpu_name", [] { return std::string(cpu_name()); });
     module.def("peak", &peak_of, py::arg("implementation"), py::arg("seconds"));
+    module.def("port_limit", &port_limit_of, py::arg("implementation"), py::arg("seconds"));
     module.def("stream", &stream_of, py::arg("x"), py::arg("out"));
     module.def("clock_rate", &clock_rate, py::arg("seconds"));
 }

@@ -117,9 +117,15 @@ struct MultiplyArguments {
     std::uint8_t* scratch;           // scratch_bytes, for whatever lies between
 };
 
-// A loop that lives in registers: the most binary multiply-adds this instruction set can do, for the bench's ideal.
-// Runs `rounds` rounds and returns the binary multiply-adds done; `sink` keeps the result alive.
-using PeakLoop = std::uint64_t (*)(std::uint64_t rounds, std::uint64_t* sink);
+// A loop that lives in registers. Runs `rounds` rounds and returns how much it has done; `sink` keeps the result alive.
+using Loop = std::uint64_t (*)(std::uint64_t rounds, std::uint64_t* sink);
+
+// What the processor's ports allow, to check a peak with: `macs` binary multiply-adds take `operations` instructions, one
+// of them `scarce`, which fewer ports may take than a `common` one. The loops count instructions; null: no such check.
+struct Ports {
+    Loop common, scarce;
+    int operations, macs;
+};
 
 // One instruction set. A new one is a file that defines an Implementation and a line in implementations.h.
 struct Implementation {
@@ -133,7 +139,8 @@ struct Implementation {
     void (*pack)(const PackArguments&);
     void (*gather)(const GatherArguments&);
     void (*multiply[3])(const MultiplyArguments&);  // by Layout; null where pixels_in_lanes never asks for it
-    PeakLoop peak;
+    Loop peak;  // binary multiply-adds, the most this instruction set can do: for the bench's ideal
+    Ports ports;
 };
 
 }  // namespace bitconv

@@ -29,13 +29,22 @@ double best_rate(double seconds, Work work) {
     return best;
 }
 
-}  // namespace
-
-double peak(const Implementation& implementation, double seconds) {
+double best_rate_of(Loop loop, double seconds) {
     std::uint64_t sink = 0;
-    const double best = best_rate(seconds, [&](std::uint64_t rounds) { return implementation.peak(rounds, &sink); });
+    const double best = best_rate(seconds, [&](std::uint64_t rounds) { return loop(rounds, &sink); });
     kept = sink;
     return best;
+}
+
+}  // namespace
+
+double peak(const Implementation& implementation, double seconds) { return best_rate_of(implementation.peak, seconds); }
+
+double port_limit(const Implementation& implementation, double seconds) {
+    const Ports& ports = implementation.ports;
+    if (!ports.common) return 0;
+    const double common = best_rate_of(ports.common, seconds / 2), scarce = best_rate_of(ports.scarce, seconds / 2);
+    return ports.macs / std::max(ports.operations / common, 1 / scarce);
 }
 
 // Eight streams at a time: one alone does not keep the prefetchers busy, and would make the ideal too easy.

@@ -62,7 +62,8 @@ def measure(shapes=SHAPES, batches=(1, 8), threads=(1, 2), rounds=30, peer_pytho
     """Measures all combinations.
 
     Returns:
-        dict with `cpu`, `date`, `clock_hertz`, `peaks` (binary multiply-adds per second, one thread), `peers` (versions) and
+        dict with `cpu`, `date`, `clock_hertz`, `peaks` and `port_limits` (`native.port_limit`; binary multiply-adds per
+        second, one thread), `peers` (versions) and
         `results`, one dict per combination: `shape`, `batch`, `threads`, `binary_macs`, `stream_seconds`, and
         `contestants`, name to dict of `median`, `low`, `high` (quartiles) and `least` in seconds and, for ours, `ideal`
         (median over the rounds) and `times_ideal` (median of each round's ratio).
@@ -70,7 +71,8 @@ def measure(shapes=SHAPES, batches=(1, 8), threads=(1, 2), rounds=30, peer_pytho
     names = native.implementations()
     report = dict(cpu=native.cpu_name(), date=datetime.date.today().isoformat(), python=sys.version.split()[0],
                   numpy=np.__version__, rounds=rounds, clock_hertz=native.clock_rate(PEAK_SECONDS),
-                  peaks={name: native.peak(name, PEAK_SECONDS) for name in names}, peers={}, results=[])
+                  peaks={name: native.peak(name, PEAK_SECONDS) for name in names},
+                  port_limits={name: native.port_limit(name, PEAK_SECONDS) for name in names}, peers={}, results=[])
     pythons = [sys.executable] + ([peer_python] if peer_python else [])
     before = native.num_threads()
     with contextlib.ExitStack() as stack:
@@ -157,8 +159,11 @@ def table(report):
     """The report as text: Markdown tables, with a head that says what was measured on what."""
     lines = ['CPU: %s; %s; CPython %s, NumPy %s; clock %.2f GHz' % (
         report['cpu'], report['date'], report['python'], report['numpy'], report['clock_hertz'] / 1e9)]
-    lines += ['peak %s: %.0f binary GMAC/s, %.0f a cycle' % (name, peak / 1e9, peak / report['clock_hertz'])
-              for name, peak in report['peaks'].items()]
+    for name, peak in report['peaks'].items():
+        limit = report['port_limits'][name]
+        lines.append('peak %s: %.0f binary GMAC/s, %.0f a cycle%s' % (
+            name, peak / 1e9, peak / report['clock_hertz'],
+            '; clock x ports allow %.0f, so %.0f %%' % (limit / 1e9, 100 * peak / limit) if limit else ''))
     lines += ['%s: %s' % item for item in report['peers'].items()]
     lines += ['', '| C, H=W, F, k | batch | threads | what | median ms | quartiles | least | x ideal | best native is |',
               '|---|---|---|---|---|---|---|---|---|']

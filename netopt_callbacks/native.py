@@ -17,7 +17,7 @@ except ImportError as error:
                       'reinstall the package with a C++17 compiler at hand' % error) from error
 
 __all__ = ['BinaryConvolution', 'BinaryDense', 'all_implementations', 'clock_rate', 'cpu_name', 'implementation',
-           'implementations', 'num_threads', 'peak', 'set_num_threads', 'stream']
+           'implementations', 'num_threads', 'peak', 'port_limit', 'set_num_threads', 'stream']
 
 STATE_VERSION = 1
 
@@ -68,6 +68,14 @@ def cpu_name():
 def peak(name, seconds):
     """Binary multiply-adds per second of an implementation's arithmetic in registers, one thread, the best of `seconds`."""
     return _native.peak(name, seconds)
+
+
+def port_limit(name, seconds):
+    """Binary multiply-adds per second that this machine's clock and ports allow an implementation, or None where not known.
+
+    Measured: how many of its instructions of either kind the processor takes when nothing else runs. A check of `peak`,
+    which should come near it."""
+    return _native.port_limit(name, seconds) or None
 
 
 def stream(x, out):

@@ -15,7 +15,8 @@ ARGUMENTS = ['--shapes', '8,6,40,3', '--batches', '2', '--threads', '1', '--roun
 def test_json(capsys):
     assert bench.main(ARGUMENTS + ['--json']) == 0
     report = json.loads(capsys.readouterr().out)
-    assert list(report['peaks']) == native.implementations()
+    assert list(report['peaks']) == list(report['port_limits']) == native.implementations()
+    assert [name for name, limit in report['port_limits'].items() if limit is None] == ['portable']
     result, = report['results']
     assert result['binary_macs'] == 2 * 40 * 6 * 6 * 8 * 3 * 3
     for name in native.implementations():
@@ -45,6 +46,7 @@ def test_table(capsys):
     bench.main(ARGUMENTS)
     out = capsys.readouterr().out
     assert native.cpu_name() in out
+    assert out.count('clock x ports allow') == len(native.implementations()) - 1
     assert all('| 8, 6, 40, 3 | 2 | 1 | %s |' % name in out for name in native.implementations())
 
 
