@@ -12,7 +12,6 @@ import contextlib
 import datetime
 import json
 import sys
-import time
 
 import numpy as np
 
@@ -103,7 +102,7 @@ def _combination(shape, batch, threads, rounds, peers, peaks):
     for _ in range(rounds):
         streams.append(min(native.stream(x, out) for _ in range(3)))
         for name, convolution in convolutions.items():
-            times.setdefault(name, []).append(_warm_seconds(lambda: convolution(x, out=out)))
+            times.setdefault(name, []).append(bench_peers.warm_seconds(lambda: convolution(x, out=out)))
             peak = native.peak(name, 0.001)
             ideals[name].append(macs / peak / threads + streams[-1])
             peaks[name] = max(peaks[name], peak)
@@ -116,15 +115,6 @@ def _combination(shape, batch, threads, rounds, peers, peaks):
                                  times_ideal=float(np.median(np.divide(times[name], ideal))))
     return dict(shape=list(shape), batch=batch, threads=threads, binary_macs=macs,
                 stream_seconds=float(np.median(streams)), contestants=contestants)
-
-
-def _warm_seconds(call):
-    """The third of three calls: the round's other contestants have had the caches meanwhile."""
-    call()
-    call()
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def _summary(seconds):
