@@ -23,25 +23,40 @@ constexpr int at_once = 8;  // words broadcast against a row of lanes: 16 regist
 // two ternary ones, an exclusive or, a count, an addition.
 constexpr int sum_bit = 0x96, carry_bit = 0xb2;  // truth tables of s ^ x12 ^ w12 and of carry(a, s', s)
 
+// One step, two rows of lanes with two words each of `Count`: the low bits go from one array to the other, and so stay where
+// they are; in place they would have to be copied, which is not free.
+template <int Count>
+inline __attribute__((always_inline)) void count_pair(const std::uint8_t* in_lanes, const std::uint8_t* words,
+                                                      __m512i (&carries)[Count], const __m512i (&low)[Count], __m512i (&next)[Count]) {
+    const __m512i first = _mm512_load_si512(in_lanes), both = _mm512_load_si512(in_lanes + panel_row_bytes);
+    const std::int32_t* word = reinterpret_cast<const std::int32_t*>(words);
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) {
+        next[i] = _mm512_ternarylogic_epi32(_mm512_set1_epi32(word[panel_width + i]), both, low[i], sum_bit);
+        const __m512i mismatch = _mm512_xor_si512(first, _mm512_set1_epi32(word[i]));
+        const __m512i carry = _mm512_ternarylogic_epi32(mismatch, next[i], low[i], carry_bit);
+        carries[i] = _mm512_add_epi32(carries[i], _mm512_popcnt_epi32(carry));
+        __asm__("" : "+v"(carries[i]));  // added here: gcc would collect the counts first, and spill
+    }
+}
+
 // Twice the mismatches of one row of lanes with each of `Count` words, over all rows of two [row][16] arrays.
 template <int Count>
 inline __attribute__((always_inline)) void count_pairs(const std::uint8_t* in_lanes, const std::uint8_t* words, int rows,
                                                        __m512i (&twice)[Count]) {
-    __m512i carries[Count], low[Count];
+    constexpr std::size_t step = 2 * panel_row_bytes;
+    __m512i carries[Count], low[Count], other[Count];
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) carries[i] = low[i] = _mm512_setzero_si512();
-    for (int row = 0; row < rows; row += 2, in_lanes += 2 * panel_row_bytes, words += 2 * panel_row_bytes) {
-        const __m512i first = _mm512_load_si512(in_lanes), both = _mm512_load_si512(in_lanes + 64);
-        const std::int32_t* word = reinterpret_cast<const std::int32_t*>(words);
+    int row = 0;
+    for (; row + 4 <= rows; row += 4, in_lanes += 2 * step, words += 2 * step) {
+        count_pair<Count>(in_lanes, words, carries, low, other);
+        count_pair<Count>(in_lanes + step, words + step, carries, other, low);
+    }
+    if (row < rows) {
+        count_pair<Count>(in_lanes, words, carries, low, other);
 #pragma GCC unroll 8
-        for (int i = 0; i < Count; ++i) {
-            const __m512i sum = _mm512_ternarylogic_epi32(_mm512_set1_epi32(word[16 + i]), both, low[i], sum_bit);
-            const __m512i mismatch = _mm512_xor_si512(first, _mm512_set1_epi32(word[i]));
-            const __m512i carry = _mm512_ternarylogic_epi32(mismatch, sum, low[i], carry_bit);
-            low[i] = sum;
-            carries[i] = _mm512_add_epi32(carries[i], _mm512_popcnt_epi32(carry));
-            __asm__("" : "+v"(carries[i]));  // added here: gcc would collect the counts first, and spill
-        }
+        for (int i = 0; i < Count; ++i) low[i] = other[i];
     }
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) {
