@@ -74,6 +74,14 @@ def test_the_given_model_and_its_values_stay_as_they_are():
     assert new_model.arguments == model.arguments and new_model.shape == model.shape
 
 
+def test_note_of_a_free_axis_leaves_multiply_adds_open():
+    features = C.input_variable((2, C.FreeDimension, 9))
+    model = C.layers.Convolution2D((3, 3), 4, pad=True, name='only')(features)
+    note, = binarize_convolution(model, named('only')).layers
+    assert note.macs_before is note.macs_after is note.binary_macs_after is None
+    assert note.parameters_before == 2 * 4 * 9 + 4 and note.bits_after == 1
+
+
 def test_note_counts_parameters_and_multiply_adds():
     features, model = convolutions(shape=(2, 9, 9), filters=4)
     note = notes_of(binarize_convolution(model, minibatches=[{features: images(features.shape)}]))['second']

@@ -100,6 +100,13 @@ def test_positions_a_dense_maps_over_count_once_each():
     assert note.parameters_before == 2000 and note.parameters_after == 720
 
 
+def test_multiply_adds_of_a_free_axis_are_left_open():
+    x = C.input_variable((C.FreeDimension, 40))
+    note, = nc.FactorDense(rank=8).transform(Dense(50, map_rank=1, bias=False, name='d')(x)).layers
+    assert note.macs_before is note.macs_after is None
+    assert note.parameters_before == 2000 and note.parameters_after == 720
+
+
 def test_layers_that_share_weights_share_the_factors_and_have_one_note():
     model, data = networks.criterion()
     transformed = nc.FactorDense(rank=1, filter_function=lambda block: block.name == 'a').transform(model)

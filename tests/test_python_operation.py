@@ -47,6 +47,22 @@ def test_it_computes_and_trains_what_it_says(folder):
     np.testing.assert_allclose(gradients[model.d.W], halves.T.dot(slope), rtol=1e-4, atol=1e-5)
 
 
+def test_it_computes_and_trains_on_sequences(folder):
+    import rounding
+    x = C.sequence.input_variable(6, needs_gradient=True)
+    model = C.layers.Dense(3, activation=C.tanh, name='d')(x)
+    rounded = rounding.RoundInputs(0.5).transform(model)
+    random = np.random.RandomState(0)
+    data = [random.uniform(-2, 2, (steps, 6)).astype('f') for steps in (4, 2, 4)]
+    W, b = model.d.W.value, model.d.b.value
+    outputs = [np.tanh((np.floor(steps / .5 + .5) * .5).dot(W) + b) for steps in data]
+    for got, y in zip(rounded.eval({x: data}), outputs):
+        np.testing.assert_allclose(got, y, rtol=1e-5, atol=1e-6)
+    gradients = rounded.grad({x: data}, wrt=[x])
+    for got, y in zip(gradients, outputs):
+        np.testing.assert_allclose(got, (1 - y ** 2).dot(W.T), rtol=1e-4, atol=1e-5)
+
+
 def main(folder, kill):
     """Trains with the operation inserted after one epoch and a swap after two; prints what it leaves."""
     import rounding

@@ -79,12 +79,13 @@ class Layer(object):
         """Multiply-adds per sample of one application of the layer (of a sequence: per step).
 
         Every element of `core`'s output sums as many products as W holds for it, so axes
-        that a Dense maps over and positions of a filter count once each.
+        that a Dense maps over and positions of a filter count once each. None where such an axis
+        has no fixed size: FreeDimension, or the steps that a convolution goes over.
         """
+        if any(side < 0 for side in self.core.shape):
+            return None
         kernels = self.W.shape[-self.output_rank:] if self.op_name == 'Dense' else self.W.shape[:1]
-        # A convolution over the steps of a sequence has them as an axis of no fixed size, below 0.
-        elements = int(np.prod([side for side in self.core.shape if side >= 0]))
-        return elements * int(np.prod(self.W.shape)) // int(np.prod(kernels))
+        return int(np.prod(self.core.shape)) * int(np.prod(self.W.shape)) // int(np.prod(kernels))
 
     def rebuilt(self, core, op_name, name=None):
         """Returns the layer with another core: bias, activation and all else as they are.

@@ -22,7 +22,7 @@ class LayerNote(object):
         error (float): relative Frobenius error of the new weights.
         parameters_before, parameters_after (int): number of stored weights;
             1-bit weights count as one each, `bits_after` tells their size.
-        macs_before, macs_after (int): multiply-adds per sample.
+        macs_before, macs_after (int): multiply-adds per sample; None where an axis has no fixed size.
         binary_macs_after (int): those of `macs_after` that are 1-bit.
         bits_after (int): bits per weight once lowered.
         message (str): anything the user should read about this layer.

@@ -318,7 +318,7 @@ def _skipped(layer, W, k):
 def _note(layer, W, after, **fields):
     """Returns the note of a layer whose W has, or is replaced by, `after` weights."""
     bias = int(np.prod(layer.b.shape)) if layer.b is not None else 0
-    positions = layer.macs // W.size
+    macs = layer.macs
     return LayerNote(layer.name or layer.label, layer.W.shape,
                      parameters_before=W.size + bias, parameters_after=after + bias,
-                     macs_before=layer.macs, macs_after=positions * after, **fields)
+                     macs_before=macs, macs_after=None if macs is None else macs // W.size * after, **fields)
