@@ -65,7 +65,8 @@ def measure(shapes=SHAPES, batches=(1, 8), threads=(1, 2), rounds=30, peer_pytho
         second, one thread), `peers` (versions) and
         `results`, one dict per combination: `shape`, `batch`, `threads`, `binary_macs`, `stream_seconds`, and
         `contestants`, name to dict of `median`, `low`, `high` (quartiles) and `least` in seconds and, for ours, `ideal`
-        (median over the rounds) and `times_ideal` (median of each round's ratio).
+        (median over the rounds), `times_ideal` and `times_one_thread` (how many times as fast as with one thread; medians
+        of each round's ratio).
     """
     names = native.implementations()
     report = dict(cpu=native.cpu_name(), date=datetime.date.today().isoformat(), python=sys.version.split()[0],
@@ -97,12 +98,15 @@ def _combination(shape, batch, threads, rounds, peers, peaks):
     native.set_num_threads(threads)
     for peer in peers:
         peer.prepare(x, weights)
-    times, ideals, streams = {}, {name: [] for name in peaks}, []
+    times, ideals, alone, streams = {}, {name: [] for name in peaks}, {name: [] for name in peaks}, []
     macs = batch * filters * out.shape[2] * out.shape[3] * channels * kernel * kernel
     for _ in range(rounds):
         streams.append(min(native.stream(x, out) for _ in range(3)))
         for name, convolution in convolutions.items():
             times.setdefault(name, []).append(bench_peers.warm_seconds(lambda: convolution(x, out=out)))
+            native.set_num_threads(1)
+            alone[name].append(bench_peers.warm_seconds(lambda: convolution(x, out=out)) if threads > 1 else times[name][-1])
+            native.set_num_threads(threads)
             peak = native.peak(name, 0.001)
             ideals[name].append(macs / peak / threads + streams[-1])
             peaks[name] = max(peaks[name], peak)
@@ -112,7 +116,8 @@ def _combination(shape, batch, threads, rounds, peers, peaks):
     contestants = {name: _summary(seconds) for name, seconds in times.items()}
     for name, ideal in ideals.items():
         contestants[name].update(ideal=float(np.median(ideal)),
-                                 times_ideal=float(np.median(np.divide(times[name], ideal))))
+                                 times_ideal=float(np.median(np.divide(times[name], ideal))),
+                                 times_one_thread=float(np.median(np.divide(alone[name], times[name]))))
     return dict(shape=list(shape), batch=batch, threads=threads, binary_macs=macs,
                 stream_seconds=float(np.median(streams)), contestants=contestants)
 
@@ -155,16 +160,16 @@ def table(report):
             name, peak / 1e9, peak / report['clock_hertz'],
             '; clock x ports allow %.0f, so %.0f %%' % (limit / 1e9, 100 * peak / limit) if limit else ''))
     lines += ['%s: %s' % item for item in report['peers'].items()]
-    lines += ['', '| C, H=W, F, k | batch | threads | what | median ms | quartiles | least | x ideal | best native is |',
-              '|---|---|---|---|---|---|---|---|---|']
+    lines += ['', '| C, H=W, F, k | batch | threads | what | median ms | quartiles | least | x ideal | x one thread | best native is |',
+              '|---|---|---|---|---|---|---|---|---|---|']
     for result in report['results']:
         best = result['contestants'][next(iter(report['peaks']))]
         for name, summary in result['contestants'].items():
-            ideal = '%.2f' % summary['times_ideal'] if 'times_ideal' in summary else ''
-            lines.append('| %s | %d | %d | %s | %.3f | %.3f to %.3f | %.3f | %s | %.1f x faster |' % (
+            ideal, alone = ('%.2f' % summary[key] if key in summary else '' for key in ('times_ideal', 'times_one_thread'))
+            lines.append('| %s | %d | %d | %s | %.3f | %.3f to %.3f | %.3f | %s | %s | %.1f x faster |' % (
                 ', '.join(map(str, result['shape'])), result['batch'], result['threads'], name, summary['median'] * 1e3,
                 summary['low'] * 1e3, summary['high'] * 1e3, summary['least'] * 1e3, ideal,
-                summary['median'] / best['median']))
+                alone, summary['median'] / best['median']))
     return '\n'.join(lines + [''] + _over_shapes(report['results'], next(iter(report['peaks']))))
 
 
@@ -182,15 +187,14 @@ def _over_shapes(results, ours):
     lines = ['| median over the shapes: threads | batch | x ideal | faster than with 1 thread | %s |' % (
         ' | '.join('faster than %s' % name for name in names)), '|---' * (4 + len(names)) + '|']
     for threads, batch in settings:
-        here, alone = shapes[threads, batch], shapes.get((1, batch), {})
-        ideal = np.median([result['contestants'][ours]['times_ideal'] for result in results
-                           if (result['threads'], result['batch']) == (threads, batch)])
-        gains = [alone[shape][ours] / here[shape][ours] for shape in here if shape in alone]
-        cells = ['%.2f' % np.median(gains) if gains else '']
+        here, cells = shapes[threads, batch], []
+        for key in ('times_ideal', 'times_one_thread'):
+            cells.append('%.2f' % np.median([result['contestants'][ours][key] for result in results
+                                             if (result['threads'], result['batch']) == (threads, batch)]))
         for name in names:
             ratios = [medians[name] / medians[ours] for medians in here.values() if name in medians]
             cells.append('%.1f x' % np.median(ratios) if ratios else '')
-        lines.append('| %d | %d | %.2f | %s |' % (threads, batch, ideal, ' | '.join(cells)))
+        lines.append('| %d | %d | %s |' % (threads, batch, ' | '.join(cells)))
     return lines
 
 

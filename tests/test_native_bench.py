@@ -28,18 +28,21 @@ def test_json(capsys):
 
 
 def test_calls_are_compared_with_the_ideal_of_their_round(monkeypatch):
-    peaks, streams, seconds = iter([1e9, 2e9, 4e9] * 3), iter([1e-3] * 9), iter([4e-3, 6e-3, 5e-3])
+    # Two threads: every round times a call with two, then one with one.
+    peaks, streams = iter([5e8, 1e9, 2e9]), iter([1e-3] * 9)
+    seconds = iter([4e-3, 8e-3, 6e-3, 6e-3, 5e-3, 15e-3])
     monkeypatch.setattr(native, 'implementations', lambda: ['portable'])
     monkeypatch.setattr(native, 'peak', lambda name, duration: 3e9 if duration == bench.PEAK_SECONDS else next(peaks))
     monkeypatch.setattr(native, 'stream', lambda x, out: next(streams))
     monkeypatch.setattr(bench.bench_peers, 'warm_seconds', lambda call: next(seconds))
     monkeypatch.setattr(bench.bench_peers.Process, 'prepare', lambda self, x, weights: {})
     monkeypatch.setattr(bench.bench_peers.Process, 'round', lambda self: {})
-    result, = bench.measure(shapes=[(8, 10, 25, 1)], batches=[50], threads=[1], rounds=3)['results']
+    result, = bench.measure(shapes=[(8, 10, 25, 1)], batches=[50], threads=[2], rounds=3)['results']
     assert result['binary_macs'] == 10 ** 6
     portable = result['contestants']['portable']
     assert portable['median'] == 5e-3 and portable['ideal'] == 1.5e-3   # 2, 1.5 and 1.25 ms
     assert portable['times_ideal'] == 5e-3 / 1.25e-3                    # of 2, 4 and 4
+    assert portable['times_one_thread'] == 2                            # of 2, 1 and 3
 
 
 def test_table(capsys):
@@ -53,12 +56,12 @@ def test_table(capsys):
 def test_medians_over_the_shapes():
     def result(shape, threads, ours, peer):
         return dict(shape=shape, batch=1, threads=threads, contestants={
-            'ours': dict(median=ours, ideal=1.0, times_ideal=ours), 'a int8': dict(median=peer), 'b int8': dict(median=4.0)})
+            'ours': dict(median=ours, times_ideal=ours, times_one_thread=threads * ours), 'a int8': dict(median=peer), 'b int8': dict(median=4.0)})
     results = [result([1], 1, 2.0, 6.0), result([2], 1, 4.0, 20.0), result([3], 1, 3.0, 3.0),
                result([1], 2, 1.0, 4.0), result([2], 2, 2.0, 4.0), result([3], 2, 3.0, 3.0)]
     lines = bench._over_shapes(results, 'ours')
     assert lines[0].endswith('| faster than a int8 | faster than b int8 | faster than the best int8 |')
-    assert lines[2:] == ['| 1 | 1 | 3.00 | 1.00 | 3.0 x | 1.3 x | 1.0 x |', '| 2 | 1 | 2.00 | 2.00 | 2.0 x | 2.0 x | 2.0 x |']
+    assert lines[2:] == ['| 1 | 1 | 3.00 | 3.00 | 3.0 x | 1.3 x | 1.0 x |', '| 2 | 1 | 2.00 | 4.00 | 2.0 x | 2.0 x | 2.0 x |']
 
 
 def test_doctor_names_the_implementations():
