@@ -15,7 +15,8 @@ class Run(object):
         metric_name (str): name of the criterion's second output, or 'metric'.
         has_held_out (bool): whether the held-out metric will be measured.
         larger_is_better (bool): direction of the metric.
-        optimizations (list of (str, int)): name and epoch of each, in order.
+        optimizations (list of (str, int or tuple of int)): name and epoch of each as they were
+            given, in order; a tuple for one that is applied several times.
         parameters, macs (int): weights and multiply-adds per sample of the whole network as
             this run starts; None where not counted.
     """
@@ -82,6 +83,9 @@ class Observer(cntk_py.ProgressWriter):
         on_evaluation('end') where the network has not been measured since
         on_end(result)
 
+    Besides, where CNTK does it: on_training_summary(samples, loss, metric) at each of its
+    progress windows, on_evaluation('cross_validation') and on_evaluation('test').
+
     +-------------------+------------------------------------------------------------+
     | event             | arguments                                                  |
     +===================+============================================================+
@@ -95,6 +99,9 @@ class Observer(cntk_py.ProgressWriter):
     | `on_evaluation`   | `evaluation`: an `Evaluation`                              |
     +-------------------+------------------------------------------------------------+
     | `on_optimization` | `record`: an `nc.Record`; `metric_after` is already known  |
+    +-------------------+------------------------------------------------------------+
+    | `on_training_-    | `samples` trained so far (int); `loss`, `metric`: averages |
+    | summary`          | per sample of the window (float)                           |
     +-------------------+------------------------------------------------------------+
     | `on_end`          | `result`: an `nc.Result`                                   |
     +-------------------+------------------------------------------------------------+
