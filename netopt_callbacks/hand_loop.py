@@ -15,6 +15,7 @@ from cntk.train.training_session import DataUnit
 from . import graph
 from .engine import directors, remember
 from .engine.engine import Engine
+from .engine.exchanged import Exchanged, class_of, subclass
 from .engine.held_out import held_out
 from .engine.schedule import Clock
 
@@ -68,11 +69,11 @@ class Attached(object):
         self._needs_sweeps = clock.unit == DataUnit.sweep or any(
             isinstance(optimization.epoch, tuple) for optimization in self.engine.optimizations)
         self._retired = {}
-        self._started = False
         self._finished = False
         self._class = type(trainer)
-        trainer.__class__ = _watched(self._class)
+        trainer.__class__ = subclass(Watched, self._class)
         remember.set_attached(trainer, self)
+        self.engine.serve()
         _unfinished.add(self)
 
     @property
@@ -125,7 +126,7 @@ class Attached(object):
         return graph.substitute(function, replacements) if replacements else function
 
     def _complete(self):
-        self._start()
+        self.start()
         if self.engine.due():
             self.engine.fire()
         self.engine.finish()
@@ -134,6 +135,8 @@ class Attached(object):
         self._finished = True
         _unfinished.discard(self)
         self._trainer.__class__ = self._class
+        if self.engine.started:
+            self._trainer.__class__ = class_of(self._trainer)
         remember.set_attached(self._trainer, None)
 
     # Called by the watched trainer.
@@ -143,9 +146,9 @@ class Attached(object):
         if self._needs_sweeps and is_sweep_end is None and not _tells_sweeps(arguments):
             raise ValueError('minibatches of NumPy arrays do not tell where an epoch ends: give '
                              'nc.attach(..., epoch_size=...) in samples')
-        self._start()
+        self.start()
         if self.engine.due() and not _continues_sequences(arguments):
-            self._remember_outputs()
+            self.remember_outputs()
             self.engine.fire()
 
     def after_minibatch(self):
@@ -159,41 +162,23 @@ class Attached(object):
             return variable
         return self._outputs()[0][self._retired[variable.uid][0]]
 
-    def before_save(self, file):
-        """Writes what belongs to a checkpoint beside it."""
-        self._start()
-        self.engine.write_phase(file)
-
-    def restore(self, file, restore):
-        """Restores a checkpoint, with its structure where it holds another one.
-
-        Args:
-            file (str): the checkpoint.
-            restore (callable): restores the file into the trainer as it then is.
-        """
-        self._remember_outputs()
-        begin = self.engine.restore if self._started else self.engine.start
-        restored = begin(self.engine.phases.of(file), file, restore)
-        self._started = True
-        return restored.state
-
-    def _start(self):
-        if not self._started:
-            self._remember_outputs()
+    def start(self):
+        """Starts the run, if it has not begun: with the first thing done to its trainer."""
+        if not self.engine.started:
+            self.remember_outputs()
             self.engine.start()
-            self._started = True
+
+    def remember_outputs(self):
+        """Keeps the present outputs (and their graph alive), to know them again after a swap."""
+        outputs, functions = self._outputs()
+        for place, output in enumerate(outputs):
+            self._retired[output.uid] = (place, functions)
 
     def _outputs(self):
         trainer = self._trainer
         functions = [trainer.model, trainer.loss_function, trainer.evaluation_function]
         return [output for function in functions if function is not None
                 for output in function.outputs], functions
-
-    def _remember_outputs(self):
-        """Keeps the present outputs (and their graph alive), to know them again after a swap."""
-        outputs, functions = self._outputs()
-        for place, output in enumerate(outputs):
-            self._retired[output.uid] = (place, functions)
 
 
 class Fetched(dict):
@@ -251,54 +236,45 @@ def _continues_sequences(arguments):
     return bool(new) and not all(new)
 
 
-def _watched(base):
-    """Returns a subclass of the trainer's class that tells its `Attached` of each minibatch."""
+class Watched(Exchanged):
+    """What is put before the class of an attached trainer: it tells its run of each minibatch.
 
-    class Watched(base):
-        """A trainer under `nc.attach`."""
+    The user's own class may take less or more than CNTK's: what it is given is passed on.
+    """
 
-        # The user's own class may take less or more than CNTK's: what it is given is passed on.
+    def train_minibatch(self, arguments, *rest, **options):
+        run = remember.attached_to(self)
+        outputs = options['outputs'] if 'outputs' in options else (rest or (None,))[0]
+        run.before_minibatch(arguments, options.get('is_sweep_end', (rest + (None,) * 3)[2]))
+        asked = {run.now(output): output for output in outputs or ()}
+        if outputs and 'outputs' in options:
+            options['outputs'] = list(asked)
+        elif outputs:
+            rest = (list(asked),) + rest[1:]
+        with directors.uninterrupted():
+            trained = super(Watched, self).train_minibatch(arguments, *rest, **options)
+            run.after_minibatch()
+        if outputs:
+            updated, values = trained
+            trained = updated, Fetched(run, {asked[output]: value
+                                             for output, value in values.items()})
+        return trained
 
-        def train_minibatch(self, arguments, *rest, **options):
-            run = remember.attached_to(self)
-            outputs = options['outputs'] if 'outputs' in options else (rest or (None,))[0]
-            run.before_minibatch(arguments, options.get('is_sweep_end', (rest + (None,) * 3)[2]))
-            asked = {run.now(output): output for output in outputs or ()}
-            if outputs and 'outputs' in options:
-                options['outputs'] = list(asked)
-            elif outputs:
-                rest = (list(asked),) + rest[1:]
-            with directors.uninterrupted():
-                trained = super(Watched, self).train_minibatch(arguments, *rest, **options)
-                run.after_minibatch()
-            if outputs:
-                updated, values = trained
-                trained = updated, Fetched(run, {asked[output]: value
-                                                 for output, value in values.items()})
-            return trained
+    def summarize_training_progress(self):
+        super(Watched, self).summarize_training_progress()
+        remember.attached_to(self).engine.check()
 
-        def summarize_training_progress(self):
-            super(Watched, self).summarize_training_progress()
-            remember.attached_to(self).engine.check()
+    def summarize_test_progress(self):
+        super(Watched, self).summarize_test_progress()
+        remember.attached_to(self).engine.tell_test('test')
 
-        def summarize_test_progress(self):
-            super(Watched, self).summarize_test_progress()
-            remember.attached_to(self).engine.tell_test('test')
+    def save_checkpoint(self, filename, *rest, **options):
+        remember.attached_to(self).start()
+        super(Watched, self).save_checkpoint(filename, *rest, **options)
 
-        def save_checkpoint(self, filename, *rest, **options):
-            remember.attached_to(self).before_save(filename)
-            super(Watched, self).save_checkpoint(filename, *rest, **options)
-
-        def restore_from_checkpoint(self, filename):
-            return remember.attached_to(self).restore(
-                filename, super(Watched, self).restore_from_checkpoint)
-
-    for name in ('train_minibatch', 'summarize_training_progress', 'summarize_test_progress',
-                 'save_checkpoint', 'restore_from_checkpoint'):
-        getattr(Watched, name).__doc__ = getattr(base, name).__doc__
-    Watched.__name__ = base.__name__
-    Watched.__qualname__ = base.__qualname__
-    return Watched
+    def restore_from_checkpoint(self, filename):
+        remember.attached_to(self).remember_outputs()
+        return super(Watched, self).restore_from_checkpoint(filename)
 
 
 @atexit.register

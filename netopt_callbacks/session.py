@@ -10,6 +10,7 @@ import tempfile
 import warnings
 
 import cntk as C
+from cntk.train.trainer import Trainer
 from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig, DataUnit,
                                          TestConfig, TrainingSession, _unpack_parameter_frequency)
 
@@ -232,7 +233,8 @@ class Session(object):
                                 restore=True, preserve_all=self._given['preserve_all'])
 
     def _save(self, file):
-        self.trainer.save_checkpoint(file, {_SOURCE: self._source.get_checkpoint_state()})
+        Trainer.save_checkpoint(self.trainer, file,
+                                {_SOURCE: self._source.get_checkpoint_state()})
 
     def segment_started(self):
         """Removes the checkpoint the segment was restored from, where the user has none such."""

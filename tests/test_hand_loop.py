@@ -50,9 +50,56 @@ def test_identity_equals_the_bare_loop(epochs):
         assert loop(script) == expected
         assert isinstance(script.trainer, C.Trainer) and script.trainer.mine == 'kept'
     assert script.outcome() == bare.outcome()
-    assert type(script.trainer) is trainer
+    assert isinstance(script.trainer, trainer) and type(script.trainer).__name__ == 'Trainer'
     assert [record.samples for record in run.result.records] == [EPOCH * e for e in epochs]
     assert run.result.complete
+
+
+@pytest.mark.parametrize('last', [30, 35], ids=['window open', 'just summarized'])
+def test_trainer_tells_of_its_last_minibatch_after_a_swap_by_finish(last):
+    bare = Script()
+    loop(bare, 0, last)
+    script = Script()
+    with nc.attach(script.trainer, [Identity(epoch=last // 5), Identity(epoch=last // 5)],
+                   epoch_size=EPOCH) as run:
+        loop(script, 0, last)
+        assert not run.result.records
+    assert len(run.result.records) == 2
+    for name in ('loss_average', 'evaluation_average', 'sample_count'):
+        assert getattr(script.trainer, 'previous_minibatch_' + name) \
+            == getattr(bare.trainer, 'previous_minibatch_' + name)
+    for trainer in bare.trainer, script.trainer:
+        trainer.summarize_training_progress()
+    assert loop(script, last, last + 9) == loop(bare, last, last + 9)
+    for trainer in bare.trainer, script.trainer:
+        trainer.summarize_training_progress()
+    assert script.outcome() == bare.outcome()
+
+
+def test_checkpoint_saved_after_finish_is_gone_on_from(tmpdir):
+    def attached(script):
+        return nc.attach(script.trainer, [nc.FactorDense(epoch=1, rank=4, filter_function=hidden)],
+                         epoch_size=EPOCH)
+
+    file, early = str(tmpdir.join('model')), str(tmpdir.join('early'))
+    whole = Script()
+    with attached(whole):
+        loop(whole, 0, 4)
+        whole.trainer.save_checkpoint(early)
+        loop(whole, 4, 10)
+    whole.trainer.save_checkpoint(file, {'mine': 7})
+    expected = whole.state()
+    resumed = Script()
+    with attached(resumed) as run:
+        assert resumed.trainer.restore_from_checkpoint(file)['mine'] == 7
+    assert resumed.state() == expected
+    assert [record.samples for record in run.result.records] == [EPOCH]
+    assert loop(resumed, 10, 20) == loop(whole, 10, 20)
+    # Back behind the swap, and forth again, on a trainer whose run is over.
+    whole.trainer.restore_from_checkpoint(early)
+    assert 'DenseFactored' not in [f.op_name for f in nc.graph.walk(whole.z)]
+    whole.trainer.restore_from_checkpoint(file)
+    assert loop(whole, 10, 20)[-1] == resumed.trainer.previous_minibatch_loss_average
 
 
 def test_minibatches_of_a_source_tell_the_sweeps():

@@ -109,8 +109,10 @@ PHASES = collections.OrderedDict([
                              [('overwritten', (2, 3, 2)), ('preserved', (3, 4))])),
     ('between measuring and swap', (Point(Engine, 'fire', 'before'),
                                     [('overwritten', (1, 2)), ('at the boundary', (1, 2))])),
-    ('transform', (Point(adopt, 'Plan', 'before'),
-                   [('overwritten', (1, 2)), ('preserved', (1, 2))])),
+    ('transform', (Point(nc.graph, 'replace', 'after'),     # called by checks before training, too
+                   [('overwritten', (3, 4, 2)), ('preserved', (2, 2))])),
+    ('transformed, not yet adopted', (Point(adopt, 'Plan', 'before'),
+                                      [('overwritten', (1, 2)), ('preserved', (1, 2))])),
     ('swap', (Point(swap, '_follow', 'before'), [('overwritten', (1, 2, 3)), ('preserved', (2, 3))])),
     ('adoption', (Point(adopt.Plan, '_reset', 'before'),
                   [('overwritten', (1, 2)), ('preserved', (1, 2))])),

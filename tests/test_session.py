@@ -116,6 +116,41 @@ def test_cross_validation_callback_decides():
     assert ended[0][0] < 4 * SAMPLES
 
 
+class Evaluations(nc.Observer):
+    """Keeps what it is told of tests."""
+
+    def __init__(self):
+        super(Evaluations, self).__init__()
+        self.seen = []
+
+    def on_evaluation(self, evaluation):
+        self.seen.append((evaluation.kind, evaluation.samples, evaluation.metric))
+
+
+@pytest.mark.parametrize('has_source', [True, False])
+def test_test_made_by_a_cross_validation_callback_is_told_where_it_is_made(has_source):
+    script, told = Script(test=False), Evaluations()
+    source, streams = script._small(110)
+    made = []
+
+    def callback(index, error, samples, minibatches):
+        script.trainer.test_minibatch({script.x: script.images[:64],
+                                       script.label: script.labels[:64]})
+        script.trainer.summarize_test_progress()
+        if has_source:
+            made.append(('cross_validation', script.trainer.total_number_of_samples_seen, error))
+        made.append(('test' if has_source else 'cross_validation',
+                     script.trainer.total_number_of_samples_seen, script.log.events[-1][-1] / 64))
+        return True
+
+    options = dict(model_inputs_to_streams=streams) if has_source else {}
+    script.arguments['cv_config'] = C.CrossValidationConfig(
+        source if has_source else None, frequency=SAMPLES, callback=callback, **options)
+    script.run([told, Identity(epoch=2)])
+    assert [t for t in told.seen if t[0] in ('cross_validation', 'test')] == made
+    assert len(made) == (8 if has_source else 4)
+
+
 def test_users_objects_stay_and_follow():
     script = Script()
     script.trainer.mine = 'kept'

@@ -178,8 +178,7 @@ class Checkpoints(object):
         except (OSError, ValueError, KeyError) as error:
             raise ValueError('the checkpoint %s was written while the network was being optimized, '
                              'and %s, which tells its structure, cannot be read (%s): keep the '
-                             'folder with the checkpoint (one saved after finish() has none: save '
-                             'inside the run)' % (file, path, error))
+                             'folder with the checkpoint' % (file, path, error))
 
     def _path(self, label):
         return os.path.join(self._folder, 'phase-%s.json' % label)

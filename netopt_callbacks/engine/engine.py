@@ -22,6 +22,7 @@ from .audience import Audience
 from .callbacks import (in_order, refuse_lower_without_data, refuse_projection, refuse_writers,
                         sorted_callbacks)
 from .distributed import Workers
+from .exchanged import trained_samples
 from .held_out import Minibatches
 from .mark import unmarked
 from .network import Network
@@ -50,6 +51,7 @@ class Engine(object):
         result (Result): filled as the run goes on.
         phases (phases.Phases): what is written beside checkpoints.
         workers (distributed.Workers): of the run; only the main one tells observers and writes.
+        started (bool): whether `start` is through.
 
     Raises:
         TypeError, ValueError: the callbacks do not fit the run.
@@ -82,6 +84,8 @@ class Engine(object):
         self._progress = Progress(self.result.records, self._network.counts())
         self._tested = None
         self._untold = None
+        self._ended = False
+        self.started = False
 
     # The run.
 
@@ -95,6 +99,7 @@ class Engine(object):
             Restored: see `restore`; None without a checkpoint.
         """
         restored = None
+        self.serve()
         self._progress.base = self._network.counts()
         if file:
             restored = self.restore(checkpoints, file, restore)
@@ -109,6 +114,7 @@ class Engine(object):
             has_held_out=self._data is not None, larger_is_better=self._larger_is_better,
             optimizations=[(o.name, o.epoch) for o in self.optimizations],
             parameters=parameters, macs=macs))
+        self.started = True
         if self.due():
             self.fire()
             return restored and restored._replace(changed=True)
@@ -166,8 +172,9 @@ class Engine(object):
         An empty minibatch, CNTK's end of the data, counts for nothing.
         """
         self.check()
-        if not self._trainer.previous_minibatch_sample_count:
+        if not trained_samples(self._trainer):
             return False
+        self._handed.last = None
         self._recovery.forget()
         ended = self.clock.advance(*self._counts())
         self._audience.tell('on_minibatch', self.clock.samples,
@@ -246,6 +253,31 @@ class Engine(object):
         """Writes what belongs to a checkpoint beside `file`, or beside the one that C++ writes."""
         self.phases.write(self._progress, self.phases.of(file) if file else None)
 
+    def serve(self):
+        """Makes this the run that checkpoints of the trainer are of, also after its end."""
+        if self._attends:
+            self._handed.run = self
+
+    def before_save(self, file):
+        """Writes what belongs beside a checkpoint that the user's code is about to save."""
+        self.write_phase(file)
+
+    def restore_file(self, file, restore):
+        """Restores a checkpoint for the user's code, with its structure where it holds another one.
+
+        Args:
+            file (str): the checkpoint.
+            restore (callable): restores the file into the trainer as it then is.
+
+        Returns:
+            dict: the external state it was saved with.
+        """
+        begin = self.restore if self.started else self.start
+        restored = begin(self.phases.of(file), file, restore)
+        if self._ended:
+            self._network.let_go()
+        return restored.state
+
     def check(self):
         """Raises what an observer raised where C++ called it: call it at a safe point."""
         self._audience.check()
@@ -259,10 +291,15 @@ class Engine(object):
 
         Args:
             kind (str): 'cross_validation' or 'test'.
+
+        Returns:
+            bool: whether there was one.
         """
-        if self._tested is not None:
-            metric, self._tested = self._tested, None
-            self._audience.tell('on_evaluation', self._recovery.evaluation(kind, metric))
+        metric, self._tested = self._tested, None
+        if metric is None:
+            return False
+        self._audience.tell('on_evaluation', self._recovery.evaluation(kind, metric))
+        return True
 
     # The parts.
 
@@ -342,7 +379,7 @@ class Engine(object):
         if counts[0] > self.clock.samples:
             return counts
         seen = self.clock.seen
-        return [seen[DataUnit.sample] + self._trainer.previous_minibatch_sample_count,
+        return [seen[DataUnit.sample] + trained_samples(self._trainer),
                 seen[DataUnit.minibatch] + 1, seen[DataUnit.sweep]]
 
     def _minibatches(self, arguments):
@@ -360,6 +397,7 @@ class Engine(object):
         return metric.name or (metric.owner.op_name if metric.is_output else 'metric')
 
     def _end(self):
+        self._ended = True
         self._network.let_go()
         return self._audience.end(self.result)
 

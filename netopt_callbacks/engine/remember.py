@@ -30,6 +30,10 @@ class Handed(object):
         arguments (list of cntk.Variable): the criterion's, in the order of the user's graph;
             those that only the metric has come last.
         tracker (windows.Tracker): our own writer, from the first run on.
+        last (tuple): the C++ trainer that trained last, while the present one has not, see
+            `exchanged`; None where the present one has.
+        run (engine.Engine): the run that checkpoints of the trainer are of: the one on it now, or
+            the last; None before the first.
     """
 
     def __init__(self, trainer, model, criterion, learners, writers):
@@ -39,6 +43,8 @@ class Handed(object):
         self.writers = _as_list(writers)
         self.arguments = _arguments(trainer)
         self.tracker = None
+        self.last = None
+        self.run = None
 
 
 def _arguments(trainer):
@@ -170,6 +176,11 @@ def trainer(trainer, progress_writers=None):
                     trainer.parameter_learners, progress_writers)
     setattr(trainer, ATTRIBUTE, handed)
     return handed
+
+
+def handed(trainer):
+    """Returns the `Handed` of a trainer that `trainer` has returned one for."""
+    return trainer.__dict__[ATTRIBUTE]
 
 
 def _same(these, those):

@@ -73,9 +73,12 @@ class Segment(TrainingSession):
     def on_cross_validation_end(self, index, average_error, num_samples, num_minibatches):
         """Called by C++ after a cross-validation: the user's callback decides whether to go on."""
         try:
-            self._session.engine.tell_test('cross_validation')
+            engine = self._session.engine
+            cntk_tested = engine.tell_test('cross_validation')
             goes_on = super(Segment, self).on_cross_validation_end(
                 index, average_error, num_samples, num_minibatches)
+            # The callback may have tested as well; without a source it is the cross-validation.
+            engine.tell_test('test' if cntk_tested else 'cross_validation')
         except BaseException as error:
             self._keep(error)
         self._stopped = self._stopped or not goes_on

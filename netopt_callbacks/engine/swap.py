@@ -7,6 +7,7 @@ Trainer follow the same way, so that `z.eval` and `outputs=[z.output]` go on wor
 import cntk as C
 from cntk.train.trainer import Trainer
 
+from .exchanged import class_of, last_trained
 from .mark import unmarked
 
 
@@ -106,6 +107,10 @@ def exchange(trainer, handed, functions, learners, writers, undo):
     Trainer.__init__(new, model, (loss, metric), learners, list(writers))
     undo.callback(setattr, handed, 'learners', handed.learners)
     handed.learners = list(learners)
+    undo.callback(setattr, handed, 'last', handed.last)
+    handed.last = last_trained(trainer, handed.last)
+    undo.callback(setattr, trainer, '__class__', type(trainer))
+    trainer.__class__ = class_of(trainer)
     _point(trainer, new, undo)
     _follow(handed, model, loss, metric, undo)
 
