@@ -90,7 +90,7 @@ def test_state_of_the_packed_is_reset_and_all_other_state_stays():
     learner, = script.learners
     before = [np.array(g) for g in learner.create_checkpoint()['smoothed_gradients']]
     with nc.attach(script.trainer, [Factor(epoch=0)], epoch_size=SAMPLES) as run:
-        run._start()
+        run.start()
         after = [np.array(g) for g in learner.create_checkpoint()['smoothed_gradients']]
     for parameter, old, new in zip(learner.parameters, before, after):
         if parameter.shape == (6, 6, 6, 12):
@@ -112,7 +112,7 @@ def test_projected_state_is_the_chain_rule(learner, blocks):
     optimization = nc.FactorDense(epoch=0, rank=RANK, learner_state='project',
                                   filter_function=lambda layer: layer.name == 'hidden')
     with nc.attach(script.trainer, [optimization], epoch_size=SAMPLES) as run:
-        run._start()
+        run.start()
         after = state().reshape(-1)
     if not blocks:
         assert not after.size

@@ -9,15 +9,13 @@ whether something is due; it knows no schedule and keeps no record. The order of
     finish           export, lowering, result
     close            the observers' end
 """
-import collections
 import warnings
 
-from cntk.train.trainer import Trainer
 from cntk.train.training_session import DataUnit
 
 from ..observers.base import Run
 from ..records import Record, Result
-from . import checkpoint, directors, learners as learner_facts
+from . import directors, learners as learner_facts
 from .audience import Audience
 from .callbacks import (in_order, refuse_lower_without_data, refuse_projection, refuse_writers,
                         sorted_callbacks)
@@ -26,13 +24,8 @@ from .exchanged import trained_samples
 from .held_out import Minibatches
 from .mark import unmarked
 from .network import Network
-from .phases import Phases, Progress
+from .phases import Phases
 from .recovery import Recovery
-
-Restored = collections.namedtuple('Restored', 'state, changed')
-"""What a checkpoint gave: its external state, and whether the trainer's graph is no longer the
-one in the file, so that C++ could not restore it once more."""
-
 
 class Engine(object):
     """One run of one trainer under a list of callbacks.
@@ -79,12 +72,10 @@ class Engine(object):
         self._network = Network(trainer, handed, self.workers, self._on_training_summary,
                                 self._on_test_summary)
         self._recovery = Recovery(self._network, clock, data, self.result.records)
-        self.phases = Phases(self._network, self.workers, self.optimizations, checkpoint_file,
-                             saves)
-        self._progress = Progress(self.result.records, self._network.counts())
+        self.phases = Phases(self._network, self.workers, clock, handed, self.optimizations,
+                             self._attends, self.result.records, checkpoint_file, saves)
         self._tested = None
         self._untold = None
-        self._ended = False
         self.started = False
 
     # The run.
@@ -96,17 +87,16 @@ class Engine(object):
             checkpoints, file, restore: the checkpoint to go on from, as `restore` takes them.
 
         Returns:
-            Restored: see `restore`; None without a checkpoint.
+            phases.Restored: see `restore`; None without a checkpoint.
         """
         restored = None
         self.serve()
-        self._progress.base = self._network.counts()
+        self.clock.base = self._network.counts()
         if file:
             restored = self.restore(checkpoints, file, restore)
-        self._network.refuse_expected([optimization for index, optimization in enumerate(self.optimizations)
-                                       if index not in self._progress.applied])
+        self._network.refuse_expected(self._pending())
         if not file:
-            self._take_over()
+            self.phases.take_over()
         parameters, macs = self._network.totals()
         self._audience.tell('on_start', Run(
             epoch_size=self.clock.epoch_samples, max_samples=self.clock.max_samples,
@@ -123,48 +113,9 @@ class Engine(object):
         return restored
 
     def restore(self, checkpoints, file, restore=None):
-        """Restores a checkpoint into the structure it was written with.
-
-        Args:
-            checkpoints (checkpoint.Checkpoints), file (str): the checkpoint.
-            restore (callable): restores a file into the trainer and returns its external
-                state; None is CNTK's own `Trainer.restore_from_checkpoint`.
-
-        Returns:
-            Restored: `changed` where plain CNTK wrote it and the graph is to be optimized.
-
-        Raises:
-            ValueError: the checkpoint is not of this script, or cannot be read.
-        """
-        learner_facts.check_resumable(self._handed.learners)
-        if self.optimizations and learner_facts.counts_nothing(self._handed.learners):
-            raise ValueError(
-                'the checkpoint %s cannot tell how many samples were trained: CNTK counts none '
-                'where a UserLearner is the only or the first learner. Put a learner of CNTK first, '
-                'or resume without optimizations' % file)
-        saved, phase = checkpoints.load(file)
-        state = []
-
-        def into_trainer():
-            state.append(restore(file) if restore is not None
-                         else Trainer.restore_from_checkpoint(self._trainer, file))
-
-        if phase is None:
-            self._network.check_plain(file, saved)
-            into_trainer()
-            if self._network.counts()[0] < self._progress.base[0]:
-                self._progress.base = [0, 0, 0]     # it goes back behind the start of this run
-            self._set_clock()
-            self._take_over()
-            return Restored(state[0], changed=bool(self.optimizations))
-        self._network.rebuild(saved, phase, self.optimizations,
-                              self.phases.label(len(phase.fired)), into_trainer)
-        self.phases.begin(phase.places())
-        self._progress.applied = list(phase.fired)
-        self._progress.base = list(phase.base)
-        self._set_clock()
-        self.result.records[:] = checkpoint.records_of(phase, self.clock.samples)
-        return Restored(state[0], changed=False)
+        """Restores a checkpoint into the structure it was written with: see `phases.Phases.restore`."""
+        self._recovery.forget()
+        return self.phases.restore(checkpoints, file, restore)
 
     def after_minibatch(self):
         """Counts the minibatch just trained; returns whether an optimization is due.
@@ -172,11 +123,12 @@ class Engine(object):
         An empty minibatch, CNTK's end of the data, counts for nothing.
         """
         self.check()
-        if not trained_samples(self._trainer):
+        samples = trained_samples(self._trainer)
+        if not samples:
             return False
         self._handed.last = None
         self._recovery.forget()
-        ended = self.clock.advance(*self._counts())
+        ended = self.clock.advance(self._network.counts(), samples)
         self._audience.tell('on_minibatch', self.clock.samples,
                             self._trainer.previous_minibatch_loss_average,
                             self._trainer.previous_minibatch_evaluation_average
@@ -215,12 +167,10 @@ class Engine(object):
         if self._recovery.pending:
             self._evaluate('end')
         self._export()
-        pending = [o for index, o in enumerate(self.optimizations)
-                   if index not in self._progress.applied]
-        if pending:
+        if self._pending():
             raise ValueError('training ended after %d samples (%d epochs), before %s; %s' % (
                 self.clock.samples, self.clock.epoch,
-                ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in pending), self._remedy()))
+                ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in self._pending()), self._remedy()))
         if self._lower is not None:
             self.result.lowered, self.result.parity = self._lower.run(
                 self.result.model, self.optimizations, self._minibatches(
@@ -251,10 +201,10 @@ class Engine(object):
 
     def write_phase(self, file=None):
         """Writes what belongs to a checkpoint beside `file`, or beside the one that C++ writes."""
-        self.phases.write(self._progress, self.phases.of(file) if file else None)
+        self.phases.write(file)
 
     def serve(self):
-        """Makes this the run that checkpoints of the trainer are of, also after its end."""
+        """Makes this the run that checkpoints of the trainer are of."""
         if self._attends:
             self._handed.run = self
 
@@ -273,10 +223,7 @@ class Engine(object):
             dict: the external state it was saved with.
         """
         begin = self.restore if self.started else self.start
-        restored = begin(self.phases.of(file), file, restore)
-        if self._ended:
-            self._network.let_go()
-        return restored.state
+        return begin(self.phases.of(file), file, restore).state
 
     def check(self):
         """Raises what an observer raised where C++ called it: call it at a safe point."""
@@ -303,9 +250,13 @@ class Engine(object):
 
     # The parts.
 
+    def _pending(self):
+        return [optimization for index, optimization in enumerate(self.optimizations)
+                if index not in self.phases.applied]
+
     def _due(self):
         return [index for index in in_order(self.optimizations)
-                if index not in self._progress.applied
+                if index not in self.phases.applied
                 and self.clock.reached(self.optimizations[index].epoch)]
 
     def _apply(self, index):
@@ -314,13 +265,11 @@ class Engine(object):
         record = Record(optimization.name, self.clock.epoch, self.clock.samples,
                         metric_before=self._recovery.metric, larger_is_better=self._larger_is_better)
         with directors.uninterrupted():
-            self._network.commit(change, self.phases.label(len(self._progress.applied) + 1))
+            self._network.commit(change, self.phases.next_label)
             for note in change.layers:
                 note.projection = None          # it holds matrices
             record.layers, record.notes = change.layers, change.messages
-            self._progress.applied.append(index)
-            self._progress.records.append(record)
-            self.phases.begin()
+            self.phases.begin(index, record)
             self._recovery.forget()
             self._untold = record
         self._tell_of_optimization()
@@ -340,9 +289,9 @@ class Engine(object):
 
     def _remedy(self):
         """Returns what to do where an optimization never became due."""
-        if not self.clock.samples and self._progress.base[0]:
+        if not self.clock.samples and self.clock.base[0]:
             return ('CNTK counts max_samples over the life of the learners, and these had seen %d '
-                    'before, so make new ones, or give more' % self._progress.base[0])
+                    'before, so make new ones, or give more' % self.clock.base[0])
         if self.clock.unit == DataUnit.sweep and not self.clock.epoch:
             return ('no end of a sweep was reported, as by a source that tells none or under a '
                     'UserLearner, so give epoch_size in samples')
@@ -353,34 +302,10 @@ class Engine(object):
         try:
             self.result.model = self._network.export()
         except Exception as error:
-            if self._progress.applied or self._lower is not None:
+            if self.phases.applied or self._lower is not None:
                 raise
             warnings.warn('result.model is None: CNTK cannot clone this network (%r); a UserFunction '
                           'in it needs a constructor (inputs..., name) or clone()' % (error,))
-
-    def _take_over(self):
-        if self._attends:
-            self._network.take_over(bool(self.optimizations), self.phases.label(0))
-        self.write_phase()
-
-    def _set_clock(self):
-        """Sets the clock by the counts of the trainer that has just been restored."""
-        self._recovery.forget()
-        self.clock.advance(*(now - base for now, base
-                             in zip(self._network.counts(), self._progress.base)))
-
-    def _counts(self):
-        """Returns samples, minibatches and sweeps of the run after a minibatch.
-
-        A UserLearner leaves CNTK's own counts where they are; then we count ourselves.
-        """
-        counts = [now - base for now, base
-                  in zip(self._network.counts(), self._progress.base)]
-        if counts[0] > self.clock.samples:
-            return counts
-        seen = self.clock.seen
-        return [seen[DataUnit.sample] + trained_samples(self._trainer),
-                seen[DataUnit.minibatch] + 1, seen[DataUnit.sweep]]
 
     def _minibatches(self, arguments):
         return Minibatches(self._data, arguments)
@@ -397,8 +322,9 @@ class Engine(object):
         return metric.name or (metric.owner.op_name if metric.is_output else 'metric')
 
     def _end(self):
-        self._ended = True
         self._network.let_go()
+        if self._attends:
+            self._handed.run = self.phases
         return self._audience.end(self.result)
 
     def _on_training_summary(self, samples, loss, metric):

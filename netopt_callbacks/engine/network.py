@@ -15,13 +15,13 @@ import cntk as C
 import numpy as np
 from cntk import cntk_py
 from cntk.train.trainer import Trainer
-from cntk.train.training_session import DataUnit
 
 from .. import count, graph
 from ..optimizations.base import as_transformed
-from . import (adopt, checkpoint, directors, fit, learners as learner_facts, random_state, swap, tenants,
-               windows)
+from . import (adopt, directors, fit, learners as learner_facts, random_state, saved_graph, swap,
+               tenants, windows)
 from .mark import kept_reachable, marked, unmarked
+from .schedule import UNITS
 
 
 class Change(object):
@@ -80,8 +80,7 @@ class Network(object):
 
     def counts(self):
         """Returns the samples, minibatches and sweeps the trainer has seen in its life."""
-        return [self.trainer.total_number_of_units_seen(unit)
-                for unit in (DataUnit.sample, DataUnit.minibatch, DataUnit.sweep)]
+        return [self.trainer.total_number_of_units_seen(unit) for unit in UNITS]
 
     def refuse_expected(self, optimizations):
         """Refuses, before training, optimizations that could not be applied, as far as that is known.
@@ -139,7 +138,7 @@ class Network(object):
                           transformed.layers)
         whole = random_state.open_blocks(plan.packed())
         swap.check(outputs, whole, plan.read, optimization.name)
-        self._workers.agree(lambda: checkpoint.signature(whole), optimization.name)
+        self._workers.agree(lambda: saved_graph.signature(whole), optimization.name)
         return Change(index, outputs, whole, plan, transformed.layers)
 
     def commit(self, change, mark):
@@ -174,7 +173,7 @@ class Network(object):
             ValueError: the script is not the one that wrote the checkpoint.
         """
         outputs = swap.Outputs(self.trainer)
-        whole, owners = checkpoint.rebound(saved, phase, self._handed.arguments,
+        whole, owners = saved_graph.rebound(saved, phase, self._handed.arguments,
                                            learner_facts.parameters_of(self._given))
         learners = list(self._given)
         learner_facts.keep_state(self._given)
@@ -194,14 +193,14 @@ class Network(object):
             ValueError: the checkpoint is of another network.
         """
         loss = saved.outputs[swap.Outputs(self.trainer).models]
-        if checkpoint.signature(C.combine([loss])) \
-                != checkpoint.signature(self.trainer.loss_function):
+        if saved_graph.signature(C.combine([loss])) \
+                != saved_graph.signature(self.trainer.loss_function):
             raise ValueError('the checkpoint %s was written by another network than the one of this '
                              'script: give it another checkpoint name' % file)
 
     def places(self):
         """Returns where a checkpoint of the present graph holds what, JSON-ready."""
-        return checkpoint.places(self.trainer, self._handed.arguments,
+        return saved_graph.places(self.trainer, self._handed.arguments,
                                  learner_facts.parameters_of(self._given), self.owners)
 
     def export(self):
@@ -215,6 +214,7 @@ class Network(object):
 
     def let_go(self):
         """Lets the trainer's tracker, which stays in it, tell us nothing more."""
+        self._listeners = ()
         self._tracker.listen()
         learner_facts.let_go(self._given)
 
@@ -250,7 +250,7 @@ class Network(object):
         """
         self.unique_id = self._workers.align_unique_id(unique_id)
         if self.unique_id is None:
-            checkpoint.advance_unique_id(unique_id or 0)
+            saved_graph.advance_unique_id(unique_id or 0)
             self.unique_id = cntk_py.new_unique_id()
         else:
             whole = graph.clone_shared(whole)

@@ -1,43 +1,47 @@
-"""The phases of a run: named in its graph, described beside its checkpoints.
+"""The phases of a run: named in its graph, written beside its checkpoints, and gone on from.
 
 A phase begins with each applied optimization. The graph carries its label (see `mark`), and a
 file in the checkpoint's folder what else a resumed run needs (see `checkpoint`).
 """
-from . import checkpoint
+import collections
 
+from cntk.train.trainer import Trainer
 
-class Progress(object):
-    """How far a run has come.
+from . import checkpoint, learners as learner_facts
 
-    Attributes:
-        applied (list of int): places of the applied optimizations in the list, in order.
-        records (list of nc.Record): theirs.
-        base (list of int): samples, minibatches and sweeps of the trainer when the run began.
-    """
-
-    def __init__(self, records, base):
-        self.applied = []
-        self.records = records
-        self.base = base
+Restored = collections.namedtuple('Restored', 'state, changed')
+"""What a checkpoint gave: its external state, and whether the trainer's graph is no longer the
+one in the file, so that C++ could not restore it once more."""
 
 
 class Phases(object):
-    """What a run writes beside its checkpoints, and finds there.
+    """What a run writes beside its checkpoints, finds there, and goes on from.
 
     Args:
-        network (network.Network): the run's.
-        workers (distributed.Workers): only the main one writes.
+        network (network.Network), workers (distributed.Workers), clock (schedule.Clock): of the
+            run; only the main worker writes.
+        handed (remember.Handed): what the trainer was built with.
         optimizations (list of nc.Optimization): of the run.
+        attends (bool): whether the run has anything to do at all.
+        records (list of nc.Record): of the applied ones; filled in place.
         file (str): the checkpoint name C++ writes to, None where it writes none.
         saves (bool): whether the front door saves checkpoints under names of its own.
 
     Attributes:
+        applied (list of int): places of the applied optimizations in the list, in order.
         checkpoints (checkpoint.Checkpoints): of `file`, or None.
     """
 
-    def __init__(self, network, workers, optimizations, file, saves):
+    def __init__(self, network, workers, clock, handed, optimizations, attends, records, file,
+                 saves):
+        self.applied = []
+        self._attends = attends
         self._network = network
         self._workers = workers
+        self._clock = clock
+        self._handed = handed
+        self._optimizations = optimizations
+        self._records = records
         self._schedule = checkpoint.schedule_of(optimizations)
         self._marks = bool(optimizations) and bool(file or saves)
         self._places = None
@@ -51,24 +55,38 @@ class Phases(object):
         """Returns the label of a phase; None where nothing of ours is to be in a checkpoint."""
         return str(applied) if self._marks else None
 
-    def begin(self, places=None):
-        """Notes that the graph is another one now.
+    @property
+    def next_label(self):
+        """The label of the phase that the next applied optimization begins."""
+        return self.label(len(self.applied) + 1)
+
+    def take_over(self):
+        """Begins a run on the network as it is."""
+        if self._attends:
+            self._network.take_over(bool(self._optimizations), self.label(0))
+        self.write()
+
+    def begin(self, index, record):
+        """Begins the phase of an optimization whose change is in the trainer.
 
         Args:
-            places (dict): of the checkpoint it was rebuilt from, see `checkpoint.Phase`.
+            index (int): its place in the list.
+            record (nc.Record): what is known of it.
         """
-        self._places = places
+        self.applied.append(index)
+        self._records.append(record)
+        self._places = None             # the graph is another one now
 
-    def write(self, progress, checkpoints=None):
-        """Writes what belongs to the present phase, beside `checkpoints` or those of C++."""
-        checkpoints = checkpoints or self.checkpoints
+    def write(self, file=None):
+        """Writes what belongs to the present phase beside `file`, or beside the one of C++."""
+        checkpoints = self.of(file) if file else self.checkpoints
         if not self._marks or checkpoints is None or not self._workers.is_main:
             return
         if self._places is None:
             self._places = self._network.places()
         checkpoints.write(checkpoint.Phase(
-            schedule=self._schedule, fired=list(progress.applied),
-            records=[record.to_dict() for record in progress.records], base=progress.base,
+            schedule=self._schedule, fired=list(self.applied),
+            records=[record.to_dict() for record in self._records], base=self._clock.base,
             unique_id=self._network.unique_id, **self._places))
 
     def find(self):
@@ -77,3 +95,60 @@ class Phases(object):
             self.checkpoints.find()
         self._workers.barrier()
         return self.checkpoints.find()
+
+    def restore(self, checkpoints, file, restore):
+        """Restores a checkpoint into the structure it was written with.
+
+        Args:
+            checkpoints (checkpoint.Checkpoints), file (str): the checkpoint.
+            restore (callable): restores a file into the trainer and returns its external
+                state; None is CNTK's own `Trainer.restore_from_checkpoint`.
+
+        Returns:
+            Restored: `changed` where plain CNTK wrote it and the graph is to be optimized.
+
+        Raises:
+            ValueError: the checkpoint is not of this script, or cannot be read.
+        """
+        learner_facts.check_resumable(self._handed.learners)
+        if self._optimizations and learner_facts.counts_nothing(self._handed.learners):
+            raise ValueError(
+                'the checkpoint %s cannot tell how many samples were trained: CNTK counts none '
+                'where a UserLearner is the only or the first learner. Put a learner of CNTK first, '
+                'or resume without optimizations' % file)
+        saved, phase = checkpoints.load(file)
+        state = []
+
+        def into_trainer():
+            state.append(restore(file) if restore is not None
+                         else Trainer.restore_from_checkpoint(self._network.trainer, file))
+
+        if phase is None:
+            self._network.check_plain(file, saved)
+            into_trainer()
+            counts = self._network.counts()
+            if counts[0] < self._clock.base[0]:
+                self._clock.base = [0, 0, 0]    # it goes back behind the start of this run
+            self._clock.set(counts)
+            self.take_over()
+            return Restored(state[0], changed=bool(self._optimizations))
+        self._network.rebuild(saved, phase, self._optimizations, self.label(len(phase.fired)),
+                              into_trainer)
+        self._places = phase.places()
+        self.applied = list(phase.fired)
+        self._clock.base = list(phase.base)
+        self._clock.set(self._network.counts())
+        self._records[:] = checkpoint.records_of(phase, self._clock.samples)
+        return Restored(state[0], changed=False)
+
+    # What the trainer asks once the run has ended, see `exchanged`.
+
+    def before_save(self, file):
+        """Writes what belongs beside a checkpoint that the user's code is about to save."""
+        self.write(file)
+
+    def restore_file(self, file, restore):
+        """Restores a checkpoint for the user's code; returns its external state."""
+        restored = self.restore(self.of(file), file, restore)
+        self._network.let_go()
+        return restored.state

@@ -32,8 +32,8 @@ class Handed(object):
         tracker (windows.Tracker): our own writer, from the first run on.
         last (tuple): the C++ trainer that trained last, while the present one has not, see
             `exchanged`; None where the present one has.
-        run (engine.Engine): the run that checkpoints of the trainer are of: the one on it now, or
-            the last; None before the first.
+        run (engine.Engine or phases.Phases): whom a save or restore by the user's code concerns:
+            the run on the trainer now, or what the last one left; None before the first.
     """
 
     def __init__(self, trainer, model, criterion, learners, writers):

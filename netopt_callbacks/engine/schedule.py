@@ -4,6 +4,8 @@ import sys
 
 from cntk.train.training_session import DataUnit
 
+UNITS = DataUnit.sample, DataUnit.minibatch, DataUnit.sweep
+
 
 def checked_epoch_size(epoch_size):
     """Returns (count, DataUnit) for an `epoch_size` argument.
@@ -36,12 +38,17 @@ class Clock(object):
     Args:
         epoch_size: as `checked_epoch_size` takes it.
         max_samples (int): length of the run, None where the source decides.
+
+    Attributes:
+        base (list of int): samples, minibatches and sweeps the trainer had seen when the run began.
+        seen (dict): the same of this run, by DataUnit.
     """
 
     def __init__(self, epoch_size=None, max_samples=None):
         self.count, self.unit = checked_epoch_size(epoch_size)
         self.max_samples = None if max_samples in (None, sys.maxsize) else max_samples
-        self.seen = {DataUnit.sample: 0, DataUnit.minibatch: 0, DataUnit.sweep: 0}
+        self.base = [0, 0, 0]
+        self.seen = dict.fromkeys(UNITS, 0)
 
     @property
     def samples(self):
@@ -58,16 +65,28 @@ class Clock(object):
         """Samples per epoch, or None where epochs are counted in another unit."""
         return self.count if self.unit == DataUnit.sample else None
 
-    def advance(self, samples, minibatches, sweeps):
-        """Sets the counts after a trained minibatch, or of a run that is resumed.
+    def set(self, counts):
+        """Sets where the run stands by what the trainer has seen in its life."""
+        self.seen = {unit: now - base for unit, now, base in zip(UNITS, counts, self.base)}
+
+    def advance(self, counts, samples):
+        """Goes on by a trained minibatch.
+
+        Args:
+            counts (list of int): what the trainer has seen in its life.
+            samples (int): of the minibatch. They count where a UserLearner leaves CNTK's own
+                counts where they are.
 
         Returns:
             bool: whether this completed an epoch.
         """
-        before = self.epoch
-        self.seen = {DataUnit.sample: samples, DataUnit.minibatch: minibatches,
-                     DataUnit.sweep: sweeps}
-        return self.epoch > before
+        epoch, before = self.epoch, dict(self.seen)
+        self.set(counts)
+        if self.samples <= before[DataUnit.sample]:
+            self.seen = before
+            self.seen[DataUnit.sample] += samples
+            self.seen[DataUnit.minibatch] += 1
+        return self.epoch > epoch
 
     def reached(self, epoch):
         """Whether `epoch`, an int or (int, DataUnit.sweep), is complete."""
