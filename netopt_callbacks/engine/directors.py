@@ -102,30 +102,38 @@ def _keep(kind, error, traceback):
         _original[0](kind, error, traceback)
 
 
-@contextlib.contextmanager
-def uninterrupted():
-    """Lets a first Ctrl-C wait for the end of a few lines that must run whole.
+# What Python's signal module wraps: it makes enums of handlers, by far the most of what a
+# minibatch under `uninterrupted` would cost.
+_get_handler = getattr(signal.getsignal, '__wrapped__', signal.getsignal)
+_set_handler = getattr(signal.signal, '__wrapped__', signal.signal)
+
+
+class uninterrupted(object):
+    """Context that lets a first Ctrl-C wait for the end of a few lines that must run whole.
 
     It then goes to the handler it found, the user's own or Python's; a second one at once.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    pressed = []
 
-    def wait(number, frame):
-        if pressed:
-            handler(number, frame)
-        pressed.append(frame)
+    def __enter__(self):
+        self._pressed = []
+        self._handler = _get_handler(signal.SIGINT)
+        try:
+            if callable(self._handler):
+                _set_handler(signal.SIGINT, self._wait)
+        except ValueError:              # a thread that is not the main one, which has no signals
+            self._handler = None
 
-    signal.signal(signal.SIGINT, wait)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if pressed:
-            handler(signal.SIGINT, pressed[0])
+    def __exit__(self, kind, error, traceback):
+        if not callable(self._handler):
+            return
+        _set_handler(signal.SIGINT, self._handler)
+        if self._pressed:
+            self._handler(signal.SIGINT, self._pressed[0])
+
+    def _wait(self, number, frame):
+        if self._pressed:
+            self._handler(number, frame)
+        self._pressed.append(frame)
 
 
 def run(caught, train, left=lambda: False):

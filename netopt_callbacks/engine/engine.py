@@ -20,7 +20,7 @@ from .audience import Audience
 from .callbacks import (in_order, refuse_lower_without_data, refuse_projection, refuse_writers,
                         sorted_callbacks)
 from .distributed import Workers
-from .exchanged import trained_samples
+from .exchanged import trained_averages, trained_samples
 from .held_out import Minibatches
 from .mark import unmarked
 from .network import Network
@@ -64,6 +64,8 @@ class Engine(object):
         self.result = Result()
         self.workers = Workers(handed.learners)
         self._trainer = trainer
+        self._has_metric = trainer.evaluation_function is not None
+        self._order = in_order(self.optimizations)
         self._handed = handed
         self._data = data
         self._larger_is_better = larger_is_better
@@ -130,9 +132,7 @@ class Engine(object):
         self._recovery.forget()
         ended = self.clock.advance(self._network.counts(), samples)
         self._audience.tell('on_minibatch', self.clock.samples,
-                            self._trainer.previous_minibatch_loss_average,
-                            self._trainer.previous_minibatch_evaluation_average
-                            if self._trainer.evaluation_function is not None else None)
+                            *trained_averages(self._trainer, self._has_metric))
         due = self.due()
         if ended or due:
             self._evaluate('before' if due else 'epoch')
@@ -255,7 +255,7 @@ class Engine(object):
                 if index not in self.phases.applied]
 
     def _due(self):
-        return [index for index in in_order(self.optimizations)
+        return [index for index in self._order
                 if index not in self.phases.applied
                 and self.clock.reached(self.optimizations[index].epoch)]
 

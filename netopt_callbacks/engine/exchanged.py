@@ -6,14 +6,21 @@ checkpoint of an optimized network needs what belongs beside it, also after the 
 """
 import contextlib
 
-from cntk.train.trainer import Trainer
+from cntk import cntk_py
 
 from . import remember
 
 
 def trained_samples(trainer):
     """Returns the samples of the minibatch C++ trained last: 0 for an empty one, or a new trainer."""
-    return Trainer.previous_minibatch_sample_count.fget(trainer)
+    return cntk_py.Trainer.previous_minibatch_sample_count(trainer)
+
+
+def trained_averages(trainer, has_metric):
+    """Returns loss and metric (None without one) of the minibatch C++ has just trained."""
+    native = cntk_py.Trainer
+    return (native.previous_minibatch_loss_average(trainer),
+            native.previous_minibatch_evaluation_average(trainer) if has_metric else None)
 
 
 def class_of(trainer):
