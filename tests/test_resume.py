@@ -248,11 +248,19 @@ class TestRefusals:
         self.refused(written, tmpdir, 'keep the folder', PLANS['factor']()[:1],
                      lambda folder: folder.join('model.netopt').remove())
 
-    def test_graph_truncated(self, written, tmpdir):
-        def cut(folder):
-            content = folder.join('model').read_binary()
-            folder.join('model').write_binary(content[:len(content) // 2])
-        self.refused(written, tmpdir, 'cannot be read', PLANS['factor']()[:1], cut)
+    # A missing graph is no checkpoint to CNTK.
+    @pytest.mark.parametrize('name, left', [
+        (name, left) for name in ('model', 'model.ckp') for left in (0, .5, .99, 'garbage')]
+        + [('model.ckp', None)])
+    def test_file_of_the_pair_damaged(self, written, tmpdir, name, left):
+        def damage(folder):
+            content = folder.join(name).read_binary()
+            if left is None:
+                folder.join(name).remove()
+            else:
+                folder.join(name).write_binary(b'garbage' * 9 if left == 'garbage'
+                                               else content[:int(len(content) * left)])
+        self.refused(written, tmpdir, 'cannot be read', PLANS['factor']()[:1], damage)
 
     def test_records_corrupt(self, written, tmpdir):
         self.refused(written, tmpdir, 'phase-1.json.*cannot be read', PLANS['factor']()[:1],
