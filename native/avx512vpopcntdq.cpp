@@ -8,7 +8,7 @@
 #include "implementations.h"
 
 #pragma GCC push_options
-#pragma GCC target("avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")
+#pragma GCC target("avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vnni")
 
 namespace bitconv {
 namespace {
@@ -40,10 +40,18 @@ inline __attribute__((always_inline)) void count_pair(const std::uint8_t* in_lan
     }
 }
 
-// Twice the mismatches of one row of lanes with each of `Count` words, over all rows of two [row][16] arrays.
+// The mismatches of one row of lanes with each of `Count` words, over all rows of two [row][16] arrays: 2 * carries + ones.
 template <int Count>
-inline __attribute__((always_inline)) void count_pairs(const std::uint8_t* in_lanes, const std::uint8_t* words, int rows,
-                                                       __m512i (&twice)[Count]) {
+struct Mismatches {
+    __m512i carries[Count], ones[Count];
+    __m512i twice(int i) const {
+        return _mm512_slli_epi32(_mm512_add_epi32(_mm512_slli_epi32(carries[i], 1), ones[i]), 1);
+    }
+};
+
+template <int Count>
+inline __attribute__((always_inline)) Mismatches<Count> count_pairs(const std::uint8_t* in_lanes, const std::uint8_t* words,
+                                                                    int rows) {
     constexpr std::size_t step = 2 * panel_row_bytes;
     __m512i carries[Count], low[Count], other[Count];
 #pragma GCC unroll 8
@@ -58,11 +66,13 @@ inline __attribute__((always_inline)) void count_pairs(const std::uint8_t* in_la
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i) low[i] = other[i];
     }
+    Mismatches<Count> found;
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) {
-        const __m512i once = _mm512_add_epi32(_mm512_slli_epi32(carries[i], 1), _mm512_popcnt_epi32(low[i]));
-        twice[i] = _mm512_slli_epi32(once, 1);
+        found.carries[i] = carries[i];
+        found.ones[i] = _mm512_popcnt_epi32(low[i]);
     }
+    return found;
 }
 
 inline void store_sums(std::int16_t* sums, const std::int16_t* bases, __m512i twice) {
@@ -79,11 +89,10 @@ inline void store_sums(std::int32_t* sums, const std::int32_t* bases, __m512i tw
 template <int Count, typename Sum>
 void pixels_of(const Tile<Sum>& tile, int first) {
     for (int block = 0; block < tile.blocks; ++block) {
-        __m512i twice[Count];
-        count_pairs<Count>(tile.weights + block * tile.block_bytes, tile.panel + 4 * first, tile.rows, twice);
+        const auto found = count_pairs<Count>(tile.weights + block * tile.block_bytes, tile.panel + 4 * first, tile.rows);
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i)
-            store_sums(tile.sums + (first + i) * sum_stride + block * lanes, bases_of(tile, first + i) + block * lanes, twice[i]);
+            store_sums(tile.sums + (first + i) * sum_stride + block * lanes, bases_of(tile, first + i) + block * lanes, found.twice(i));
     }
 }
 
@@ -101,15 +110,42 @@ void tiles(const Tile<Sum>& tile) {
 template <typename Sum, void (*epilogue)(const EpilogueArguments&)>
 constexpr auto multiply_filters = multiply_filters_in_lanes<lanes, panel_width, Sum, tiles<Sum>, epilogue>;
 
+// base - 2 * (2 * carries + ones) in two operations, on the low 16 bits of each lane: carries fit them up to
+// rows_of_pixels rows of 16 carries, and the high 16 bits, which are 0, meet a 0.
+constexpr int rows_of_pixels = 32767 / 16;
+
+inline __m512i dot_of(__m512i base, __m512i carries, __m512i ones) {
+    const __m512i without = _mm512_dpwssd_epi32(base, carries, _mm512_set1_epi32(-4 & 0xffff));
+    return _mm512_dpwssd_epi32(without, ones, _mm512_set1_epi32(-2 & 0xffff));
+}
+
+// Pixels in lanes: output of `Count` filters from `filter` on, of the panel's pixels from `pixel` on.
+template <int Count>
+inline __attribute__((always_inline)) void write_pixels(const MultiplyArguments& a, int filter, int pixel,
+                                                        const Mismatches<Count>& found) {
+    const __mmask16 pixels = first_lanes(std::size_t(a.pixels - pixel));
+    const __m512i cases = _mm512_loadu_si512(a.border_case + pixel);
+    const bool inside = _mm512_cmpeq_epi32_mask(cases, _mm512_set1_epi32(a.border_case[pixel])) == 0xffff;
+#pragma GCC unroll 16
+    for (int i = 0; i < Count; ++i) {
+        const std::int32_t* bases = static_cast<const std::int32_t*>(a.bases) + (filter + i) * a.base_stride;
+        const __m512i base = inside ? _mm512_set1_epi32(bases[a.border_case[pixel]])
+                           : a.cases <= 16 ? _mm512_permutexvar_epi32(cases, _mm512_loadu_si512(bases))
+                                           : _mm512_i32gather_epi32(cases, bases, 4);
+        const __m512i dot = dot_of(base, found.carries[i], found.ones[i]);
+        __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(a.scale[filter + i]));
+        BITCONV_KEEP_ROUNDED(product);
+        const __m512 value = _mm512_add_ps(product, _mm512_set1_ps(a.bias[filter + i]));
+        _mm512_mask_storeu_ps(a.y + (filter + i) * a.filter_stride + pixel, pixels, value);
+    }
+}
+
 // Pixels in lanes: `Count` filters of a block, from `first` on, against all panels of a run.
 template <int Count>
 void filters_of(const MultiplyArguments& a, int first) {
     const std::uint8_t* weights = a.weights + first / lanes * a.block_bytes + 4 * (first % lanes);
-    for (int pixel = 0; pixel < a.pixels; pixel += panel_width) {
-        __m512i twice[Count];
-        count_pairs<Count>(a.panels + pixel / panel_width * a.panel_bytes, weights, a.rows, twice);
-        write_pixels<Count>(a, first, pixel, twice);
-    }
+    for (int pixel = 0; pixel < a.pixels; pixel += panel_width)
+        write_pixels<Count>(a, first, pixel, count_pairs<Count>(a.panels + pixel / panel_width * a.panel_bytes, weights, a.rows));
 }
 
 void multiply_pixels(const MultiplyArguments& a) {
@@ -120,13 +156,14 @@ void multiply_pixels(const MultiplyArguments& a) {
 }
 
 // Lanes cost alike, full or empty. Pixels in lanes need no turning at the end, which is worth some empty ones.
-bool pixels_in_lanes(int pixels, int filters) {
+bool pixels_in_lanes(int rows, int pixels, int filters) {
     const auto filled = [](int count) { return (count + lanes - 1) / lanes * lanes; };
-    return 16.0 * filled(pixels) * filters <= 17.0 * pixels * filled(filters);
+    return rows <= rows_of_pixels && 32.0 * filled(pixels) * filters <= 33.0 * pixels * filled(filters);
 }
 
 bool supported() {
-    return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::avx512dq, cpu::avx512vl, cpu::avx512vpopcntdq});
+    return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::avx512dq, cpu::avx512vl, cpu::avx512vpopcntdq,
+                    cpu::avx512vnni});
 }
 
 // The plain way: xor, vpopcntq, vpaddq, three operations for eight 64-bit words. Pairs of words do better.

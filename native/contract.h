@@ -135,7 +135,7 @@ struct Implementation {
     int lanes;                       // filters per block
     int panel_pixels;                // output pixels per panel, at most panel_width
     const std::uint8_t* lane_of;     // nibbles: which byte of a row holds filter s; null: s
-    bool (*pixels_in_lanes)(int pixels, int filters);  // the better layout for so many output pixels and filters
+    bool (*pixels_in_lanes)(int rows, int pixels, int filters);  // the better layout for so many
     void (*pack)(const PackArguments&);
     void (*gather)(const GatherArguments&);
     void (*multiply[3])(const MultiplyArguments&);  // by Layout; null where pixels_in_lanes never asks for it

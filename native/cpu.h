@@ -21,6 +21,7 @@ constexpr CpuFeature avx512f = {CpuFeature::ebx, 16, zmm_state};
 constexpr CpuFeature avx512dq = {CpuFeature::ebx, 17, zmm_state};
 constexpr CpuFeature avx512bw = {CpuFeature::ebx, 30, zmm_state};
 constexpr CpuFeature avx512vl = {CpuFeature::ebx, 31, zmm_state};
+constexpr CpuFeature avx512vnni = {CpuFeature::ecx, 11, zmm_state};
 constexpr CpuFeature avx512vpopcntdq = {CpuFeature::ecx, 14, zmm_state};
 }  // namespace cpu
 

@@ -6,8 +6,8 @@
 namespace bitconv {
 namespace {
 
-Layout chosen(const Shape& shape, const Implementation& implementation, int pixels) {
-    if (implementation.pixels_in_lanes && implementation.pixels_in_lanes(pixels, shape.filters)) return Layout::pixels;
+Layout chosen(const Shape& shape, const Implementation& implementation, int rows, int pixels) {
+    if (implementation.pixels_in_lanes && implementation.pixels_in_lanes(rows, pixels, shape.filters)) return Layout::pixels;
     const bool narrow = std::int64_t(shape.taps()) * shape.channels <= int16_dot_limit;
     return narrow ? Layout::filters_int16 : Layout::filters_int32;
 }
@@ -26,7 +26,7 @@ std::vector<std::int32_t> bases_of_case(const Shape& shape, const std::int32_t* 
 Sized::Sized(const Layer& layer, const Blocks& blocks, const Implementation& implementation, std::int64_t height,
              std::int64_t width)
     : plan(layer.shape, height, width, implementation.panel_pixels),
-      layout(chosen(layer.shape, implementation, plan.output_pixels)), plane_words(plane_pixels(plan.pixels)),
+      layout(chosen(layer.shape, implementation, blocks.rows, plan.output_pixels)), plane_words(plane_pixels(plan.pixels)),
       image_bytes(std::size_t(layer.shape.groups) * blocks.planes * plane_words * 4) {
     const int filters = blocks.per_group * implementation.lanes, cases = plan.cases;
     const bool by_filter = layout == Layout::pixels;

@@ -91,6 +91,16 @@ def test_extreme_sums_do_not_wrap(implementation, value, channels, kernel):
     assert np.array_equal(y, native_oracle.convolution(x, w, padding=((1, 1), (1, 1))))
 
 
+# Sixteen pixels and few filters: where pixels lie in lanes, their counts are 16 bits wide up to 2047 words.
+@pytest.mark.parametrize('value', [-1, 1])
+@pytest.mark.parametrize('channels', [32 * 2046, 32 * 2046 + 1, 32 * 2048, 32 * 4096])
+def test_extreme_sums_of_few_filters_do_not_wrap(implementation, value, channels):
+    x = np.ones((1, channels, 4, 4), np.float32)
+    w = np.full((3, channels, 1, 1), value, np.float32)
+    y = native.BinaryConvolution(w, implementation=implementation)(x)
+    assert np.array_equal(y, np.full((1, 3, 4, 4), value * channels))
+
+
 @pytest.mark.parametrize('scaled', [False, True])
 @pytest.mark.parametrize('biased', [False, True])
 def test_epilogue_rounds_twice(implementation, scaled, biased):
