@@ -94,7 +94,7 @@ def _combination(shape, batch, threads, rounds, peers, peaks):
     x = random.randn(batch, channels, size, size).astype(np.float32)
     weights = random.randn(filters, channels, kernel, kernel).astype(np.float32)
     convolutions = {name: _verified(name, x, weights) for name in peaks}
-    out = np.empty((batch, filters) + (size + 2 * (kernel // 2) - kernel + 1,) * 2, np.float32)
+    out = native.empty((batch, filters) + (size + 2 * (kernel // 2) - kernel + 1,) * 2)
     native.set_num_threads(threads)
     for peer in peers:
         peer.prepare(x, weights)

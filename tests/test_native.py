@@ -164,6 +164,22 @@ def test_out(implementation):
     assert np.array_equal(convolution(x, out=x), expected)
 
 
+@pytest.mark.parametrize('shape', [(3, 70, 5, 7), (1, 1, 1, 1), (0, 4, 2, 2), (5,), ()])
+def test_empty_begins_a_cache_line(shape):
+    arrays = [native.empty(shape) for _ in range(9)]
+    for number, array in enumerate(arrays):
+        assert array.shape == shape and array.dtype == np.float32 and array.flags.c_contiguous
+        assert array.size == 0 or array.ctypes.data % 64 == 0
+        array[...] = number
+    assert all((array == number).all() for number, array in enumerate(arrays))
+
+
+def test_results_begin_a_cache_line(implementation):
+    for batch in range(1, 5):
+        x, w = random_case(6, (batch, 3, 5, 5), (7, 3, 1, 1))
+        assert native.BinaryConvolution(w, implementation=implementation)(x).ctypes.data % 64 == 0
+
+
 def test_a_flipped_bit_changes_the_output(implementation):
     x, w = random_case(8, (1, 70, 5, 5), (3, 70, 3, 3))
     convolution = native.BinaryConvolution(w, implementation=implementation)
