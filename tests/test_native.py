@@ -36,6 +36,16 @@ def random_case(seed, shape, weight_shape):
     return random.randn(*shape).astype(np.float32), random.randn(*weight_shape).astype(np.float32)
 
 
+# Wide enough for sixteen pixels in a row that meet no border, or one border alone.
+@pytest.mark.parametrize('filters, groups', [(3, 1), (16, 1), (80, 1), (40, 40)])
+@pytest.mark.parametrize('kernel, padding', [((3, 3), ((1, 1), (1, 1))), ((5, 3), ((4, 0), (0, 2))), ((1, 1), ((0, 0), (0, 0)))])
+def test_wide_images(implementation, filters, groups, kernel, padding):
+    x, w = random_case(5, (2, 40, 6, 53), (filters, 40 // groups) + kernel)
+    options = dict(padding=padding, groups=groups)
+    y = native.BinaryConvolution(w, implementation=implementation, **options)(x)
+    assert np.array_equal(y, native_oracle.convolution(x, w, **options))
+
+
 @pytest.mark.parametrize('channels', [1, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 511, 512, 513])
 @pytest.mark.parametrize('filters', [1, 31, 33, 64, 65, 130])
 def test_channels_and_filters(implementation, channels, filters):
