@@ -95,6 +95,8 @@ def test_checkpoint_saved_after_finish_is_gone_on_from(tmpdir):
     assert resumed.state() == expected
     assert [record.samples for record in run.result.records] == [EPOCH]
     assert loop(resumed, 10, 20) == loop(whole, 10, 20)
+    with pytest.raises(ValueError, match='there is none named .*nothing'):
+        whole.trainer.restore_from_checkpoint(str(tmpdir.join('nothing')))
     # Back behind the swap, and forth again, on a trainer whose run is over.
     whole.trainer.restore_from_checkpoint(early)
     assert 'DenseFactored' not in [f.op_name for f in nc.graph.walk(whole.z)]

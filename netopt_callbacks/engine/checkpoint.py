@@ -147,6 +147,9 @@ class Checkpoints(object):
             ValueError: the file cannot be read, belongs to another schedule, or what belongs
                 to it is missing.
         """
+        if not os.path.exists(file):
+            raise ValueError('the checkpoint to restore must be a file, and there is none named %s; give the '
+                             'name it was saved under' % file)
         try:
             saved = C.load_model(file)
             # CNTK would find this one torn only after it has restored the graph.
