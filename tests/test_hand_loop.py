@@ -76,34 +76,6 @@ def test_trainer_tells_of_its_last_minibatch_after_a_swap_by_finish(last):
     assert script.outcome() == bare.outcome()
 
 
-def test_checkpoint_saved_after_finish_is_gone_on_from(tmpdir):
-    def attached(script):
-        return nc.attach(script.trainer, [nc.FactorDense(epoch=1, rank=4, filter_function=hidden)],
-                         epoch_size=EPOCH)
-
-    file, early = str(tmpdir.join('model')), str(tmpdir.join('early'))
-    whole = Script()
-    with attached(whole):
-        loop(whole, 0, 4)
-        whole.trainer.save_checkpoint(early)
-        loop(whole, 4, 10)
-    whole.trainer.save_checkpoint(file, {'mine': 7})
-    expected = whole.state()
-    resumed = Script()
-    with attached(resumed) as run:
-        assert resumed.trainer.restore_from_checkpoint(file)['mine'] == 7
-    assert resumed.state() == expected
-    assert [record.samples for record in run.result.records] == [EPOCH]
-    assert loop(resumed, 10, 20) == loop(whole, 10, 20)
-    with pytest.raises(ValueError, match='there is none named .*nothing'):
-        whole.trainer.restore_from_checkpoint(str(tmpdir.join('nothing')))
-    # Back behind the swap, and forth again, on a trainer whose run is over.
-    whole.trainer.restore_from_checkpoint(early)
-    assert 'DenseFactored' not in [f.op_name for f in nc.graph.walk(whole.z)]
-    whole.trainer.restore_from_checkpoint(file)
-    assert loop(whole, 10, 20)[-1] == resumed.trainer.previous_minibatch_loss_average
-
-
 def test_minibatches_of_a_source_tell_the_sweeps():
     script = Script(sweeps=3)
     streams = {script.x: script.source.streams['x'], script.label: script.source.streams['label']}
@@ -148,28 +120,6 @@ def test_function_built_over_the_model_earlier_is_stale_and_current_mends_it():
         assert np.array_equal(run.current(softmax).eval(feed), right)
         # The stale one reads the storage of the factors as if it still were W.
         assert not np.allclose(softmax.eval(feed), right, atol=1e-3)
-
-
-def test_checkpoint_of_a_hand_loop_is_gone_on_from(tmpdir):
-    file = str(tmpdir.join('model'))
-
-    def attached(script):
-        return nc.attach(script.trainer, [
-            nc.FactorDense(epoch=1, rank=4, filter_function=hidden),
-            nc.BinarizeConvolution(epoch=3, filter_function=lambda layer: True)],
-            epoch_size=EPOCH, data=script.held_out)
-
-    whole = Script()
-    with attached(whole) as run:
-        loop(whole, 0, 10)
-        whole.trainer.save_checkpoint(file, {'mine': 7})
-        rest = loop(whole, 10, 30)
-    resumed = Script()
-    with attached(resumed) as again:
-        assert resumed.trainer.restore_from_checkpoint(file)['mine'] == 7
-        assert loop(resumed, 10, 30) == rest
-    assert resumed.state() == whole.state()
-    assert [r.to_dict() for r in again.result.records] == [r.to_dict() for r in run.result.records]
 
 
 def test_plain_session_on_an_attached_trainer_is_refused():
@@ -256,57 +206,6 @@ def test_error_of_an_observer_told_by_cntk_comes_as_raised():
         with nc.attach(script.trainer, [Broken()], epoch_size=EPOCH):
             loop(script, 0, 14)
     assert script.trainer.total_number_of_samples_seen == 7 * 64
-
-
-class Mine(C.Trainer):
-    """A trainer of the user's own, which keeps more with a checkpoint."""
-
-    saved = restored = None
-
-    def save_checkpoint(self, filename, external_state={}):
-        Mine.saved = filename
-        super(Mine, self).save_checkpoint(filename, dict(external_state, extra=3))
-
-    def restore_from_checkpoint(self, filename):
-        Mine.restored = filename
-        return super(Mine, self).restore_from_checkpoint(filename)
-
-
-def test_overridden_checkpoint_methods_go_on_being_called(tmpdir):
-    file = str(tmpdir.join('saved'))
-
-    def attached():
-        script = Script()
-        script.trainer = Mine(script.z, (script.loss, script.metric), script.learners)
-        return script, nc.attach(script.trainer, [nc.FactorDense(
-            epoch=1, rank=3, filter_function=hidden)], epoch_size=EPOCH)
-
-    script, run = attached()
-    loop(script, 0, 8)
-    script.trainer.save_checkpoint(file)
-    run.finish()
-    script, run = attached()
-    assert script.trainer.restore_from_checkpoint(file)['extra'] == 3
-    run.finish()
-    assert Mine.saved == Mine.restored == file
-
-
-def test_restore_goes_back_to_the_window_and_the_measurement_of_then(tmpdir):
-    """Progress windows are not part of a checkpoint: plain CNTK goes on with the open one."""
-    file = str(tmpdir.join('saved'))
-
-    def trained(script):
-        loop(script, 0, 4)
-        script.trainer.save_checkpoint(file)
-        loop(script, 4, 6)
-        script.trainer.restore_from_checkpoint(file)
-        loop(script, 4, 9)
-        return script.outcome()
-
-    bare, script = Script(dropout=False), Script(dropout=False)
-    expected = trained(bare)
-    with nc.attach(script.trainer, [Identity(epoch=0)], epoch_size=EPOCH, data=script.held_out):
-        assert trained(script) == expected
 
 
 def test_other_progress_writers_than_the_known_ones_are_refused():
