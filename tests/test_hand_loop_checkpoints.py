@@ -57,6 +57,23 @@ def test_checkpoint_saved_after_finish_is_gone_on_from(tmpdir):
     assert loop(whole, 10, 20)[-1] == resumed.trainer.previous_minibatch_loss_average
 
 
+def test_run_refused_before_it_began_leaves_the_checkpoints_to_the_one_before(tmpdir):
+    def attached(script):
+        return nc.attach(script.trainer, [nc.FactorDense(epoch=1, rank=4, filter_function=hidden)],
+                         epoch_size=EPOCH)
+
+    file, script, resumed = str(tmpdir.join('model')), Script(), Script()
+    with attached(script):
+        loop(script, 0, 10)
+    with pytest.raises(ValueError, match='Factored already'):
+        with attached(script):
+            loop(script, 10, 11)
+    script.trainer.save_checkpoint(file)
+    with attached(resumed):
+        resumed.trainer.restore_from_checkpoint(file)
+    assert resumed.state() == script.state()
+
+
 class Mine(C.Trainer):
     """A trainer of the user's own, which keeps more with a checkpoint."""
 

@@ -78,6 +78,7 @@ class Engine(object):
                              self._attends, self.result.records, checkpoint_file, saves)
         self._tested = None
         self._untold = None
+        self._served_before = None
         self.started = False
 
     # The run.
@@ -205,7 +206,8 @@ class Engine(object):
 
     def serve(self):
         """Makes this the run that checkpoints of the trainer are of."""
-        if self._attends:
+        if self._attends and self._handed.run is not self:
+            self._served_before = self._handed.run
             self._handed.run = self
 
     def before_save(self, file):
@@ -324,7 +326,7 @@ class Engine(object):
     def _end(self):
         self._network.let_go()
         if self._attends:
-            self._handed.run = self.phases
+            self._handed.run = self.phases if self.phases.begun else self._served_before
         return self._audience.end(self.result)
 
     def _on_training_summary(self, samples, loss, metric):

@@ -29,12 +29,14 @@ class Phases(object):
 
     Attributes:
         applied (list of int): places of the applied optimizations in the list, in order.
+        begun (bool): whether the trainer's graph is one of this run.
         checkpoints (checkpoint.Checkpoints): of `file`, or None.
     """
 
     def __init__(self, network, workers, clock, handed, optimizations, attends, records, file,
                  saves):
         self.applied = []
+        self.begun = False
         self._attends = attends
         self._network = network
         self._workers = workers
@@ -64,6 +66,7 @@ class Phases(object):
         """Begins a run on the network as it is."""
         if self._attends:
             self._network.take_over(bool(self._optimizations), self.label(0))
+        self.begun = True
         self.write()
 
     def begin(self, index, record):
@@ -134,6 +137,7 @@ class Phases(object):
             return Restored(state[0], changed=bool(self._optimizations))
         self._network.rebuild(saved, phase, self._optimizations, self.label(len(phase.fired)),
                               into_trainer)
+        self.begun = True
         self._places = phase.places()
         self.applied = list(phase.fired)
         self._clock.base = list(phase.base)
