@@ -135,7 +135,7 @@ class Attached(object):
         self._finished = True
         _unfinished.discard(self)
         self._trainer.__class__ = self._class
-        if self.engine.started:
+        if remember.handed(self._trainer).exchanged:
             self._trainer.__class__ = class_of(self._trainer)
         remember.set_attached(self._trainer, None)
 

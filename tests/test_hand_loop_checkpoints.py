@@ -1,8 +1,12 @@
 """Checkpoints that the user's own loop saves and restores under `nc.attach`, and after it."""
+import os
+import signal
+
 import cntk as C
 import pytest
 
 import netopt_callbacks as nc
+from netopt_callbacks.engine import network
 from test_hand_loop import EPOCH, hidden, loop
 from user_script import Identity, Script
 
@@ -36,7 +40,7 @@ def test_checkpoint_saved_after_finish_is_gone_on_from(tmpdir):
 
     file, early = str(tmpdir.join('model')), str(tmpdir.join('early'))
     whole = Script()
-    with attached(whole):
+    with attached(whole) as finished:
         loop(whole, 0, 4)
         whole.trainer.save_checkpoint(early)
         loop(whole, 4, 10)
@@ -52,6 +56,7 @@ def test_checkpoint_saved_after_finish_is_gone_on_from(tmpdir):
         whole.trainer.restore_from_checkpoint(str(tmpdir.join('nothing')))
     # Back behind the swap, and forth again, on a trainer whose run is over.
     whole.trainer.restore_from_checkpoint(early)
+    assert len(finished.result.records) == 1
     assert 'DenseFactored' not in [f.op_name for f in nc.graph.walk(whole.z)]
     whole.trainer.restore_from_checkpoint(file)
     assert loop(whole, 10, 20)[-1] == resumed.trainer.previous_minibatch_loss_average
@@ -72,6 +77,95 @@ def test_run_refused_before_it_began_leaves_the_checkpoints_to_the_one_before(tm
     with attached(resumed):
         resumed.trainer.restore_from_checkpoint(file)
     assert resumed.state() == script.state()
+
+
+class Breaks(nc.Observer):
+    """Raises when the run starts."""
+
+    def on_start(self, run):
+        raise RuntimeError('at the start')
+
+
+def test_checkpoint_after_a_run_whose_observer_broke_it_at_the_start(tmpdir):
+    script, file = Script(), str(tmpdir.join('model'))
+    with pytest.raises(RuntimeError, match='at the start'):
+        with nc.attach(script.trainer, [Identity(epoch=1), Breaks()], epoch_size=EPOCH):
+            loop(script, 0, 1)
+    script.trainer.save_checkpoint(file)
+    resumed = Script()
+    with nc.attach(resumed.trainer, [Identity(epoch=1)], epoch_size=EPOCH):
+        resumed.trainer.restore_from_checkpoint(file)
+        loop(resumed, 0, 10)
+
+
+def test_class_of_a_trainer_that_was_not_exchanged_is_its_own():
+    script = Script()
+    with nc.attach(script.trainer, [], epoch_size=EPOCH):
+        loop(script, 0, 2)
+    assert type(script.trainer) is C.Trainer
+
+
+def test_ctrl_c_in_a_restore_comes_after_it(tmpdir, monkeypatch):
+    script, file = Script(), str(tmpdir.join('model'))
+    signal_before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    pressed = []
+    rebuild = network.Network.rebuild
+
+    def rebuilt(*arguments):
+        rebuild(*arguments)
+        pressed.append(os.kill(os.getpid(), signal.SIGINT))
+
+    monkeypatch.setattr(network.Network, 'rebuild', rebuilt)
+    try:
+        with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH) as run:
+            loop(script, 0, 4)
+            script.trainer.save_checkpoint(file)
+            loop(script, 4, 10)
+            with pytest.raises(KeyboardInterrupt):
+                script.trainer.restore_from_checkpoint(file)
+            assert pressed and run.engine.clock.samples == 4 * 64 and not run.result.records
+            loop(script, 4, 10)
+    finally:
+        signal.signal(signal.SIGINT, signal_before)
+    assert [record.samples for record in run.result.records] == [EPOCH]
+
+
+@pytest.mark.parametrize('callbacks', [[nc.Observer()], [Identity(epoch=2)]], ids=['observer', 'optimization'])
+def test_session_whose_cross_validation_goes_back_to_a_checkpoint(callbacks, tmpdir):
+    """It goes on at the same counts as plain CNTK."""
+    def trained(name, run):
+        script, file, seen = Script(test=False), str(tmpdir.join(name)), []
+
+        def callback(index, *rest):
+            seen.append(script.trainer.total_number_of_samples_seen)
+            if index == 0:
+                script.trainer.save_checkpoint(file)
+            if len(seen) == 3:
+                script.trainer.restore_from_checkpoint(file)
+            return len(seen) < 9
+
+        source, streams = script._small(110)
+        script.arguments['cv_config'] = C.CrossValidationConfig(
+            source, frequency=200, callback=callback, model_inputs_to_streams=streams)
+        run(script)
+        return seen
+
+    assert trained('ours', lambda script: script.run(callbacks)) \
+        == trained('plain', lambda script: script.run_plain())
+
+
+def test_session_refuses_a_checkpoint_of_another_structure(tmpdir):
+    script, file = Script(test=False, folder=str(tmpdir), checkpoint=10 ** 6), str(tmpdir.join('other'))
+
+    class GoesBack(nc.Observer):
+        def on_epoch(self, epoch, samples):
+            if epoch == 1:
+                script.trainer.save_checkpoint(file)
+            else:
+                script.trainer.restore_from_checkpoint(file)
+
+    with pytest.raises(ValueError, match='with 1 optimizations applied, and .*other was saved after 0'):
+        script.run([Identity(epoch=1), GoesBack()])
 
 
 class Mine(C.Trainer):

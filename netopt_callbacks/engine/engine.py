@@ -78,6 +78,7 @@ class Engine(object):
                              self._attends, self.result.records, checkpoint_file, saves)
         self._tested = None
         self._untold = None
+        self._saves = saves
         self._served_before = None
         self.started = False
 
@@ -224,6 +225,8 @@ class Engine(object):
         Returns:
             dict: the external state it was saved with.
         """
+        if not self._saves:
+            return self.phases.restore_in_place(file, restore)
         begin = self.restore if self.started else self.start
         return begin(self.phases.of(file), file, restore).state
 
@@ -326,6 +329,7 @@ class Engine(object):
     def _end(self):
         self._network.let_go()
         if self._attends:
+            self.phases.detach()
             self._handed.run = self.phases if self.phases.begun else self._served_before
         return self._audience.end(self.result)
 

@@ -56,6 +56,7 @@ def _answers(trainer, last):
 def _as_last_trained(trainer):
     last = remember.handed(trainer).last
     if not _answers(trainer, last):
+        remember.handed(trainer).last = None
         yield
         return
     now, trainer.this = trainer.this, last[0]
@@ -89,7 +90,8 @@ class Exchanged(object):
 
     def train_minibatch(self, *arguments, **options):
         trained = super(Exchanged, self).train_minibatch(*arguments, **options)
-        remember.handed(self).last = None       # it holds the memory of the network before
+        if trained_samples(self):
+            remember.handed(self).last = None       # it holds the memory of the network before
         return trained
 
     def save_checkpoint(self, filename, *rest, **options):

@@ -7,7 +7,8 @@ import collections
 
 from cntk.train.trainer import Trainer
 
-from . import checkpoint, learners as learner_facts
+from ..records import Record
+from . import checkpoint, directors, learners as learner_facts
 
 Restored = collections.namedtuple('Restored', 'state, changed')
 """What a checkpoint gave: its external state, and whether the trainer's graph is no longer the
@@ -64,9 +65,10 @@ class Phases(object):
 
     def take_over(self):
         """Begins a run on the network as it is."""
-        if self._attends:
-            self._network.take_over(bool(self._optimizations), self.label(0))
-        self.begun = True
+        with directors.uninterrupted():
+            if self._attends:
+                self._network.take_over(bool(self._optimizations), self.label(0))
+            self.begun = True
         self.write()
 
     def begin(self, index, record):
@@ -135,17 +137,37 @@ class Phases(object):
             self._clock.set(counts)
             self.take_over()
             return Restored(state[0], changed=bool(self._optimizations))
-        self._network.rebuild(saved, phase, self._optimizations, self.label(len(phase.fired)),
-                              into_trainer)
-        self.begun = True
-        self._places = phase.places()
-        self.applied = list(phase.fired)
-        self._clock.base = list(phase.base)
-        self._clock.set(self._network.counts())
-        self._records[:] = checkpoint.records_of(phase, self._clock.samples)
+        with directors.uninterrupted():
+            self._network.rebuild(saved, phase, self._optimizations, self.label(len(phase.fired)),
+                                  into_trainer)
+            self.begun = True
+            self._places = phase.places()
+            self.applied = list(phase.fired)
+            self._clock.base = list(phase.base)
+            self._clock.set(self._network.counts())
+            self._records[:] = checkpoint.records_of(phase, self._clock.samples)
         return Restored(state[0], changed=False)
 
+    def restore_in_place(self, file, restore):
+        """Restores a checkpoint where the C++ trainer has to stay, since C++'s loop holds it.
+
+        Raises:
+            ValueError: the checkpoint is of another structure.
+        """
+        saved, phase = self.of(file).load(file)
+        if phase is None:
+            self._network.check_plain(file, saved)
+        elif phase.fired != self.applied:
+            raise ValueError('while a session trains, a checkpoint must be of the network as it is now, with %d '
+                             'optimizations applied, and %s was saved after %d; restore it when train() is over'
+                             % (len(self.applied), file, len(phase.fired)))
+        return restore(file)
+
     # What the trainer asks once the run has ended, see `exchanged`.
+
+    def detach(self):
+        """Goes on with records of its own: those of a finished result stay as they are."""
+        self._records = [Record.from_dict(record.to_dict()) for record in self._records]
 
     def before_save(self, file):
         """Writes what belongs beside a checkpoint that the user's code is about to save."""

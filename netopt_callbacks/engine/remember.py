@@ -30,6 +30,7 @@ class Handed(object):
         arguments (list of cntk.Variable): the criterion's, in the order of the user's graph;
             those that only the metric has come last.
         tracker (windows.Tracker): our own writer, from the first run on.
+        exchanged (bool): whether the trainer's inside has been exchanged.
         last (tuple): the C++ trainer that trained last, while the present one has not, see
             `exchanged`; None where the present one has.
         run (engine.Engine or phases.Phases): whom a save or restore by the user's code concerns:
@@ -43,6 +44,7 @@ class Handed(object):
         self.writers = _as_list(writers)
         self.arguments = _arguments(trainer)
         self.tracker = None
+        self.exchanged = False
         self.last = None
         self.run = None
 

@@ -109,6 +109,8 @@ def exchange(trainer, handed, functions, learners, writers, undo):
     handed.learners = list(learners)
     undo.callback(setattr, handed, 'last', handed.last)
     handed.last = last_trained(trainer, handed.last)
+    undo.callback(setattr, handed, 'exchanged', handed.exchanged)
+    handed.exchanged = True
     undo.callback(setattr, trainer, '__class__', type(trainer))
     trainer.__class__ = class_of(trainer)
     _point(trainer, new, undo)
