@@ -64,7 +64,7 @@ class Attached(object):
                                'nc.attach returned first')
         self._trainer = trainer
         self.engine = Engine(trainer, handed, callbacks, Clock(epoch_size),
-                             held_out(data, handed.arguments), larger_is_better, saves=True)
+                             held_out(data, handed.arguments), larger_is_better)
         clock = self.engine.clock
         self._needs_sweeps = clock.unit == DataUnit.sweep or any(
             isinstance(optimization.epoch, tuple) for optimization in self.engine.optimizations)

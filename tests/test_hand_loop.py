@@ -10,6 +10,7 @@ import pytest
 from cntk.train.training_session import DataUnit
 
 import netopt_callbacks as nc
+from netopt_callbacks.engine import remember
 from user_script import SAMPLES, Identity, Script
 
 EPOCH = 320
@@ -74,6 +75,37 @@ def test_trainer_tells_of_its_last_minibatch_after_a_swap_by_finish(last):
     for trainer in bare.trainer, script.trainer:
         trainer.summarize_training_progress()
     assert script.outcome() == bare.outcome()
+
+
+def test_empty_minibatch_after_a_swap_by_finish_leaves_the_window_to_be_told():
+    bare, script = Script(), Script()
+    loop(bare, 0, 3)
+    with nc.attach(script.trainer, [Identity(epoch=0)], epoch_size=EPOCH):
+        loop(script, 0, 3)
+    for trainer in bare.trainer, script.trainer:
+        trainer.train_minibatch({})
+        trainer.summarize_training_progress()
+    assert script.outcome() == bare.outcome()
+
+
+@pytest.mark.parametrize('learner', ['momentum_sgd', 'user'])
+def test_trainer_before_a_swap_is_let_go_by_a_session_of_cntk(learner):
+    """Which trains where no Python of ours but a progress writer is called."""
+    bare, script = [Script(learner=learner, dropout=False, test=False) for _ in range(2)]
+    for each in bare, script:
+        loop(each, 0, 3)
+    with nc.attach(script.trainer, [Identity(epoch=0)], epoch_size=EPOCH):
+        pass
+    before = remember.handed(script.trainer).last
+    assert before is not None
+    for each in bare, script:
+        each.run_plain()
+    assert remember.handed(script.trainer).last is None
+    assert sys.getrefcount(before) == 2
+    for each in bare, script:
+        with pytest.raises(RuntimeError, match='the minibatch was empty'):
+            each.trainer.previous_minibatch_loss_average
+    assert script.state() == bare.state()
 
 
 def test_minibatches_of_a_source_tell_the_sweeps():

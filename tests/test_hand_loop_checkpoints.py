@@ -1,4 +1,4 @@
-"""Checkpoints that the user's own loop saves and restores under `nc.attach`, and after it."""
+"""Checkpoints that the user's own code saves and restores, within a run and after it."""
 import os
 import signal
 
@@ -8,7 +8,7 @@ import pytest
 import netopt_callbacks as nc
 from netopt_callbacks.engine import network
 from test_hand_loop import EPOCH, hidden, loop
-from user_script import Identity, Script
+from user_script import SAMPLES, Identity, Script
 
 
 def test_checkpoint_of_a_hand_loop_is_gone_on_from(tmpdir):
@@ -132,9 +132,9 @@ def test_ctrl_c_in_a_restore_comes_after_it(tmpdir, monkeypatch):
 
 @pytest.mark.parametrize('callbacks', [[nc.Observer()], [Identity(epoch=2)]], ids=['observer', 'optimization'])
 def test_session_whose_cross_validation_goes_back_to_a_checkpoint(callbacks, tmpdir):
-    """It goes on at the same counts as plain CNTK."""
+    """Without random state, which plain CNTK does not go back to, it goes on as plain CNTK does."""
     def trained(name, run):
-        script, file, seen = Script(test=False), str(tmpdir.join(name)), []
+        script, file, seen = Script(test=False, dropout=False), str(tmpdir.join(name)), []
 
         def callback(index, *rest):
             seen.append(script.trainer.total_number_of_samples_seen)
@@ -148,7 +148,7 @@ def test_session_whose_cross_validation_goes_back_to_a_checkpoint(callbacks, tmp
         script.arguments['cv_config'] = C.CrossValidationConfig(
             source, frequency=200, callback=callback, model_inputs_to_streams=streams)
         run(script)
-        return seen
+        return seen, script.outcome()
 
     assert trained('ours', lambda script: script.run(callbacks)) \
         == trained('plain', lambda script: script.run_plain())
@@ -217,3 +217,92 @@ def test_restore_goes_back_to_the_window_and_the_measurement_of_then(tmpdir):
     expected = trained(bare)
     with nc.attach(script.trainer, [Identity(epoch=0)], epoch_size=EPOCH, data=script.held_out):
         assert trained(script) == expected
+
+
+def factor(epoch=1, **options):
+    return nc.FactorDense(epoch=epoch, rank=4, filter_function=hidden, **options)
+
+
+def sgd(parameters):
+    return C.sgd(parameters, C.learning_parameter_schedule(0.05))
+
+
+@pytest.mark.parametrize('callbacks, learner', [([nc.Observer()], None), ([], None), ([nc.Observer()], sgd)],
+                         ids=['observer', 'nothing', 'observer, learner of its own'])
+def test_checkpoint_of_a_run_without_optimizations_after_one_with_them(callbacks, learner, tmpdir):
+    """Its checkpoints are of the optimized network, in it and after it."""
+    def optimized(script):
+        return nc.attach(script.trainer, [factor(learner=learner)], epoch_size=EPOCH)
+
+    files = [str(tmpdir.join(name)) for name in ('early', 'within', 'after')]
+    whole = Script()
+    with optimized(whole) as first:
+        loop(whole, 0, 3)
+        whole.trainer.save_checkpoint(files[0])
+        loop(whole, 3, 10)
+    with nc.attach(whole.trainer, callbacks, epoch_size=EPOCH) as second:
+        loop(whole, 10, 14)
+        whole.trainer.save_checkpoint(files[1], {'mine': 7})
+        rest = loop(whole, 14, 24)
+        whole.trainer.restore_from_checkpoint(files[0])         # back behind the swap
+        assert 'DenseFactored' not in [f.op_name for f in nc.graph.walk(whole.z)]
+        assert second.engine.clock.samples == 3 * 64            # it is further back than its start
+        assert whole.trainer.restore_from_checkpoint(files[1])['mine'] == 7
+        assert loop(whole, 14, 24) == rest
+    whole.trainer.save_checkpoint(files[2])
+    further = loop(whole, 24, 30)
+    assert len(first.result.records) == 1 and not second.result.records and second.result.complete
+
+    for file, start, expected in [(files[1], 14, rest), (files[2], 24, further)]:
+        resumed = Script()
+        with optimized(resumed) as run:
+            resumed.trainer.restore_from_checkpoint(file)
+            assert loop(resumed, start, start + len(expected) // 2) == expected
+            assert run.engine.clock.samples == (start + len(expected) // 2) * 64
+        assert [r.to_dict() for r in run.result.records] == [r.to_dict() for r in first.result.records]
+
+
+@pytest.mark.parametrize('callbacks', [[nc.Observer()], None], ids=['observer', 'nothing'])
+@pytest.mark.parametrize('preserve_all', [False, True], ids=['overwritten', 'preserved'])
+def test_session_without_optimizations_after_a_run_with_them_is_resumed(callbacks, preserve_all, tmpdir):
+    def trained(folder, samples):
+        script = Script(folder=str(folder), test=False, checkpoint=300, preserve_all=preserve_all,
+                        max_samples=samples)
+        with nc.attach(script.trainer, [factor(0)], epoch_size=EPOCH):
+            loop(script, 0, 2)
+        script.run(callbacks)
+        return script
+
+    whole, cut = trained(tmpdir.mkdir('whole'), 1600), tmpdir.mkdir('cut')
+    trained(cut, 2 * 64 + SAMPLES + 64)         # the end of a minibatch
+    resumed = trained(cut, 1600)
+    assert resumed.state() == whole.state()
+    bare = Script(folder=str(cut), test=False, checkpoint=300, preserve_all=preserve_all)
+    with pytest.raises(ValueError, match=r'under the optimizations FactorDense\(epoch=0\), and this script has none'):
+        bare.run([nc.Observer()])
+
+
+def test_checkpoint_saved_after_a_session_that_saves_none(tmpdir):
+    """And restored under callbacks of the same schedule, of another kind of loop."""
+    whole, resumed, file = Script(test=False), Script(), str(tmpdir.join('model'))
+    whole.run([factor()])
+    whole.trainer.save_checkpoint(file)
+    with nc.attach(resumed.trainer, [factor()], epoch_size=SAMPLES) as run:
+        resumed.trainer.restore_from_checkpoint(file)
+        assert resumed.state() == whole.state()
+        assert loop(resumed, 0, 5) == loop(whole, 0, 5)
+    assert [record.samples for record in run.result.records] \
+        == [record.samples for record in whole.session.result.records]
+
+
+def test_numbered_checkpoint_of_a_session_is_gone_back_to(tmpdir):
+    """The user takes the best of those that `preserve_all` keeps."""
+    script = Script(folder=str(tmpdir), test=False, checkpoint=300, preserve_all=True)
+    script.run([factor()])
+    files = sorted(str(file) for file in tmpdir.listdir() if str(file)[-1].isdigit())
+    assert len(files) > 5
+    ranks = []
+    for file in files:
+        script.trainer.restore_from_checkpoint(file)
+        ranks.append('DenseFactored' in [f.op_name for f in nc.graph.walk(script.z)])
+    assert ranks == sorted(ranks) and set(ranks) == {False, True}

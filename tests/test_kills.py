@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import netopt_callbacks as nc
 from netopt_callbacks.engine import adopt, held_out, network, swap
 from netopt_callbacks.engine.engine import Engine
+from netopt_callbacks.engine.phases import Phases
 from netopt_callbacks.session import Session
 from user_script import SAMPLES, Identity, Script
 
@@ -118,8 +119,8 @@ PHASES = collections.OrderedDict([
                   [('overwritten', (1, 2)), ('preserved', (1, 2))])),
     ('swapped, not yet recorded', (Point(network.Network, 'commit', 'after'),
                                    [('overwritten', (1, 2)), ('at the boundary', (1, 2))])),
-    ('recorded, not yet told', (Point(Engine, 'write_phase', 'after'),
-                                [('overwritten', (3, 5)), ('preserved', (4, 3))])),
+    ('recorded, not yet told', (Point(Phases, 'write', 'after'),
+                                [('overwritten', (4, 5)), ('preserved', (5, 3))])),
     ('told, not yet handed over', (Point(Engine, 'fire', 'after'),
                                    [('overwritten', (1, 2)), ('at the boundary', (1, 1))])),
     ('hand-over', (Point(Session, '_hand_over', 'after'),

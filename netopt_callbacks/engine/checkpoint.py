@@ -25,6 +25,7 @@ from ..records import Record
 from .mark import phase_of
 
 VERSION = 1
+FOLDER = '.netopt'
 STATE = '.ckp'
 TEMPORARY = '.tmp'
 
@@ -75,6 +76,14 @@ def newest(file):
     return file + max(numbers, key=int) if numbers else None
 
 
+def name_of(file):
+    """Returns the name a checkpoint was saved under: with `preserve_all`, CNTK appends a number to it."""
+    name = file
+    while name[-1:].isdigit() and not os.path.isdir(name + FOLDER):
+        name = name[:-1]
+    return name if os.path.isdir(name + FOLDER) else file
+
+
 class Phase(object):
     """What is kept of one phase: see the module. Attributes are the fields of its file."""
 
@@ -105,7 +114,7 @@ class Checkpoints(object):
 
     def __init__(self, file, schedule):
         self._file = file
-        self._folder = file + '.netopt'
+        self._folder = file + FOLDER
         self._schedule = schedule
 
     def find(self):

@@ -27,6 +27,7 @@ from .network import Network
 from .phases import Phases
 from .recovery import Recovery
 
+
 class Engine(object):
     """One run of one trainer under a list of callbacks.
 
@@ -38,7 +39,7 @@ class Engine(object):
         data (held_out.Arrays or held_out.Source): held-out data, or None.
         larger_is_better (bool): direction of the metric.
         checkpoint_file (str): the user's checkpoint name, None where C++ writes none.
-        saves (bool): whether the front door saves checkpoints under names of its own.
+        holds_trainer (bool): whether C++'s loop holds the C++ trainer while this run lasts.
 
     Attributes:
         result (Result): filled as the run goes on.
@@ -51,7 +52,7 @@ class Engine(object):
     """
 
     def __init__(self, trainer, handed, callbacks, clock, data, larger_is_better=False,
-                 checkpoint_file=None, saves=False):
+                 checkpoint_file=None, holds_trainer=False):
         self.optimizations, observers, self._lower = sorted_callbacks(callbacks)
         refuse_lower_without_data(self._lower, data)
         refuse_writers(observers, handed.writers)
@@ -66,7 +67,6 @@ class Engine(object):
         self._trainer = trainer
         self._has_metric = trainer.evaluation_function is not None
         self._order = in_order(self.optimizations)
-        self._handed = handed
         self._data = data
         self._larger_is_better = larger_is_better
         self._attends = bool(self.optimizations or observers)
@@ -74,21 +74,20 @@ class Engine(object):
         self._network = Network(trainer, handed, self.workers, self._on_training_summary,
                                 self._on_test_summary)
         self._recovery = Recovery(self._network, clock, data, self.result.records)
-        self.phases = Phases(self._network, self.workers, clock, handed, self.optimizations,
-                             self._attends, self.result.records, checkpoint_file, saves)
+        self.phases = Phases(self._network, clock, self.optimizations, self.result.records,
+                             checkpoint_file, self._restore_file)
         self._tested = None
         self._untold = None
-        self._saves = saves
-        self._served_before = None
+        self._holds_trainer = holds_trainer
         self.started = False
 
     # The run.
 
-    def start(self, checkpoints=None, file=None, restore=None):
+    def start(self, file=None, restore=None):
         """Takes the trainer over and does what is due before the first minibatch.
 
         Args:
-            checkpoints, file, restore: the checkpoint to go on from, as `restore` takes them.
+            file, restore: the checkpoint to go on from, as `restore` takes them.
 
         Returns:
             phases.Restored: see `restore`; None without a checkpoint.
@@ -97,7 +96,7 @@ class Engine(object):
         self.serve()
         self.clock.base = self._network.counts()
         if file:
-            restored = self.restore(checkpoints, file, restore)
+            restored = self.restore(file, restore)
         self._network.refuse_expected(self._pending())
         if not file:
             self.phases.take_over()
@@ -116,10 +115,10 @@ class Engine(object):
             self._evaluate('start')
         return restored
 
-    def restore(self, checkpoints, file, restore=None):
+    def restore(self, file, restore=None):
         """Restores a checkpoint into the structure it was written with: see `phases.Phases.restore`."""
         self._recovery.forget()
-        return self.phases.restore(checkpoints, file, restore)
+        return self.phases.restore(file, restore)
 
     def after_minibatch(self):
         """Counts the minibatch just trained; returns whether an optimization is due.
@@ -130,7 +129,6 @@ class Engine(object):
         samples = trained_samples(self._trainer)
         if not samples:
             return False
-        self._handed.last = None
         self._recovery.forget()
         ended = self.clock.advance(self._network.counts(), samples)
         self._audience.tell('on_minibatch', self.clock.samples,
@@ -201,34 +199,10 @@ class Engine(object):
         for error in self._end():
             warnings.warn('after the error that ended training, on_end raised %r' % (error,))
 
-    def write_phase(self, file=None):
-        """Writes what belongs to a checkpoint beside `file`, or beside the one that C++ writes."""
-        self.phases.write(file)
-
     def serve(self):
-        """Makes this the run that checkpoints of the trainer are of."""
-        if self._attends and self._handed.run is not self:
-            self._served_before = self._handed.run
-            self._handed.run = self
-
-    def before_save(self, file):
-        """Writes what belongs beside a checkpoint that the user's code is about to save."""
-        self.write_phase(file)
-
-    def restore_file(self, file, restore):
-        """Restores a checkpoint for the user's code, with its structure where it holds another one.
-
-        Args:
-            file (str): the checkpoint.
-            restore (callable): restores the file into the trainer as it then is.
-
-        Returns:
-            dict: the external state it was saved with.
-        """
-        if not self._saves:
-            return self.phases.restore_in_place(file, restore)
-        begin = self.restore if self.started else self.start
-        return begin(self.phases.of(file), file, restore).state
+        """Makes this the run that checkpoints of the trainer are of, if it has to do with it."""
+        if self._attends or self._network.handed.phases is not None:
+            self.phases.serve()
 
     def check(self):
         """Raises what an observer raised where C++ called it: call it at a safe point."""
@@ -254,6 +228,13 @@ class Engine(object):
         return True
 
     # The parts.
+
+    def _restore_file(self, file, restore):
+        """Restores for the user's code while the run lasts: see `phases.Phases.restore_file`."""
+        if self._holds_trainer:
+            return self.phases.restore_in_place(file, restore)
+        begin = self.restore if self.started else self.start
+        return begin(file, restore).state
 
     def _pending(self):
         return [optimization for index, optimization in enumerate(self.optimizations)
@@ -286,7 +267,7 @@ class Engine(object):
             return
         self._recovery.measure()
         record.metric_after = self._recovery.metric
-        self.write_phase()
+        self.phases.write()
         self._untold = None
         self._audience.tell('on_optimization', record)
         if self._data is not None:
@@ -319,7 +300,7 @@ class Engine(object):
         if self._data is None:
             return
         self._recovery.measure()
-        self.write_phase()
+        self.phases.write()
         self._audience.tell('on_evaluation', self._recovery.evaluation(kind))
 
     def _metric_name(self):
@@ -328,9 +309,7 @@ class Engine(object):
 
     def _end(self):
         self._network.let_go()
-        if self._attends:
-            self.phases.detach()
-            self._handed.run = self.phases if self.phases.begun else self._served_before
+        self.phases.end()
         return self._audience.end(self.result)
 
     def _on_training_summary(self, samples, loss, metric):

@@ -7,6 +7,7 @@ checkpoint of an optimized network needs what belongs beside it, also after the 
 import contextlib
 
 from cntk import cntk_py
+from cntk.train.trainer import Trainer
 
 from . import remember
 
@@ -35,72 +36,45 @@ def subclass(mixin, base):
                                                '__qualname__': base.__qualname__})
 
 
-def last_trained(trainer, before):
-    """Returns (C++ trainer, samples seen) that answers once this one is exchanged, or None.
-
-    Args:
-        before: as this function returned it at the exchange before.
-    """
-    if trained_samples(trainer):
-        return trainer.this, trainer.total_number_of_samples_seen
-    return before if _answers(trainer, before) else None
-
-
-def _answers(trainer, last):
-    # C++ may have trained since without our eyes: an empty minibatch last, it has 0 samples too.
-    return last is not None and not trained_samples(trainer) \
-        and trainer.total_number_of_samples_seen == last[1]
-
-
 @contextlib.contextmanager
 def _as_last_trained(trainer):
     last = remember.handed(trainer).last
-    if not _answers(trainer, last):
-        remember.handed(trainer).last = None
+    if last is None or trained_samples(trainer):
         yield
         return
-    now, trainer.this = trainer.this, last[0]
+    now, trainer.this = trainer.this, last
     try:
         yield
     finally:
         trainer.this = now
 
 
+def _of_the_last_minibatch(name):
+    def value(self):
+        with _as_last_trained(self):
+            return getattr(super(Exchanged, self), name)
+    return property(value, doc=getattr(Trainer, name).__doc__)
+
+
 class Exchanged(object):
     """What is put before the class of a trainer when its inside is exchanged first."""
 
-    @property
-    def previous_minibatch_loss_average(self):
-        with _as_last_trained(self):
-            return super(Exchanged, self).previous_minibatch_loss_average
-
-    @property
-    def previous_minibatch_evaluation_average(self):
-        with _as_last_trained(self):
-            return super(Exchanged, self).previous_minibatch_evaluation_average
-
-    @property
-    def previous_minibatch_sample_count(self):
-        with _as_last_trained(self):
-            return super(Exchanged, self).previous_minibatch_sample_count
+    previous_minibatch_loss_average = _of_the_last_minibatch('previous_minibatch_loss_average')
+    previous_minibatch_evaluation_average = _of_the_last_minibatch(
+        'previous_minibatch_evaluation_average')
+    previous_minibatch_sample_count = _of_the_last_minibatch('previous_minibatch_sample_count')
 
     def summarize_training_progress(self):
         with _as_last_trained(self):
             super(Exchanged, self).summarize_training_progress()
 
-    def train_minibatch(self, *arguments, **options):
-        trained = super(Exchanged, self).train_minibatch(*arguments, **options)
-        if trained_samples(self):
-            remember.handed(self).last = None       # it holds the memory of the network before
-        return trained
-
     def save_checkpoint(self, filename, *rest, **options):
-        run = remember.handed(self).run
-        if run is not None:
-            run.before_save(filename)
+        phases = remember.handed(self).phases
+        if phases is not None:
+            phases.write(filename)
         super(Exchanged, self).save_checkpoint(filename, *rest, **options)
 
     def restore_from_checkpoint(self, filename):
-        run = remember.handed(self).run
+        phases = remember.handed(self).phases
         restore = super(Exchanged, self).restore_from_checkpoint
-        return restore(filename) if run is None else run.restore_file(filename, restore)
+        return restore(filename) if phases is None else phases.restore_file(filename, restore)

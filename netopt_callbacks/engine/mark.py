@@ -17,7 +17,7 @@ UNREAD = 'netopt_callbacks.unread'
 def marked(loss, phase):
     """Returns the loss times the constant 1 that carries the label of a phase (str)."""
     one = C.constant(np.ones((), loss.output.dtype), name=MARK + phase)
-    return C.element_times(loss, one, name=loss.name)
+    return C.element_times(loss, one, name=_name(loss))
 
 
 def kept_reachable(loss, parameters):
@@ -31,8 +31,13 @@ def kept_reachable(loss, parameters):
             flat = C.reshape(parameter, (int(np.prod(parameter.shape)),))
             element = C.reshape(C.slice(flat, 0, 0, 1), ())
             zero = C.constant(np.zeros((), parameter.dtype), name=UNREAD)
-            loss = C.plus(loss, C.element_times(zero, element), name=loss.name)
+            loss = C.plus(loss, C.element_times(zero, element), name=_name(loss))
     return loss
+
+
+def _name(loss):
+    # A composite may be without the name that its output has.
+    return loss.output.name or loss.name
 
 
 def unmarked(outputs):

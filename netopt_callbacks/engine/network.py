@@ -51,22 +51,24 @@ class Network(object):
         on_training_summary, on_test_summary (callable): see `windows.Tracker`.
 
     Attributes:
+        trainer, handed, workers: as given.
         owners (list): [index of the optimization, its Parameters] of each learner that
             `learner=` of an optimization of this run made.
+        given (list): the learners the trainer had when the run began, and a resumed script has.
         unique_id (int): CNTK's uid counter where the present graph begins.
     """
 
     def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary):
         self.trainer = trainer
+        self.handed = handed
+        self.workers = workers
         self.owners = []
         self.unique_id = None
-        self._handed = handed
-        self._given = list(handed.learners)
-        self._workers = workers
+        self.given = list(handed.learners)
         self._listeners = on_training_summary, on_test_summary
         self._window_unknown = handed.tracker is None and handed.writers and self.counts()[0]
         self._tracker = handed.tracker \
-            or windows.Tracker(np.dtype(trainer.loss_function.output.dtype))
+            or windows.Tracker(handed, np.dtype(trainer.loss_function.output.dtype))
 
     @property
     def metric(self):
@@ -82,13 +84,18 @@ class Network(object):
         """Returns the samples, minibatches and sweeps the trainer has seen in its life."""
         return [self.trainer.total_number_of_units_seen(unit) for unit in UNITS]
 
+    def go_on_from(self, before):
+        """Takes over what the network of an earlier run knew of the trainer's learners."""
+        self.owners = list(before.owners)
+        self.given = list(before.given)
+
     def refuse_expected(self, optimizations):
         """Refuses, before training, optimizations that could not be applied, as far as that is known.
 
         Args:
             optimizations (list of nc.Optimization): those still to be applied.
         """
-        fit.refuse_expected(optimizations, *tenants.release(self.whole), learners=self._handed.learners)
+        fit.refuse_expected(optimizations, *tenants.release(self.whole), learners=self.handed.learners)
 
     def take_over(self, opened, mark):
         """Builds the first trainer of our own.
@@ -96,7 +103,7 @@ class Network(object):
         Args:
             opened (bool): whether the graph is to be changed later: it is cloned, and blocks
                 with random state are opened. Without, the trainer is built on the graph as it is.
-            mark (str): label of the phase, None for a graph that is not checkpointed.
+            mark (str): label of the phase, None for a graph that is not to be optimized.
         """
         outputs = self._pulled()
         whole = outputs.whole
@@ -108,7 +115,7 @@ class Network(object):
                 'metric only from here on. Call trainer.summarize_training_progress() first, or '
                 'attach before the first minibatch')
         if opened:
-            learner_facts.keep_state(self._given)
+            learner_facts.keep_state(self.given)
             whole = graph.clone_shared(whole)
             if random_state.stateful_blocks(whole):
                 if self.counts()[0]:
@@ -117,7 +124,7 @@ class Network(object):
                         'is one), and CNTK forgets the state of such a block: its random numbers '
                         'begin anew. Attach before the first minibatch for an exact run')
                 whole = random_state.open_blocks(whole)
-        self._exchange(outputs, whole, self._handed.learners, mark)
+        self._exchange(outputs, whole, self.handed.learners, mark)
 
     def transformed(self, optimization, index, minibatches):
         """Transforms the network; the trainer is as it was, whatever comes of it.
@@ -134,11 +141,11 @@ class Network(object):
         plain, packed = tenants.release(graph.clone_shared(outputs.whole))
         optimization.prepare(plain, minibatches(plain.arguments))
         transformed = as_transformed(optimization.transform(plain), optimization.name)
-        plan = adopt.Plan(optimization, plain, transformed.model, packed, self._handed.learners,
+        plan = adopt.Plan(optimization, plain, transformed.model, packed, self.handed.learners,
                           transformed.layers)
         whole = random_state.open_blocks(plan.packed())
         swap.check(outputs, whole, plan.read, optimization.name)
-        self._workers.agree(lambda: saved_graph.signature(whole), optimization.name)
+        self.workers.agree(lambda: saved_graph.signature(whole), optimization.name)
         return Change(index, outputs, whole, plan, transformed.layers)
 
     def commit(self, change, mark):
@@ -153,7 +160,7 @@ class Network(object):
 
         def write(undo):
             plan.write(undo)
-            self._workers.share_values(plan.written + added)
+            self.workers.share_values(plan.written + added)
 
         self._exchange(change.outputs, change.whole, plan.learners, mark, write=write)
         if plan.owned:
@@ -173,10 +180,10 @@ class Network(object):
             ValueError: the script is not the one that wrote the checkpoint.
         """
         outputs = swap.Outputs(self.trainer)
-        whole, owners = saved_graph.rebound(saved, phase, self._handed.arguments,
-                                           learner_facts.parameters_of(self._given))
-        learners = list(self._given)
-        learner_facts.keep_state(self._given)
+        whole, owners = saved_graph.rebound(saved, phase, self.handed.arguments,
+                                           learner_facts.parameters_of(self.given))
+        learners = list(self.given)
+        learner_facts.keep_state(self.given)
         for index, owned in owners:
             if optimizations[index].learner is None:
                 raise ValueError('%s: the checkpoint was written with learner= for the Parameters '
@@ -200,8 +207,8 @@ class Network(object):
 
     def places(self):
         """Returns where a checkpoint of the present graph holds what, JSON-ready."""
-        return saved_graph.places(self.trainer, self._handed.arguments,
-                                 learner_facts.parameters_of(self._given), self.owners)
+        return saved_graph.places(self.trainer, self.handed.arguments,
+                                 learner_facts.parameters_of(self.given), self.owners)
 
     def export(self):
         """Returns a copy of the model with Parameters of its own."""
@@ -216,12 +223,12 @@ class Network(object):
         """Lets the trainer's tracker, which stays in it, tell us nothing more."""
         self._listeners = ()
         self._tracker.listen()
-        learner_facts.let_go(self._given)
+        learner_facts.let_go(self.given)
 
     @property
     def writers(self):
         """The progress writers of the trainer: the user's and the tracker."""
-        return list(self._handed.writers) + [self._tracker]
+        return list(self.handed.writers) + [self._tracker]
 
     @property
     def _model(self):
@@ -248,7 +255,7 @@ class Network(object):
             write (callable): does what is left once the trainer is the new one; gets an
                 ExitStack of what takes back what it did.
         """
-        self.unique_id = self._workers.align_unique_id(unique_id)
+        self.unique_id = self.workers.align_unique_id(unique_id)
         if self.unique_id is None:
             saved_graph.advance_unique_id(unique_id or 0)
             self.unique_id = cntk_py.new_unique_id()
@@ -260,13 +267,13 @@ class Network(object):
             loss = marked(loss, mark)
         sums = self._tracker.sums
         with directors.uninterrupted(), contextlib.ExitStack() as undo:
-            swap.exchange(self.trainer, self._handed, (model, loss, metric), learners,
+            swap.exchange(self.trainer, self.handed, (model, loss, metric), learners,
                           self.writers, undo)
             if write is not None:
                 write(undo)
             windows.carry(self.writers, self.trainer, sums, self._tracker.dtype)
             self._tracker.listen(*self._listeners)
-            self._handed.tracker = self._tracker
+            self.handed.tracker = self._tracker
             undo.pop_all()
 
 

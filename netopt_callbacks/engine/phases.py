@@ -18,58 +18,96 @@ one in the file, so that C++ could not restore it once more."""
 class Phases(object):
     """What a run writes beside its checkpoints, finds there, and goes on from.
 
+    A run without optimizations, on a trainer that a run before has optimized, goes on with the
+    phases of that one: its checkpoints are of that network.
+
     Args:
-        network (network.Network), workers (distributed.Workers), clock (schedule.Clock): of the
-            run; only the main worker writes.
-        handed (remember.Handed): what the trainer was built with.
+        network (network.Network), clock (schedule.Clock): of the run.
         optimizations (list of nc.Optimization): of the run.
-        attends (bool): whether the run has anything to do at all.
         records (list of nc.Record): of the applied ones; filled in place.
         file (str): the checkpoint name C++ writes to, None where it writes none.
-        saves (bool): whether the front door saves checkpoints under names of its own.
+        restorer (callable): restores for the user's code while the run lasts, see `restore_file`.
 
     Attributes:
         applied (list of int): places of the applied optimizations in the list, in order.
-        begun (bool): whether the trainer's graph is one of this run.
         checkpoints (checkpoint.Checkpoints): of `file`, or None.
     """
 
-    def __init__(self, network, workers, clock, handed, optimizations, attends, records, file,
-                 saves):
+    def __init__(self, network, clock, optimizations, records, file, restorer):
         self.applied = []
-        self.begun = False
-        self._attends = attends
         self._network = network
-        self._workers = workers
         self._clock = clock
-        self._handed = handed
+        self._changes = bool(optimizations)
         self._optimizations = optimizations
         self._records = records
-        self._schedule = checkpoint.schedule_of(optimizations)
-        self._marks = bool(optimizations) and bool(file or saves)
+        self._base = None
+        self._file = file
+        self._restorer = restorer
+        self._before = None
+        self._begun = False
         self._places = None
-        self.checkpoints = self.of(file) if file else None
 
-    def of(self, file):
-        """Returns the `Checkpoints` beside a file of any name."""
-        return checkpoint.Checkpoints(file, self._schedule)
+    @property
+    def checkpoints(self):
+        return self._of(self._file) if self._file else None
+
+    def _of(self, file):
+        return checkpoint.Checkpoints(file, checkpoint.schedule_of(self._optimizations))
+
+    @property
+    def optimized(self):
+        """Whether checkpoints of the trainer are of a network that is, or will be, optimized."""
+        return bool(self._optimizations)
 
     def label(self, applied):
         """Returns the label of a phase; None where nothing of ours is to be in a checkpoint."""
-        return str(applied) if self._marks else None
+        return str(applied) if self.optimized else None
 
     @property
     def next_label(self):
         """The label of the phase that the next applied optimization begins."""
         return self.label(len(self.applied) + 1)
 
+    @property
+    def _serves(self):
+        return self._network.handed.phases is self
+
+    def serve(self):
+        """Makes these the phases that checkpoints of the trainer are of."""
+        if self._serves:
+            return
+        self._before, self._network.handed.phases = self._network.handed.phases, self
+        if self._before is not None and not self._changes:
+            self._go_on_from(self._before)
+
+    def _go_on_from(self, before):
+        self._optimizations = before._optimizations
+        self.applied = list(before.applied)
+        self._records = _copied(before._records)
+        self._base = before.base
+        self._network.go_on_from(before._network)
+
+    @property
+    def base(self):
+        """What the trainer had seen when the run began whose optimizations these are."""
+        return self._clock.base if self._base is None else self._base
+
     def take_over(self):
-        """Begins a run on the network as it is."""
+        """Begins a run on the network as it is, if its checkpoints are of this run."""
+        if not self._serves:
+            return
         with directors.uninterrupted():
-            if self._attends:
-                self._network.take_over(bool(self._optimizations), self.label(0))
-            self.begun = True
+            self._network.take_over(self._changes, self.label(len(self.applied)))
+            self._begun = True
         self.write()
+
+    def end(self):
+        """Ends the run: what it leaves restores by itself, and a finished result stays as it is."""
+        self._restorer = None
+        self._records = _copied(self._records)
+        if self._serves and not (self._begun and self.optimized):
+            self._network.handed.phases = self._before
+        self._before = None
 
     def begin(self, index, record):
         """Begins the phase of an optimization whose change is in the trainer.
@@ -84,28 +122,29 @@ class Phases(object):
 
     def write(self, file=None):
         """Writes what belongs to the present phase beside `file`, or beside the one of C++."""
-        checkpoints = self.of(file) if file else self.checkpoints
-        if not self._marks or checkpoints is None or not self._workers.is_main:
+        checkpoints = self._of(file) if file else self.checkpoints
+        if not self.optimized or checkpoints is None or not self._network.workers.is_main:
             return
         if self._places is None:
             self._places = self._network.places()
         checkpoints.write(checkpoint.Phase(
-            schedule=self._schedule, fired=list(self.applied),
-            records=[record.to_dict() for record in self._records], base=self._clock.base,
+            schedule=checkpoint.schedule_of(self._optimizations), fired=list(self.applied),
+            records=[record.to_dict() for record in self._records], base=self.base,
             unique_id=self._network.unique_id, **self._places))
 
     def find(self):
         """Returns the checkpoint that C++ would restore, or None; the main worker mends a torn one."""
-        if self._workers.is_main:
+        workers = self._network.workers
+        if workers.is_main:
             self.checkpoints.find()
-        self._workers.barrier()
+        workers.barrier()
         return self.checkpoints.find()
 
-    def restore(self, checkpoints, file, restore):
+    def restore(self, file, restore):
         """Restores a checkpoint into the structure it was written with.
 
         Args:
-            checkpoints (checkpoint.Checkpoints), file (str): the checkpoint.
+            file (str): the checkpoint.
             restore (callable): restores a file into the trainer and returns its external
                 state; None is CNTK's own `Trainer.restore_from_checkpoint`.
 
@@ -115,13 +154,13 @@ class Phases(object):
         Raises:
             ValueError: the checkpoint is not of this script, or cannot be read.
         """
-        learner_facts.check_resumable(self._handed.learners)
-        if self._optimizations and learner_facts.counts_nothing(self._handed.learners):
+        learner_facts.check_resumable(self._network.handed.learners)
+        if self._optimizations and learner_facts.counts_nothing(self._network.handed.learners):
             raise ValueError(
                 'the checkpoint %s cannot tell how many samples were trained: CNTK counts none '
                 'where a UserLearner is the only or the first learner. Put a learner of CNTK first, '
                 'or resume without optimizations' % file)
-        saved, phase = checkpoints.load(file)
+        saved, phase = self._of(checkpoint.name_of(file)).load(file)
         state = []
 
         def into_trainer():
@@ -131,22 +170,27 @@ class Phases(object):
         if phase is None:
             self._network.check_plain(file, saved)
             into_trainer()
-            counts = self._network.counts()
-            if counts[0] < self._clock.base[0]:
-                self._clock.base = [0, 0, 0]    # it goes back behind the start of this run
-            self._clock.set(counts)
+            self._go_back(self._network.counts())
             self.take_over()
-            return Restored(state[0], changed=bool(self._optimizations))
+            return Restored(state[0], changed=self.optimized)
         with directors.uninterrupted():
             self._network.rebuild(saved, phase, self._optimizations, self.label(len(phase.fired)),
                                   into_trainer)
-            self.begun = True
+            self._begun = True
             self._places = phase.places()
             self.applied = list(phase.fired)
-            self._clock.base = list(phase.base)
-            self._clock.set(self._network.counts())
-            self._records[:] = checkpoint.records_of(phase, self._clock.samples)
+            counts = self._network.counts()
+            if self._base is None:
+                self._clock.base = list(phase.base)
+            self._go_back(counts)
+            self._records[:] = checkpoint.records_of(phase, counts[0] - phase.base[0])
         return Restored(state[0], changed=False)
+
+    def _go_back(self, counts):
+        """Sets the clock to where a restored checkpoint stands."""
+        if counts[0] < self._clock.base[0]:
+            self._clock.base = [0, 0, 0]        # it goes back behind the start of this run
+        self._clock.set(counts)
 
     def restore_in_place(self, file, restore):
         """Restores a checkpoint where the C++ trainer has to stay, since C++'s loop holds it.
@@ -154,7 +198,7 @@ class Phases(object):
         Raises:
             ValueError: the checkpoint is of another structure.
         """
-        saved, phase = self.of(file).load(file)
+        saved, phase = self._of(checkpoint.name_of(file)).load(file)
         if phase is None:
             self._network.check_plain(file, saved)
         elif phase.fired != self.applied:
@@ -163,18 +207,22 @@ class Phases(object):
                              % (len(self.applied), file, len(phase.fired)))
         return restore(file)
 
-    # What the trainer asks once the run has ended, see `exchanged`.
-
-    def detach(self):
-        """Goes on with records of its own: those of a finished result stay as they are."""
-        self._records = [Record.from_dict(record.to_dict()) for record in self._records]
-
-    def before_save(self, file):
-        """Writes what belongs beside a checkpoint that the user's code is about to save."""
-        self.write(file)
-
     def restore_file(self, file, restore):
-        """Restores a checkpoint for the user's code; returns its external state."""
-        restored = self.restore(self.of(file), file, restore)
+        """Restores a checkpoint for the user's code, within the run or after it.
+
+        Args:
+            file (str): the checkpoint.
+            restore (callable): restores the file into the trainer as it then is.
+
+        Returns:
+            dict: the external state it was saved with.
+        """
+        if self._restorer is not None:
+            return self._restorer(file, restore)
+        restored = self.restore(file, restore)
         self._network.let_go()
         return restored.state
+
+
+def _copied(records):
+    return [Record.from_dict(record.to_dict()) for record in records]

@@ -31,10 +31,10 @@ class Handed(object):
             those that only the metric has come last.
         tracker (windows.Tracker): our own writer, from the first run on.
         exchanged (bool): whether the trainer's inside has been exchanged.
-        last (tuple): the C++ trainer that trained last, while the present one has not, see
+        last (SwigPyObject): the C++ trainer that trained last, while the present one has not, see
             `exchanged`; None where the present one has.
-        run (engine.Engine or phases.Phases): whom a save or restore by the user's code concerns:
-            the run on the trainer now, or what the last one left; None before the first.
+        phases (phases.Phases): what a save or restore by the user's code concerns: those of the
+            run on the trainer now, or of the last that optimized it; None before the first.
     """
 
     def __init__(self, trainer, model, criterion, learners, writers):
@@ -46,7 +46,7 @@ class Handed(object):
         self.tracker = None
         self.exchanged = False
         self.last = None
-        self.run = None
+        self.phases = None
 
 
 def _arguments(trainer):

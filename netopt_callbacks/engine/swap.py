@@ -7,7 +7,7 @@ Trainer follow the same way, so that `z.eval` and `outputs=[z.output]` go on wor
 import cntk as C
 from cntk.train.trainer import Trainer
 
-from .exchanged import class_of, last_trained
+from .exchanged import class_of
 from .mark import unmarked
 
 
@@ -108,7 +108,7 @@ def exchange(trainer, handed, functions, learners, writers, undo):
     undo.callback(setattr, handed, 'learners', handed.learners)
     handed.learners = list(learners)
     undo.callback(setattr, handed, 'last', handed.last)
-    handed.last = last_trained(trainer, handed.last)
+    handed.last = handed.last or trainer.this
     undo.callback(setattr, handed, 'exchanged', handed.exchanged)
     handed.exchanged = True
     undo.callback(setattr, trainer, '__class__', type(trainer))

@@ -7,6 +7,7 @@ the sums at every minibatch; `carry` goes on adding to them, in the same float t
 order as C++ does, until the window is summarized.
 """
 import sys
+import weakref
 
 import numpy as np
 from cntk import cntk_py
@@ -15,24 +16,27 @@ from cntk import cntk_py
 class Tracker(cntk_py.ProgressWriter):
     """The engine's own progress writer: the open window's sums, and CNTK's summaries.
 
-    It stays in the trainer between two runs, so that the second knows the window too.
+    It stays in the trainer between two runs, so that the second knows the window too, and the
+    C++ trainer before a swap is let go by whatever loop trains the next one first.
 
     Args:
+        handed (remember.Handed): of the trainer.
         dtype (numpy.dtype): type of the loss, in which C++ accumulates.
 
     Attributes:
         sums ((float, float)): of loss and metric over the open window; None where there is none.
     """
 
-    def __init__(self, dtype):
+    def __init__(self, handed, dtype):
         super(Tracker, self).__init__(1, 0, sys.maxsize, 0, sys.maxsize, 0)
         self.__disown__()
         self.dtype = dtype
         self.sums = None
+        self._handed = weakref.ref(handed)      # C++ holds this object for ever, and so what it holds
         self.listen()
 
     def listen(self, on_training_summary=None, on_test_summary=None):
-        """Sets who is told of summaries; C++ holds this object for ever, and so what it holds.
+        """Sets who is told of summaries.
 
         Args:
             on_training_summary, on_test_summary (callable): get (samples, loss, metric) and
@@ -44,6 +48,9 @@ class Tracker(cntk_py.ProgressWriter):
 
     def on_write_training_update(self, samples, updates, aggregate_loss, aggregate_metric):
         self.sums = (aggregate_loss[1], aggregate_metric[1])
+        handed = self._handed()
+        if handed is not None:
+            handed.last = None          # it holds the memory of the network before
 
     def on_write_training_summary(self, samples, updates, summaries, aggregate_loss,
                                   aggregate_metric, elapsed_milliseconds):
