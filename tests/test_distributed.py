@@ -17,7 +17,7 @@ from cntk.train.distributed import (block_momentum_distributed_learner,
                                     data_parallel_distributed_learner)
 
 import netopt_callbacks as nc
-from user_script import SAMPLES, Identity, Script
+from user_script import SAMPLES, Identity, Killer, Script, hidden
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LEARNERS = {
@@ -68,23 +68,6 @@ class RaisingObserver(nc.Observer):
     def on_minibatch(self, samples, loss, metric):
         if samples > SAMPLES // 2:
             raise ValueError('raised by an observer')
-
-
-class Killer(nc.Observer):
-    """Ends the main worker, and with it the others, after a number of minibatches."""
-
-    def __init__(self, minibatches):
-        super(Killer, self).__init__()
-        self._left = minibatches
-
-    def on_minibatch(self, samples, loss, metric):
-        self._left -= 1
-        if self._left == 0:
-            os._exit(9)
-
-
-def hidden(layer):
-    return layer.name == 'hidden'
 
 
 PLANS = {

@@ -11,13 +11,9 @@ from cntk.train.training_session import DataUnit
 
 import netopt_callbacks as nc
 from netopt_callbacks.engine import remember
-from user_script import SAMPLES, Identity, Script
+from user_script import SAMPLES, Identity, Script, hidden
 
 EPOCH = 320
-
-
-def hidden(layer):
-    return layer.name == 'hidden'
 
 
 def loop(script, first=0, last=30):

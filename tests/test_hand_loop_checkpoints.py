@@ -7,8 +7,8 @@ import pytest
 
 import netopt_callbacks as nc
 from netopt_callbacks.engine import network
-from test_hand_loop import EPOCH, hidden, loop
-from user_script import SAMPLES, Identity, Script
+from test_hand_loop import EPOCH, loop
+from user_script import SAMPLES, Identity, Script, hidden
 
 
 def test_checkpoint_of_a_hand_loop_is_gone_on_from(tmpdir):

@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import netopt_callbacks as nc
-from user_script import SAMPLES, Identity, Script
+from user_script import SAMPLES, Identity, Script, hidden
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 READY = 'READY'
@@ -39,10 +39,6 @@ class Told(nc.Observer):
 
     def on_end(self, result):
         self.ends += 1
-
-
-def hidden(layer):
-    return layer.name == 'hidden'
 
 
 def factor(epoch=1):

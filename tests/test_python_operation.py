@@ -10,8 +10,7 @@ import pytest
 
 import netopt_callbacks as nc
 from test_graph_docs import snippets
-from test_resume import KILLED, Killer
-from user_script import Identity, Script
+from user_script import KILLED, Identity, Killer, Script, hidden
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -25,10 +24,6 @@ def folder(tmpdir_factory):
     sys.path.insert(0, str(folder))
     yield folder
     sys.path.remove(str(folder))
-
-
-def hidden(layer):
-    return layer.name == 'hidden'
 
 
 def test_it_computes_and_trains_what_it_says(folder):

@@ -13,15 +13,9 @@ import pytest
 
 import netopt_callbacks as nc
 from netopt_callbacks.engine import checkpoint
-from user_script import LEARNERS, SAMPLES, Identity, Script
+from user_script import KILLED, LEARNERS, SAMPLES, Identity, Killer, Script, hidden
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-KILLED = 9
-
-
-def hidden(layer):
-    return layer.name == 'hidden'
-
 
 PLANS = {
     'none': lambda: [],
@@ -35,19 +29,6 @@ PLANS = {
                        learner=lambda p: C.adam(p, C.learning_parameter_schedule(0.01), 0.9)),
         Identity(epoch=2)],
 }
-
-
-class Killer(nc.Observer):
-    """Ends the process as kill -9 does, after a number of minibatches of this process."""
-
-    def __init__(self, minibatches):
-        super(Killer, self).__init__()
-        self._left = minibatches
-
-    def on_minibatch(self, samples, loss, metric):
-        self._left -= 1
-        if self._left == 0:
-            os._exit(KILLED)
 
 
 def main(folder, plan, learner, preserve_all, kill):

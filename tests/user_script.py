@@ -12,6 +12,7 @@ from cntk.train.training_session import DataUnit
 import netopt_callbacks as nc
 
 SAMPLES = 700
+KILLED = 9          # what a process returns that `Killer` ends
 RATES = [(1, 0.05), (1, 0.02), (1, 0.01)]
 
 cntk_py.force_deterministic_algorithms()
@@ -22,6 +23,24 @@ class Identity(nc.Optimization):
 
     def transform(self, model):
         return model
+
+
+class Killer(nc.Observer):
+    """Ends the process as kill -9 does, after a number of minibatches of this process; 0 lets it live."""
+
+    def __init__(self, minibatches):
+        super(Killer, self).__init__()
+        self._left = minibatches
+
+    def on_minibatch(self, samples, loss, metric):
+        self._left -= 1
+        if self._left == 0:
+            os._exit(KILLED)
+
+
+def hidden(layer):
+    """A filter_function: the Dense layer of `Script` between the convolution and the classes."""
+    return layer.name == 'hidden'
 
 
 class Log(cntk_py.ProgressWriter):
