@@ -9,7 +9,6 @@ import sys
 import tempfile
 import warnings
 
-import cntk as C
 from cntk.train.trainer import Trainer
 from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig, DataUnit,
                                          TestConfig, TrainingSession, _unpack_parameter_frequency)

@@ -22,7 +22,7 @@ from netopt_callbacks.engine import adopt, held_out, network, swap
 from netopt_callbacks.engine.engine import Engine
 from netopt_callbacks.engine.phases import Phases
 from netopt_callbacks.session import Session
-from user_script import SAMPLES, Identity, Script, hidden
+from user_script import Identity, Script, hidden
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SAID = b'KILLED\n'

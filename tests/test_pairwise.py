@@ -11,7 +11,7 @@ from cntk.train.training_session import DataUnit
 import netopt_callbacks as nc
 from pairwise import covering, every_pair, pairs_of
 from user_script import LEARNERS, SAMPLES, Identity
-from user_sources import OWN, Images, Rows, Sequences
+from user_sources import Images, Rows, Sequences
 
 SWEEPS = 3
 NETWORKS = {'images': Images, 'sequences': Sequences}

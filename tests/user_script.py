@@ -7,7 +7,6 @@ import numpy as np
 from cntk import cntk_py
 from cntk.internal.utils import _py_dict_to_cntk_dict
 from cntk.layers.typing import Tensor
-from cntk.train.training_session import DataUnit
 
 import netopt_callbacks as nc
 
