@@ -135,7 +135,7 @@ class Attached(object):
         self._finished = True
         _unfinished.discard(self)
         self._trainer.__class__ = self._class
-        if remember.handed(self._trainer).exchanged:
+        if remember.handed(self._trainer).original is not None:
             self._trainer.__class__ = class_of(self._trainer)
         remember.set_attached(self._trainer, None)
 

@@ -154,17 +154,19 @@ def test_session_whose_cross_validation_goes_back_to_a_checkpoint(callbacks, tmp
         == trained('plain', lambda script: script.run_plain())
 
 
-def test_session_refuses_a_checkpoint_of_another_structure(tmpdir):
-    script, file = Script(test=False, folder=str(tmpdir), checkpoint=10 ** 6), str(tmpdir.join('other'))
-
+@pytest.mark.parametrize('said', ['after 0', 'without callbacks'])
+def test_session_refuses_a_checkpoint_of_another_structure(said, tmpdir):
     class GoesBack(nc.Observer):
         def on_epoch(self, epoch, samples):
-            if epoch == 1:
+            if epoch == 1 and said == 'after 0':
                 script.trainer.save_checkpoint(file)
             else:
                 script.trainer.restore_from_checkpoint(file)
 
-    with pytest.raises(ValueError, match='with 1 optimizations applied, and .*other was saved after 0'):
+    script, file = Script(test=False), str(tmpdir.join('other'))
+    script.trainer.save_checkpoint(file)
+    with pytest.raises(ValueError, match='with %d optimizations applied, and .*other was saved %s;' % (
+            said == 'after 0', said)):
         script.run([Identity(epoch=1), GoesBack()])
 
 
@@ -260,6 +262,35 @@ def test_checkpoint_of_a_run_without_optimizations_after_one_with_them(callbacks
             assert loop(resumed, start, start + len(expected) // 2) == expected
             assert run.engine.clock.samples == (start + len(expected) // 2) * 64
         assert [r.to_dict() for r in run.result.records] == [r.to_dict() for r in first.result.records]
+
+
+@pytest.mark.parametrize('learner', [None, sgd], ids=['same learner', 'learner of its own'])
+@pytest.mark.parametrize('over', [False, True], ids=['within', 'after'])
+def test_checkpoint_of_before_the_first_run_is_gone_back_to(learner, over, tmpdir):
+    """To the network that the user built; what is due then comes as if nothing had been applied."""
+    def run(script):
+        return nc.attach(script.trainer, [factor(learner=learner)], epoch_size=EPOCH)
+
+    file, script, fresh = str(tmpdir.join('plain')), Script(dropout=False), Script(dropout=False)
+    loop(script, 0, 3)
+    script.trainer.save_checkpoint(file)
+    before = script.state()
+    attached = run(script)
+    loop(script, 3, 12)
+    if over:
+        attached.finish()
+    script.trainer.restore_from_checkpoint(file)
+    assert script.state() == before and len(script.trainer.parameter_learners) == 1
+    assert 'DenseFactored' not in [f.op_name for f in nc.graph.walk(script.z)]
+    if over:
+        assert len(attached.result.records) == 1
+        attached = run(script)
+    fresh.trainer.restore_from_checkpoint(file)
+    with run(fresh) as expected, attached:
+        assert loop(script, 3, 12) == loop(fresh, 3, 12)
+    assert script.state() == fresh.state()
+    assert [record.layers[0].rank for record in attached.result.records] == [4]
+    assert len(expected.result.records) == 1
 
 
 @pytest.mark.parametrize('callbacks', [[nc.Observer()], None], ids=['observer', 'nothing'])

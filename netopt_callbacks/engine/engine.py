@@ -275,7 +275,7 @@ class Engine(object):
 
     def _remedy(self):
         """Returns what to do where an optimization never became due."""
-        if not self.clock.samples and self.clock.base[0]:
+        if not self.clock.samples and self.clock.base[0] and self.clock.max_samples is not None:
             return ('CNTK counts max_samples over the life of the learners, and these had seen %d '
                     'before, so make new ones, or give more' % self.clock.base[0])
         if self.clock.unit == DataUnit.sweep and not self.clock.epoch:

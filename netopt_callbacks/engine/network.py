@@ -193,15 +193,30 @@ class Network(object):
         self._exchange(outputs, whole, learners, mark, phase.unique_id, lambda undo: restore())
         self.owners = owners
 
+    def go_back(self, restore):
+        """Restores a checkpoint of plain CNTK into the user's own graph, whole or not at all.
+
+        Args:
+            restore (callable): restores the checkpoint into the trainer.
+        """
+        original = self.handed.original
+        if original is None:
+            restore()
+            return
+        self._exchange(swap.Outputs(self.trainer), original.whole, original.learners, None,
+                       write=lambda undo: restore())
+        self.given, self.owners = list(original.learners), []
+
     def check_plain(self, file, saved):
-        """Refuses a checkpoint of plain CNTK that is not of the network the user built.
+        """Refuses a checkpoint of plain CNTK that is not of the network the user handed over.
 
         Raises:
             ValueError: the checkpoint is of another network.
         """
-        loss = saved.outputs[swap.Outputs(self.trainer).models]
-        if saved_graph.signature(C.combine([loss])) \
-                != saved_graph.signature(self.trainer.loss_function):
+        place = swap.Outputs(self.trainer).models
+        mine = self.handed.original.whole if self.handed.original else self.whole
+        if saved_graph.signature(C.combine([saved.outputs[place]])) \
+                != saved_graph.signature(C.combine([mine.outputs[place]])):
             raise ValueError('the checkpoint %s was written by another network than the one of this '
                              'script: give it another checkpoint name' % file)
 

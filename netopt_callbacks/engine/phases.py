@@ -169,9 +169,11 @@ class Phases(object):
 
         if phase is None:
             self._network.check_plain(file, saved)
-            into_trainer()
-            self._go_back(self._network.counts())
-            self.take_over()
+            with directors.uninterrupted():
+                self._network.go_back(into_trainer)
+                self._go_back(self._network.counts())
+                self.applied, self._records[:], self._places = [], [], None
+                self.take_over()
             return Restored(state[0], changed=self.optimized)
         with directors.uninterrupted():
             self._network.rebuild(saved, phase, self._optimizations, self.label(len(phase.fired)),
@@ -199,12 +201,13 @@ class Phases(object):
             ValueError: the checkpoint is of another structure.
         """
         saved, phase = self._of(checkpoint.name_of(file)).load(file)
-        if phase is None:
+        if phase is None and not self.optimized:
             self._network.check_plain(file, saved)
-        elif phase.fired != self.applied:
+        elif phase is None or phase.fired != self.applied:
             raise ValueError('while a session trains, a checkpoint must be of the network as it is now, with %d '
-                             'optimizations applied, and %s was saved after %d; restore it when train() is over'
-                             % (len(self.applied), file, len(phase.fired)))
+                             'optimizations applied, and %s was saved %s; restore it when train() is over'
+                             % (len(self.applied), file, 'without callbacks' if phase is None
+                                else 'after %d' % len(phase.fired)))
         return restore(file)
 
     def restore_file(self, file, restore):

@@ -5,6 +5,7 @@ handed, a `CheckpointConfig` none of its arguments, a learner none of its option
 engine needs all of them to build the next trainer, so `install`, called by the import of
 the package, wraps the constructors; what they got is found with the functions below.
 """
+import collections
 import functools
 import inspect
 
@@ -15,6 +16,10 @@ from cntk.train.training_session import TrainingSession
 
 ATTRIBUTE = '_netopt_callbacks'
 _RUN = '_netopt_callbacks_run'
+
+
+Original = collections.namedtuple('Original', 'whole, learners')
+"""What a plain checkpoint is of: outputs of model, loss and metric combined, and the learners."""
 
 
 class Handed(object):
@@ -30,7 +35,8 @@ class Handed(object):
         arguments (list of cntk.Variable): the criterion's, in the order of the user's graph;
             those that only the metric has come last.
         tracker (windows.Tracker): our own writer, from the first run on.
-        exchanged (bool): whether the trainer's inside has been exchanged.
+        original (Original): the graph and the learners before the trainer's inside was exchanged
+            first; None before that.
         last (SwigPyObject): the C++ trainer that trained last, while the present one has not, see
             `exchanged`; None where the present one has.
         phases (phases.Phases): what a save or restore by the user's code concerns: those of the
@@ -44,7 +50,7 @@ class Handed(object):
         self.writers = _as_list(writers)
         self.arguments = _arguments(trainer)
         self.tracker = None
-        self.exchanged = False
+        self.original = None
         self.last = None
         self.phases = None
 

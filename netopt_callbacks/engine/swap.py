@@ -9,6 +9,7 @@ from cntk.train.trainer import Trainer
 
 from .exchanged import class_of
 from .mark import unmarked
+from .remember import Original
 
 
 class Outputs(object):
@@ -105,12 +106,12 @@ def exchange(trainer, handed, functions, learners, writers, undo):
     model, loss, metric = functions
     new = Trainer.__new__(Trainer)
     Trainer.__init__(new, model, (loss, metric), learners, list(writers))
-    undo.callback(setattr, handed, 'learners', handed.learners)
-    handed.learners = list(learners)
     undo.callback(setattr, handed, 'last', handed.last)
     handed.last = handed.last or trainer.this
-    undo.callback(setattr, handed, 'exchanged', handed.exchanged)
-    handed.exchanged = True
+    undo.callback(setattr, handed, 'original', handed.original)
+    handed.original = handed.original or Original(Outputs(trainer).whole, handed.learners)
+    undo.callback(setattr, handed, 'learners', handed.learners)
+    handed.learners = list(learners)
     undo.callback(setattr, trainer, '__class__', type(trainer))
     trainer.__class__ = class_of(trainer)
     _point(trainer, new, undo)
