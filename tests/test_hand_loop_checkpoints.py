@@ -337,3 +337,26 @@ def test_numbered_checkpoint_of_a_session_is_gone_back_to(tmpdir):
         script.trainer.restore_from_checkpoint(file)
         ranks.append('DenseFactored' in [f.op_name for f in nc.graph.walk(script.z)])
     assert ranks == sorted(ranks) and set(ranks) == {False, True}
+
+
+def test_observer_run_saves_the_clock_of_what_it_restored(tmpdir):
+    """Of a run that began earlier than the one it goes on from."""
+    def optimized(script):
+        return nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH)
+
+    files = [str(tmpdir.join(name)) for name in 'ab']
+    first, second, resumed = Script(), Script(), Script()
+    with optimized(first):
+        loop(first, 0, 8)
+        first.trainer.save_checkpoint(files[0])
+    loop(second, 0, 3)
+    second.trainer.summarize_training_progress()
+    with optimized(second):
+        loop(second, 3, 10)
+    with nc.attach(second.trainer, [nc.Observer()], epoch_size=EPOCH):
+        second.trainer.restore_from_checkpoint(files[0])
+        loop(second, 8, 10)
+        second.trainer.save_checkpoint(files[1])
+    with optimized(resumed) as run:
+        resumed.trainer.restore_from_checkpoint(files[1])
+    assert run.engine.clock.samples == 10 * 64

@@ -184,6 +184,8 @@ class Phases(object):
             counts = self._network.counts()
             if self._base is None:
                 self._clock.base = list(phase.base)
+            else:
+                self._base = list(phase.base)
             self._go_back(counts)
             self._records[:] = checkpoint.records_of(phase, counts[0] - phase.base[0])
         return Restored(state[0], changed=False)
@@ -192,6 +194,8 @@ class Phases(object):
         """Sets the clock to where a restored checkpoint stands."""
         if counts[0] < self._clock.base[0]:
             self._clock.base = [0, 0, 0]        # it goes back behind the start of this run
+        if self._base is not None and counts[0] < self._base[0]:
+            self._base = [0, 0, 0]
         self._clock.set(counts)
 
     def restore_in_place(self, file, restore):
