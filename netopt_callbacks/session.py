@@ -14,7 +14,7 @@ from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig
                                          TestConfig, TrainingSession, _unpack_parameter_frequency)
 
 from .engine import directors, learners as learner_facts, random_state, remember, sources
-from .engine.checkpoint import FOLDER, HANDED_OVER
+from .engine.checkpoint import HANDED_OVER
 from .engine.engine import Engine
 from .engine.held_out import held_out
 from .engine.schedule import Clock
@@ -86,7 +86,7 @@ class Session(object):
         self.engine = Engine(
             trainer, handed, callbacks, Clock(epoch_size, self._samples_left()),
             held_out(data, handed.arguments, self._streams, cross_validation), larger_is_better,
-            self._own_checkpoints(callbacks or handed.phases), holds_trainer=True)
+            self._given['filename'], holds_trainer=True)
         self._needs_segments = bool(self.engine.optimizations)
         # Whether a pair of the user's name is only what one segment hands to the next: CNTK
         # itself keeps others, or writes none where it counts no samples.
@@ -106,15 +106,6 @@ class Session(object):
         if self._max_samples in (None, sys.maxsize) or self._given['filename'] and self._given['restore']:
             return self._max_samples
         return max(0, self._max_samples - self.trainer.total_number_of_samples_seen)
-
-    def _own_checkpoints(self, concerned):
-        """Returns the user's checkpoint name, or None where the engine has no business there.
-
-        A checkpoint of an optimized network must not be restored without its optimizations, so
-        the engine looks at it also where this script names none.
-        """
-        file = self._given['filename']
-        return file if file and (concerned or os.path.isdir(file + FOLDER)) else None
 
     def _warn_of_what_is_not_exact(self):
         if remember.truncated(self._source):
@@ -151,10 +142,12 @@ class Session(object):
         if self._trained:
             raise RuntimeError('this session has been trained: a session trains once, make a new '
                                'one with nc.training_session(...) to train on')
+        remember.refuse_attached(self.trainer)
         self._trained = True
         self.engine.measure_on(device)
         with directors.guarded() as self.caught:
             try:
+                self.engine.serve(self._samples_left())
                 restored = self.engine.start(self._to_restore())
                 self.caught.check()
                 self._run(device, restored)

@@ -293,15 +293,23 @@ def test_checkpoint_of_before_the_first_run_is_gone_back_to(learner, over, tmpdi
     assert len(expected.result.records) == 1
 
 
+@pytest.mark.parametrize('learner', [None, sgd], ids=['same learner', 'learner of its own'])
+@pytest.mark.parametrize('ahead', [False, True], ids=['made after it', 'made ahead of it'])
 @pytest.mark.parametrize('callbacks', [[nc.Observer()], None], ids=['observer', 'nothing'])
 @pytest.mark.parametrize('preserve_all', [False, True], ids=['overwritten', 'preserved'])
-def test_session_without_optimizations_after_a_run_with_them_is_resumed(callbacks, preserve_all, tmpdir):
+def test_session_without_optimizations_after_a_run_with_them_is_resumed(callbacks, preserve_all, ahead,
+                                                                       learner, tmpdir):
     def trained(folder, samples):
         script = Script(folder=str(folder), test=False, checkpoint=300, preserve_all=preserve_all,
                         max_samples=samples)
-        with nc.attach(script.trainer, [factor(0)], epoch_size=EPOCH):
+
+        def session():
+            return nc.training_session(callbacks=callbacks, epoch_size=SAMPLES, **script.arguments)
+
+        made = session() if ahead else None
+        with nc.attach(script.trainer, [factor(0, learner=learner)], epoch_size=EPOCH):
             loop(script, 0, 2)
-        script.run(callbacks)
+        (made or session()).train()
         return script
 
     whole, cut = trained(tmpdir.mkdir('whole'), 1600), tmpdir.mkdir('cut')
@@ -360,3 +368,91 @@ def test_observer_run_saves_the_clock_of_what_it_restored(tmpdir):
     with optimized(resumed) as run:
         resumed.trainer.restore_from_checkpoint(files[1])
     assert run.engine.clock.samples == 10 * 64
+
+
+def test_sessions_made_ahead_of_each_other_train_what_is_there_then():
+    """Each with what the one before it has left: network, learners, samples, open progress window."""
+    def trained(ahead):
+        script = Script(test=False, cross_validation=0, frequency=480)
+
+        def session(callbacks, samples):
+            return nc.training_session(callbacks=callbacks, epoch_size=EPOCH,
+                                       **dict(script.arguments, max_samples=samples))
+
+        binarize = nc.BinarizeConvolution(epoch=1, filter_function=lambda layer: True)
+        arguments = [([factor(1, learner=sgd)], 700), ([binarize], 2100), ([nc.Observer()], 2500)]
+        made = (session(*each) for each in arguments)
+        results = []
+        for one in list(made) if ahead else made:
+            one.train()
+            results.append(one.result)
+        return script.outcome(), [[r.to_dict() for r in result.records] for result in results]
+
+    assert trained(True) == trained(False)
+
+
+def test_numbered_checkpoint_is_of_the_session_that_kept_it_not_of_one_named_alike(tmpdir):
+    """`model12` is number 12 of `model`, and would be number 2 of `model1`."""
+    def trained(name, learner, samples):
+        script = Script(test=False, sweeps=30, max_samples=samples, dropout=False)
+        script.arguments['checkpoint_config'] = C.CheckpointConfig(
+            str(tmpdir.join(name)), frequency=100, preserve_all=True)
+        script.run([factor(learner=learner)])
+        return script
+
+    def keep(*names):
+        for file in tmpdir.listdir():
+            if file.isfile() and file.basename not in names:
+                file.remove()
+
+    trained('model1', sgd, 800)
+    keep()                              # CNTK takes them for its own of `model`
+    whole = trained('model', None, 1600)
+    keep('model12', 'model12.ckp')
+    resumed = trained('model', None, 1600)
+    assert resumed.state() == whole.state()
+    resumed.trainer.restore_from_checkpoint(str(tmpdir.join('model12')))     # that session is over
+    by_hand = Script()
+    with pytest.raises(ValueError, match=r'model12 can be one of .*model1 or .*model,'):
+        with nc.attach(by_hand.trainer, [factor()], epoch_size=SAMPLES):
+            by_hand.trainer.restore_from_checkpoint(str(tmpdir.join('model12')))
+
+
+def test_finished_session_leaves_its_folder_to_its_checkpoints(tmpdir):
+    """A restore by hand, of another file, after it writes nothing there."""
+    plain, folder = str(tmpdir.join('plain')), tmpdir.join('model.netopt')
+    script = Script(folder=str(tmpdir), test=False, checkpoint=300)
+    script.trainer.save_checkpoint(plain)
+    loop(script, 0, 2)
+    script.run([factor()])
+    before = {file.basename: file.read() for file in folder.listdir()}
+    assert 'phase-0.json' in before and 'phase-1.json' in before
+    script.trainer.restore_from_checkpoint(plain)
+    assert {file.basename: file.read() for file in folder.listdir()} == before
+
+
+class Noted(nc.Observer):
+    """Looks for the note of a whole pair when a run starts."""
+
+    def __init__(self, folder):
+        super(Noted, self).__init__()
+        self._note = folder.join('whole')
+
+    def on_start(self, run):
+        self.noted = self._note.check()
+
+
+def test_observer_session_notes_the_whole_pair_it_goes_on_from(tmpdir):
+    """Before its first checkpoint replaces that pair, which a kill may cut."""
+    def trained(observer, samples):
+        script = Script(folder=str(tmpdir), test=False, checkpoint=300, max_samples=samples)
+        with nc.attach(script.trainer, [factor(0)], epoch_size=EPOCH):
+            loop(script, 0, 2)
+        script.run([observer])
+
+    folder = tmpdir.join('model.netopt')
+    trained(nc.Observer(), 2 * 64 + SAMPLES + 64)
+    folder.join('whole').remove()               # as a kill just after the pair was written leaves it
+    observer = Noted(folder)
+    trained(observer, 1600)
+    assert observer.noted

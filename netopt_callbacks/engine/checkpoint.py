@@ -76,12 +76,20 @@ def newest(file):
     return file + max(numbers, key=int) if numbers else None
 
 
-def name_of(file):
-    """Returns the name a checkpoint was saved under: with `preserve_all`, CNTK appends a number to it."""
-    name = file
-    while name[-1:].isdigit() and not os.path.isdir(name + FOLDER):
-        name = name[:-1]
-    return name if os.path.isdir(name + FOLDER) else file
+def _names_of(file):
+    """Returns the names beside which a folder is that a checkpoint may have been saved under.
+
+    With `preserve_all`, CNTK appends a number to the name.
+    """
+    names = [file]
+    while names[-1][-1:].isdigit():
+        names.append(names[-1][:-1])
+    return [name for name in names if os.path.isdir(name + FOLDER)]
+
+
+def _is_numbered(file, name):
+    file, name = os.path.abspath(file), os.path.abspath(name)
+    return file.startswith(name) and file[len(name):].isdigit()
 
 
 class Phase(object):
@@ -108,7 +116,7 @@ class Checkpoints(object):
     """The folder beside a checkpoint.
 
     Args:
-        file (str): the user's checkpoint name.
+        file (str): the user's checkpoint name, or one that was saved by hand.
         schedule (list): [name, epoch] of each optimization, JSON-ready.
     """
 
@@ -176,8 +184,23 @@ class Checkpoints(object):
                              'callbacks' % (file, _said(phase.schedule), _said(self._schedule)))
         return saved, phase
 
+    def _name_of(self, file):
+        """Returns the name that `file` was saved under.
+
+        Raises:
+            ValueError: it may have been either of two.
+        """
+        if _is_numbered(file, self._file):
+            return self._file
+        names = _names_of(file)
+        if len(names) > 1 and names[0] != file:
+            raise ValueError('the checkpoint %s can be one of %s, since there is a folder %s of each: move it '
+                             'with its own folder to where the other is not'
+                             % (file, ' or '.join(names), FOLDER))
+        return names[0] if names else file
+
     def _read(self, file, label):
-        path = self._path(label)
+        path = _path(self._name_of(file) + FOLDER, label)
         try:
             with open(path) as stream:
                 fields = json.load(stream)
@@ -189,16 +212,17 @@ class Checkpoints(object):
                              'and %s, which tells its structure, cannot be read (%s): keep the '
                              'folder with the checkpoint' % (file, path, error))
 
-    def _path(self, label):
-        return os.path.join(self._folder, 'phase-%s.json' % label)
-
     def write(self, phase):
         """Writes what belongs to a phase, whole or not at all."""
         os.makedirs(self._folder, exist_ok=True)
-        path = self._path(len(phase.fired))
+        path = _path(self._folder, len(phase.fired))
         with open(path + TEMPORARY, 'w') as stream:
             json.dump(dict(phase.to_dict(), version=VERSION), stream, indent=1, sort_keys=True)
         os.replace(path + TEMPORARY, path)
+
+
+def _path(folder, label):
+    return os.path.join(folder, 'phase-%s.json' % label)
 
 
 def _said(schedule):

@@ -3,6 +3,7 @@
 A front door (session, attach, train) tells the engine of every trained minibatch and asks
 whether something is due; it knows no schedule and keeps no record. The order of a run:
 
+    serve            what the trainer is now; checkpoints of it are from here on of this run
     start            take over or resume, first measurement, what is due at epoch 0
     after_minibatch  count, tell the observers, measure at the end of an epoch
     fire             before -> apply (see `network`) -> after -> record
@@ -93,13 +94,13 @@ class Engine(object):
             phases.Restored: see `restore`; None without a checkpoint.
         """
         restored = None
-        self.serve()
-        self.clock.base = self._network.counts()
+        self.phases.count_from(self._network.counts())
         if file:
             restored = self.restore(file, restore)
         self._network.refuse_expected(self._pending())
         if not file:
             self.phases.take_over()
+            self.phases.write()
         parameters, macs = self._network.totals()
         self._audience.tell('on_start', Run(
             epoch_size=self.clock.epoch_samples, max_samples=self.clock.max_samples,
@@ -118,7 +119,10 @@ class Engine(object):
     def restore(self, file, restore=None):
         """Restores a checkpoint into the structure it was written with: see `phases.Phases.restore`."""
         self._recovery.forget()
-        return self.phases.restore(file, restore)
+        restored = self.phases.restore(file, restore)
+        if restored.changed:
+            self.phases.write()
+        return restored
 
     def after_minibatch(self):
         """Counts the minibatch just trained; returns whether an optimization is due.
@@ -199,8 +203,21 @@ class Engine(object):
         for error in self._end():
             warnings.warn('after the error that ended training, on_end raised %r' % (error,))
 
-    def serve(self):
-        """Makes this the run that checkpoints of the trainer are of, if it has to do with it."""
+    def serve(self, max_samples=None):
+        """Begins with the trainer as it is now, which others may have trained since this was made.
+
+        From here on, checkpoints of the trainer are of this run, if it has to do with them.
+
+        Args:
+            max_samples (int): how many samples are left to train, None where the source decides.
+
+        Raises:
+            ValueError: an optimization lies past the end of that.
+        """
+        self._network.begin()
+        self.clock.limit(max_samples)
+        for optimization in self.optimizations:
+            self.clock.check(optimization)
         if self._attends or self._network.handed.phases is not None:
             self.phases.serve()
 

@@ -62,13 +62,17 @@ class Network(object):
         self.trainer = trainer
         self.handed = handed
         self.workers = workers
-        self.owners = []
         self.unique_id = None
-        self.given = list(handed.learners)
         self._listeners = on_training_summary, on_test_summary
-        self._window_unknown = handed.tracker is None and handed.writers and self.counts()[0]
-        self._tracker = handed.tracker \
-            or windows.Tracker(handed, np.dtype(trainer.loss_function.output.dtype))
+        self.begin()
+
+    def begin(self):
+        """Looks at the trainer as it is now."""
+        self.owners = []
+        self.given = list(self.handed.learners)
+        self._window_unknown = self.handed.tracker is None and self.handed.writers and self.counts()[0]
+        self._tracker = self.handed.tracker \
+            or windows.Tracker(self.handed, np.dtype(self.trainer.loss_function.output.dtype))
 
     @property
     def metric(self):

@@ -4,6 +4,7 @@ A phase begins with each applied optimization. The graph carries its label (see 
 file in the checkpoint's folder what else a resumed run needs (see `checkpoint`).
 """
 import collections
+import os
 
 from cntk.train.trainer import Trainer
 
@@ -30,17 +31,18 @@ class Phases(object):
 
     Attributes:
         applied (list of int): places of the applied optimizations in the list, in order.
-        checkpoints (checkpoint.Checkpoints): of `file`, or None.
+        base (list of int): samples, minibatches and sweeps the trainer had seen when the run began
+            whose optimizations these are.
     """
 
     def __init__(self, network, clock, optimizations, records, file, restorer):
         self.applied = []
+        self.base = [0, 0, 0]
         self._network = network
         self._clock = clock
         self._changes = bool(optimizations)
         self._optimizations = optimizations
         self._records = records
-        self._base = None
         self._file = file
         self._restorer = restorer
         self._before = None
@@ -49,7 +51,14 @@ class Phases(object):
 
     @property
     def checkpoints(self):
-        return self._of(self._file) if self._file else None
+        """The `checkpoint.Checkpoints` of the file C++ writes to; None where they are CNTK's alone.
+
+        A checkpoint of an optimized network must not be restored without its optimizations, so
+        it is looked at also where this run has none.
+        """
+        if self._file and (self._serves or os.path.isdir(self._file + checkpoint.FOLDER)):
+            return self._of(self._file)
+        return None
 
     def _of(self, file):
         return checkpoint.Checkpoints(file, checkpoint.schedule_of(self._optimizations))
@@ -84,13 +93,14 @@ class Phases(object):
         self._optimizations = before._optimizations
         self.applied = list(before.applied)
         self._records = _copied(before._records)
-        self._base = before.base
+        self.base = before.base
         self._network.go_on_from(before._network)
 
-    @property
-    def base(self):
-        """What the trainer had seen when the run began whose optimizations these are."""
-        return self._clock.base if self._base is None else self._base
+    def count_from(self, counts):
+        """Sets what the trainer has seen as what it had seen when this run began."""
+        self._clock.base = counts
+        if self._changes:
+            self.base = counts
 
     def take_over(self):
         """Begins a run on the network as it is, if its checkpoints are of this run."""
@@ -99,7 +109,6 @@ class Phases(object):
         with directors.uninterrupted():
             self._network.take_over(self._changes, self.label(len(self.applied)))
             self._begun = True
-        self.write()
 
     def end(self):
         """Ends the run: what it leaves restores by itself, and a finished result stays as it is."""
@@ -160,7 +169,7 @@ class Phases(object):
                 'the checkpoint %s cannot tell how many samples were trained: CNTK counts none '
                 'where a UserLearner is the only or the first learner. Put a learner of CNTK first, '
                 'or resume without optimizations' % file)
-        saved, phase = self._of(checkpoint.name_of(file)).load(file)
+        saved, phase = self._load(file)
         state = []
 
         def into_trainer():
@@ -182,20 +191,22 @@ class Phases(object):
             self._places = phase.places()
             self.applied = list(phase.fired)
             counts = self._network.counts()
-            if self._base is None:
-                self._clock.base = list(phase.base)
-            else:
-                self._base = list(phase.base)
+            self.base = list(phase.base)
+            if self._changes:
+                self._clock.base = self.base
             self._go_back(counts)
             self._records[:] = checkpoint.records_of(phase, counts[0] - phase.base[0])
         return Restored(state[0], changed=False)
 
+    def _load(self, file):
+        return self._of(self._file or file).load(file)
+
     def _go_back(self, counts):
-        """Sets the clock to where a restored checkpoint stands."""
+        """Sets the clock to where a restored checkpoint stands, which may be behind a start."""
         if counts[0] < self._clock.base[0]:
-            self._clock.base = [0, 0, 0]        # it goes back behind the start of this run
-        if self._base is not None and counts[0] < self._base[0]:
-            self._base = [0, 0, 0]
+            self._clock.base = [0, 0, 0]
+        if counts[0] < self.base[0]:
+            self.base = [0, 0, 0]
         self._clock.set(counts)
 
     def restore_in_place(self, file, restore):
@@ -204,7 +215,7 @@ class Phases(object):
         Raises:
             ValueError: the checkpoint is of another structure.
         """
-        saved, phase = self._of(checkpoint.name_of(file)).load(file)
+        saved, phase = self._load(file)
         if phase is None and not self.optimized:
             self._network.check_plain(file, saved)
         elif phase is None or phase.fired != self.applied:

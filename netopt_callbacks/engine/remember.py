@@ -108,16 +108,26 @@ def _remember_truncation(construct):
     return constructor
 
 
-def _refuse_attached(construct):
+def _unless_attached(construct):
     @functools.wraps(construct)
     def constructor(self, trainer, *args, **options):
-        if isinstance(trainer, Trainer) and attached_to(trainer) is not None:
-            raise RuntimeError(
-                'this trainer is under nc.attach(...), which sees the minibatches of a '
-                'hand-written loop only: finish() that run, and give the callbacks to '
-                'nc.training_session(..., callbacks=[...]) or nc.train(...)')
+        if isinstance(trainer, Trainer):
+            refuse_attached(trainer)
         construct(self, trainer, *args, **options)
     return constructor
+
+
+def refuse_attached(trainer):
+    """Refuses to train in a session what `nc.attach` watches.
+
+    Raises:
+        RuntimeError: the trainer is attached.
+    """
+    if attached_to(trainer) is not None:
+        raise RuntimeError(
+            'this trainer is under nc.attach(...), which sees the minibatches of a '
+            'hand-written loop only: finish() that run, and give the callbacks to '
+            'nc.training_session(..., callbacks=[...]) or nc.train(...)')
 
 
 def attached_to(trainer):
@@ -142,7 +152,7 @@ def install():
     setattr(Trainer, ATTRIBUTE, 'installed')
     Trainer.__init__ = _remember_trainer(Trainer.__init__)
     MinibatchSource.__init__ = _remember_truncation(MinibatchSource.__init__)
-    TrainingSession.__init__ = _refuse_attached(TrainingSession.__init__)
+    TrainingSession.__init__ = _unless_attached(TrainingSession.__init__)
     for config, names in ((cntk_py.CheckpointConfig, _CHECKPOINT),
                           (cntk_py.CrossValidationConfig, _CROSS_VALIDATION),
                           (cntk_py.TestConfig, _TEST)):

@@ -46,9 +46,13 @@ class Clock(object):
 
     def __init__(self, epoch_size=None, max_samples=None):
         self.count, self.unit = checked_epoch_size(epoch_size)
-        self.max_samples = None if max_samples in (None, sys.maxsize) else max_samples
+        self.limit(max_samples)
         self.base = [0, 0, 0]
         self.seen = dict.fromkeys(UNITS, 0)
+
+    def limit(self, max_samples):
+        """Sets the length of the run."""
+        self.max_samples = None if max_samples in (None, sys.maxsize) else max_samples
 
     @property
     def samples(self):
