@@ -270,3 +270,12 @@ def test_retired_parameter_without_a_successor_stays_reachable():
     script = Script(test=False)
     script.run([Removes(epoch=1)])
     assert script.trainer.total_number_of_samples_seen == 4 * SAMPLES
+
+
+def test_retired_parameter_stays_zero_under_momentum():
+    """Factors under a learner of their own leave the storage of W to none; it is read as zero times W."""
+    script = Script(test=False)
+    storage = script.z.find_by_name('hidden').W
+    script.run([Factor(epoch=1, learner=lambda parameters: C.sgd(parameters, 0.05))])
+    assert script.session.result.records[0].samples < script.trainer.total_number_of_samples_seen
+    assert not storage.value.any()

@@ -3,6 +3,7 @@
 The script of each worker is `main` below, under the `mpiexec` of the environment.
 """
 import builtins
+import contextlib
 import hashlib
 import json
 import os
@@ -72,6 +73,7 @@ class RaisingObserver(nc.Observer):
 
 PLANS = {
     'plain': lambda: None,
+    'observer': lambda: [nc.Observer()],
     'identity': lambda: [Identity(epoch=1), Identity(epoch=2)],
     'factor': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden), Identity(epoch=2)],
     'noisy': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden,
@@ -100,12 +102,8 @@ def main(folder, kind, plan, kill):
     rank, written = C.Communicator.rank(), []
     # Pulling random state out of CNTK takes a save, and each save moves block momentum on: with
     # Dropout a swap under it is not plain CNTK's, but a run that is killed goes on all the same.
-    script = Script(test=False, cross_validation=0, sweeps=3, frequency=SAMPLES, folder=folder,
-                    checkpoint=SAMPLES, dropout=kind != 'block momentum' or plan == 'factor')
-    base = C.momentum_sgd(list(script.z.parameters), C.learning_parameter_schedule(0.05), 0.9)
-    script.trainer = C.Trainer(script.z, (script.loss, script.metric),
-                               [LEARNERS[kind](base)], [script.log])
-    script.arguments['trainer'] = script.trainer
+    script = distributed(kind, sweeps=3, frequency=SAMPLES, folder=folder, checkpoint=SAMPLES,
+                         dropout=kind != 'block momentum' or plan == 'factor')
     callbacks = PLANS[plan]()
     records = []
     if callbacks is None:
@@ -128,6 +126,70 @@ def main(folder, kind, plan, kill):
     sys.stdout.write('OUTCOME ' + json.dumps(
         [rank, values, repr(summaries), records, script.trainer.total_number_of_samples_seen,
          structure, sorted(set(written))]) + '\n')
+    sys.stdout.flush()
+    C.Communicator.finalize()
+
+
+class Primitive(Script):
+    """With a dropout that is no block, whose random state CNTK's own checkpoint keeps."""
+
+    def _network(self, dropout):
+        layers = C.layers
+        return layers.Sequential([
+            layers.Dense(12, activation=C.tanh, name='hidden'),
+            lambda data: C.dropout(data, 0.3, seed=5),
+            layers.Dense(5, name='classify')])(self.x)
+
+
+def distributed(kind, script=Script, **options):
+    """Returns a script whose trainer has the distributed learner `kind`."""
+    script = script(test=False, cross_validation=0, **options)
+    base = C.momentum_sgd(list(script.z.parameters), C.learning_parameter_schedule(0.05), 0.9)
+    script.trainer = C.Trainer(script.z, (script.loss, script.metric),
+                               [LEARNERS[kind](base)], [script.log])
+    script.arguments['trainer'] = script.trainer
+    return script
+
+
+def go_back(folder, kind, plan):
+    """Saves and restores by hand in one process; raises where it does not go on as the first time.
+
+    Each worker has minibatches of its own size, so that their random states differ.
+    """
+    rank, script = C.Communicator.rank(), distributed(kind, Primitive)
+    size = 64 - 16 * rank
+
+    def trained(first, last):
+        losses = []
+        for number in range(first, last):
+            rows = slice(number * 64, number * 64 + size)
+            script.trainer.train_minibatch({script.x: script.images[rows],
+                                            script.label: script.labels[rows]})
+            losses.append(script.trainer.previous_minibatch_loss_average)
+        return losses
+
+    files = {name: os.path.join(folder, name) for name in ('bare', 'early', 'late')}
+    script.trainer.save_checkpoint(files['bare'])
+    with contextlib.ExitStack() as stack:
+        if plan != 'plain':
+            stack.enter_context(nc.attach(script.trainer, PLANS[plan](), epoch_size=4 * 112))
+        start = trained(0, 2)
+        script.trainer.save_checkpoint(files['early'])
+        first = trained(2, 6)
+        script.trainer.save_checkpoint(files['late'])
+        second = trained(6, 10)
+        for name, begin, losses in [('early', 2, first), ('late', 6, second), ('early', 2, first + second),
+                                    ('late', 6, second)]:
+            script.trainer.restore_from_checkpoint(files[name])
+            assert trained(begin, begin + len(losses)) == losses, (rank, name)
+        script.trainer.restore_from_checkpoint(files['bare'])
+        assert trained(0, 2) == start
+        trained(2, 10)
+        for name, begin, losses in [('late', 6, second), ('early', 2, first + second)]:
+            script.trainer.restore_from_checkpoint(files[name])
+            assert trained(begin, begin + len(losses)) == losses, (rank, name, 'after the bare one')
+    sys.stdout.write('OUTCOME ' + json.dumps([rank, 'DenseFactored' in [
+        function.op_name for function in nc.graph.walk(script.z)]]) + '\n')
     sys.stdout.flush()
     C.Communicator.finalize()
 
@@ -221,5 +283,14 @@ def test_four_workers(kind, tmpdir):
     trained(tmpdir, kind, 'factor', workers=4)
 
 
+@pytest.mark.parametrize('plan', ['plain', 'factor', 'observer'])
+def test_checkpoints_are_gone_back_to_by_hand(plan, tmpdir):
+    code, found, output = mpiexec(tmpdir, 'data parallel', plan, kill='by hand')
+    assert code == 0 and found == {rank: [plan == 'factor'] for rank in range(2)}, output[-4000:]
+
+
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    if sys.argv[4] == 'by hand':
+        go_back(*sys.argv[1:4])
+    else:
+        main(*sys.argv[1:])

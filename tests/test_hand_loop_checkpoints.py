@@ -3,6 +3,7 @@ import os
 import signal
 
 import cntk as C
+import numpy as np
 import pytest
 
 import netopt_callbacks as nc
@@ -456,3 +457,121 @@ def test_observer_session_notes_the_whole_pair_it_goes_on_from(tmpdir):
     observer = Noted(folder)
     trained(observer, 1600)
     assert observer.noted
+
+
+@pytest.mark.parametrize('theirs, words', [
+    ('several', 'holds the state of 2 learners, and this trainer has 1'),
+    ('adam', r'learner number 0 keeps arrays of shapes .*, and momentum_sgd of this one keeps')])
+@pytest.mark.parametrize('callbacks', [[nc.Observer()], [factor()]], ids=['observer', 'optimization'])
+def test_checkpoint_of_other_learners_is_refused_before_anything_is_restored(callbacks, theirs, words, tmpdir):
+    """CNTK alone overwrites the Parameters before it raises."""
+    file = str(tmpdir.join('model'))
+    script, untouched, other = Script(), Script(), Script(learner=theirs)
+    loop(other, 0, 3)
+    other.trainer.save_checkpoint(file)
+
+    def trained(script, between):
+        with nc.attach(script.trainer, callbacks, epoch_size=EPOCH):
+            loop(script, 0, 8)
+            between()
+            return loop(script, 8, 14), script.state()
+
+    def refused():
+        before = script.state()
+        with pytest.raises(ValueError, match=words):
+            script.trainer.restore_from_checkpoint(file)
+        assert script.state() == before
+
+    assert trained(script, refused) == trained(untouched, lambda: None)
+
+
+class BreaksAfterIt(C.Trainer):
+    """A trainer of the user's own that refuses what it has restored."""
+
+    def restore_from_checkpoint(self, filename):
+        super(BreaksAfterIt, self).restore_from_checkpoint(filename)
+        raise RuntimeError('not what I want')
+
+
+@pytest.mark.parametrize('name', ['plain', 'before', 'after'])
+def test_restore_that_raises_half_way_leaves_the_trainer_as_it_was(name, tmpdir):
+    script, untouched = Script(dropout=False), Script(dropout=False)
+
+    def trained(script, between=None):
+        script.trainer = BreaksAfterIt(script.z, (script.loss, script.metric), script.learners)
+        script.trainer.save_checkpoint(str(tmpdir.join('plain')))
+        with nc.attach(script.trainer, [factor(learner=sgd)], epoch_size=EPOCH):
+            loop(script, 0, 3)
+            script.trainer.save_checkpoint(str(tmpdir.join('before')))
+            loop(script, 3, 8)
+            script.trainer.save_checkpoint(str(tmpdir.join('after')))
+            loop(script, 8, 10)
+            if between:
+                between()
+            return loop(script, 10, 14), script.state()
+
+    def refused():
+        before = script.state()
+        with pytest.raises(RuntimeError, match='not what I want'):
+            script.trainer.restore_from_checkpoint(str(tmpdir.join(name)))
+        assert script.state() == before
+
+    assert trained(script, refused) == trained(untouched)
+
+
+def test_checkpoint_of_a_later_run_behind_which_it_went_back(tmpdir):
+    """The earlier run brought a learner of its own, which the network that was gone back to lacks."""
+    plain, later = str(tmpdir.join('plain')), str(tmpdir.join('later'))
+    binarize = nc.BinarizeConvolution(epoch=1, filter_function=lambda layer: True)
+    script = Script(dropout=False)
+    script.trainer.save_checkpoint(plain)
+    with nc.attach(script.trainer, [factor(learner=sgd)], epoch_size=EPOCH):
+        loop(script, 0, 8)
+    with nc.attach(script.trainer, [binarize], epoch_size=EPOCH):
+        loop(script, 8, 16)
+        script.trainer.save_checkpoint(later)
+        rest, state = loop(script, 16, 20), script.state()
+        script.trainer.restore_from_checkpoint(plain)
+        assert len(script.trainer.parameter_learners) == 1
+        loop(script, 0, 2)
+        script.trainer.restore_from_checkpoint(later)
+        assert len(script.trainer.parameter_learners) == 2
+        assert loop(script, 16, 20) == rest and script.state() == state
+
+
+@pytest.mark.parametrize('loss_of', ['the script', 'the trainer', 'a checkpoint'])
+def test_trainer_built_anew_over_the_loss_of_an_optimized_one(loss_of, tmpdir):
+    """Its checkpoints are plain CNTK's, of the network as it is now: they need no folder."""
+    file, marked = str(tmpdir.join('again')), str(tmpdir.join('marked'))
+
+    def built():
+        script = Script(dropout=False)
+        with nc.attach(script.trainer, [factor()], epoch_size=EPOCH):
+            loop(script, 0, 8)
+        if loss_of == 'the trainer':
+            script.loss = script.trainer.loss_function
+        if loss_of == 'a checkpoint':
+            script.trainer.save_checkpoint(marked)
+            saved = C.load_model(marked)
+            script.x, script.label = saved.arguments
+            script.z, script.loss, script.metric = [
+                C.combine([saved.outputs[place]]) for place in (0, 1, 3)]
+        script.learners = [C.momentum_sgd(script.loss.parameters, C.learning_parameter_schedule(.01), .9)]
+        script.trainer = C.Trainer(script.z, (script.loss, script.metric), script.learners, [script.log])
+        return script
+
+    def data(script):
+        return {script.x: script.images[:64], script.label: script.labels[:64]}
+
+    whole, resumed = built(), built()
+    loop(whole, 0, 3)
+    whole.trainer.save_checkpoint(file)
+    rest = loop(whole, 3, 8)
+    _, values = whole.trainer.train_minibatch(data(whole), outputs=[whole.loss.output])
+    assert np.mean(values[whole.loss.output]) == pytest.approx(whole.trainer.previous_minibatch_loss_average)
+    assert not os.path.exists(file + '.netopt')
+    with nc.attach(resumed.trainer, [nc.Observer()], epoch_size=EPOCH):
+        resumed.trainer.restore_from_checkpoint(file)
+        assert loop(resumed, 3, 8) == rest
+        resumed.trainer.train_minibatch(data(resumed), outputs=[resumed.loss.output])
+    assert resumed.state() == whole.state()

@@ -185,7 +185,8 @@ class Plan(object):
 
     def _reset(self, undo):
         changed, kept = _by_storage(self._fresh), _by_storage(self._tenants)
-        edits = {}
+        # One that nothing reads any more would go on moving with its momentum.
+        edits = {storage.uid: _state_of((), ()) for storage in self._unread}
         for uid in changed:
             edits[uid] = _state_of(kept.get(uid, ()), self._projections.get(uid, ()))
             if learner_facts.shares_count(self._owners[uid]):

@@ -15,6 +15,7 @@ CNTK replaces its pair as: both `.tmp`, both old ones unlinked, two renames. A k
 loses or tears the pair, but never both generations: `complete` finishes the renames. Two notes,
 empty files in the folder, tell what the files alone do not: see `WHOLE` and `HANDED_OVER`.
 """
+import collections
 import json
 import os
 
@@ -92,6 +93,10 @@ def _is_numbered(file, name):
     return file.startswith(name) and file[len(name):].isdigit()
 
 
+Saved = collections.namedtuple('Saved', 'file, graph, learners, phase')
+"""A checkpoint: its name, graph, states of the learners, and its Phase, None for one of plain CNTK."""
+
+
 class Phase(object):
     """What is kept of one phase: see the module. Attributes are the fields of its file."""
 
@@ -158,7 +163,7 @@ class Checkpoints(object):
             self.note(WHOLE)
 
     def load(self, file):
-        """Returns (graph, Phase) of a checkpoint; the Phase is None for one of plain CNTK.
+        """Returns the `Saved` of a file.
 
         Raises:
             ValueError: the file cannot be read, belongs to another schedule, or what belongs
@@ -168,21 +173,21 @@ class Checkpoints(object):
             raise ValueError('the checkpoint to restore must be a file, and there is none named %s; give the '
                              'name it was saved under' % file)
         try:
-            saved = C.load_model(file)
+            graph = C.load_model(file)
             # CNTK would find this one torn only after it has restored the graph.
-            cntk_py.Dictionary.load(file + STATE)
+            learners = cntk_py.Dictionary.load(file + STATE)['Learners']
         except Exception as error:
             raise ValueError('the checkpoint %s cannot be read (%s): remove it to start anew, or '
                              'put a copy in its place' % (file, str(error).split('\n')[0]))
-        label = phase_of(saved.outputs)
+        label = phase_of(graph.outputs)
         if label is None:
-            return saved, None
+            return Saved(file, graph, learners, None)
         phase = self._read(file, label)
         if phase.schedule != self._schedule:
             raise ValueError('the checkpoint %s was written under the optimizations %s, and this '
                              'script has %s: give it another checkpoint name, or the same '
                              'callbacks' % (file, _said(phase.schedule), _said(self._schedule)))
-        return saved, phase
+        return Saved(file, graph, learners, phase)
 
     def _name_of(self, file):
         """Returns the name that `file` was saved under.

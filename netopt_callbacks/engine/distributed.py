@@ -91,8 +91,9 @@ class Workers(object):
         number = cntk_py.new_unique_id()
         begin = (number // _UIDS + 1) * _UIDS if at is None else at
         if number >= begin:
-            raise RuntimeError('this script made more Functions than the one that wrote the '
-                               'checkpoint: resume with the same script')
+            raise RuntimeError('the checkpoint is of another process, and with random state in the network '
+                               '(Dropout is such) several workers cannot go back to it so late: restore it '
+                               'before training, in the script that wrote it')
         while number < begin:
             number = cntk_py.new_unique_id()
         return begin

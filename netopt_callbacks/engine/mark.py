@@ -10,6 +10,8 @@ holds: CNTK ends the process in `train_minibatch` where there is no way to it fr
 import cntk as C
 import numpy as np
 
+from ..graph.walk import function_of
+
 MARK = 'netopt_callbacks.phase.'
 UNREAD = 'netopt_callbacks.unread'
 
@@ -43,6 +45,14 @@ def _name(loss):
 def unmarked(outputs):
     """Returns the outputs of a graph without what is added to its loss."""
     return [_bare(output) for output in outputs]
+
+
+def take_off(function):
+    """Lets a Function of the user's stand for what it was before its outputs were marked."""
+    outputs = [rest or output for output in function.outputs
+               for _, rest in [_split(output, 'ElementTimes', _is_mark)]]
+    if phase_of(function.outputs) is not None:
+        function.this = function_of(outputs).this
 
 
 def phase_of(outputs):

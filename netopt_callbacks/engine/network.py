@@ -7,6 +7,7 @@ Every change is one of three, and each ends in one exchange of the trainer's ins
     commit       ... -> exchange -> write
     rebuild      the graph of a checkpoint on the user's own inputs and Parameters
 """
+import collections
 import contextlib
 import tempfile
 import warnings
@@ -22,6 +23,19 @@ from . import (adopt, directors, fit, learners as learner_facts, random_state, s
                tenants, windows)
 from .mark import kept_reachable, marked, unmarked
 from .schedule import UNITS
+
+
+class Graph(collections.namedtuple('Graph', 'whole, owners, unique_id')):
+    """A graph that the engine has put into a trainer.
+
+    Attributes:
+        whole (cntk.Function): outputs of model, loss and metric combined, without what is added
+            to the loss; None before the first.
+        owners (list): [index of the optimization, its Parameters] of each learner that `learner=`
+            of an optimization of the run made.
+        unique_id (int): CNTK's uid counter where the graph begins; None where the graph is the
+            user's own.
+    """
 
 
 class Change(object):
@@ -52,24 +66,22 @@ class Network(object):
 
     Attributes:
         trainer, handed, workers: as given.
-        owners (list): [index of the optimization, its Parameters] of each learner that
-            `learner=` of an optimization of this run made.
-        given (list): the learners the trainer had when the run began, and a resumed script has.
-        unique_id (int): CNTK's uid counter where the present graph begins.
+        now (Graph): the present one.
+        given (list): the learners that a resumed script has: those the trainer had when the run
+            began, or those it was built with, where a plain checkpoint was gone back to.
     """
 
     def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary):
         self.trainer = trainer
         self.handed = handed
         self.workers = workers
-        self.unique_id = None
         self._listeners = on_training_summary, on_test_summary
         self.begin()
 
     def begin(self):
         """Looks at the trainer as it is now."""
-        self.owners = []
-        self.given = list(self.handed.learners)
+        self.now = Graph(None, [], None)
+        self.given = self._began_with = list(self.handed.learners)
         self._window_unknown = self.handed.tracker is None and self.handed.writers and self.counts()[0]
         self._tracker = self.handed.tracker \
             or windows.Tracker(self.handed, np.dtype(self.trainer.loss_function.output.dtype))
@@ -90,8 +102,7 @@ class Network(object):
 
     def go_on_from(self, before):
         """Takes over what the network of an earlier run knew of the trainer's learners."""
-        self.owners = list(before.owners)
-        self.given = list(before.given)
+        self.now, self.given, self._began_with = before.now, before.given, before._began_with
 
     def refuse_expected(self, optimizations):
         """Refuses, before training, optimizations that could not be applied, as far as that is known.
@@ -110,7 +121,6 @@ class Network(object):
             mark (str): label of the phase, None for a graph that is not to be optimized.
         """
         outputs = self._pulled()
-        whole = outputs.whole
         if self._window_unknown:
             warnings.warn(
                 'this trainer trained before its progress writers were under our eyes, and CNTK '
@@ -120,7 +130,7 @@ class Network(object):
                 'attach before the first minibatch')
         if opened:
             learner_facts.keep_state(self.given)
-            whole = graph.clone_shared(whole)
+            whole = graph.clone_shared(outputs.whole)
             if random_state.stateful_blocks(whole):
                 if self.counts()[0]:
                     warnings.warn(
@@ -128,7 +138,10 @@ class Network(object):
                         'is one), and CNTK forgets the state of such a block: its random numbers '
                         'begin anew. Attach before the first minibatch for an exact run')
                 whole = random_state.open_blocks(whole)
-        self._exchange(outputs, whole, self.handed.learners, mark)
+            now = self._numbered(whole, self.now.owners)
+        else:
+            now = self.now._replace(whole=outputs.whole)
+        self._exchange(outputs, now, self.handed.learners, mark)
 
     def transformed(self, optimization, index, minibatches):
         """Transforms the network; the trainer is as it was, whatever comes of it.
@@ -166,15 +179,14 @@ class Network(object):
             plan.write(undo)
             self.workers.share_values(plan.written + added)
 
-        self._exchange(change.outputs, change.whole, plan.learners, mark, write=write)
-        if plan.owned:
-            self.owners.append([change.index, plan.owned])
+        owners = self.now.owners + ([[change.index, plan.owned]] if plan.owned else [])
+        self._exchange(change.outputs, self._numbered(change.whole, owners), plan.learners, mark, write)
 
-    def rebuild(self, saved, phase, optimizations, mark, restore):
+    def rebuild(self, saved, optimizations, mark, restore):
         """Rebuilds the network of a checkpoint and restores it, whole or not at all.
 
         Args:
-            saved (cntk.Function), phase (checkpoint.Phase): as `Checkpoints.load` gives them.
+            saved (checkpoint.Saved): of a run with optimizations.
             optimizations (list of nc.Optimization): those of the run, whose `learner=`
                 makes the learners that are not the user's.
             mark (str): label of the phase.
@@ -183,19 +195,24 @@ class Network(object):
         Raises:
             ValueError: the script is not the one that wrote the checkpoint.
         """
-        outputs = swap.Outputs(self.trainer)
-        whole, owners = saved_graph.rebound(saved, phase, self.handed.arguments,
-                                           learner_facts.parameters_of(self.given))
-        learners = list(self.given)
-        learner_facts.keep_state(self.given)
-        for index, owned in owners:
+        outputs, phase = swap.Outputs(self.trainer), saved.phase
+        given = self.given
+        if len(learner_facts.parameters_of(given)) != len(phase.learners):
+            given = self._began_with
+        now = self._kept(saved) or self._numbered(*saved_graph.rebound(
+            saved.graph, phase, self.handed.arguments, learner_facts.parameters_of(given)),
+            unique_id=phase.unique_id)
+        learners = list(given)
+        learner_facts.keep_state(given)
+        for index, owned in now.owners:
             if optimizations[index].learner is None:
                 raise ValueError('%s: the checkpoint was written with learner= for the Parameters '
                                  'it adds, got none now; give the same one'
                                  % optimizations[index].name)
             learners.append(optimizations[index].learner(owned))
-        self._exchange(outputs, whole, learners, mark, phase.unique_id, lambda undo: restore())
-        self.owners = owners
+        learner_facts.check_states(saved, learners)
+        self._exchange(outputs, now, learners, mark, lambda undo: self._restore(restore, undo))
+        self.given = given
 
     def go_back(self, restore):
         """Restores a checkpoint of plain CNTK into the user's own graph, whole or not at all.
@@ -207,27 +224,31 @@ class Network(object):
         if original is None:
             restore()
             return
-        self._exchange(swap.Outputs(self.trainer), original.whole, original.learners, None,
-                       write=lambda undo: restore())
-        self.given, self.owners = list(original.learners), []
+        self._exchange(swap.Outputs(self.trainer), Graph(original.whole, [], None), original.learners,
+                       None, lambda undo: self._restore(restore, undo))
+        self.given = original.learners
 
-    def check_plain(self, file, saved):
+    def check_plain(self, saved):
         """Refuses a checkpoint of plain CNTK that is not of the network the user handed over.
 
+        Args:
+            saved (checkpoint.Saved): of plain CNTK.
+
         Raises:
-            ValueError: the checkpoint is of another network.
+            ValueError: the checkpoint is of another network, or of other learners.
         """
         place = swap.Outputs(self.trainer).models
-        mine = self.handed.original.whole if self.handed.original else self.whole
-        if saved_graph.signature(C.combine([saved.outputs[place]])) \
-                != saved_graph.signature(C.combine([mine.outputs[place]])):
+        original = self.handed.original or swap.Original(self.whole, self.handed.learners)
+        if saved_graph.signature(C.combine([saved.graph.outputs[place]])) \
+                != saved_graph.signature(C.combine([original.whole.outputs[place]])):
             raise ValueError('the checkpoint %s was written by another network than the one of this '
-                             'script: give it another checkpoint name' % file)
+                             'script: give it another checkpoint name' % saved.file)
+        learner_facts.check_states(saved, original.learners)
 
     def places(self):
         """Returns where a checkpoint of the present graph holds what, JSON-ready."""
         return saved_graph.places(self.trainer, self.handed.arguments,
-                                 learner_facts.parameters_of(self.given), self.owners)
+                                 learner_facts.parameters_of(self.given), self.now.owners)
 
     def export(self):
         """Returns a copy of the model with Parameters of its own."""
@@ -266,21 +287,48 @@ class Network(object):
                 Trainer.save_checkpoint(self.trainer, folder + '/pulled')
         return outputs
 
-    def _exchange(self, outputs, whole, learners, mark, unique_id=None, write=None):
+    def _restore(self, restore, undo):
+        """Restores a checkpoint into the trainer; CNTK may raise when it has done a part of it."""
+        loss = self.trainer.loss_function       # with what the engine adds to it
+        whole = C.combine(list(self.whole.outputs) + [loss.output])
+        for variable in list(whole.parameters) + list(whole.constants):
+            undo.callback(setattr, variable, 'value', variable.value)
+        learner_facts.put_back_state(self.handed.learners, undo)
+        restore()
+
+    def _numbered(self, whole, owners, unique_id=None):
+        """Returns the Graph of a new graph, with the uids it needs.
+
+        With several workers they must be the same on all, and after a resume: CNTK restores the
+        random state of all workers but the main one by uid.
+
+        Args:
+            unique_id (int): where they began when the checkpoint was saved that is to be restored.
+        """
+        if self.workers.count == 1:
+            saved_graph.advance_unique_id(unique_id or 0)
+            return Graph(whole, owners, cntk_py.new_unique_id())
+        begin = self.workers.align_unique_id(unique_id if random_state.has_state(whole) else None)
+        return Graph(graph.clone_shared(whole), owners, begin)
+
+    def _kept(self, saved):
+        """Returns the Graph of a checkpoint, where the trainer has had that very one and it is kept.
+
+        Several workers keep those with random state: once the counter is past the uids of a
+        checkpoint, no new graph can get them.
+        """
+        kept = self.handed.graphs.get(saved.phase.unique_id)
+        return kept if kept is not None and saved_graph.is_of(saved, kept.whole) else None
+
+    def _exchange(self, outputs, now, learners, mark, write=None):
         """Builds the next trainer and puts it in, whole or not at all.
 
         Args:
-            unique_id (int): where the graph's uids began in the run that is resumed.
+            now (Graph): of the next trainer.
             write (callable): does what is left once the trainer is the new one; gets an
                 ExitStack of what takes back what it did.
         """
-        self.unique_id = self.workers.align_unique_id(unique_id)
-        if self.unique_id is None:
-            saved_graph.advance_unique_id(unique_id or 0)
-            self.unique_id = cntk_py.new_unique_id()
-        else:
-            whole = graph.clone_shared(whole)
-        model, loss, metric = outputs.split(whole)
+        model, loss, metric = outputs.split(now.whole)
         loss = kept_reachable(loss, learner_facts.parameters_of(learners))
         if mark is not None:
             loss = marked(loss, mark)
@@ -293,6 +341,9 @@ class Network(object):
             windows.carry(self.writers, self.trainer, sums, self._tracker.dtype)
             self._tracker.listen(*self._listeners)
             self.handed.tracker = self._tracker
+            self.now = now
+            if mark is not None and self.workers.count > 1 and random_state.has_state(now.whole):
+                self.handed.graphs[now.unique_id] = now
             undo.pop_all()
 
 

@@ -139,7 +139,7 @@ class Phases(object):
         checkpoints.write(checkpoint.Phase(
             schedule=checkpoint.schedule_of(self._optimizations), fired=list(self.applied),
             records=[record.to_dict() for record in self._records], base=self.base,
-            unique_id=self._network.unique_id, **self._places))
+            unique_id=self._network.now.unique_id, **self._places))
 
     def find(self):
         """Returns the checkpoint that C++ would restore, or None; the main worker mends a torn one."""
@@ -169,15 +169,15 @@ class Phases(object):
                 'the checkpoint %s cannot tell how many samples were trained: CNTK counts none '
                 'where a UserLearner is the only or the first learner. Put a learner of CNTK first, '
                 'or resume without optimizations' % file)
-        saved, phase = self._load(file)
-        state = []
+        saved = self._load(file)
+        phase, state = saved.phase, []
 
         def into_trainer():
             state.append(restore(file) if restore is not None
                          else Trainer.restore_from_checkpoint(self._network.trainer, file))
 
         if phase is None:
-            self._network.check_plain(file, saved)
+            self._network.check_plain(saved)
             with directors.uninterrupted():
                 self._network.go_back(into_trainer)
                 self._go_back(self._network.counts())
@@ -185,7 +185,7 @@ class Phases(object):
                 self.take_over()
             return Restored(state[0], changed=self.optimized)
         with directors.uninterrupted():
-            self._network.rebuild(saved, phase, self._optimizations, self.label(len(phase.fired)),
+            self._network.rebuild(saved, self._optimizations, self.label(len(phase.fired)),
                                   into_trainer)
             self._begun = True
             self._places = phase.places()
@@ -215,14 +215,17 @@ class Phases(object):
         Raises:
             ValueError: the checkpoint is of another structure.
         """
-        saved, phase = self._load(file)
+        saved = self._load(file)
+        phase = saved.phase
         if phase is None and not self.optimized:
-            self._network.check_plain(file, saved)
+            self._network.check_plain(saved)
         elif phase is None or phase.fired != self.applied:
             raise ValueError('while a session trains, a checkpoint must be of the network as it is now, with %d '
                              'optimizations applied, and %s was saved %s; restore it when train() is over'
                              % (len(self.applied), file, 'without callbacks' if phase is None
                                 else 'after %d' % len(phase.fired)))
+        else:
+            learner_facts.check_states(saved, self._network.handed.learners)
         return restore(file)
 
     def restore_file(self, file, restore):

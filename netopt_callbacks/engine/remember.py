@@ -14,6 +14,8 @@ from cntk.io import MinibatchSource
 from cntk.train.trainer import Trainer
 from cntk.train.training_session import TrainingSession
 
+from . import mark
+
 ATTRIBUTE = '_netopt_callbacks'
 _RUN = '_netopt_callbacks_run'
 
@@ -37,6 +39,7 @@ class Handed(object):
         tracker (windows.Tracker): our own writer, from the first run on.
         original (Original): the graph and the learners before the trainer's inside was exchanged
             first; None before that.
+        graphs (dict): the `network.Graph`s that are kept, by where their uids begin.
         last (SwigPyObject): the C++ trainer that trained last, while the present one has not, see
             `exchanged`; None where the present one has.
         phases (phases.Phases): what a save or restore by the user's code concerns: those of the
@@ -51,6 +54,7 @@ class Handed(object):
         self.arguments = _arguments(trainer)
         self.tracker = None
         self.original = None
+        self.graphs = {}
         self.last = None
         self.phases = None
 
@@ -74,10 +78,20 @@ def _as_list(value):
 def _remember_trainer(construct):
     @functools.wraps(construct)
     def constructor(self, model, criterion, parameter_learners, progress_writers=None):
+        parts = criterion if isinstance(criterion, (tuple, list)) else (criterion,)
+        for part in parts:
+            if isinstance(part, cntk_py.Function):
+                mark.take_off(part)         # its checkpoints are not of the run that marked it
         construct(self, model, criterion, parameter_learners, progress_writers)
-        parts = (criterion,) if isinstance(criterion, cntk_py.Function) else tuple(criterion)
         setattr(self, ATTRIBUTE, Handed(self, model, parts, parameter_learners, progress_writers))
     return constructor
+
+
+def native_trainer(*arguments):
+    """Returns a Trainer as CNTK's own constructor builds it: of its arguments nothing is kept."""
+    trainer = Trainer.__new__(Trainer)
+    Trainer.__init__.__wrapped__(trainer, *arguments)
+    return trainer
 
 
 def _remember_config(construct, names):

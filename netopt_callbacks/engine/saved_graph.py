@@ -7,10 +7,10 @@ import tempfile
 
 import cntk as C
 from cntk import cntk_py
-from cntk.train.trainer import Trainer
 
 from .. import graph
 from .mark import unmarked
+from .remember import native_trainer
 
 
 def places(trainer, arguments, parameters, owners):
@@ -41,7 +41,7 @@ def places(trainer, arguments, parameters, owners):
 def _saved(functions, parameters):
     """Returns the graph that a checkpoint of a trainer of these functions holds, as loaded."""
     model, loss, metric = functions
-    writer = Trainer(model, (loss, metric), [C.sgd(parameters, 0.0)], [])
+    writer = native_trainer(model, (loss, metric), [C.sgd(parameters, 0.0)], [])
     with tempfile.TemporaryDirectory() as folder:
         writer.save_checkpoint(folder + '/places')
         return C.load_model(folder + '/places')
@@ -92,6 +92,22 @@ def rebound(saved, phase, arguments, parameters):
     read = {variable.uid for variable in list(whole.arguments) + list(whole.parameters)}
     return graph.substitute(whole, {theirs: mine for theirs, mine in pairs
                                     if theirs.uid in read}), owners
+
+
+def is_of(saved, whole):
+    """Whether a checkpoint of a run with optimizations holds this very graph, operation by operation.
+
+    Args:
+        saved (checkpoint.Saved): its uids are those of when it was saved.
+        whole (cntk.Function): outputs of model, loss and metric, combined.
+    """
+    theirs = C.combine(unmarked(_marked(saved.graph, saved.phase.outputs).outputs))
+    return signature(theirs) == signature(whole) and _uids(theirs) == _uids(whole)
+
+
+def _uids(whole):
+    return {function.uid for function in graph.walk(whole, into_blocks=True)
+            if function.op_name != 'Combine'}
 
 
 def advance_unique_id(at_least):

@@ -7,9 +7,10 @@ Trainer follow the same way, so that `z.eval` and `outputs=[z.output]` go on wor
 import cntk as C
 from cntk.train.trainer import Trainer
 
+from ..graph.walk import function_of
 from .exchanged import class_of
 from .mark import unmarked
-from .remember import Original
+from .remember import Original, native_trainer
 
 
 class Outputs(object):
@@ -41,15 +42,6 @@ class Outputs(object):
         loss = function_of([outputs[self.models]])
         metric = function_of([outputs[-1]]) if self.has_metric else None
         return model, loss, metric
-
-
-def function_of(outputs):
-    """Returns the Function with these outputs: their own, where they are all it has."""
-    owner = outputs[0].owner if outputs[0].is_output else None
-    if owner is not None and [output.uid for output in owner.outputs] \
-            == [output.uid for output in outputs]:
-        return C.as_composite(owner)
-    return C.combine(list(outputs))
 
 
 def check(outputs, whole, parameters, optimization):
@@ -104,8 +96,7 @@ def exchange(trainer, handed, functions, learners, writers, undo):
         undo (contextlib.ExitStack): gets what puts the old ones back.
     """
     model, loss, metric = functions
-    new = Trainer.__new__(Trainer)
-    Trainer.__init__(new, model, (loss, metric), learners, list(writers))
+    new = native_trainer(model, (loss, metric), learners, list(writers))
     undo.callback(setattr, handed, 'last', handed.last)
     handed.last = handed.last or trainer.this
     undo.callback(setattr, handed, 'original', handed.original)

@@ -12,7 +12,7 @@ block's last ("Inputs of the new clone do not match").
 """
 import cntk as C
 
-from .walk import body, functions
+from .walk import body, function_of, functions
 
 _UNKNOWN = C.placeholder().shape
 
@@ -117,12 +117,7 @@ def with_outputs(like, outputs):
         like (cntk.Function): tells whether the outputs are those of one Function.
         outputs (list of cntk.Variable): in the order of `like.outputs`.
     """
-    owner = outputs[0].owner if outputs[0].is_output else None
-    if owner is None or like.root_function.op_name == 'Combine':
-        return C.combine(outputs)
-    if [output.uid for output in owner.outputs] != [output.uid for output in outputs]:
-        return C.combine(outputs)
-    return C.as_composite(owner)
+    return C.combine(outputs) if like.root_function.op_name == 'Combine' else function_of(outputs)
 
 
 def placeholder_like(variable):

@@ -81,6 +81,15 @@ def walk(model, into_blocks=True):
             yield function
 
 
+def function_of(outputs):
+    """Returns the Function with these outputs: their own, where they are all it has."""
+    owner = outputs[0].owner if outputs[0].is_output else None
+    if owner is not None and [output.uid for output in owner.outputs] \
+            == [output.uid for output in outputs]:
+        return C.as_composite(owner)
+    return C.combine(list(outputs))
+
+
 def body(block):
     """Returns what a block computes: a composite whose arguments are the block's placeholders."""
     return C.as_composite(block.block_root)
