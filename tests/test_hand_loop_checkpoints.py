@@ -519,6 +519,18 @@ def test_restore_that_raises_half_way_leaves_the_trainer_as_it_was(name, tmpdir)
     assert trained(script, refused) == trained(untouched)
 
 
+def test_restore_that_raises_before_a_run_has_begun_leaves_the_trainer_as_it_was(tmpdir):
+    file, script = str(tmpdir.join('model')), Script()
+    script.trainer = BreaksAfterIt(script.z, (script.loss, script.metric), script.learners)
+    script.trainer.save_checkpoint(file)
+    loop(script, 0, 3)
+    before = script.state()
+    with nc.attach(script.trainer, [nc.Observer()], epoch_size=EPOCH):
+        with pytest.raises(RuntimeError, match='not what I want'):
+            script.trainer.restore_from_checkpoint(file)
+        assert script.state() == before
+
+
 def test_checkpoint_of_a_later_run_behind_which_it_went_back(tmpdir):
     """The earlier run brought a learner of its own, which the network that was gone back to lacks."""
     plain, later = str(tmpdir.join('plain')), str(tmpdir.join('later'))

@@ -222,11 +222,25 @@ class Network(object):
         """
         original = self.handed.original
         if original is None:
-            restore()
+            self.restore_in_place(restore)
             return
         self._exchange(swap.Outputs(self.trainer), Graph(original.whole, [], None), original.learners,
                        None, lambda undo: self._restore(restore, undo))
         self.given = original.learners
+
+    def restore_in_place(self, restore):
+        """Restores a checkpoint into the trainer as it is, whole or not at all.
+
+        Args:
+            restore (callable): restores the checkpoint into the trainer.
+
+        Returns:
+            What `restore` returns.
+        """
+        with contextlib.ExitStack() as undo:
+            state = self._restore(restore, undo)
+            undo.pop_all()
+        return state
 
     def check_plain(self, saved):
         """Refuses a checkpoint of plain CNTK that is not of the network the user handed over.
@@ -294,7 +308,7 @@ class Network(object):
         for variable in list(whole.parameters) + list(whole.constants):
             undo.callback(setattr, variable, 'value', variable.value)
         learner_facts.put_back_state(self.handed.learners, undo)
-        restore()
+        return restore()
 
     def _numbered(self, whole, owners, unique_id=None):
         """Returns the Graph of a new graph, with the uids it needs.

@@ -226,7 +226,7 @@ class Phases(object):
                                 else 'after %d' % len(phase.fired)))
         else:
             learner_facts.check_states(saved, self._network.handed.learners)
-        return restore(file)
+        return self._network.restore_in_place(lambda: restore(file))
 
     def restore_file(self, file, restore):
         """Restores a checkpoint for the user's code, within the run or after it.

@@ -90,7 +90,7 @@ def _remember_trainer(construct):
 def native_trainer(*arguments):
     """Returns a Trainer as CNTK's own constructor builds it: of its arguments nothing is kept."""
     trainer = Trainer.__new__(Trainer)
-    Trainer.__init__.__wrapped__(trainer, *arguments)
+    getattr(Trainer, ATTRIBUTE)(trainer, *arguments)
     return trainer
 
 
@@ -163,7 +163,7 @@ def install():
     """Wraps CNTK's constructors; a second call does nothing."""
     if getattr(Trainer, ATTRIBUTE, None):
         return
-    setattr(Trainer, ATTRIBUTE, 'installed')
+    setattr(Trainer, ATTRIBUTE, Trainer.__init__)
     Trainer.__init__ = _remember_trainer(Trainer.__init__)
     MinibatchSource.__init__ = _remember_truncation(MinibatchSource.__init__)
     TrainingSession.__init__ = _unless_attached(TrainingSession.__init__)
