@@ -20,8 +20,8 @@ ALL = 60
 SEEDS = [pytest.param(seed, marks=[] if seed < FAST else pytest.mark.slow) for seed in range(ALL)]
 EPOCH = 128
 
-# What plain CNTK says of the last minibatch once the network's memory was used again; the trainer
-# before a swap, which ours asks, may still know.
+# What plain CNTK says of the last minibatch once the network's memory was used again, or the last one
+# was empty; the trainer before a swap, which ours asks until the one after it has trained, may still know.
 FORGOTTEN = 'forgotten'
 
 
@@ -44,6 +44,7 @@ class User(object):
         self._folder = folder
         self._ours = ours
         self._run = None
+        self._made = []         # sessions not trained yet
 
     def train(self, minibatches):
         script, losses = self.script, []
@@ -70,8 +71,8 @@ class User(object):
             return (trainer.previous_minibatch_loss_average, trainer.previous_minibatch_sample_count,
                     trainer.previous_minibatch_evaluation_average)
         except RuntimeError as error:       # C++'s own session ends with an empty minibatch
-            said = str(error).split('\n')[0]
-            return FORGOTTEN if 'Value object is invalid' in said else said
+            assert 'Value object is invalid' in str(error) or 'the minibatch was empty' in str(error)
+            return FORGOTTEN
 
     def summarize(self):
         self.script.trainer.summarize_training_progress()
@@ -105,15 +106,20 @@ class User(object):
         if self._ours:
             self._run.__exit__(KeyboardInterrupt, None, None)
 
-    def session(self, callbacks, samples, frequency):
+    def make_session(self, callbacks, samples, frequency):
         seen = self.script.trainer.total_number_of_samples_seen
         arguments = dict(self.script.arguments, max_samples=seen + samples,
                          progress_frequency=frequency)
         if self._ours:
-            nc.training_session(callbacks=callbacks, epoch_size=EPOCH, data=self.script.held_out,
-                                **arguments).train()
-        else:
-            C.training_session(**arguments).train()
+            arguments.update(callbacks=callbacks, epoch_size=EPOCH, data=self.script.held_out)
+        self._made.append((nc if self._ours else C).training_session(**arguments))
+
+    def train_session(self):
+        self._made.pop().train()
+
+    def session(self, *arguments):
+        self.make_session(*arguments)
+        self.train_session()
 
     def _path(self, name):
         return os.path.join(str(self._folder), name)
@@ -133,7 +139,7 @@ def some_callbacks(choice):
 
 def actions(draw):
     """Yields (name of a method of `User`, arguments), what follows from what was done before."""
-    schedule, attached, saved = None, False, {}
+    schedule, attached, saved, made = None, False, {}, []
     # An open window of a trainer that was never attached is not known: docs/training.md.
     yield 'attach', [nc.Observer()]
     yield 'train', 1
@@ -141,9 +147,18 @@ def actions(draw):
     for _ in range(25):
         action = draw.choice(['train', 'train', 'train', 'fetch', 'train_nothing',
                               'ask_for_the_last_minibatch', 'summarize', 'test', 'evaluate', 'save',
-                              'save', 'restore', 'restore', 'attach', 'attach', 'session'])
+                              'save', 'restore', 'restore', 'attach', 'attach', 'session',
+                              'make_session', 'train_session'])
         if action == 'train':
             yield action, draw.randint(1, 6)
+        elif action == 'make_session':      # trained when others have trained, or not at all
+            if not attached:
+                made.append(draw.choice([[Identity(epoch=0)], [nc.Observer()], None]))
+                yield action, made[-1], draw.randint(300, 1500), draw.choice([None, 200, 500])
+        elif action == 'train_session':
+            if made and not attached:
+                schedule = schedule_after(made.pop(), schedule)
+                yield action,
         elif action == 'save':
             name = draw.choice('abc')
             saved[name] = schedule
@@ -215,6 +230,28 @@ def changes(draw, model):
     return draw.choice(possible)
 
 
+class Fragile(C.Trainer):
+    """Raises once it has restored a checkpoint, where it is told to."""
+
+    breaks = False
+
+    def restore_from_checkpoint(self, filename):
+        state = super(Fragile, self).restore_from_checkpoint(filename)
+        if self.breaks:
+            raise ZeroDivisionError('after it')
+        return state
+
+
+def refused(does, name):
+    """Tries to restore a checkpoint, which raises."""
+    does.script.trainer.breaks = True
+    try:
+        with pytest.raises((ZeroDivisionError, ValueError)):
+            does.restore(name)
+    finally:
+        does.script.trainer.breaks = False
+
+
 def ahead(does):
     """Returns what follows in the next minibatches."""
     return does.train(2), does.fetch(), does.train(1), does.script.state()
@@ -224,6 +261,11 @@ def ahead(does):
 def test_a_restored_trainer_is_as_it_was_and_goes_on_as_it_did(seed, tmpdir):
     draw = random.Random(seed)
     script = user(learner=draw.choice(['sgd', 'momentum_sgd', 'nesterov']), dropout=draw.random() < 0.6)
+    script.trainer = Fragile(script.z, (script.loss, script.metric), script.learners, [script.log])
+    script.arguments['trainer'] = script.trainer
+    other = User(user(learner='several'), tmpdir)
+    other.train(2)
+    other.save('of other learners')
     does, done = User(script, tmpdir), []
     schedule, attached, saved = None, False, {}
 
@@ -232,8 +274,8 @@ def test_a_restored_trainer_is_as_it_was_and_goes_on_as_it_did(seed, tmpdir):
         return does.number, script.state(), does.evaluate(), phases and list(phases.applied)
 
     for _ in range(20):
-        action = draw.choice(['train', 'summarize', 'save', 'save', 'restore', 'restore', 'attach',
-                              'attach', 'session'])
+        action = draw.choice(['train', 'summarize', 'save', 'save', 'restore', 'restore', 'refused',
+                              'attach', 'attach', 'session'])
         done.append(action)
         if action == 'train':
             does.train(draw.randint(1, 5))
@@ -266,6 +308,17 @@ def test_a_restored_trainer_is_as_it_was_and_goes_on_as_it_did(seed, tmpdir):
                 if followed is not None and seen()[-1] == before[-1]:
                     assert follows == followed, done
                 does.restore(name)
+        elif action == 'refused':
+            if schedule is None:
+                continue
+            does.train(1)
+            does.save('now')
+            before, followed = seen(), ahead(does)
+            does.restore('now')
+            refused(does, draw.choice(sorted(saved) + ['of other learners']))
+            assert seen() == before, done
+            assert ahead(does) == followed, done
+            does.restore('now')
         elif attached:
             does.train(6)
             does.finish()

@@ -1,11 +1,12 @@
 """The running network: how a trainer's inside changes, and how it is rebuilt on resume.
 
-Every change is one of three, and each ends in one exchange of the trainer's inside:
+Every change is one of these, and each ends in one exchange of the trainer's inside:
 
     take_over    the user's graph, blocks opened, under writers we know
     transformed  release tenants -> prepare -> transform -> pack -> check; nothing has changed yet
     commit       ... -> exchange -> write
     rebuild      the graph of a checkpoint on the user's own inputs and Parameters
+    go_back      the graph that the trainer was built with, which a plain checkpoint is of
 """
 import collections
 import contextlib

@@ -125,9 +125,12 @@ class Phases(object):
             index (int): its place in the list.
             record (nc.Record): what is known of it.
         """
-        self.applied.append(index)
-        self._records.append(record)
-        self._places = None             # the graph is another one now
+        self._enter(self.applied + [index], self._records + [record])
+
+    def _enter(self, applied, records, places=None):
+        """Makes a phase the present one; `places` of its graph are looked for when None."""
+        self.applied, self._places = applied, places
+        self._records[:] = records
 
     def write(self, file=None):
         """Writes what belongs to the present phase beside `file`, or beside the one of C++."""
@@ -181,21 +184,20 @@ class Phases(object):
             with directors.uninterrupted():
                 self._network.go_back(into_trainer)
                 self._go_back(self._network.counts())
-                self.applied, self._records[:], self._places = [], [], None
+                self._enter([], [])
                 self.take_over()
             return Restored(state[0], changed=self.optimized)
         with directors.uninterrupted():
             self._network.rebuild(saved, self._optimizations, self.label(len(phase.fired)),
                                   into_trainer)
             self._begun = True
-            self._places = phase.places()
-            self.applied = list(phase.fired)
             counts = self._network.counts()
+            self._enter(list(phase.fired), checkpoint.records_of(phase, counts[0] - phase.base[0]),
+                        phase.places())
             self.base = list(phase.base)
             if self._changes:
                 self._clock.base = self.base
             self._go_back(counts)
-            self._records[:] = checkpoint.records_of(phase, counts[0] - phase.base[0])
         return Restored(state[0], changed=False)
 
     def _load(self, file):
