@@ -65,13 +65,29 @@ LOOPS = pytest.mark.parametrize('train', [in_a_session, in_a_hand_loop, in_nc_tr
 TRAINED = 'random numbers begin anew. Attach before the first minibatch'
 
 
+@pytest.mark.parametrize('callbacks', [[Identity(epoch=1)], []], ids=['optimization', 'observer alone'])
 @pytest.mark.parametrize('train', [in_a_session, in_a_hand_loop])
-def test_trainer_that_has_trained_a_dropout(train):
+def test_trainer_that_has_trained_a_dropout(train, callbacks):
     script = Script()
     script.trainer.train_minibatch(feed(script))
     with First() as first:
-        train(script, [first, Identity(epoch=1)])
+        train(script, [first] + callbacks)
     assert first.heard(TRAINED)
+
+
+@pytest.mark.parametrize('train', [in_a_session, in_a_hand_loop])
+def test_observers_of_a_trainer_that_had_one_leave_a_dropout_its_state(train):
+    """It is as they need it: nothing is built anew."""
+    def trained(again):
+        script = Script(test=False)
+        with nc.attach(script.trainer, [nc.Observer()], epoch_size=64):
+            script.trainer.train_minibatch(feed(script))
+        with First() as first:
+            train(script, [first] if again else [])
+        assert not [message for message in first.warned or () if 'deprecated' not in message]
+        return script.outcome()
+
+    assert trained(True) == trained(False)
 
 
 @LOOPS

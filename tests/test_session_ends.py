@@ -223,15 +223,16 @@ def test_what_is_due_in_one_minibatch_is_applied_by_epoch():
     assert [r.layers[0].name for r in script.session.result.records] == ['a', 'b']
 
 
-def test_learners_whose_max_samples_are_used_up_are_told():
+@pytest.mark.parametrize('epoch', [0, 1])
+def test_learners_whose_max_samples_are_used_up_are_told(epoch):
     script = Script(max_samples=SAMPLES)
     script.run()
     script.trainer = C.Trainer(script.z, (script.loss, script.metric), script.learners)
     source = script._source('data')
     script.arguments.update(trainer=script.trainer, mb_source=source,
                             model_inputs_to_streams=script._streams(source, 'data'))
-    with pytest.raises(ValueError, match='life of the learners, leaves this run 0 samples'):
-        script.run([Identity(epoch=1)])
+    with pytest.raises(ValueError, match='life of the learners, leaves this run none: give more'):
+        script.run([Identity(epoch=epoch)])
 
 
 def test_epochs_count_from_the_first_minibatch_of_a_run():

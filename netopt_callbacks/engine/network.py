@@ -22,7 +22,7 @@ from .. import count, graph
 from ..optimizations.base import as_transformed
 from . import (adopt, directors, fit, learners as learner_facts, random_state, saved_graph, swap,
                tenants, windows)
-from .mark import kept_reachable, marked, unmarked
+from .mark import kept_reachable, marked, phase_of, unmarked
 from .schedule import UNITS
 
 
@@ -114,14 +114,22 @@ class Network(object):
         fit.refuse_expected(optimizations, *tenants.release(self.whole), learners=self.handed.learners)
 
     def take_over(self, opened, mark):
-        """Builds the first trainer of our own.
+        """Builds the first trainer of our own, if the present one is not as it has to be already.
 
         Args:
             opened (bool): whether the graph is to be changed later: it is cloned, and blocks
                 with random state are opened. Without, the trainer is built on the graph as it is.
             mark (str): label of the phase, None for a graph that is not to be optimized.
         """
+        if not opened and self.handed.tracker is not None and self._mark == mark:
+            self._tracker.listen(*self._listeners)
+            return
         outputs = self._pulled()
+        if self.counts()[0] and random_state.stateful_blocks(outputs.whole):
+            warnings.warn(
+                'this trainer has trained a block with random state (cntk.layers.Dropout is one), and '
+                'CNTK forgets the state of such a block where a trainer is built anew: its random '
+                'numbers begin anew. Attach before the first minibatch for an exact run')
         if self._window_unknown:
             warnings.warn(
                 'this trainer trained before its progress writers were under our eyes, and CNTK '
@@ -131,14 +139,7 @@ class Network(object):
                 'attach before the first minibatch')
         if opened:
             learner_facts.keep_state(self.given)
-            whole = graph.clone_shared(outputs.whole)
-            if random_state.stateful_blocks(whole):
-                if self.counts()[0]:
-                    warnings.warn(
-                        'this trainer has trained a block with random state (cntk.layers.Dropout '
-                        'is one), and CNTK forgets the state of such a block: its random numbers '
-                        'begin anew. Attach before the first minibatch for an exact run')
-                whole = random_state.open_blocks(whole)
+            whole = random_state.open_blocks(graph.clone_shared(outputs.whole))
             now = self._numbered(whole, self.now.owners)
         else:
             now = self.now._replace(whole=outputs.whole)
@@ -222,7 +223,7 @@ class Network(object):
             restore (callable): restores the checkpoint into the trainer.
         """
         original = self.handed.original
-        if original is None:
+        if self._mark is None:          # it is in that graph
             self.restore_in_place(restore)
             return
         self._exchange(swap.Outputs(self.trainer), Graph(original.whole, [], None), original.learners,
@@ -284,6 +285,11 @@ class Network(object):
     def writers(self):
         """The progress writers of the trainer: the user's and the tracker."""
         return list(self.handed.writers) + [self._tracker]
+
+    @property
+    def _mark(self):
+        """The label the present graph is marked with, or None."""
+        return phase_of(self.trainer.loss_function.outputs)
 
     @property
     def _model(self):

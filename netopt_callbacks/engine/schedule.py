@@ -104,6 +104,10 @@ class Clock(object):
         Raises:
             ValueError: names the optimization, its epoch and the last one reached.
         """
+        if self.max_samples == 0:
+            raise ValueError('%s needs a sample to train, and max_samples, which CNTK counts over the life of '
+                             'the learners, leaves this run none: give more; nc.optimize(...) changes a network '
+                             'without training it' % optimization.name)
         if self.max_samples is None or self.unit != DataUnit.sample \
                 or isinstance(optimization.epoch, tuple):
             return
