@@ -18,7 +18,7 @@ from cntk.train.distributed import (block_momentum_distributed_learner,
                                     data_parallel_distributed_learner)
 
 import netopt_callbacks as nc
-from user_script import SAMPLES, Identity, Killer, Script, hidden
+from user_script import SAMPLES, Identity, Killer, Primitive, Script, hidden
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LEARNERS = {
@@ -128,17 +128,6 @@ def main(folder, kind, plan, kill):
          structure, sorted(set(written))]) + '\n')
     sys.stdout.flush()
     C.Communicator.finalize()
-
-
-class Primitive(Script):
-    """With a dropout that is no block, whose random state CNTK's own checkpoint keeps."""
-
-    def _network(self, dropout):
-        layers = C.layers
-        return layers.Sequential([
-            layers.Dense(12, activation=C.tanh, name='hidden'),
-            lambda data: C.dropout(data, 0.3, seed=5),
-            layers.Dense(5, name='classify')])(self.x)
 
 
 def distributed(kind, script=Script, **options):

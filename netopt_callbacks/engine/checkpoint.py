@@ -6,7 +6,9 @@ without a word. So every graph we train under a checkpoint is marked with its *p
 have been applied. What belongs to a phase is in `NAME.netopt/`, written before the first
 checkpoint that carries its mark:
 
-    phase-<n>.json      schedule, places of outputs, arguments and Parameters, records, counts
+    phase-<n>.json      schedule, places of outputs, arguments and Parameters, records, counts, and
+                        a fingerprint of the graph, so that no checkpoint is read with a folder
+                        of another run
 
 A checkpoint may be older than the records beside it: a resumed run drops the points of the
 recovery curve that lie after it, and measures them again.
@@ -23,9 +25,10 @@ import cntk as C
 from cntk import cntk_py
 
 from ..records import Record
+from . import saved_graph
 from .mark import phase_of
 
-VERSION = 1
+VERSION = 2
 FOLDER = '.netopt'
 STATE = '.ckp'
 TEMPORARY = '.tmp'
@@ -100,9 +103,8 @@ Saved = collections.namedtuple('Saved', 'file, graph, learners, phase')
 class Phase(object):
     """What is kept of one phase: see the module. Attributes are the fields of its file."""
 
-    FIELDS = ('schedule', 'fired', 'outputs', 'arguments', 'learners', 'owners', 'records', 'base',
-              'unique_id')
-    PLACES = ('outputs', 'arguments', 'learners', 'owners')
+    PLACES = ('outputs', 'arguments', 'learners', 'owners', 'fingerprint')
+    FIELDS = PLACES + ('schedule', 'fired', 'records', 'base', 'unique_id')
 
     def __init__(self, **fields):
         for name in self.FIELDS:
@@ -182,40 +184,34 @@ class Checkpoints(object):
         label = phase_of(graph.outputs)
         if label is None:
             return Saved(file, graph, learners, None)
-        phase = self._read(file, label)
+        phase = self._phase_of(file, graph, label)
         if phase.schedule != self._schedule:
             raise ValueError('the checkpoint %s was written under the optimizations %s, and this '
                              'script has %s: give it another checkpoint name, or the same '
                              'callbacks' % (file, _said(phase.schedule), _said(self._schedule)))
         return Saved(file, graph, learners, phase)
 
-    def _name_of(self, file):
-        """Returns the name that `file` was saved under.
+    def _phase_of(self, file, graph, label):
+        """Returns the Phase a saved graph is of, from the folder that tells of this very graph.
 
         Raises:
-            ValueError: it may have been either of two.
+            ValueError: there is none, or it cannot be read, or there are two.
         """
-        if _is_numbered(file, self._file):
-            return self._file
         names = _names_of(file)
-        if len(names) > 1 and names[0] != file:
+        if file not in names and _is_numbered(file, self._file):
+            names = [self._file]
+        phases = [(name, _read(file, name + FOLDER, label)) for name in names or [file]]
+        fitting = [(name, phase) for name, phase in phases
+                   if saved_graph.fingerprint(graph, phase.outputs) == phase.fingerprint]
+        if not fitting:
+            raise ValueError('the checkpoint %s is not of the network that %s%s tells of, which is of another '
+                             'run: keep each checkpoint with the folder it was written with'
+                             % (file, phases[0][0], FOLDER))
+        if any(phase.to_dict() != fitting[0][1].to_dict() for _, phase in fitting):
             raise ValueError('the checkpoint %s can be one of %s, since there is a folder %s of each: move it '
                              'with its own folder to where the other is not'
-                             % (file, ' or '.join(names), FOLDER))
-        return names[0] if names else file
-
-    def _read(self, file, label):
-        path = _path(self._name_of(file) + FOLDER, label)
-        try:
-            with open(path) as stream:
-                fields = json.load(stream)
-            if fields.pop('version') != VERSION:
-                raise ValueError('written by another version of netopt_callbacks')
-            return Phase(**fields)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError('the checkpoint %s was written while the network was being optimized, '
-                             'and %s, which tells its structure, cannot be read (%s): keep the '
-                             'folder with the checkpoint' % (file, path, error))
+                             % (file, ' or '.join(name for name, _ in fitting), FOLDER))
+        return fitting[0][1]
 
     def write(self, phase):
         """Writes what belongs to a phase, whole or not at all."""
@@ -224,6 +220,20 @@ class Checkpoints(object):
         with open(path + TEMPORARY, 'w') as stream:
             json.dump(dict(phase.to_dict(), version=VERSION), stream, indent=1, sort_keys=True)
         os.replace(path + TEMPORARY, path)
+
+
+def _read(file, folder, label):
+    path = _path(folder, label)
+    try:
+        with open(path) as stream:
+            fields = json.load(stream)
+        if fields.pop('version') != VERSION:
+            raise ValueError('written by another version of netopt_callbacks')
+        return Phase(**fields)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError('the checkpoint %s was written while the network was being optimized, '
+                         'and %s, which tells its structure, cannot be read (%s): keep the '
+                         'folder with the checkpoint' % (file, path, error))
 
 
 def _path(folder, label):

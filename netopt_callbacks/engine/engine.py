@@ -118,8 +118,8 @@ class Engine(object):
 
     def restore(self, file, restore=None):
         """Restores a checkpoint into the structure it was written with: see `phases.Phases.restore`."""
-        self._recovery.forget()
         restored = self.phases.restore(file, restore)
+        self._recovery.forget()
         if restored.changed:
             self.phases.write()
         return restored
@@ -214,7 +214,7 @@ class Engine(object):
         Raises:
             ValueError: an optimization lies past the end of that.
         """
-        self._network.begin()
+        self._network.look()
         self.clock.limit(max_samples)
         for optimization in self.optimizations:
             self.clock.check(optimization)

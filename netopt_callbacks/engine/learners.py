@@ -166,6 +166,8 @@ def no_projection(learner):
 def check_states(saved, learners):
     """Refuses, before CNTK has restored half of it, a checkpoint of learners that are not these.
 
+    Of a distributed or a user's learner CNTK alone can tell.
+
     Args:
         saved (checkpoint.Saved): what is to be restored.
         learners (list of cntk.learners.Learner): those it is to be restored into.
@@ -176,8 +178,8 @@ def check_states(saved, learners):
     if len(saved.learners) != len(learners):
         raise ValueError('the checkpoint %s holds the state of %d learners, and this trainer has %d: build it '
                          'with the same learners' % (saved.file, len(saved.learners), len(learners)))
-    for number, (state, learner) in enumerate(zip(saved.learners, map(_innermost, learners))):
-        if isinstance(learner, UserLearner) or STATE not in state.keys():
+    for number, (state, learner) in enumerate(zip(saved.learners, learners)):
+        if isinstance(learner, (UserLearner, DistributedLearner)) or STATE not in state.keys():
             continue
         theirs = [np.shape(gradient) for gradient in state[STATE]]
         mine = [np.shape(gradient) for gradient in learner.create_checkpoint()[STATE]]
@@ -185,13 +187,6 @@ def check_states(saved, learners):
             raise ValueError('the checkpoint %s was written by a trainer whose learner number %d keeps arrays '
                              'of shapes %s, and %s of this one keeps %s: build it with the same learners'
                              % (saved.file, number, theirs, describe(learner), mine))
-
-
-def put_back_state(learners, undo):
-    """Lets `undo`, an ExitStack, put back the state that the learners have now."""
-    for learner in map(_innermost, learners):
-        if not _forgets(learner):
-            undo.callback(learner.restore_from_checkpoint, learner.create_checkpoint())
 
 
 def rewrite_state(learners, edits, undo):

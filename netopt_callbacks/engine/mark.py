@@ -47,12 +47,13 @@ def unmarked(outputs):
     return [_bare(output) for output in outputs]
 
 
-def take_off(function):
-    """Lets a Function of the user's stand for what it was before its outputs were marked."""
-    outputs = [rest or output for output in function.outputs
-               for _, rest in [_split(output, 'ElementTimes', _is_mark)]]
-    if phase_of(function.outputs) is not None:
-        function.this = function_of(outputs).this
+def without_mark(part):
+    """Returns a loss or criterion, a Function or a Variable of one, as it was before it was marked."""
+    if isinstance(part, C.cntk_py.Function):
+        return part if phase_of(part.outputs) is None \
+            else function_of([without_mark(output) for output in part.outputs])
+    mark, rest = _split(part, 'ElementTimes', _is_mark)
+    return part if mark is None else rest
 
 
 def phase_of(outputs):

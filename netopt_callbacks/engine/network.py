@@ -67,7 +67,7 @@ class Network(object):
 
     Attributes:
         trainer, handed, workers: as given.
-        now (Graph): the present one.
+        now (Graph): the present one, from `look` on.
         given (list): the learners that a resumed script has: those the trainer had when the run
             began, or those it was built with, where a plain checkpoint was gone back to.
     """
@@ -77,10 +77,9 @@ class Network(object):
         self.handed = handed
         self.workers = workers
         self._listeners = on_training_summary, on_test_summary
-        self.begin()
 
-    def begin(self):
-        """Looks at the trainer as it is now."""
+    def look(self):
+        """Begins with the trainer as it is now."""
         self.now = Graph(None, [], None)
         self.given = self._began_with = list(self.handed.learners)
         self._window_unknown = self.handed.tracker is None and self.handed.writers and self.counts()[0]
@@ -200,7 +199,7 @@ class Network(object):
         outputs, phase = swap.Outputs(self.trainer), saved.phase
         given = self.given
         if len(learner_facts.parameters_of(given)) != len(phase.learners):
-            given = self._began_with
+            given = self._began_with    # it went back behind a run that brought learners of its own
         now = self._kept(saved) or self._numbered(*saved_graph.rebound(
             saved.graph, phase, self.handed.arguments, learner_facts.parameters_of(given)),
             unique_id=phase.unique_id)
@@ -213,7 +212,8 @@ class Network(object):
                                  % optimizations[index].name)
             learners.append(optimizations[index].learner(owned))
         learner_facts.check_states(saved, learners)
-        self._exchange(outputs, now, learners, mark, lambda undo: self._restore(restore, undo))
+        with self._or_as_it_was():
+            self._exchange(outputs, now, learners, mark, lambda undo: restore())
         self.given = given
 
     def go_back(self, restore):
@@ -222,12 +222,13 @@ class Network(object):
         Args:
             restore (callable): restores the checkpoint into the trainer.
         """
-        original = self.handed.original
         if self._mark is None:          # it is in that graph
             self.restore_in_place(restore)
             return
-        self._exchange(swap.Outputs(self.trainer), Graph(original.whole, [], None), original.learners,
-                       None, lambda undo: self._restore(restore, undo))
+        original = self.handed.original
+        with self._or_as_it_was():
+            self._exchange(swap.Outputs(self.trainer), Graph(original.whole, [], None),
+                           original.learners, None, lambda undo: restore())
         self.given = original.learners
 
     def restore_in_place(self, restore):
@@ -239,10 +240,8 @@ class Network(object):
         Returns:
             What `restore` returns.
         """
-        with contextlib.ExitStack() as undo:
-            state = self._restore(restore, undo)
-            undo.pop_all()
-        return state
+        with self._or_as_it_was():
+            return restore()
 
     def check_plain(self, saved):
         """Refuses a checkpoint of plain CNTK that is not of the network the user handed over.
@@ -255,8 +254,9 @@ class Network(object):
         """
         place = swap.Outputs(self.trainer).models
         original = self.handed.original or swap.Original(self.whole, self.handed.learners)
-        if saved_graph.signature(C.combine([saved.graph.outputs[place]])) \
-                != saved_graph.signature(C.combine([original.whole.outputs[place]])):
+        theirs, mine = saved.graph.outputs, original.whole.outputs
+        if len(theirs) < len(mine) or saved_graph.signature(C.combine([theirs[place]])) \
+                != saved_graph.signature(C.combine([mine[place]])):
             raise ValueError('the checkpoint %s was written by another network than the one of this '
                              'script: give it another checkpoint name' % saved.file)
         learner_facts.check_states(saved, original.learners)
@@ -308,14 +308,21 @@ class Network(object):
                 Trainer.save_checkpoint(self.trainer, folder + '/pulled')
         return outputs
 
-    def _restore(self, restore, undo):
-        """Restores a checkpoint into the trainer; CNTK may raise when it has done a part of it."""
-        loss = self.trainer.loss_function       # with what the engine adds to it
-        whole = C.combine(list(self.whole.outputs) + [loss.output])
-        for variable in list(whole.parameters) + list(whole.constants):
-            undo.callback(setattr, variable, 'value', variable.value)
-        learner_facts.put_back_state(self.handed.learners, undo)
-        return restore()
+    @contextlib.contextmanager
+    def _or_as_it_was(self):
+        """Puts back what a restore that raises has changed: CNTK raises when it has done a part of it.
+
+        An exchange takes itself back; Parameters, learners and random state come from a
+        checkpoint of before.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            before = self.workers.shared_text(folder) + '/before'
+            Trainer.save_checkpoint(self.trainer, before)
+            try:
+                yield
+            except BaseException:
+                Trainer.restore_from_checkpoint(self.trainer, before)
+                raise
 
     def _numbered(self, whole, owners, unique_id=None):
         """Returns the Graph of a new graph, with the uids it needs.

@@ -38,6 +38,7 @@ class Phases(object):
     def __init__(self, network, clock, optimizations, records, file, restorer):
         self.applied = []
         self.base = [0, 0, 0]
+        self._start = [0, 0, 0]
         self._network = network
         self._clock = clock
         self._changes = bool(optimizations)
@@ -98,7 +99,7 @@ class Phases(object):
 
     def count_from(self, counts):
         """Sets what the trainer has seen as what it had seen when this run began."""
-        self._clock.base = counts
+        self._start = self._clock.base = counts
         if self._changes:
             self.base = counts
 
@@ -183,7 +184,7 @@ class Phases(object):
             self._network.check_plain(saved)
             with directors.uninterrupted():
                 self._network.go_back(into_trainer)
-                self._go_back(self._network.counts())
+                self._stand(self._network.counts(), self._start if self._changes else self.base)
                 self._enter([], [])
                 self.take_over()
             return Restored(state[0], changed=self.optimized)
@@ -194,21 +195,21 @@ class Phases(object):
             counts = self._network.counts()
             self._enter(list(phase.fired), checkpoint.records_of(phase, counts[0] - phase.base[0]),
                         phase.places())
-            self.base = list(phase.base)
-            if self._changes:
-                self._clock.base = self.base
-            self._go_back(counts)
+            self._stand(counts, list(phase.base))
         return Restored(state[0], changed=False)
 
     def _load(self, file):
         return self._of(self._file or file).load(file)
 
-    def _go_back(self, counts):
-        """Sets the clock to where a restored checkpoint stands, which may be behind a start."""
-        if counts[0] < self._clock.base[0]:
-            self._clock.base = [0, 0, 0]
-        if counts[0] < self.base[0]:
-            self.base = [0, 0, 0]
+    def _stand(self, counts, base):
+        """Sets the clock to where a restored checkpoint stands, which may be behind a start.
+
+        Args:
+            counts (list of int): what the trainer has seen.
+            base (list of int): what it had when the run began whose optimizations these are.
+        """
+        self.base = _not_after(base, counts)
+        self._clock.base = self.base if self._changes else _not_after(self._start, counts)
         self._clock.set(counts)
 
     def restore_in_place(self, file, restore):
@@ -245,6 +246,10 @@ class Phases(object):
         restored = self.restore(file, restore)
         self._network.let_go()
         return restored.state
+
+
+def _not_after(start, counts):
+    return start if start[0] <= counts[0] else [0, 0, 0]
 
 
 def _copied(records):

@@ -17,6 +17,7 @@ from cntk.train.training_session import TrainingSession
 from . import mark
 
 ATTRIBUTE = '_netopt_callbacks'
+_CONSTRUCTOR = '_netopt_callbacks_constructor'
 _RUN = '_netopt_callbacks_run'
 
 
@@ -78,19 +79,26 @@ def _as_list(value):
 def _remember_trainer(construct):
     @functools.wraps(construct)
     def constructor(self, model, criterion, parameter_learners, progress_writers=None):
-        parts = criterion if isinstance(criterion, (tuple, list)) else (criterion,)
-        for part in parts:
-            if isinstance(part, cntk_py.Function):
-                mark.take_off(part)         # its checkpoints are not of the run that marked it
-        construct(self, model, criterion, parameter_learners, progress_writers)
+        several = isinstance(criterion, (tuple, list))
+        parts = tuple(criterion) if several else (criterion,)
+        # Checkpoints of a trainer that is built anew are not of the run that marked the loss.
+        bare = tuple(_without_mark(part) for part in parts)
+        construct(self, model, bare if several else bare[0], parameter_learners, progress_writers)
+        for part, now in zip(parts, bare):
+            if part is not now and isinstance(part, cntk_py.Function):
+                part.this = now.this
         setattr(self, ATTRIBUTE, Handed(self, model, parts, parameter_learners, progress_writers))
     return constructor
+
+
+def _without_mark(part):
+    return mark.without_mark(part) if isinstance(part, (cntk_py.Function, cntk_py.Variable)) else part
 
 
 def native_trainer(*arguments):
     """Returns a Trainer as CNTK's own constructor builds it: of its arguments nothing is kept."""
     trainer = Trainer.__new__(Trainer)
-    getattr(Trainer, ATTRIBUTE)(trainer, *arguments)
+    getattr(Trainer, _CONSTRUCTOR)(trainer, *arguments)
     return trainer
 
 
@@ -161,9 +169,9 @@ _TEST = ('source', 'minibatch_size', 'streams')
 
 def install():
     """Wraps CNTK's constructors; a second call does nothing."""
-    if getattr(Trainer, ATTRIBUTE, None):
+    if hasattr(Trainer, _CONSTRUCTOR):
         return
-    setattr(Trainer, ATTRIBUTE, Trainer.__init__)
+    setattr(Trainer, _CONSTRUCTOR, Trainer.__init__)
     Trainer.__init__ = _remember_trainer(Trainer.__init__)
     MinibatchSource.__init__ = _remember_truncation(MinibatchSource.__init__)
     TrainingSession.__init__ = _unless_attached(TrainingSession.__init__)

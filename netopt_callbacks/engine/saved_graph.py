@@ -3,6 +3,7 @@
 CNTK restores by position, and saves outputs of its own beside the user's, so it is written down
 which output, input and Parameter of the saved graph is which of the script's.
 """
+import hashlib
 import tempfile
 
 import cntk as C
@@ -32,7 +33,7 @@ def places(trainer, arguments, parameters, owners):
     marked = _marked(saved, found)
     inputs = [argument.uid for argument in marked.arguments]
     trained = [parameter.uid for parameter in marked.parameters]
-    return {'outputs': found,
+    return {'outputs': found, 'fingerprint': fingerprint(saved, found),
             'arguments': [inputs.index(a.uid) if a.uid in inputs else None for a in arguments],
             'learners': [trained.index(p.uid) for p in parameters],
             'owners': [[index, [trained.index(p.uid) for p in owned]] for index, owned in owners]}
@@ -116,10 +117,26 @@ def advance_unique_id(at_least):
         pass
 
 
+def fingerprint(saved, places_of_outputs):
+    """Returns a text that the saved graphs of one phase share, and those of other networks do not.
+
+    Args:
+        saved (cntk.Function), places_of_outputs (list of int): see `places`.
+    """
+    if max(places_of_outputs) >= len(saved.outputs):
+        return None
+    parts = sorted(_parts(_marked(saved, places_of_outputs)))
+    return hashlib.sha256('\n'.join(parts).encode('utf-8')).hexdigest()
+
+
 def signature(model):
     """Returns a text that two graphs share if they hold the same operations and shapes."""
+    return ' '.join(_parts(model))
+
+
+def _parts(model):
     operations = ['%s%s' % (function.op_name, [tuple(o.shape) for o in function.outputs])
                   for function in graph.walk(model, into_blocks=True)
                   if not function.is_block and function.op_name != 'Combine']
     shapes = [str(tuple(parameter.shape)) for parameter in model.parameters]
-    return ' '.join(operations + shapes)
+    return operations + shapes
