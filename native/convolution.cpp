@@ -16,14 +16,15 @@ void Convolution::run(const float* x, std::int64_t images, std::int64_t height, 
     Driver(layer_, blocks_, *size, implementation_).run(x, images, y);
 }
 
+// Never waits: in the child of a fork, the mutex may be held by a thread that the child does not have, and last_ be half written.
 std::shared_ptr<const Sized> Convolution::sized(std::int64_t height, std::int64_t width) const {
     {
-        std::lock_guard<std::mutex> lock(mutex_);
-        if (last_ && last_->plan.height == height && last_->plan.width == width) return last_;
+        const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+        if (lock && last_ && last_->plan.height == height && last_->plan.width == width) return last_;
     }
     const auto made = std::make_shared<const Sized>(layer_, blocks_, implementation_, height, width);
-    std::lock_guard<std::mutex> lock(mutex_);
-    last_ = made;
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (lock) last_ = made;
     return made;
 }
 
