@@ -15,9 +15,8 @@ from cntk.train.training_session import DataUnit
 from . import graph
 from .engine import directors, remember
 from .engine.engine import Engine
-from .engine.exchanged import Exchanged, class_of, fetch, subclass
+from .engine.exchanged import Exchanged, class_of, subclass
 from .engine.held_out import held_out
-from .engine.mark import without_mark
 from .engine.schedule import Clock
 
 _unfinished = weakref.WeakSet()
@@ -161,7 +160,7 @@ class Attached(object):
         variable = _output(variable)
         if variable.uid not in self._retired:
             return variable
-        return without_mark(self._outputs()[0][self._retired[variable.uid][0]])
+        return self._outputs()[0][self._retired[variable.uid][0]]
 
     def start(self):
         """Starts the run, if it has not begun: with the first thing done to its trainer."""
@@ -173,8 +172,7 @@ class Attached(object):
         """Keeps the present outputs (and their graph alive), to know them again after a swap."""
         outputs, functions = self._outputs()
         for place, output in enumerate(outputs):
-            for variable in output, without_mark(output):
-                self._retired[variable.uid] = (place, functions)
+            self._retired[output.uid] = (place, functions)
 
     def _outputs(self):
         trainer = self._trainer
@@ -246,15 +244,21 @@ class Watched(Exchanged):
 
     def train_minibatch(self, arguments, *rest, **options):
         run = remember.attached_to(self)
+        outputs = options['outputs'] if 'outputs' in options else (rest or (None,))[0]
         run.before_minibatch(arguments, options.get('is_sweep_end', (rest + (None,) * 3)[2]))
-
-        def train(*given, **named):
-            with directors.uninterrupted():
-                trained = super(Watched, self).train_minibatch(*given, **named)
-                run.after_minibatch()
-            return trained
-
-        return fetch(train, arguments, rest, options, run.now, lambda values: Fetched(run, values))
+        asked = {run.now(output): output for output in outputs or ()}
+        if outputs and 'outputs' in options:
+            options['outputs'] = list(asked)
+        elif outputs:
+            rest = (list(asked),) + rest[1:]
+        with directors.uninterrupted():
+            trained = super(Watched, self).train_minibatch(arguments, *rest, **options)
+            run.after_minibatch()
+        if outputs:
+            updated, values = trained
+            trained = updated, Fetched(run, {asked[output]: value
+                                             for output, value in values.items()})
+        return trained
 
     def summarize_training_progress(self):
         super(Watched, self).summarize_training_progress()

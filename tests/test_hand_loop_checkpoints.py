@@ -528,13 +528,14 @@ def test_trainer_built_anew_over_the_loss_of_an_optimized_one(loss_of, tmpdir):
     loop(whole, 0, 3)
     whole.trainer.save_checkpoint(file)
     rest = loop(whole, 3, 8)
-    _, values = whole.trainer.train_minibatch(data(whole), outputs=[whole.loss.output])
-    assert np.mean(values[whole.loss.output]) == pytest.approx(whole.trainer.previous_minibatch_loss_average)
+    loss = whole.trainer.loss_function.output
+    _, values = whole.trainer.train_minibatch(data(whole), outputs=[loss])
+    assert np.mean(values[loss]) == pytest.approx(whole.trainer.previous_minibatch_loss_average)
     assert not os.path.exists(file + '.netopt')
     with nc.attach(resumed.trainer, [nc.Observer()], epoch_size=EPOCH):
         resumed.trainer.restore_from_checkpoint(file)
         assert loop(resumed, 3, 8) == rest
-        resumed.trainer.train_minibatch(data(resumed), outputs=[resumed.loss.output])
+        resumed.trainer.train_minibatch(data(resumed))
     assert resumed.state() == whole.state()
 
 
@@ -543,24 +544,21 @@ def test_trainer_goes_on_fetching_its_loss_beside_a_second_one_over_it(over):
     script = Script(dropout=False)
     data = {script.x: script.images[:64], script.label: script.labels[:64]}
 
-    def fetched(trainer):
-        for asked in script.loss.output, script.loss, early:
+    def fetched(trainer, *asked):
+        for asked in asked + (trainer.loss_function.output,):
             _, values = trainer.train_minibatch(data, outputs=[asked])
             assert np.mean(values[asked]) == pytest.approx(trainer.previous_minibatch_loss_average)
 
-    early = script.loss.output
     run = nc.attach(script.trainer, [factor()], epoch_size=EPOCH)
     loop(script, 0, 8)
     if over:
-        early = script.loss
         run.finish()
-    fetched(script.trainer)
+    fetched(script.trainer, script.loss, script.loss.output)
     with pytest.raises(ValueError):
         C.Trainer(script.z, (script.loss, script.metric, script.metric), script.learners)
-    early = script.loss
     second = C.Trainer(script.z, (script.loss, script.metric), sgd(script.loss.parameters))
-    for trainer in script.trainer, second, script.trainer:
-        fetched(trainer)
+    fetched(second)
+    fetched(script.trainer, script.loss, script.loss.output)
     if not over:
         run.finish()
 
@@ -591,3 +589,53 @@ def test_clock_goes_back_behind_the_start_of_a_run_and_forth(callbacks, back, tm
 
     told = []
     assert trained(True) == trained(False)
+
+
+def test_clock_of_observers_that_went_back_behind_their_start_goes_on_from_there(tmpdir):
+    """A plain checkpoint does not tell where the run stood that saved it: the run knows."""
+    plain, mine = str(tmpdir.join('plain')), str(tmpdir.join('mine'))
+    script = Script(dropout=False)
+    script.trainer.save_checkpoint(plain)
+    loop(script, 0, 5)
+    with nc.attach(script.trainer, [nc.Observer()], epoch_size=EPOCH) as run:
+        loop(script, 5, 9)
+        script.trainer.restore_from_checkpoint(plain)
+        loop(script, 0, 8)
+        assert run.engine.clock.samples == 8 * 64
+        script.trainer.save_checkpoint(mine)
+        script.trainer.restore_from_checkpoint(mine)
+        assert run.engine.clock.samples == 8 * 64
+
+
+def test_observers_of_an_optimized_trainer_go_back_to_a_plain_checkpoint(tmpdir):
+    """What is saved there is of the network the run before began with, and resumed under it."""
+    plain, mine = str(tmpdir.join('plain')), str(tmpdir.join('mine'))
+    whole, resumed, fresh = Script(dropout=False), Script(dropout=False), Script(dropout=False)
+    for script in whole, fresh:
+        loop(script, 0, 2)
+    whole.trainer.save_checkpoint(plain)
+    with nc.attach(whole.trainer, [factor()], epoch_size=EPOCH):
+        loop(whole, 2, 10)
+    with nc.attach(whole.trainer, [nc.Observer()], epoch_size=EPOCH):
+        whole.trainer.restore_from_checkpoint(plain)
+        loop(whole, 2, 4)
+        whole.trainer.save_checkpoint(mine)
+    loop(fresh, 2, 4)
+    with nc.attach(resumed.trainer, [factor()], epoch_size=EPOCH) as run:
+        resumed.trainer.restore_from_checkpoint(mine)
+        assert resumed.state() == fresh.state() == whole.state()
+        loop(resumed, 4, 10)
+    assert [record.samples for record in run.result.records] == [EPOCH]
+
+
+def test_second_run_of_observers_is_told_of_summaries():
+    class Told(nc.Observer):
+        def on_training_summary(self, samples, loss, metric):
+            told.append(samples)
+
+    script, told = Script(), []
+    for last in 2, 4, 6:
+        with nc.attach(script.trainer, [Told()], epoch_size=EPOCH):
+            loop(script, last - 2, last)
+            script.trainer.summarize_training_progress()
+    assert told == [128, 128, 128]         # samples of the run

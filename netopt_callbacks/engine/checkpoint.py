@@ -7,8 +7,7 @@ have been applied. What belongs to a phase is in `NAME.netopt/`, written before 
 checkpoint that carries its mark:
 
     phase-<n>.json      schedule, places of outputs, arguments and Parameters, records, counts, and
-                        a fingerprint of the graph, so that no checkpoint is read with a folder
-                        of another run
+                        a fingerprint of the graph, which tells the folder of another structure
 
 A checkpoint may be older than the records beside it: a resumed run drops the points of the
 recovery curve that lie after it, and measures them again.
@@ -198,11 +197,21 @@ class Checkpoints(object):
             ValueError: there is none, or it cannot be read, or there are two.
         """
         names = _names_of(file)
-        if file not in names and _is_numbered(file, self._file):
+        if names[:1] != [file] and _is_numbered(file, self._file):
             names = [self._file]
-        phases = [(name, _read(file, name + FOLDER, label)) for name in names or [file]]
-        fitting = [(name, phase) for name, phase in phases
-                   if saved_graph.fingerprint(graph, phase.outputs) == phase.fingerprint]
+        phases, fitting, errors = [], [], []
+        for name in names or [file]:
+            try:
+                phases.append((name, _read(file, name + FOLDER, label)))
+            except ValueError as error:
+                errors.append(error)
+                continue
+            if saved_graph.fingerprint(graph, phases[-1][1].outputs) == phases[-1][1].fingerprint:
+                fitting.append(phases[-1])
+                if name == file:
+                    break               # its own
+        if not phases:
+            raise errors[0]
         if not fitting:
             raise ValueError('the checkpoint %s is not of the network that %s%s tells of, which is of another '
                              'run: keep each checkpoint with the folder it was written with'

@@ -1,18 +1,15 @@
 """The user's trainer once its inside has been exchanged: what the new C++ trainer does not know.
 
 C++ keeps the last minibatch and the open progress windows in the trainer, and a new one raises
-where it is asked for them. Until it has trained, the trainer that trained last answers. A
-checkpoint of an optimized network needs what belongs beside it, also after the run. And its loss
-carries a mark that the user's own does not.
+where it is asked for them. Until it has trained, the trainer that trained last answers. And a
+checkpoint of an optimized network needs what belongs beside it, also after the run.
 """
 import contextlib
 
-import cntk as C
 from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from . import remember
-from .mark import without_mark
 
 
 def trained_samples(trainer):
@@ -59,27 +56,6 @@ def _of_the_last_minibatch(name):
     return property(value, doc=getattr(Trainer, name).__doc__)
 
 
-def fetch(train, arguments, rest, options, now, found):
-    """Calls a `train_minibatch` with the outputs that stand for those the user asked for.
-
-    Args:
-        train (callable): the method.
-        arguments, rest, options: what it was called with.
-        now (callable): what was asked for, a Variable or a Function -> the Variable that stands for it.
-        found (callable): {what was asked for: its value} -> what the user gets.
-    """
-    outputs = options['outputs'] if 'outputs' in options else (rest or (None,))[0]
-    if not outputs:
-        return train(arguments, *rest, **options)
-    asked = {now(output): output for output in outputs}
-    if 'outputs' in options:
-        options = dict(options, outputs=list(asked))
-    else:
-        rest = (list(asked),) + rest[1:]
-    updated, values = train(arguments, *rest, **options)
-    return updated, found({asked[output]: value for output, value in values.items()})
-
-
 class Exchanged(object):
     """What is put before the class of a trainer when its inside is exchanged first."""
 
@@ -87,15 +63,6 @@ class Exchanged(object):
     previous_minibatch_evaluation_average = _of_the_last_minibatch(
         'previous_minibatch_evaluation_average')
     previous_minibatch_sample_count = _of_the_last_minibatch('previous_minibatch_sample_count')
-
-    def train_minibatch(self, arguments, *rest, **options):
-        return fetch(super(Exchanged, self).train_minibatch, arguments, rest, options, self._marked, dict)
-
-    def _marked(self, output):
-        """Returns the marked loss for the user's own, which is without the mark."""
-        output = output.output if isinstance(output, C.Function) else output
-        loss = self.loss_function.output
-        return loss if output.uid == without_mark(loss).uid else output
 
     def summarize_training_progress(self):
         with _as_last_trained(self):

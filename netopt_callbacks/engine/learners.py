@@ -83,6 +83,11 @@ def check_resumable(learners):
                              'own for that' % type(learner).__name__)
 
 
+def any_distributed(learners):
+    """Whether any learner is one of CNTK's for several workers."""
+    return any(isinstance(learner, DistributedLearner) for learner in learners)
+
+
 def counts_nothing(learners):
     """Whether CNTK counts no samples under these learners: it asks the first, a UserLearner."""
     return isinstance(learners[0], UserLearner)

@@ -1,6 +1,7 @@
 """The running network: how a trainer's inside changes, and how it is rebuilt on resume.
 
-Every change is one of these, and each ends in one exchange of the trainer's inside:
+Every change is one of these. Each ends in one exchange of the trainer's inside, where that is not as it
+has to be already:
 
     take_over    the user's graph, blocks opened, under writers we know
     transformed  release tenants -> prepare -> transform -> pack -> check; nothing has changed yet
@@ -113,7 +114,7 @@ class Network(object):
         fit.refuse_expected(optimizations, *tenants.release(self.whole), learners=self.handed.learners)
 
     def take_over(self, opened, mark):
-        """Builds the first trainer of our own, if the present one is not as it has to be already.
+        """Makes sure that the trainer is one of our own.
 
         Args:
             opened (bool): whether the graph is to be changed later: it is cloned, and blocks
@@ -313,16 +314,35 @@ class Network(object):
         """Puts back what a restore that raises has changed: CNTK raises when it has done a part of it.
 
         An exchange takes itself back; Parameters, learners and random state come from a
-        checkpoint of before.
+        checkpoint of before. Distributed learners get none: a save is a synchronization for them.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            before = self.workers.shared_text(folder) + '/before'
-            Trainer.save_checkpoint(self.trainer, before)
+        with contextlib.ExitStack() as stack:
+            before = None
+            if not learner_facts.any_distributed(self.handed.learners):
+                before = self._saved(stack)
             try:
                 yield
             except BaseException:
-                Trainer.restore_from_checkpoint(self.trainer, before)
+                if before is not None:
+                    self._put_back(before)
                 raise
+
+    def _saved(self, stack):
+        """Returns the name of a checkpoint of the trainer as it is, kept as long as `stack`, or None."""
+        try:
+            file = stack.enter_context(tempfile.TemporaryDirectory()) + '/before'
+            Trainer.save_checkpoint(self.trainer, file)
+            return file
+        except Exception as error:
+            warnings.warn('should this restore raise half way, the trainer is left as it then is: a copy of '
+                          'before could not be written (%s)' % str(error).split('\n')[0])
+
+    def _put_back(self, file):
+        try:
+            Trainer.restore_from_checkpoint(self.trainer, file)
+        except Exception as error:
+            warnings.warn('a restore raised half way, and the trainer could not be put back to what it was '
+                          'before it (%s)' % str(error).split('\n')[0])
 
     def _numbered(self, whole, owners, unique_id=None):
         """Returns the Graph of a new graph, with the uids it needs.

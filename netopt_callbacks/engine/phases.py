@@ -39,6 +39,7 @@ class Phases(object):
         self.applied = []
         self.base = [0, 0, 0]
         self._start = [0, 0, 0]
+        self._starts = {}               # of the checkpoints saved by hand, where they stood
         self._network = network
         self._clock = clock
         self._changes = bool(optimizations)
@@ -135,6 +136,8 @@ class Phases(object):
 
     def write(self, file=None):
         """Writes what belongs to the present phase beside `file`, or beside the one of C++."""
+        if file:
+            self._starts[os.path.abspath(file)] = self._clock.base
         checkpoints = self._of(file) if file else self.checkpoints
         if not self.optimized or checkpoints is None or not self._network.workers.is_main:
             return
@@ -184,7 +187,7 @@ class Phases(object):
             self._network.check_plain(saved)
             with directors.uninterrupted():
                 self._network.go_back(into_trainer)
-                self._stand(self._network.counts(), self._start if self._changes else self.base)
+                self._stand(file, self._network.counts(), self._start if self._changes else self.base)
                 self._enter([], [])
                 self.take_over()
             return Restored(state[0], changed=self.optimized)
@@ -195,21 +198,23 @@ class Phases(object):
             counts = self._network.counts()
             self._enter(list(phase.fired), checkpoint.records_of(phase, counts[0] - phase.base[0]),
                         phase.places())
-            self._stand(counts, list(phase.base))
+            self._stand(file, counts, list(phase.base))
         return Restored(state[0], changed=False)
 
     def _load(self, file):
         return self._of(self._file or file).load(file)
 
-    def _stand(self, counts, base):
+    def _stand(self, file, counts, base):
         """Sets the clock to where a restored checkpoint stands, which may be behind a start.
 
         Args:
+            file (str): the checkpoint.
             counts (list of int): what the trainer has seen.
             base (list of int): what it had when the run began whose optimizations these are.
         """
         self.base = _not_after(base, counts)
-        self._clock.base = self.base if self._changes else _not_after(self._start, counts)
+        self._clock.base = self.base if self._changes \
+            else _not_after(self._starts.get(os.path.abspath(file), self._start), counts)
         self._clock.set(counts)
 
     def restore_in_place(self, file, restore):

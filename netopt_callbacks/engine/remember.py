@@ -84,9 +84,6 @@ def _remember_trainer(construct):
         # Checkpoints of a trainer that is built anew are not of the run that marked the loss.
         bare = tuple(_without_mark(part) for part in parts)
         construct(self, model, bare if several else bare[0], parameter_learners, progress_writers)
-        for part, now in zip(parts, bare):
-            if part is not now and isinstance(part, cntk_py.Function):
-                part.this = now.this
         setattr(self, ATTRIBUTE, Handed(self, model, parts, parameter_learners, progress_writers))
     return constructor
 

@@ -118,7 +118,7 @@ def advance_unique_id(at_least):
 
 
 def fingerprint(saved, places_of_outputs):
-    """Returns a text that the saved graphs of one phase share, and those of other networks do not.
+    """Returns a text that the saved graphs of one phase share: a hash of their operations and shapes.
 
     Args:
         saved (cntk.Function), places_of_outputs (list of int): see `places`.

@@ -9,7 +9,7 @@ from cntk.train.trainer import Trainer
 
 from ..graph.walk import function_of
 from .exchanged import class_of
-from .mark import unmarked, without_mark
+from .mark import unmarked
 from .remember import Original, native_trainer
 
 
@@ -106,7 +106,7 @@ def exchange(trainer, handed, functions, learners, writers, undo):
     undo.callback(setattr, trainer, '__class__', type(trainer))
     trainer.__class__ = class_of(trainer)
     _point(trainer, new, undo)
-    _follow(handed, model, without_mark(loss), metric, undo)
+    _follow(handed, model, loss, metric, undo)
 
 
 def _follow(handed, model, loss, metric, undo):
