@@ -445,7 +445,7 @@ def test_finished_session_leaves_its_folder_to_its_checkpoints(tmpdir):
     loop(script, 0, 2)
     script.run([factor()])
     before = {file.basename: file.read() for file in folder.listdir()}
-    assert 'phase-0.json' in before and 'phase-1.json' in before
+    assert {name.split('.')[0] for name in before} >= {'phase-0', 'phase-1'}
     script.trainer.restore_from_checkpoint(plain)
     assert {file.basename: file.read() for file in folder.listdir()} == before
 

@@ -221,7 +221,8 @@ def left(folder, printed):
     values = hashlib.sha1(b''.join(p.value.tobytes() for p in last.parameters)).hexdigest()
     return collections.OrderedDict([
         ('outcome', printed), ('points', points(folder)), ('files', names), ('checkpoint', values),
-        ('folder', sorted(os.listdir(os.path.join(folder, 'model.netopt'))))])
+        # The rest of a name tells the run: one that was killed before its first checkpoint is another.
+        ('folder', sorted({name.split('.')[0] for name in os.listdir(os.path.join(folder, 'model.netopt'))}))])
 
 
 @functools.lru_cache(None)

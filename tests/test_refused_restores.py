@@ -260,23 +260,55 @@ def test_checkpoint_of_fewer_outputs(tmpdir):
 
 # Folders: which tells of a checkpoint.
 
-def test_checkpoint_that_may_be_of_either_of_two_folders_is_refused(tmpdir):
-    """Of one schedule and structure; only the records differ."""
-    for name, data in [('model', None), ('model1', (Script().images[:64], Script().labels[:64]))]:
-        script = Script()
-        with nc.attach(script.trainer, [factor()], epoch_size=EPOCH, data=data):
-            loop(script, 0, 7)
+def phase_files(folder):
+    return [file for file in folder.listdir() if file.basename.startswith('phase-1.')]
+
+
+def test_checkpoint_that_may_be_of_either_of_two_folders(tmpdir):
+    """By name, schedule and structure; the run tells, here by the epoch its own began in."""
+    states = {}
+    for name, first in ('model', 0), ('model1', 2):
+        script = Script(dropout=False)
+        loop(script, 0, first)
+        with nc.attach(script.trainer, [factor()], epoch_size=EPOCH):
+            loop(script, first, first + 7)
             script.trainer.save_checkpoint(str(tmpdir.join(name)))
-    for end in '', '.ckp':
-        tmpdir.join('model' + end).copy(tmpdir.join('model12' + end))
-    again, known = Script(), Script()
-    with pytest.raises(ValueError, match=r'model12 can be one of .*model1 or .*model,'):
-        with nc.attach(again.trainer, [factor()], epoch_size=EPOCH):
+        states[name] = script.state()
+    for name, minibatches in ('model', 7), ('model1', 7):
+        for end in '', '.ckp':
+            tmpdir.join(name + end).copy(tmpdir.join('model12' + end))
+        again = Script(dropout=False)
+        with nc.attach(again.trainer, [factor()], epoch_size=EPOCH) as run:
             again.trainer.restore_from_checkpoint(str(tmpdir.join('model12')))
-    tmpdir.join('model1.netopt', 'phase-1.json').remove()       # that one has not come so far
-    with nc.attach(known.trainer, [factor()], epoch_size=EPOCH):
-        known.trainer.restore_from_checkpoint(str(tmpdir.join('model12')))
-    assert known.state() == script.state()
+            assert run.engine.clock.samples == minibatches * 64 and again.state() == states[name]
+
+
+def test_folder_left_of_a_checkpoint_that_was_deleted_is_not_taken_for_the_one_of_now(tmpdir):
+    """Of the same script and name; only where its run began was different."""
+    def session(samples):
+        script = Script(test=False, dropout=False, sweeps=30, max_samples=samples)
+        script.arguments['checkpoint_config'] = C.CheckpointConfig(
+            str(tmpdir.join('model')), frequency=300, preserve_all=True)
+        script.run([factor(), Identity(epoch=3)])
+        return script
+
+    by_hand = Script(dropout=False)
+    loop(by_hand, 0, 2)
+    with nc.attach(by_hand.trainer, [factor(), Identity(epoch=3)], epoch_size=EPOCH):
+        for number in range(1, 5):
+            loop(by_hand, 0, 4)
+            by_hand.trainer.save_checkpoint(str(tmpdir.join('model%d' % number)))
+    for file in tmpdir.listdir():
+        if file.isfile():
+            file.remove()
+    whole = session(2400)
+    for file in tmpdir.listdir():
+        if file.isfile() and file.basename not in ('model4', 'model4.ckp'):
+            file.remove()
+    resumed = session(2400)
+    assert resumed.state() == whole.state()
+    for mine, expected in zip(resumed.session.result.records, whole.session.result.records):
+        assert mine.to_dict() == expected.to_dict()
 
 
 def test_checkpoint_saved_by_hand_under_the_name_of_a_session_and_a_number(tmpdir):
@@ -309,9 +341,10 @@ def test_checkpoint_beside_the_folder_of_another_run_is_refused(tmpdir):
         return file
 
     file, other = saved('one', 4), saved('other', 3)
-    tmpdir.join('one.netopt', 'phase-1.json').write(tmpdir.join('other.netopt', 'phase-1.json').read())
+    (mine,), (theirs,) = [phase_files(tmpdir.join(name)) for name in ('one.netopt', 'other.netopt')]
+    mine.write(theirs.read())
     script = Script()
-    with pytest.raises(ValueError, match=r'one is not of the network that .*one\.netopt tells of.*another run'):
+    with pytest.raises(ValueError, match=r'one is not of the network that .*one\.netopt.* tells of'):
         with nc.attach(script.trainer, [factor(0)], epoch_size=EPOCH):
             script.trainer.restore_from_checkpoint(file)
 

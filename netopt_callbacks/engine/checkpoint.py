@@ -3,11 +3,11 @@
 CNTK saves a checkpoint as two files, the graph (`NAME`) and the learners' state
 (`NAME.ckp`), and restores them by position: into another structure it restores garbage
 without a word. So every graph we train under a checkpoint is marked with its *phase*: how many optimizations
-have been applied. What belongs to a phase is in `NAME.netopt/`, written before the first
-checkpoint that carries its mark:
+have been applied, and by which run. What belongs to a phase is in `NAME.netopt/`, written before the
+first checkpoint that carries its mark:
 
-    phase-<n>.json      schedule, places of outputs, arguments and Parameters, records, counts, and
-                        a fingerprint of the graph, which tells the folder of another structure
+    phase-<n>.<run>.json    schedule, places of outputs, arguments and Parameters, records, counts,
+                            and a fingerprint of the graph
 
 A checkpoint may be older than the records beside it: a resumed run drops the points of the
 recovery curve that lie after it, and measures them again.
@@ -90,11 +90,6 @@ def _names_of(file):
     return [name for name in names if os.path.isdir(name + FOLDER)]
 
 
-def _is_numbered(file, name):
-    file, name = os.path.abspath(file), os.path.abspath(name)
-    return file.startswith(name) and file[len(name):].isdigit()
-
-
 Saved = collections.namedtuple('Saved', 'file, graph, learners, phase')
 """A checkpoint: its name, graph, states of the learners, and its Phase, None for one of plain CNTK."""
 
@@ -103,7 +98,7 @@ class Phase(object):
     """What is kept of one phase: see the module. Attributes are the fields of its file."""
 
     PLACES = ('outputs', 'arguments', 'learners', 'owners', 'fingerprint')
-    FIELDS = PLACES + ('schedule', 'fired', 'records', 'base', 'unique_id')
+    FIELDS = PLACES + ('run', 'schedule', 'fired', 'records', 'base', 'unique_id')
 
     def __init__(self, **fields):
         for name in self.FIELDS:
@@ -122,7 +117,7 @@ class Checkpoints(object):
     """The folder beside a checkpoint.
 
     Args:
-        file (str): the user's checkpoint name, or one that was saved by hand.
+        file (str): the user's checkpoint name.
         schedule (list): [name, epoch] of each optimization, JSON-ready.
     """
 
@@ -183,70 +178,61 @@ class Checkpoints(object):
         label = phase_of(graph.outputs)
         if label is None:
             return Saved(file, graph, learners, None)
-        phase = self._phase_of(file, graph, label)
+        phase = _phase_of(file, graph, label)
         if phase.schedule != self._schedule:
             raise ValueError('the checkpoint %s was written under the optimizations %s, and this '
                              'script has %s: give it another checkpoint name, or the same '
                              'callbacks' % (file, _said(phase.schedule), _said(self._schedule)))
         return Saved(file, graph, learners, phase)
 
-    def _phase_of(self, file, graph, label):
-        """Returns the Phase a saved graph is of, from the folder that tells of this very graph.
-
-        Raises:
-            ValueError: there is none, or it cannot be read, or there are two.
-        """
-        names = _names_of(file)
-        if names[:1] != [file] and _is_numbered(file, self._file):
-            names = [self._file]
-        phases, fitting, errors = [], [], []
-        for name in names or [file]:
-            try:
-                phases.append((name, _read(file, name + FOLDER, label)))
-            except ValueError as error:
-                errors.append(error)
-                continue
-            if saved_graph.fingerprint(graph, phases[-1][1].outputs) == phases[-1][1].fingerprint:
-                fitting.append(phases[-1])
-                if name == file:
-                    break               # its own
-        if not phases:
-            raise errors[0]
-        if not fitting:
-            raise ValueError('the checkpoint %s is not of the network that %s%s tells of, which is of another '
-                             'run: keep each checkpoint with the folder it was written with'
-                             % (file, phases[0][0], FOLDER))
-        if any(phase.to_dict() != fitting[0][1].to_dict() for _, phase in fitting):
-            raise ValueError('the checkpoint %s can be one of %s, since there is a folder %s of each: move it '
-                             'with its own folder to where the other is not'
-                             % (file, ' or '.join(name for name, _ in fitting), FOLDER))
-        return fitting[0][1]
-
     def write(self, phase):
         """Writes what belongs to a phase, whole or not at all."""
         os.makedirs(self._folder, exist_ok=True)
-        path = _path(self._folder, len(phase.fired))
-        with open(path + TEMPORARY, 'w') as stream:
+        # One name for all, so that what a kill leaves of it is replaced.
+        half = os.path.join(self._folder, 'phase-new' + TEMPORARY)
+        with open(half, 'w') as stream:
             json.dump(dict(phase.to_dict(), version=VERSION), stream, indent=1, sort_keys=True)
-        os.replace(path + TEMPORARY, path)
+        os.replace(half, _path(self._folder, label_of(len(phase.fired), phase.run)))
 
 
-def _read(file, folder, label):
-    path = _path(folder, label)
-    try:
-        with open(path) as stream:
-            fields = json.load(stream)
-        if fields.pop('version') != VERSION:
-            raise ValueError('written by another version of netopt_callbacks')
-        return Phase(**fields)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError('the checkpoint %s was written while the network was being optimized, '
-                         'and %s, which tells its structure, cannot be read (%s): keep the '
-                         'folder with the checkpoint' % (file, path, error))
+def label_of(applied, run):
+    """Returns the label of a phase: how many optimizations were applied, and the run that applied them."""
+    return '%d.%s' % (applied, run)
 
 
 def _path(folder, label):
     return os.path.join(folder, 'phase-%s.json' % label)
+
+
+def _phase_of(file, graph, label):
+    """Returns the Phase of a saved graph.
+
+    Raises:
+        ValueError: there is none of this run, or of this structure, or it cannot be read.
+    """
+    errors = []
+    for name in _names_of(file) or [file]:
+        path = _path(name + FOLDER, label)
+        try:
+            phase = _read(path)
+        except (OSError, ValueError, KeyError) as error:
+            errors.append('the checkpoint %s was written while the network was being optimized, and %s, which '
+                          'tells its structure, cannot be read (%s): keep the folder with the checkpoint'
+                          % (file, path, error))
+            continue
+        if saved_graph.fingerprint(graph, phase.outputs) == phase.fingerprint:
+            return phase
+        errors.append('the checkpoint %s is not of the network that %s tells of: keep each checkpoint with '
+                      'the folder it was written with' % (file, path))
+    raise ValueError(errors[0])
+
+
+def _read(path):
+    with open(path) as stream:
+        fields = json.load(stream)
+    if fields.pop('version') != VERSION:
+        raise ValueError('written by another version of netopt_callbacks')
+    return Phase(**fields)
 
 
 def _said(schedule):

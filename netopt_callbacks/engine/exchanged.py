@@ -73,6 +73,8 @@ class Exchanged(object):
         if phases is not None:
             phases.write(filename)
         super(Exchanged, self).save_checkpoint(filename, *rest, **options)
+        if phases is not None:
+            phases.saved(filename)
 
     def restore_from_checkpoint(self, filename):
         phases = remember.handed(self).phases

@@ -11,6 +11,8 @@ has to be already:
 """
 import collections
 import contextlib
+import os
+import shutil
 import tempfile
 import warnings
 
@@ -322,15 +324,19 @@ class Network(object):
                 before = self._saved(stack)
             try:
                 yield
-            except BaseException:
-                if before is not None:
-                    self._put_back(before)
-                raise
+            except BaseException as first:
+                try:
+                    if before is not None:
+                        self._put_back(before)
+                finally:
+                    raise first         # also where a warning of the user's filters is an error
 
     def _saved(self, stack):
         """Returns the name of a checkpoint of the trainer as it is, kept as long as `stack`, or None."""
         try:
-            file = stack.enter_context(tempfile.TemporaryDirectory()) + '/before'
+            folder = tempfile.mkdtemp()
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            file = os.path.join(folder, 'before')
             Trainer.save_checkpoint(self.trainer, file)
             return file
         except Exception as error:

@@ -5,6 +5,7 @@ file in the checkpoint's folder what else a resumed run needs (see `checkpoint`)
 """
 import collections
 import os
+import uuid
 
 from cntk.train.trainer import Trainer
 
@@ -39,7 +40,8 @@ class Phases(object):
         self.applied = []
         self.base = [0, 0, 0]
         self._start = [0, 0, 0]
-        self._starts = {}               # of the checkpoints saved by hand, where they stood
+        self._starts = {}               # of the checkpoints saved by hand, by path
+        self._run = None                # tells its phases from those of all other runs
         self._network = network
         self._clock = clock
         self._changes = bool(optimizations)
@@ -72,7 +74,7 @@ class Phases(object):
 
     def label(self, applied):
         """Returns the label of a phase; None where nothing of ours is to be in a checkpoint."""
-        return str(applied) if self.optimized else None
+        return checkpoint.label_of(applied, self._run) if self.optimized else None
 
     @property
     def next_label(self):
@@ -88,11 +90,13 @@ class Phases(object):
         if self._serves:
             return
         self._before, self._network.handed.phases = self._network.handed.phases, self
-        if self._before is not None and not self._changes:
+        if self._changes:
+            self._run = self._network.workers.shared_text(uuid.uuid4().hex[:12])
+        elif self._before is not None:
             self._go_on_from(self._before)
 
     def _go_on_from(self, before):
-        self._optimizations = before._optimizations
+        self._run, self._optimizations = before._run, before._optimizations
         self.applied = list(before.applied)
         self._records = _copied(before._records)
         self.base = before.base
@@ -136,17 +140,19 @@ class Phases(object):
 
     def write(self, file=None):
         """Writes what belongs to the present phase beside `file`, or beside the one of C++."""
-        if file:
-            self._starts[os.path.abspath(file)] = self._clock.base
         checkpoints = self._of(file) if file else self.checkpoints
         if not self.optimized or checkpoints is None or not self._network.workers.is_main:
             return
         if self._places is None:
             self._places = self._network.places()
         checkpoints.write(checkpoint.Phase(
-            schedule=checkpoint.schedule_of(self._optimizations), fired=list(self.applied),
+            run=self._run, schedule=checkpoint.schedule_of(self._optimizations), fired=list(self.applied),
             records=[record.to_dict() for record in self._records], base=self.base,
             unique_id=self._network.now.unique_id, **self._places))
+
+    def saved(self, file):
+        """Notes that the user's code has saved a checkpoint: of plain CNTK's nothing else tells the start."""
+        self._starts[os.path.abspath(file)] = self._clock.base
 
     def find(self):
         """Returns the checkpoint that C++ would restore, or None; the main worker mends a torn one."""
@@ -192,9 +198,9 @@ class Phases(object):
                 self.take_over()
             return Restored(state[0], changed=self.optimized)
         with directors.uninterrupted():
-            self._network.rebuild(saved, self._optimizations, self.label(len(phase.fired)),
-                                  into_trainer)
-            self._begun = True
+            label = checkpoint.label_of(len(phase.fired), phase.run)
+            self._network.rebuild(saved, self._optimizations, label, into_trainer)
+            self._begun, self._run = True, phase.run
             counts = self._network.counts()
             self._enter(list(phase.fired), checkpoint.records_of(phase, counts[0] - phase.base[0]),
                         phase.places())
@@ -202,7 +208,7 @@ class Phases(object):
         return Restored(state[0], changed=False)
 
     def _load(self, file):
-        return self._of(self._file or file).load(file)
+        return self._of(file).load(file)
 
     def _stand(self, file, counts, base):
         """Sets the clock to where a restored checkpoint stands, which may be behind a start.
