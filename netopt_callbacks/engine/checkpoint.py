@@ -230,7 +230,7 @@ def _phase_of(file, graph, label):
 def _read(path):
     with open(path) as stream:
         fields = json.load(stream)
-    if fields.pop('version') != VERSION:
+    if not isinstance(fields, dict) or fields.pop('version') != VERSION:
         raise ValueError('written by another version of netopt_callbacks')
     return Phase(**fields)
 
