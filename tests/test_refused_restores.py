@@ -370,3 +370,78 @@ def test_checkpoints_that_the_user_numbers_are_of_their_own_folders(epoch, tmpdi
             if number != epoch:         # what is due when a run starts is applied at once
                 assert again.state() == state
         loop(again, 10, 12)
+
+
+class Stops(nc.Observer):
+    """Interrupts after a number of minibatches."""
+
+    def __init__(self, minibatches):
+        super(Stops, self).__init__()
+        self._left = minibatches
+
+    def on_minibatch(self, samples, loss, metric):
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+
+
+def session(folder, name, stop=None, data=True, preserve_all=True, samples=2800, last=3):
+    """Returns the script of a session that keeps checkpoints, stopped after some minibatches or ended."""
+    script = Script(test=False, dropout=False, sweeps=30, max_samples=samples, cross_validation=0)
+    script.arguments['checkpoint_config'] = C.CheckpointConfig(
+        str(folder.join(name)), frequency=300, preserve_all=preserve_all)
+    callbacks = [factor(), Identity(epoch=last)] + ([Stops(stop)] if stop else [])
+    try:
+        script.run(callbacks, data=script.held_out if data else None)
+    except KeyboardInterrupt:
+        assert stop
+    return script
+
+
+def test_backup_of_an_earlier_checkpoint_takes_no_record_from_a_later_one(tmpdir):
+    """`model1` is one, and would be the name of `model10`; both are of one run."""
+    ours, expected = tmpdir.mkdir('ours'), tmpdir.mkdir('expected')
+    for folder in ours, expected:
+        session(folder, 'model', 20, samples=4200, last=6)
+        if folder is ours:
+            folder.join('model.netopt').copy(folder.mkdir('model1.netopt'))
+            for end in '', '.ckp':
+                folder.join('model3' + end).copy(folder.join('model1' + end))
+        session(folder, 'model', 37, samples=4200, last=6)
+        assert folder.join('model10').check()
+    records = [[record.to_dict() for record in session(folder, 'model', samples=4200, last=6).session.result.records]
+               for folder in (ours, expected)]
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize('preserve_all', [False, True], ids=['overwritten', 'preserved'])
+def test_session_that_goes_on_from_the_checkpoint_of_another_is_resumed(preserve_all, tmpdir):
+    """As CNTK does, with `model4` for `model`; nothing is measured before its own first checkpoint."""
+    whole, cut = tmpdir.mkdir('whole'), tmpdir.mkdir('cut')
+    for folder in whole, cut:
+        session(folder, 'model4', 16, data=False, preserve_all=False)
+    session(cut, 'model', 9, data=False, preserve_all=preserve_all)
+    assert session(cut, 'model', data=False, preserve_all=preserve_all).state() \
+        == session(whole, 'model', data=False, preserve_all=preserve_all).state()
+
+
+def test_plain_checkpoint_that_was_gone_back_to_leaves_earlier_ones_their_start(tmpdir):
+    plain, name = str(tmpdir.join('plain')), str(tmpdir.join('model'))
+    script = Script(test=False, dropout=False, sweeps=30, max_samples=3000)
+    loop(script, 0, 2)
+    script.trainer.save_checkpoint(plain)
+    loop(script, 2, 7)
+    script.arguments['checkpoint_config'] = C.CheckpointConfig(name, frequency=300, preserve_all=True,
+                                                               restore=False)
+    script.run([Identity(epoch=3)])
+    clocks = []
+    for again in False, True:
+        if again:
+            script.trainer.restore_from_checkpoint(plain)
+            script.trainer.save_checkpoint(name)
+        other = Script(dropout=False)
+        with nc.attach(other.trainer, [Identity(epoch=3)], epoch_size=SAMPLES) as run:
+            other.trainer.restore_from_checkpoint(name + '0')
+            clocks.append((run.engine.clock.samples, run.engine.clock.base))
+            loop(other, 0, 40)
+    assert clocks[0] == clocks[1] and clocks[0][1][0] == 7 * 64

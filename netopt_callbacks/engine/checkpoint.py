@@ -185,6 +185,10 @@ class Checkpoints(object):
                              'callbacks' % (file, _said(phase.schedule), _said(self._schedule)))
         return Saved(file, graph, learners, phase)
 
+    def holds(self, label):
+        """Whether the folder holds the file of a phase."""
+        return os.path.exists(_path(self._folder, label))
+
     def write(self, phase):
         """Writes what belongs to a phase, whole or not at all."""
         os.makedirs(self._folder, exist_ok=True)
@@ -205,26 +209,32 @@ def _path(folder, label):
 
 
 def _phase_of(file, graph, label):
-    """Returns the Phase of a saved graph.
+    """Returns the Phase of a saved graph: from its own folder, else the one of its run that knows most.
 
     Raises:
         ValueError: there is none of this run, or of this structure, or it cannot be read.
     """
-    errors = []
+    fitting, errors = [], []
     for name in _names_of(file) or [file]:
         path = _path(name + FOLDER, label)
         try:
             phase = _read(path)
         except (OSError, ValueError, KeyError) as error:
-            errors.append('the checkpoint %s was written while the network was being optimized, and %s, which '
+            errors.insert(0 if os.path.exists(path) else len(errors),
+                          'the checkpoint %s was written while the network was being optimized, and %s, which '
                           'tells its structure, cannot be read (%s): keep the folder with the checkpoint'
                           % (file, path, error))
             continue
-        if saved_graph.fingerprint(graph, phase.outputs) == phase.fingerprint:
+        if saved_graph.fingerprint(graph, phase.outputs) != phase.fingerprint:
+            errors.insert(0, 'the checkpoint %s is not of the network that %s tells of: keep each checkpoint '
+                             'with the folder it was written with' % (file, path))
+        elif name == file:
             return phase
-        errors.append('the checkpoint %s is not of the network that %s tells of: keep each checkpoint with '
-                      'the folder it was written with' % (file, path))
-    raise ValueError(errors[0])
+        else:
+            fitting.append(phase)
+    if not fitting:
+        raise ValueError(errors[0])
+    return max(fitting, key=lambda phase: sum(len(record['curve']) for record in phase.records))
 
 
 def _read(path):

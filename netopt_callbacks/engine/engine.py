@@ -120,8 +120,7 @@ class Engine(object):
         """Restores a checkpoint into the structure it was written with: see `phases.Phases.restore`."""
         restored = self.phases.restore(file, restore)
         self._recovery.forget()
-        if restored.changed:
-            self.phases.write()
+        self.phases.write_missing()
         return restored
 
     def after_minibatch(self):

@@ -91,9 +91,13 @@ class Phases(object):
             return
         self._before, self._network.handed.phases = self._network.handed.phases, self
         if self._changes:
-            self._run = self._network.workers.shared_text(uuid.uuid4().hex[:12])
+            self._begin_run()
         elif self._before is not None:
             self._go_on_from(self._before)
+
+    def _begin_run(self):
+        """Names what follows apart from all that is written already."""
+        self._run = self._network.workers.shared_text(uuid.uuid4().hex[:12])
 
     def _go_on_from(self, before):
         self._run, self._optimizations = before._run, before._optimizations
@@ -150,6 +154,12 @@ class Phases(object):
             records=[record.to_dict() for record in self._records], base=self.base,
             unique_id=self._network.now.unique_id, **self._places))
 
+    def write_missing(self):
+        """Writes what belongs to the present phase where C++ may write its mark and it is not there yet."""
+        checkpoints = self.checkpoints
+        if self.optimized and checkpoints is not None and not checkpoints.holds(self.label(len(self.applied))):
+            self.write()
+
     def saved(self, file):
         """Notes that the user's code has saved a checkpoint: of plain CNTK's nothing else tells the start."""
         self._starts[os.path.abspath(file)] = self._clock.base
@@ -195,6 +205,8 @@ class Phases(object):
                 self._network.go_back(into_trainer)
                 self._stand(file, self._network.counts(), self._start if self._changes else self.base)
                 self._enter([], [])
+                if self.optimized:
+                    self._begin_run()
                 self.take_over()
             return Restored(state[0], changed=self.optimized)
         with directors.uninterrupted():
