@@ -13,7 +13,7 @@ import pytest
 import netopt_callbacks as nc
 from netopt_callbacks.engine import remember
 from netopt_callbacks.engine.checkpoint import schedule_of
-from user_script import SAMPLES, Identity, Script, hidden
+from user_script import SAMPLES, Identity, Script, binarize, factor
 
 FAST = 12
 ALL = 60
@@ -221,25 +221,17 @@ def test_what_changes_nothing_equals_plain_cntk_after_each_action(seed, tmpdir):
         assert equal, planned[:step + 1]
 
 
-def factor(**options):
-    return nc.FactorDense(rank=3, filter_function=hidden, **options)
-
-
-def binarize(epoch):
-    return nc.BinarizeConvolution(epoch=epoch, filter_function=lambda layer: True)
-
-
 def changes(draw, model):
     """Returns callbacks that can be applied to a model as it is now."""
     names = [function.op_name for function in nc.graph.walk(model)]
     possible = [[Identity(epoch=1)], [nc.Observer()], []]
     dense, convolution = 'DenseFactored' not in names, 'BinaryConvolution' not in names
     if dense:
-        possible += [[factor(epoch=draw.choice([0, 1]))], [factor(epoch=1, learner_state='project')]]
+        possible += [[factor(draw.choice([0, 1]), 3)], [factor(1, 3, learner_state='project')]]
     if convolution:
         possible += [[binarize(1)]]
     if dense and convolution:
-        possible += [[factor(epoch=1), binarize(2)]]
+        possible += [[factor(1, 3), binarize(2)]]
     return draw.choice(possible)
 
 

@@ -24,22 +24,44 @@ class Identity(nc.Optimization):
         return model
 
 
-class Killer(nc.Observer):
-    """Ends the process as kill -9 does, after a number of minibatches of this process; 0 lets it live."""
+class Stops(nc.Observer):
+    """Interrupts training after a number of minibatches of this process; 0 lets it go on."""
 
     def __init__(self, minibatches):
-        super(Killer, self).__init__()
+        super(Stops, self).__init__()
         self._left = minibatches
 
     def on_minibatch(self, samples, loss, metric):
         self._left -= 1
         if self._left == 0:
-            os._exit(KILLED)
+            self.stop()
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+
+class Killer(Stops):
+    """Ends the process as kill -9 does."""
+
+    def stop(self):
+        os._exit(KILLED)
 
 
 def hidden(layer):
     """A filter_function: the Dense layer of `Script` between the convolution and the classes."""
     return layer.name == 'hidden'
+
+
+def factor(epoch=1, rank=4, **options):
+    return nc.FactorDense(epoch=epoch, rank=rank, filter_function=hidden, **options)
+
+
+def binarize(epoch):
+    return nc.BinarizeConvolution(epoch=epoch, filter_function=lambda layer: True)
+
+
+def sgd(parameters):
+    return C.sgd(parameters, C.learning_parameter_schedule(0.05))
 
 
 class Log(cntk_py.ProgressWriter):

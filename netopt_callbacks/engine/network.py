@@ -11,8 +11,6 @@ has to be already:
 """
 import collections
 import contextlib
-import os
-import shutil
 import tempfile
 import warnings
 
@@ -26,6 +24,7 @@ from ..optimizations.base import as_transformed
 from . import (adopt, directors, fit, learners as learner_facts, random_state, saved_graph, swap,
                tenants, windows)
 from .mark import kept_reachable, marked, phase_of, unmarked
+from .put_back import or_as_it_was
 from .schedule import UNITS
 
 
@@ -215,7 +214,7 @@ class Network(object):
                                  % optimizations[index].name)
             learners.append(optimizations[index].learner(owned))
         learner_facts.check_states(saved, learners)
-        with self._or_as_it_was():
+        with or_as_it_was(self.trainer, self.handed.learners):
             self._exchange(outputs, now, learners, mark, lambda undo: restore())
         self.given = given
 
@@ -229,7 +228,7 @@ class Network(object):
             self.restore_in_place(restore)
             return
         original = self.handed.original
-        with self._or_as_it_was():
+        with or_as_it_was(self.trainer, self.handed.learners):
             self._exchange(swap.Outputs(self.trainer), Graph(original.whole, [], None),
                            original.learners, None, lambda undo: restore())
         self.given = original.learners
@@ -243,7 +242,7 @@ class Network(object):
         Returns:
             What `restore` returns.
         """
-        with self._or_as_it_was():
+        with or_as_it_was(self.trainer, self.handed.learners):
             return restore()
 
     def check_plain(self, saved):
@@ -310,45 +309,6 @@ class Network(object):
             with tempfile.TemporaryDirectory() as folder:
                 Trainer.save_checkpoint(self.trainer, folder + '/pulled')
         return outputs
-
-    @contextlib.contextmanager
-    def _or_as_it_was(self):
-        """Puts back what a restore that raises has changed: CNTK raises when it has done a part of it.
-
-        An exchange takes itself back; Parameters, learners and random state come from a
-        checkpoint of before. Distributed learners get none: a save is a synchronization for them.
-        """
-        with contextlib.ExitStack() as stack:
-            before = None
-            if not learner_facts.any_distributed(self.handed.learners):
-                before = self._saved(stack)
-            try:
-                yield
-            except BaseException as first:
-                try:
-                    if before is not None:
-                        self._put_back(before)
-                finally:
-                    raise first         # also where a warning of the user's filters is an error
-
-    def _saved(self, stack):
-        """Returns the name of a checkpoint of the trainer as it is, kept as long as `stack`, or None."""
-        try:
-            folder = tempfile.mkdtemp()
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            file = os.path.join(folder, 'before')
-            Trainer.save_checkpoint(self.trainer, file)
-            return file
-        except Exception as error:
-            warnings.warn('should this restore raise half way, the trainer is left as it then is: a copy of '
-                          'before could not be written (%s)' % str(error).split('\n')[0])
-
-    def _put_back(self, file):
-        try:
-            Trainer.restore_from_checkpoint(self.trainer, file)
-        except Exception as error:
-            warnings.warn('a restore raised half way, and the trainer could not be put back to what it was '
-                          'before it (%s)' % str(error).split('\n')[0])
 
     def _numbered(self, whole, owners, unique_id=None):
         """Returns the Graph of a new graph, with the uids it needs.

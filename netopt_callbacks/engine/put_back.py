@@ -1,0 +1,54 @@
+"""A restore that raises is taken back: CNTK raises when it has done a part of it."""
+import contextlib
+import os
+import shutil
+import tempfile
+import warnings
+
+from cntk.train.trainer import Trainer
+
+from . import learners as learner_facts
+
+
+@contextlib.contextmanager
+def or_as_it_was(trainer, learners):
+    """Puts back what is restored within, if that raises.
+
+    An exchange of the trainer takes itself back; Parameters, learners and random state come from
+    a checkpoint of before. Distributed learners get none: a save is a synchronization for them.
+
+    Args:
+        trainer (cntk.Trainer): as it is before and, where it raises, after.
+        learners (list of cntk.learners.Learner): of it.
+    """
+    with contextlib.ExitStack() as stack:
+        before = None if learner_facts.any_distributed(learners) else _saved(trainer, stack)
+        try:
+            yield
+        except BaseException as first:
+            try:
+                if before is not None:
+                    _put_back(trainer, before)
+            finally:
+                raise first         # also where a warning of the user's filters is an error
+
+
+def _saved(trainer, stack):
+    """Returns the name of a checkpoint of a trainer, kept as long as `stack`; None where none could be written."""
+    try:
+        folder = tempfile.mkdtemp()
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        file = os.path.join(folder, 'before')
+        Trainer.save_checkpoint(trainer, file)
+        return file
+    except Exception as error:
+        warnings.warn('should this restore raise half way, the trainer is left as it then is: a copy of '
+                      'before could not be written (%s)' % str(error).split('\n')[0])
+
+
+def _put_back(trainer, file):
+    try:
+        Trainer.restore_from_checkpoint(trainer, file)
+    except Exception as error:
+        warnings.warn('a restore raised half way, and the trainer could not be put back to what it was '
+                      'before it (%s)' % str(error).split('\n')[0])
