@@ -23,7 +23,6 @@ from .callbacks import (in_order, refuse_lower_without_data, refuse_projection, 
 from .distributed import Workers
 from .exchanged import trained_averages, trained_samples
 from .held_out import Minibatches
-from .mark import unmarked
 from .network import Network
 from .phases import Phases
 from .recovery import Recovery
@@ -318,7 +317,7 @@ class Engine(object):
         self._audience.tell('on_evaluation', self._recovery.evaluation(kind))
 
     def _metric_name(self):
-        metric, = unmarked(self._network.metric.outputs)
+        metric = self._network.metric.output
         return metric.name or (metric.owner.op_name if metric.is_output else 'metric')
 
     def _end(self):

@@ -2,6 +2,7 @@
 from collections import namedtuple
 
 from .layer import Layer
+from .scope import trained_part
 from .walk import body, functions
 
 # Blocks of CNTK's layer library, and ours, in which a product with a Parameter is no layer of
@@ -41,20 +42,35 @@ def layers(model, filter_function=None, op_name=None):
         raise ValueError("op_name must be 'Dense', 'Convolution' or None, got %r; other blocks are found with "
                          'nc.graph.walk(model)' % (op_name,))
     check_filter(filter_function)
-    found = [item for item in _search(model) if isinstance(item, Layer)]
-    _link(found)
+    found = _found(model)
     if op_name is not None:
         found = [layer for layer in found if layer.op_name == op_name]
     if filter_function is None:
         return found
-    taken = {layer: bool(filter_function(layer)) for layer in found}
+    taken = {layer: bool(filter_function(layer)) for layer in found if not layer.follows}
     for layer in found:
         for other in layer.shared_with:
-            if taken[layer] and not taken.get(other, True):
+            if taken.get(layer) and not taken.get(other, True):
                 raise ValueError('%s and %s share W, so they must change together, and filter_function takes '
                                  'only the first; let it take both or neither'
                                  % (layer.label, other.label))
-    return [layer for layer in found if taken[layer]]
+    weights = {layer.W.uid for layer, takes in taken.items() if takes}
+    return [layer for layer in found if layer.W.uid in weights]
+
+
+def _found(model):
+    """Returns the layers of the part that is trained, and then those elsewhere in the model that share their W."""
+    part = trained_part(model)
+    found = [item for item in _search(part) if isinstance(item, Layer)]
+    if part is not model:
+        known, weights = set(found), {layer.W.uid for layer in found}
+        others = [item for item in _search(model) if isinstance(item, Layer)
+                  and item.W.uid in weights and item not in known]
+        for layer in others:
+            layer.follows = True
+        found += others
+    _link(found)
+    return found
 
 
 def check_filter(filter_function):
@@ -86,7 +102,7 @@ def other_products(model):
     Returns:
         list of OtherProduct: inputs first.
     """
-    return [item for item in _search(model) if isinstance(item, OtherProduct)]
+    return [item for item in _search(trained_part(model)) if isinstance(item, OtherProduct)]
 
 
 def _search(model):

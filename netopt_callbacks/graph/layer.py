@@ -30,6 +30,8 @@ class Layer(object):
         shared_with (tuple of Layer): the other layers that read the same W, as when a model is
             applied twice: `z(x)` and `z(x / 255)`. Transform them together, with the same new
             Parameters.
+        follows (bool): whether the layer is no part of what the trainer trains, but of another Function of the
+            script that reads the same W: it changes with the layer that is. No filter is asked about it.
     """
 
     def __init__(self, op_name, root, core, W, b, enclosing=()):
@@ -42,6 +44,7 @@ class Layer(object):
         self.name = root.name or core.name
         self.enclosing = tuple(enclosing)
         self.shared_with = ()
+        self.follows = False
 
     @property
     def shape(self):
