@@ -25,6 +25,7 @@ _NAMES = {
     'Optimization': 'optimizations.base',
     'Transformed': 'optimizations.base',
     'LayerNote': 'optimizations.base',
+    'Replaced': 'optimizations.base',
     'FactorDense': 'optimizations.factor_dense',
     'BinarizeConvolution': 'optimizations.binarize_convolution',
     'energy': 'optimizations.ranks',

@@ -108,8 +108,8 @@ class Same(nc.Optimization):
     def transform(self, model):
         layer, = nc.graph.layers(model, lambda layer: layer.name == 'hidden')
         new = [C.parameter(old.shape, init=old.value, name=old.name) for old in (layer.W, layer.b)]
-        return nc.Transformed(nc.graph.substitute(model, dict(zip((layer.W, layer.b), new))), [
-            nc.LayerNote(layer.name, retired=(layer.W, layer.b), added=new)])
+        return nc.Transformed(nc.graph.substitute(model, dict(zip((layer.W, layer.b), new))),
+                              replaced=[nc.Replaced(layer.name, (layer.W, layer.b), new)])
 
 
 def test_parameters_of_the_same_shapes_fit_every_learner():

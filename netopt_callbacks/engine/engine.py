@@ -268,8 +268,6 @@ class Engine(object):
                         metric_before=self._recovery.metric, larger_is_better=self._larger_is_better)
         with directors.uninterrupted():
             self._network.commit(change, self.phases.next_label)
-            for note in change.layers:
-                note.projection = None          # it holds matrices
             record.layers, record.notes = change.layers, change.messages
             self.phases.begin(index, record)
             self._recovery.forget()

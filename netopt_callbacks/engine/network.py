@@ -162,7 +162,7 @@ class Network(object):
         optimization.prepare(plain, minibatches(plain.arguments))
         transformed = as_transformed(optimization.transform(plain), optimization.name)
         plan = adopt.Plan(optimization, plain, transformed.model, packed, self.handed.learners,
-                          transformed.layers)
+                          transformed.replaced)
         whole = random_state.open_blocks(plan.packed())
         swap.check(outputs, whole, plan.read, optimization.name)
         self.workers.agree(lambda: saved_graph.signature(whole), optimization.name)

@@ -26,12 +26,6 @@ class LayerNote(object):
         binary_macs_after (int): those of `macs_after` that are 1-bit.
         bits_after (int): bits per weight once lowered.
         message (str): anything the user should read about this layer.
-        retired (tuple of cntk.Parameter): Parameters this layer no longer reads.
-        added (tuple of cntk.Parameter): Parameters that took their place; the
-            engine prefers to pack these into the storage of `retired`.
-        projection (callable): for `learner_state='project'`, where one Parameter is retired:
-            its smoothed gradient, an array of its shape, to one for each of `added`, arrays of
-            as many elements. None where there is no such map.
     """
 
     FIELDS = ('name', 'shape', 'skipped', 'rank', 'energy', 'error',
@@ -40,8 +34,7 @@ class LayerNote(object):
 
     def __init__(self, name, shape=(), skipped=None, rank=None, energy=None, error=None,
                  parameters_before=None, parameters_after=None, macs_before=None,
-                 macs_after=None, binary_macs_after=None, bits_after=32, message=None,
-                 retired=(), added=(), projection=None):
+                 macs_after=None, binary_macs_after=None, bits_after=32, message=None):
         # Plain Python values: notes are kept in JSON, which takes none of NumPy's.
         self.name = str(name)
         self.shape = tuple(_whole('shape', side) for side in shape)
@@ -56,17 +49,14 @@ class LayerNote(object):
         self.binary_macs_after = _whole('binary_macs_after', binary_macs_after)
         self.bits_after = _whole('bits_after', bits_after)
         self.message = None if message is None else str(message)
-        self.retired = tuple(retired)
-        self.added = tuple(added)
-        self.projection = projection
 
     def to_dict(self):
-        """Returns the JSON-ready fields, without the Parameters."""
+        """Returns the JSON-ready fields."""
         return {field: getattr(self, field) for field in self.FIELDS}
 
     @classmethod
     def from_dict(cls, fields):
-        """Rebuilds a note from `to_dict`, without Parameters and projection."""
+        """Rebuilds a note from `to_dict`."""
         return cls(**fields)
 
     def __repr__(self):
@@ -84,17 +74,75 @@ def _whole(field, value):
     return int(value)
 
 
+class Replaced(object):
+    """Which Parameters of a layer took the place of which: what the engine needs to know, and no record holds.
+
+    Args:
+        layer (str): the layer's name, as in its `LayerNote`; for messages.
+        retired (sequence of cntk.Parameter): those this layer no longer reads.
+        added (sequence of cntk.Parameter): those that took their place; what trained `retired` trains them.
+        projection (callable): for `learner_state='project'`, where one Parameter is retired:
+            its smoothed gradient, an array of its shape, to one for each of `added`, arrays of
+            as many elements. None where there is no such map.
+
+    Raises:
+        TypeError: `retired` or `added` hold something else than Parameters, or `projection` is no function.
+    """
+
+    def __init__(self, layer, retired=(), added=(), projection=None):
+        self.layer = str(layer)
+        self.retired = _parameters('retired', retired)
+        self.added = _parameters('added', added)
+        if projection is not None and not callable(projection):
+            raise TypeError('Replaced: projection must be a function of a smoothed gradient or None, got %r; write '
+                            'lambda gradient: (gradient_of_W1, gradient_of_W2)' % (projection,))
+        self.projection = projection
+
+    def __repr__(self):
+        return 'Replaced(%r, retired=%s, added=%s)' % (
+            self.layer, *[[parameter.name or parameter.uid for parameter in parameters]
+                          for parameters in (self.retired, self.added)])
+
+
+def _parameters(field, given):
+    """Returns a field of a `Replaced` as a tuple of Parameters."""
+    if isinstance(given, C.cntk_py.Variable):
+        given = (given,)
+    given = tuple(given)
+    for parameter in given:
+        if not isinstance(parameter, C.cntk_py.Variable) or not parameter.is_parameter:
+            raise TypeError('Replaced: %s must hold cntk.Parameters, got %r; give those the layer reads, as %s=(layer.W,)'
+                            % (field, parameter, field))
+    return given
+
+
 class Transformed(object):
-    """A transformed model with one `LayerNote` per layer looked at.
+    """A transformed model, with what a record shows of its layers and what the engine needs to know of them.
 
     Args:
         model (cntk.Function): same outputs, in the same order, as the model given.
-        layers (sequence of LayerNote): in the order of the model.
+        layers (sequence of LayerNote): one per layer looked at, in the order of the model.
+        replaced (sequence of Replaced): one per layer whose Parameters others took the place of.
+
+    Raises:
+        TypeError: `layers` or `replaced` hold something else.
     """
 
-    def __init__(self, model, layers=()):
+    def __init__(self, model, layers=(), replaced=()):
         self.model = model
-        self.layers = list(layers)
+        self.layers = _all_of(LayerNote, 'layers', layers)
+        self.replaced = _all_of(Replaced, 'replaced', replaced)
+
+
+def _all_of(kind, field, given):
+    """Returns a field of a `Transformed` as a list of `kind`."""
+    given = list(given)
+    for one in given:
+        if not isinstance(one, kind):
+            raise TypeError('Transformed: %s must hold nc.%s objects, got %r; write '
+                            'nc.Transformed(model, [nc.LayerNote(...), ...], [nc.Replaced(...), ...])'
+                            % (field, kind.__name__, one))
+    return given
 
 
 def as_transformed(returned, what):
@@ -174,10 +222,10 @@ class Optimization(object):
 
         Returns:
             cntk.Function or Transformed: a model with the layers that the next optimization will find, for
-            its own check. Notes that name the Parameters to be retired let the session refuse a learner that
-            could not train what takes their place: of each layer whose note names `added` too, and of those that
-            only may change where it is so for all of them. None where nothing is known: what comes later is then
-            checked when it is applied.
+            its own check. A `Replaced` that names the Parameters to be retired lets the session refuse a learner that
+            could not train what takes their place: of each layer whose `Replaced` names `added` too, and of those
+            that only may change where it is so for all of them. None where nothing is known: what comes later is
+            then checked when it is applied.
 
         Raises:
             ValueError: names what was looked for and what is there.
@@ -193,7 +241,7 @@ class Optimization(object):
         """
 
     def transform(self, model):
-        """Returns the transformed model, or a `Transformed` that also holds notes.
+        """Returns the transformed model, or a `Transformed` that also says what became of its layers.
 
         Pure: a new graph; the Parameters it keeps are shared, the ones it adds are
         ordinary `cntk.Parameter`s; no value of a Parameter of `model` is written.

@@ -4,7 +4,7 @@ import numpy as np
 
 from .. import graph
 from . import binary
-from .base import LayerNote, Optimization, Transformed
+from .base import LayerNote, Optimization, Replaced, Transformed
 from .binary_block import Recipe, build, core_of, data_of, latent_error
 from .binary_calibration import LEFT_OUTSIDE, samples, weight_histogram
 from .binary_choice import Choice
@@ -127,7 +127,7 @@ class Options(object):
 
 def _binarized(model, choice, options, held_out):
     """Returns the Transformed model; `held_out` are Samples by uid of W, and may be missing."""
-    new_functions, notes, recipes = {}, {}, {}
+    new_functions, notes, replaced, recipes = {}, {}, [], {}
     for layer in choice.layers:
         key = layer.W.uid
         if layer in choice.skipped:
@@ -137,8 +137,10 @@ def _binarized(model, choice, options, held_out):
             staged = layer in choice.staged
             recipes[key] = _recipe(layer, options, held_out.get(key), staged)
             notes[key] = _taken_note(layer, options, recipes[key], held_out.get(key))
+            if options.input_shift == 'learn' and recipes[key].shift is not None:
+                replaced.append(Replaced(layer.name, added=(recipes[key].shift,)))
         new_functions[layer] = build(layer, recipes[key])
-    return Transformed(graph.replace(model, new_functions), list(notes.values()))
+    return Transformed(graph.replace(model, new_functions), list(notes.values()), replaced)
 
 
 def _recipe(layer, options, sample, staged):
@@ -179,8 +181,7 @@ def _note(layer, **what):
 
 def _taken_note(layer, options, recipe, sample):
     """Returns the note of a layer that is binarized."""
-    added = (recipe.shift,) if options.input_shift == 'learn' and recipe.shift is not None else ()
-    note = _note(layer, added=added, message=_message(layer, options, recipe, sample) or None)
+    note = _note(layer, message=_message(layer, options, recipe, sample) or None)
     note.parameters_after += _size(recipe.shift) + (0 if recipe.offset is None else len(recipe.offset))
     if recipe.operands != 'inputs':
         note.parameters_after += layer.core.shape[0] if recipe.gain is not None else \
