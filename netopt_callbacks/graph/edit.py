@@ -12,7 +12,7 @@ block's last ("Inputs of the new clone do not match").
 """
 import cntk as C
 
-from .walk import body, function_of, functions
+from .walk import body, function_of, functions, named
 
 _UNKNOWN = C.placeholder().shape
 
@@ -34,8 +34,10 @@ class Piece(object):
 
 
 def clone_shared(model):
-    """Returns a copy of `model` that shares its Parameters, its Constants and its arguments."""
-    return model.clone(C.CloneMethod.share, {argument: argument for argument in model.arguments})
+    """Returns a copy of `model`, of the same name, that shares its Parameters, its Constants and its arguments."""
+    copy = model.clone(C.CloneMethod.share, {argument: argument for argument in model.arguments})
+    # CNTK forgets what was named by `z.name = 'z'`: only the composite has that name.
+    return named(copy, model.name)
 
 
 def substitute(model, replacements):
@@ -111,13 +113,15 @@ def unapplied(function, source, replaced, what):
 
 
 def with_outputs(like, outputs):
-    """Returns `outputs` as a Function of the kind `like` is: a combine, or one root with its outputs.
+    """Returns `outputs` as a Function of the kind and name of `like`: a combine, or one root with its outputs.
 
     Args:
-        like (cntk.Function): tells whether the outputs are those of one Function.
+        like (cntk.Function): tells whether the outputs are those of one Function, and its name.
         outputs (list of cntk.Variable): in the order of `like.outputs`.
     """
-    return C.combine(outputs) if like.root_function.op_name == 'Combine' else function_of(outputs)
+    if like.root_function.op_name == 'Combine':
+        return named(C.combine(outputs, name=like.root_function.name), like.name)
+    return function_of(outputs, like.name)
 
 
 def placeholder_like(variable):
