@@ -310,7 +310,7 @@ def test_training_a_lowered_network_says_what_to_do(capfd):
 
 
 def state_of(inputs=6, outputs=4):
-    return native_dense.dense_state(images((inputs,), outputs))
+    return native.BinaryDense(images((outputs,), inputs)).state()
 
 
 @pytest.mark.parametrize('arguments, words', [
@@ -318,7 +318,7 @@ def state_of(inputs=6, outputs=4):
     ((state_of(), (6,), (2,)), r'6 inputs and 2 outputs'),
     ((dict(state_of(), version=99), (6,), (4,)), 'version 99'),
     ((state_of(8), (2, 4), (4,)), r'must end in the axes \(2, 4\), got \(6,\)'),
-    ((native.BinaryConvolution(images((6, 2, 1), 4)).state(), (6,), (4,)), '6 inputs and 4 outputs'),
+    ((native.BinaryConvolution(images((6, 2, 1), 4)).state(), (6,), (4,)), '2 x 1 convolution'),
 ], ids=['inputs', 'outputs', 'version', 'operand', 'convolution'])
 def test_a_state_that_does_not_fit_is_refused_at_construction(arguments, words):
     with pytest.raises(ValueError, match=words):

@@ -17,7 +17,7 @@ class BinaryDenseOp(NativeOp):
 
     Args:
         operand (cntk.Variable): float32 [..., inputs...], any dynamic axes; leading axes are mapped over.
-        state (dict): of the native product, as `dense_state` gives it.
+        state (dict): of a `nc.native.BinaryDense`.
         input_shape (tuple of int): the axes that are summed over.
         output_shape (tuple of int): the axes that take their place.
         name (str): of the Function.
@@ -33,7 +33,7 @@ class BinaryDenseOp(NativeOp):
         self.input_shape = tuple(int(side) for side in input_shape)
         self.output_shape = tuple(int(side) for side in output_shape)
         self.state = dict(state)
-        self._product = native.BinaryConvolution.from_state(self.state)
+        self._product = native.BinaryDense.from_state(self.state)
         self._check(self.inputs[0])
 
     @property
@@ -66,13 +66,12 @@ class BinaryDenseOp(NativeOp):
         return BinaryDenseOp(inputs[0], from_text(state['state']), input_shape, output_shape, name)
 
     def _check(self, operand):
-        state, words = self.state, self.state['words']
         sizes = (int(np.prod(self.input_shape)), int(np.prod(self.output_shape)))
-        if words.shape[1:3] != (1, 1) or state['groups'] != 1 or (state['channels'], words.shape[0]) != sizes:
+        if (self._product.inputs, self._product.outputs) != sizes:
             raise ValueError("%s '%s': its state must be of %d inputs and %d outputs, for the shapes %s and %s, got one "
                              'of %d and %d; lower the trained model again'
-                             % ((OP_NAME, self.name) + sizes + (self.input_shape, self.output_shape, state['channels'],
-                                                                words.shape[0])))
+                             % ((OP_NAME, self.name) + sizes + (self.input_shape, self.output_shape,
+                                                                self._product.inputs, self._product.outputs)))
         given = tuple(operand.shape)[-len(self.input_shape):]
         if operand.shape != C.placeholder().shape and given != self.input_shape:
             raise ValueError("%s '%s': its input must end in the axes %s, got %s; apply it to what the trained layer read"
@@ -84,19 +83,6 @@ class BinaryDenseOp(NativeOp):
         return multiply(self._product, values).reshape(leading + self.output_shape)
 
 
-def dense_state(rows, scale=None, bias=None, threshold=None):
-    """Returns the state of a native product.
-
-    Args:
-        rows (array): float32 [outputs, inputs]; only the signs are kept.
-        scale, bias (array): float32 [outputs], or None.
-        threshold (array): float32 [inputs], or None for 0.
-    """
-    return native.BinaryConvolution(rows[:, :, None, None], scale=scale, bias=bias, threshold=threshold).state()
-
-
 def multiply(product, values):
-    """Returns float32 [rows, outputs] for values whose elements are rows of inputs."""
-    inputs = product.state()['channels']
-    result = product(np.ascontiguousarray(values, np.float32).reshape(-1, inputs, 1, 1))
-    return result[:, :, 0, 0]
+    """Returns float32 [rows, outputs] of a `nc.native.BinaryDense`, for values whose elements are rows of inputs."""
+    return product(np.ascontiguousarray(values, np.float32).reshape(-1, product.inputs))

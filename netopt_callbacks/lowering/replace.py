@@ -58,7 +58,7 @@ def native_integers(layer):
     """Returns a function of what the native op reads, [samples, ...shape], that gives the integers of a `BinaryLayer`."""
     state = dict(native_state(layer), scale=None, bias=None)
     if layer.kind is DENSE:
-        product, shape = native.BinaryConvolution.from_state(state), layer.core.shape
+        product, shape = native.BinaryDense.from_state(state), layer.core.shape
         return lambda values: binary_dense.multiply(product, values).reshape((len(values),) + shape)
     ops, axes = {}, axes_of(layer.core)
     return lambda values: convolve(ops, state, axes, values)
@@ -70,8 +70,8 @@ def native_state(layer):
     Every number in it is evaluated by CNTK, from the expressions of the training graph.
     """
     if layer.kind is DENSE:
-        return binary_dense.dense_state(DENSE.rows(layer.core, layer.signs()), layer.scale(), layer.bias(),
-                                        _of_inputs(layer))
+        weights = layer.signs().reshape(-1, DENSE.outputs(layer.core))
+        return native.BinaryDense(weights, layer.scale(), layer.bias(), _of_inputs(layer)).state()
     attributes = layer.core.attributes
     return native.BinaryConvolution(
         layer.signs(), strides=attributes['strides'][-2:], dilation=attributes['dilation'][-2:],
