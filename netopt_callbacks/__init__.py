@@ -28,6 +28,7 @@ _NAMES = {
     'Replaced': 'optimizations.base',
     'FactorDense': 'optimizations.factor_dense',
     'BinarizeConvolution': 'optimizations.binarize_convolution',
+    'BinarizeDense': 'optimizations.binarize_dense',
     'energy': 'optimizations.ranks',
     'stable_rank': 'optimizations.ranks',
     'speedup': 'optimizations.ranks',

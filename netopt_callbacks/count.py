@@ -4,11 +4,11 @@ import numpy as np
 
 from . import graph
 from .graph.find import LAYER_BLOCKS
-from .lowering import binary_convolve
+from .lowering import replace
 from .optimizations import binary_block, low_rank
 
 # Blocks that are one row, whatever is inside; any other block is looked into.
-_UNITS = LAYER_BLOCKS | {binary_block.OP_NAME, binary_block.INPUTS_OP_NAME, binary_convolve.OP_NAME}
+_UNITS = LAYER_BLOCKS.union(binary_block.OP_NAMES, binary_block.INPUTS_OP_NAMES, replace.OP_NAMES)
 
 
 class Row(object):
@@ -95,16 +95,16 @@ def _row(function, layer, counted):
         outputs = int(np.prod(layer.W.shape[-layer.output_rank:]))
         row.break_even_rank = low_rank.break_even_rank(
             (int(np.prod(layer.W.shape)) // outputs, outputs))
-    if function.op_name == binary_convolve.OP_NAME:
+    if function.op_name in replace.OP_NAMES:
         _add_native(row, next(primitive for primitive in content
                               if primitive.op_name == 'UserFunction'))
     return row
 
 
 def _kept_beside_bits(block, content):
-    """Returns how many floats a binary convolution keeps beside bits and Parameters.
+    """Returns how many floats a binary convolution or Dense keeps beside bits and Parameters.
 
-    These are what was calibrated per filter or channel, and the scale its integers are
+    These are what was calibrated per output or channel, and the scale its integers are
     multiplied by, into which what that is made of goes when it is lowered.
     """
     core = next(function for function in content if binary_block.is_binary_core(function))
@@ -122,22 +122,22 @@ def _kept_beside_bits(block, content):
 
 
 def _add_native(row, op):
-    """Adds a native bit convolution, which holds its weights as packed bits and has no Parameters."""
+    """Adds a native bit convolution or product, which holds its weights as packed bits and has no Parameters."""
     # CNTK hands back a plain Function; only what it serializes is the op's own.
-    state = binary_convolve.BinaryConvolveOp.deserialize(op.inputs, op.name,
-                                                         op.serialize()['state']).state
-    words = state['words']
-    per_filter = words.shape[1] * words.shape[2] * state['channels'] // state['groups']
+    made = replace.OPS[row.kind].deserialize(op.inputs, op.name, op.serialize()['state'])
+    state = made.state
     floats = [state[name] for name in ('scale', 'bias', 'threshold')]
-    row.shape = (words.shape[0], state['channels'] // state['groups']) + words.shape[1:3]
-    row.binary_weights += words.shape[0] * per_filter
+    row.shape = made.weights_shape
+    weights = int(np.prod(row.shape))
+    per_output = weights // state['words'].shape[0]
+    row.binary_weights += weights
     row.parameters += row.binary_weights + sum(f.size for f in floats if f is not None)
     outputs = op.outputs[0].shape
     if row.macs is None or any(side < 0 for side in outputs):
         row.macs = row.binary_macs = None
     else:
-        row.macs += int(np.prod(outputs)) * per_filter
-        row.binary_macs += int(np.prod(outputs)) * per_filter
+        row.macs += int(np.prod(outputs)) * per_output
+        row.binary_macs += int(np.prod(outputs)) * per_output
 
 
 def _new_parameters(function, layer, counted):

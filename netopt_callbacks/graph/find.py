@@ -7,9 +7,9 @@ from .walk import body, functions
 # Blocks of CNTK's layer library, and ours, in which a product with a Parameter is no layer of
 # its own. A Dense or Convolution *block* inside one (as in AttentionModel) still is.
 LAYER_BLOCKS = frozenset([
-    'Activation', 'BatchNormalization', 'BinaryConvolution', 'BinaryConvolveOp',
-    'BinaryInputConvolution', 'Convolution', 'ConvolutionTranspose', 'Delay', 'Dense',
-    'DenseFactored', 'Dropout', 'Embedding', 'GRU', 'LSTM', 'LayerNormalization', 'MaxUnpooling',
+    'Activation', 'BatchNormalization', 'BinaryConvolution', 'BinaryConvolveOp', 'BinaryDense',
+    'BinaryDenseOp', 'BinaryInputConvolution', 'BinaryInputDense', 'Convolution', 'ConvolutionTranspose',
+    'Delay', 'Dense', 'DenseFactored', 'Dropout', 'Embedding', 'GRU', 'LSTM', 'LayerNormalization', 'MaxUnpooling',
     'RNNStep', 'Stabilizer'])
 
 _CORES = {'Dense': 'Times', 'Convolution': 'Convolution'}

@@ -101,7 +101,7 @@ def _taken(model, filter_function):
     return found
 
 
-def _notes_of_products(model):
+def notes_of_products(model):
     """Returns a note for each W that a product applies to data without being a Dense layer."""
     notes = {}
     for found in graph.other_products(model):
@@ -142,7 +142,7 @@ def factor_dense(model, rank=None, filter_function=None, factor_function=None, s
         if factored[layer.W.uid] is not None:
             new_functions[layer] = _factored(layer, factored[layer.W.uid])
     return Transformed(graph.replace(model, new_functions) if new_functions else model,
-                       notes + _notes_of_products(model), replaced)
+                       notes + notes_of_products(model), replaced)
 
 
 def chosen_rank(what, rank, projection_function, factor_function):
