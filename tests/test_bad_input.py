@@ -402,7 +402,8 @@ TABLE = [
 
     # Graphs.
     Row('kind of layer', lambda: graph.layers(dense(), op_name='LSTM'), ValueError,
-        'op_name', "'Dense', 'Convolution' or None", "got 'LSTM'", 'nc.graph.walk'),
+        'op_name', "'Dense', 'Convolution', None, or one that an optimization has declared", "got 'LSTM'",
+        'nc.graph.walk'),
     Row('replacement that is applied', lambda: replaced(C.square(C.input_variable(3))), ValueError,
         "Dense 'classify'", 'one placeholder', 'got outputs', 'cntk.placeholder()'),
     Row('replacement of another shape', lambda: replaced(C.layers.Dense(4)), ValueError,

@@ -273,9 +273,9 @@ class Network(object):
         return tenants.export(self._model)
 
     def totals(self):
-        """Returns (parameters, multiply-adds per sample) of the model, see `count.totals`."""
+        """Returns the `count.Totals` of the model."""
         plain, _ = tenants.release(self._model)
-        return count.totals(plain)
+        return count.whole(plain)
 
     def let_go(self):
         """Lets the trainer's tracker, which stays in it, tell us nothing more."""

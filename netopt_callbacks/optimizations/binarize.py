@@ -158,7 +158,7 @@ def _note(layer, **what):
     """Returns the note of a layer that stays as it is, but for `what`."""
     size = _size(layer.W) + _size(layer.b)
     return LayerNote(layer.name, layer.W.shape, parameters_before=size, parameters_after=size,
-                     macs_before=layer.macs, macs_after=layer.macs, **what)
+                     macs_before=layer.macs, macs_after=layer.macs, float_bytes=layer.W.dtype().itemsize, **what)
 
 
 def _taken_note(layer, options, recipe, sample):
