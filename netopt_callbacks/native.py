@@ -215,24 +215,42 @@ class BinaryConvolution(object):
 
 
 class BinaryDense(object):
-    """y[n, f] = scale[f] * sum over c of sign(x[n, c]) * sign(w[f, c]) + bias[f], on the same kernels.
+    """y[n, f] = scale[f] * sum over c of sign(x[n, c]) * sign(weights[c, f]) + bias[f].
 
     Args:
-        weights: float32 `[filters, channels]`; only the signs are kept.
-        scale, bias, threshold, implementation: as for `BinaryConvolution`.
+        weights: float32 `[inputs, outputs]`, as CNTK's Dense holds them; only the signs are kept, one bit each.
+        scale: float32 `[outputs]`, or None for no multiplication.
+        bias: float32 `[outputs]`, or None for no addition.
+        threshold: float32 `[inputs]`, or None for 0: the input's sign is +1 where x > threshold[input].
+        implementation: as for `BinaryConvolution`.
 
-    Called with float32 `[batch, channels]`, gives float32 `[batch, filters]`.
+    Raises:
+        TypeError, ValueError, RuntimeError: as `BinaryConvolution`.
+
+    Objects are immutable, may be called from several threads at once, pickle as packed bits, and survive a fork.
     """
 
     def __init__(self, weights, scale=None, bias=None, threshold=None, implementation=None):
         weights = _float32(weights, 'weights', 2)
-        self._convolution = BinaryConvolution(weights[:, :, None, None], scale=scale, bias=bias, threshold=threshold,
-                                              implementation=implementation)
+        if 0 in weights.shape:
+            raise ValueError('weights must not be empty, received shape %s' % (weights.shape,))
+        self._convolution = BinaryConvolution(np.ascontiguousarray(weights.T)[:, :, None, None], scale=scale, bias=bias,
+                                              threshold=threshold, implementation=implementation)
 
     def __call__(self, x, out=None):
-        """The batch as one row of pixels: `[batch, channels]` is the image `[1, channels, 1, batch]` transposed."""
+        """Multiplies a batch.
+
+        Args:
+            x: float32 `[batch, inputs]`, batch 0 included; copied once if it is not C-contiguous.
+            out: float32 C-contiguous array of the result's shape to write into; None for a new one.
+
+        Returns:
+            float32 `[batch, outputs]`; `out` itself if it was given.
+        """
         x = _float32(x, 'x', 2)
-        shape = (x.shape[0], self._convolution.words.shape[0])
+        if x.shape[1] != self.inputs:
+            raise ValueError('x has %d columns (shape %s), the weights expect %d' % (x.shape[1], x.shape, self.inputs))
+        shape = self.output_shape(x.shape)
         if out is None:
             out = np.empty(shape, np.float32)
         else:
@@ -241,22 +259,55 @@ class BinaryDense(object):
             out[...] = self._convolution(x.T[None, :, None, :])[0, :, 0, :].T
         return out
 
+    def output_shape(self, input_shape):
+        """Shape of the result for an input of shape `[batch, inputs]`."""
+        return input_shape[0], self.outputs
+
+    @property
+    def inputs(self):
+        """Number of inputs."""
+        return self._convolution._state['channels']
+
+    @property
+    def outputs(self):
+        """Number of outputs."""
+        return self._convolution.words.shape[0]
+
+    @property
+    def implementation(self):
+        """Name of the implementation this object runs on."""
+        return self._convolution.implementation
+
+    @property
+    def words(self):
+        """The packed weights, read-only: uint64 `[outputs, ceil(inputs / 64)]`; bit c % 64 of word c // 64 is input c."""
+        return self._convolution.words[:, 0, 0, :]
+
     def state(self):
         """As `BinaryConvolution.state`, of the convolution with a 1 x 1 kernel that this is."""
         return self._convolution.state()
 
     @classmethod
     def from_state(cls, state, implementation=None):
-        """The object that `state()` described."""
+        """The object that `state()` described.
+
+        Raises:
+            ValueError, TypeError: as `BinaryConvolution.from_state`; a state of another convolution than that of a Dense.
+        """
         made = cls.__new__(cls)
-        made._convolution = BinaryConvolution.from_state(state, implementation)
-        if made._convolution.words.shape[1:3] != (1, 1):
-            raise ValueError('state describes a %d x %d convolution, not a dense layer'
-                             % made._convolution.words.shape[1:3])
+        made._convolution = convolution = BinaryConvolution.from_state(state, implementation)
+        plain = dict(strides=(1, 1), dilation=(1, 1), padding=((0, 0), (0, 0)), groups=1)
+        if convolution.words.shape[1:3] != (1, 1) or any(convolution._state[key] != plain[key] for key in plain):
+            raise ValueError('state describes a %d x %d convolution with strides %s, padding %s and %d groups, not a '
+                             'dense layer' % (convolution.words.shape[1:3] + tuple(
+                                 convolution._state[key] for key in ('strides', 'padding', 'groups'))))
         return made
 
     def __reduce__(self):
         return type(self).from_state, (self.state(),)
+
+    def __repr__(self):
+        return '%s(%d inputs, %d outputs, %s)' % (type(self).__name__, self.inputs, self.outputs, self.implementation)
 
 
 _STATE_KEYS = ('version', 'words', 'channels', 'strides', 'padding', 'dilation', 'groups', 'scale', 'bias', 'threshold')

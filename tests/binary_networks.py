@@ -59,3 +59,38 @@ def binary_layer(x, W, b=0, weight_scale='channel', input_scale='sample', shift=
         y *= np.abs(u).mean(axis=(1, 2, 3))[:, None, None, None]
     y += b
     return np.maximum(y, 0) if relu else y
+
+
+def dense_layers(names=('first', 'second', 'last'), shape=(12,), width=8, classes=3, **options):
+    """Returns (input, network): Dense layers with ReLU, the last without."""
+    features = C.input_variable(shape, name='features')
+    layers = [C.layers.Dense(width, activation=C.relu, init_bias=0.1, name=name, **options) for name in names[:-1]]
+    layers.append(C.layers.Dense(classes, name=names[-1]))
+    return features, C.layers.Sequential(layers)(features)
+
+
+def binary_product(u, W):
+    """Returns the integers of a binary Dense, sign(u) sign(W), for u [samples, mapped..., inputs...], int64.
+
+    Args:
+        W (array): [inputs..., outputs...]; u ends in its input axes.
+    """
+    inputs = next(rank for rank in range(1, W.ndim) if u.shape[u.ndim - rank:] == W.shape[:rank])
+    rows = signs(u).astype(np.int64).reshape(u.shape[:u.ndim - inputs] + (-1,))
+    columns = signs(W).astype(np.int64).reshape(rows.shape[-1], -1)
+    return rows.dot(columns).reshape(rows.shape[:-1] + W.shape[inputs:])
+
+
+def binary_dense(x, W, b=0, weight_scale='channel', input_scale='sample', shift=0, gain=1, offset=0):
+    """Returns what a binary Dense without activation computes, in float64."""
+    u = (x - np.asarray(shift, np.float32)).astype(np.float64)
+    y = binary_product(u, W).astype(np.float64)
+    outputs = W.ndim - next(rank for rank in range(1, W.ndim) if u.shape[u.ndim - rank:] == W.shape[:rank])
+    if weight_scale == 'channel':
+        y *= np.abs(W).mean(axis=tuple(range(W.ndim - outputs)), dtype=np.float64)
+    elif weight_scale == 'layer':
+        y *= np.abs(W).mean(dtype=np.float64)
+    y *= gain
+    if input_scale == 'sample':
+        y *= np.abs(u).reshape(len(u), -1).mean(axis=1).reshape((-1,) + (1,) * (y.ndim - 1))
+    return y + offset + b

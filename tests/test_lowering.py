@@ -11,7 +11,7 @@ import netopt_callbacks as nc
 from binary_networks import binary_layer, blocks, convolutions, images
 from netopt_callbacks.lowering import Lower, binary_convolve, compare
 from netopt_callbacks.optimizations.convolution_geometry import Axis
-from netopt_callbacks.lowering.replace import lower_binary_convolutions
+from netopt_callbacks.lowering.replace import lower_binary_layers
 from netopt_callbacks.lowering.undilated import spread
 from netopt_callbacks.optimizations.binarize_convolution import binarize_convolution
 from netopt_callbacks.optimizations.binary_block import BinaryLayer, binary_blocks
@@ -171,7 +171,7 @@ def test_inside_a_recurrence_and_inside_a_block():
 def test_the_lowered_network_is_an_ordinary_function(tmp_path):
     features, model = convolutions()
     trained = binarized(model)
-    lowered = lower_binary_convolutions(trained)
+    lowered = lower_binary_layers(trained)
     values = images(features.shape)
     expected = trained.eval(values)
     labels = np.eye(3, dtype=np.float32)[np.arange(7) % 3]
@@ -188,7 +188,7 @@ def test_the_lowered_network_is_an_ordinary_function(tmp_path):
 
 def test_loads_in_a_process_that_has_not_imported_the_package(tmp_path):
     features, model = convolutions()
-    lowered = lower_binary_convolutions(binarized(model))
+    lowered = lower_binary_layers(binarized(model))
     values = images(features.shape)
     lowered.save(str(tmp_path / 'lowered.model'))
     np.save(str(tmp_path / 'values.npy'), values)
@@ -207,11 +207,11 @@ def test_a_trained_model_lowers_after_a_reload(tmp_path):
     trained = binarized(model, minibatches=[{features: images(features.shape)}])
     path = str(tmp_path / 'trained.model')
     trained.save(path)
-    lowered = lower_binary_convolutions(C.load_model(path))
+    lowered = lower_binary_layers(C.load_model(path))
     values = images(features.shape, seed=8)
     assert same_bits(lowered.eval({lowered.arguments[0]: values}), trained.eval(values))
     # Lowering must leave the trained model whole: CNTK would save it and be unable to load it.
-    lower_binary_convolutions(trained)
+    lower_binary_layers(trained)
     trained.save(path)
     assert same_bits(C.load_model(path).eval(values), trained.eval(values))
 
@@ -219,7 +219,7 @@ def test_a_trained_model_lowers_after_a_reload(tmp_path):
 def test_holds_no_float_weight_of_a_lowered_layer(tmp_path):
     features, model = convolutions(filters=64)
     trained = binarized(model)
-    lowered = lower_binary_convolutions(trained)
+    lowered = lower_binary_layers(trained)
     kept = {parameter.uid for parameter in lowered.parameters}
     for layer in [BinaryLayer(block) for block in binary_blocks(trained)]:
         assert layer.W.uid not in kept
@@ -245,14 +245,14 @@ def test_flipping_one_packed_weight_bit_changes_the_output(monkeypatch):
     features, model = convolutions()
     trained = binarized(model)
     values = images(features.shape)
-    honest = lower_binary_convolutions(trained)
+    honest = lower_binary_layers(trained)
     plain = C.user_function
 
     def tampering(op):
         return plain(flipped(op) if op.name == 'second' else op)
 
     monkeypatch.setattr('netopt_callbacks.lowering.replace.C.user_function', tampering)
-    tampered = lower_binary_convolutions(trained)
+    tampered = lower_binary_layers(trained)
     monkeypatch.undo()
     assert not same_bits(tampered.eval(values), honest.eval(values))
     found = compare(trained, tampered, [{features: values}], tolerance=1)
@@ -262,7 +262,7 @@ def test_flipping_one_packed_weight_bit_changes_the_output(monkeypatch):
 
 def test_training_a_lowered_network_says_what_to_do(capfd):
     features, model = convolutions()
-    lowered = lower_binary_convolutions(binarized(model))
+    lowered = lower_binary_layers(binarized(model))
     target = C.input_variable(3)
     learner = C.sgd(lowered.parameters, C.learning_parameter_schedule(0.1))
     trainer = C.Trainer(lowered, C.cross_entropy_with_softmax(lowered, target), [learner])

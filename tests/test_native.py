@@ -220,11 +220,11 @@ def test_state_and_pickle(implementation):
 @pytest.mark.parametrize('batch, filters', [(1, 130), (9, 13), (65, 64)])
 def test_dense(implementation, channels, batch, filters):
     random = np.random.RandomState(2)
-    x, w = random.randn(batch, channels).astype(np.float32), random.randn(filters, channels).astype(np.float32)
+    x, w = random.randn(batch, channels).astype(np.float32), random.randn(channels, filters).astype(np.float32)
     scale, bias = random.randn(filters).astype(np.float32), random.randn(filters).astype(np.float32)
     threshold = random.randn(channels).astype(np.float32)
     dense = native.BinaryDense(w, scale=scale, bias=bias, threshold=threshold, implementation=implementation)
-    integers = native_oracle.signs(x, threshold).dot(native_oracle.signs(w).T)
+    integers = native_oracle.signs(x, threshold).dot(native_oracle.signs(w))
     expected = integers.astype(np.float32) * scale + bias
     for made in (dense, pickle.loads(pickle.dumps(dense))):
         assert made(x).tobytes() == made(np.asfortranarray(x)).tobytes() == expected.tobytes()

@@ -52,7 +52,7 @@ def test_bad_input(x, error):
 @pytest.mark.parametrize('x, error', [
     (np.ones((2, 5), np.float64), TypeError), (np.ones(5, np.float32), ValueError), (np.ones((2, 4), np.float32), ValueError)])
 def test_bad_input_of_a_dense_layer(x, error):
-    dense = native.BinaryDense(np.ones((3, 5), np.float32))
+    dense = native.BinaryDense(np.ones((5, 3), np.float32))
     with pytest.raises(error):
         dense(x)
     with pytest.raises(ValueError, match='out'):
@@ -145,6 +145,27 @@ def test_states_are_copies():
 def test_a_dense_state_is_dense():
     with pytest.raises(ValueError, match='dense'):
         native.BinaryDense.from_state(native.BinaryConvolution(WEIGHTS).state())
+    with pytest.raises(ValueError, match='dense'):
+        native.BinaryDense.from_state(native.BinaryConvolution(np.ones((4, 6, 1, 1), np.float32), strides=(2, 1)).state())
+
+
+def test_what_a_dense_layer_says_of_itself():
+    dense = native.BinaryDense(np.eye(70, 3, dtype=np.float32))
+    assert (dense.inputs, dense.outputs, dense.implementation) == (70, 3, native.implementation())
+    assert dense.output_shape((5, 70)) == (5, 3) and dense.words.tolist() == [[1, 0], [2, 0], [4, 0]]
+    with pytest.raises(ValueError):
+        dense.words[0, 0] = 1
+
+
+@pytest.mark.parametrize('arguments, error', [
+    ((np.ones((0, 3), np.float32),), ValueError), ((np.ones((3, 0), np.float32),), ValueError),
+    ((np.ones((5, 3)),), TypeError), ((np.ones((5, 3, 1), np.float32),), ValueError), (([[1.0]],), TypeError),
+    ((np.ones((5, 3), np.float32), np.ones(5, np.float32)), ValueError),
+    ((np.ones((5, 3), np.float32), None, np.ones(3)), TypeError),
+    ((np.ones((5, 3), np.float32), None, None, np.ones(3, np.float32)), ValueError)])
+def test_bad_arguments_of_a_dense_layer(arguments, error):
+    with pytest.raises(error):
+        native.BinaryDense(*arguments)
 
 
 def run_python(code, *arguments, **variables):

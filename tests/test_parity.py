@@ -6,7 +6,7 @@ import pytest
 import netopt_callbacks as nc
 from binary_networks import blocks, convolutions, images
 from netopt_callbacks.lowering import Lower, LoweringError, compare, parity
-from netopt_callbacks.lowering.replace import lower_binary_convolutions
+from netopt_callbacks.lowering.replace import lower_binary_layers
 from test_lowering import binarized, same_bits
 
 
@@ -66,7 +66,7 @@ def test_a_bit_that_differs_is_admitted_only_where_it_ties(distance, tied):
     trained, other = (nc.quantization.convert_to_binary_convolution(convolution(x - np.float32(moved)))
                       for moved in (0, 1.5 * distance))
     # As if CNTK had rounded the float layer before it differently in the lowered network.
-    found = compare(trained, lower_binary_convolutions(other), [{x: values}], tolerance=1e-5)
+    found = compare(trained, lower_binary_layers(other), [{x: values}], tolerance=1e-5)
     layer, = found.layers
     assert (layer.ties, layer.strays) == ((1, 0) if tied else (0, 1))
     assert found.largest_difference > 0.1

@@ -50,7 +50,7 @@ def test_stages_that_exclude_each_other_are_refused_before_training(callbacks, w
 def test_a_layer_that_is_factored_already_is_named_when_nothing_else_is_left(first, samples):
     """Before training, unless a function of the trained weights decides whether it will be factored."""
     script = Script(sweeps=2, test=False)
-    with pytest.raises(ValueError, match="got none.*'classify'.*Factored already: 'hidden'"):
+    with pytest.raises(ValueError, match="got none.*'classify'.*Changed already: DenseFactored 'hidden'"):
         script.run([hidden(1, first), hidden(1, 2)])
     assert script.trainer.total_number_of_samples_seen == samples
 

@@ -341,8 +341,8 @@ class Network(object):
         return exported(self._model)
 
     def totals(self):
-        """Returns (parameters, multiply-adds per sample) of the model, see `count.totals`."""
-        return count.totals(self._model)
+        """Returns the `count.Totals` of the model."""
+        return count.whole(self._model)
 
     def let_go(self):
         """Lets the trainer's tracker, which stays in it, tell us nothing more."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Optional, Tuple
 import cntk as C
 
 from .. import graph
-from ..graph.walk import function_of
+from ..graph.walk import function_of, named
 from . import remember
 from .learners import trained_by
 
@@ -23,6 +23,7 @@ class State(NamedTuple):
         whole (cntk.Function): the outputs of model, loss and metric, combined.
         models (int): how many of them are the model's; 0 for a trainer without one.
         has_metric (bool): whether the last one is a metric.
+        kinds (tuple): for model, loss and metric (name of the Function, name of the combine it is or None).
         trained (tuple of Trained): its learners and what each trains.
         unique_id (int): CNTK's uid counter where the graph begins; None where the graph is the user's own.
     """
@@ -30,6 +31,7 @@ class State(NamedTuple):
     whole: Any
     models: int
     has_metric: bool
+    kinds: Tuple
     trained: Tuple
     unique_id: Optional[int] = None
 
@@ -41,21 +43,23 @@ class State(NamedTuple):
     @property
     def model(self):
         """The model, or None."""
-        return function_of(list(self.whole.outputs)[:self.models]) if self.models else None
+        return self._part(0, 0, self.models) if self.models else None
 
     @property
     def loss(self):
-        return function_of([self.whole.outputs[self.models]])
+        return self._part(1, self.models, self.models + 1)
 
     @property
     def metric(self):
         """The metric, or None."""
-        return function_of([self.whole.outputs[self.models + 1]]) if self.has_metric else None
+        return self._part(2, self.models + 1, self.models + 2) if self.has_metric else None
 
-    @property
-    def outputs(self):
-        """How many outputs `whole` has."""
-        return self.models + 1 + self.has_metric
+    def _part(self, place, begin, end):
+        outputs = list(self.whole.outputs)[begin:end]
+        name, combined = self.kinds[place]
+        if combined is None:
+            return function_of(outputs, name)
+        return named(C.combine(outputs, name=combined), name)
 
 
 def own(function):
@@ -79,7 +83,14 @@ def _as_built(trainer, learners):
     outputs.append(loss.output)
     if metric is not None:
         outputs.append(metric.output)
-    return State(own(C.combine(outputs)), models, metric is not None, trained_by(learners))
+    kinds = tuple(None if function is None else _kind(function) for function in (model, loss, metric))
+    return State(own(C.combine(outputs)), models, metric is not None, kinds, trained_by(learners))
+
+
+def _kind(function):
+    """Returns (its name, the name of the combine it is or None)."""
+    root = function.root_function
+    return function.name, root.name if root.op_name == 'Combine' else None
 
 
 Original = collections.namedtuple(

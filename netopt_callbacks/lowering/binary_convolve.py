@@ -9,16 +9,16 @@ import json
 
 import cntk as C
 import numpy as np
-from cntk.ops.functions import UserFunction
 
 from .. import native
 from ..optimizations.convolution_geometry import Axis
+from .native_op import NativeOp
 
 OP_NAME = 'BinaryConvolveOp'
 STATE_VERSION = 1
 
 
-class BinaryConvolveOp(UserFunction):
+class BinaryConvolveOp(NativeOp):
     """y[n, f] = scale[f] * (sign(w_f) (*) sign(x_n - threshold)) + bias[f]; evaluation only.
 
     Args:
@@ -32,8 +32,10 @@ class BinaryConvolveOp(UserFunction):
         ValueError: `state` describes no native convolution.
     """
 
+    block_op_name = OP_NAME
+
     def __init__(self, operand, state, axes, name=''):
-        super(BinaryConvolveOp, self).__init__([operand], as_numpy=True, name=name)
+        super(BinaryConvolveOp, self).__init__(operand, name)
         self.state = dict(state)
         self.axes = list(axes)
         self._ops = {}
@@ -45,21 +47,16 @@ class BinaryConvolveOp(UserFunction):
         shape = (self.state['words'].shape[0],) + tuple(sides)
         return [C.output_variable(shape, operand.dtype, operand.dynamic_axes)]
 
-    def forward(self, argument, device=None, outputs_to_retain=None):
-        if isinstance(argument, list):
-            return None, [self._run(steps) for steps in argument]
-        return None, self._run(argument)
-
-    def backward(self, state, root_gradients):
-        raise RuntimeError(
-            "%s '%s' is native and for evaluation only: it has no gradient. Train the model that was "
-            'lowered (result.model) and lower it again' % (OP_NAME, self.name))
+    @property
+    def weights_shape(self):
+        words = self.state['words'].shape
+        return (words[0], self.state['channels']) + words[1:3]
 
     def clone(self, cloned_inputs):
         return BinaryConvolveOp(cloned_inputs[0], self.state, self.axes, self.name)
 
     def serialize(self):
-        return {'version': STATE_VERSION, 'state': _to_text(self.state),
+        return {'version': STATE_VERSION, 'state': to_text(self.state),
                 'axes': json.dumps([axis.state() for axis in self.axes])}
 
     @staticmethod
@@ -73,7 +70,7 @@ class BinaryConvolveOp(UserFunction):
             raise ValueError("%s '%s': state is of version %s, this package reads version %d"
                              % (OP_NAME, name, state['version'], STATE_VERSION))
         axes = [Axis.from_state(axis) for axis in json.loads(state['axes'])]
-        return BinaryConvolveOp(inputs[0], _from_text(state['state']), axes, name)
+        return BinaryConvolveOp(inputs[0], from_text(state['state']), axes, name)
 
     def _run(self, values):
         """Convolves [..., channels, height, width]; the leading axes are batch and steps."""
@@ -106,7 +103,7 @@ def convolve(ops, state, axes, images):
     return ops[sizes](images[:, :, rows, columns])
 
 
-def _to_text(state):
+def to_text(state):
     """Returns a native state as JSON: arrays as base64 of their little-endian bytes."""
     fields = {}
     for name, value in state.items():
@@ -118,8 +115,8 @@ def _to_text(state):
     return json.dumps(fields, sort_keys=True)
 
 
-def _from_text(text):
-    """Inverse of `_to_text`."""
+def from_text(text):
+    """Inverse of `to_text`."""
     state = json.loads(text)
     for name, value in state.items():
         if isinstance(value, dict):

@@ -15,11 +15,9 @@ import cntk as C
 import numpy as np
 
 from .. import graph
-from ..graph.values import evaluate, flat, opened
+from ..graph import evaluate, flat, opened
 from ..optimizations import binary_block
-from ..optimizations.convolution_geometry import axes_of
-from . import binary_convolve
-from .replace import native_state
+from .replace import OP_NAMES, native_integers
 from .undilated import undilated
 
 TIE_ULPS = 8
@@ -147,8 +145,8 @@ def compare(model, lowered, minibatches, tolerance, data='held-out'):
         ValueError: the two networks do not have the same binary layers in the same order.
     """
     parity = Parity(tolerance, data)
-    trained = _Twin(undilated(model), binary_block.OP_NAME)
-    twin = _Twin(lowered, binary_convolve.OP_NAME)
+    trained = _Twin(undilated(model), binary_block.OP_NAMES)
+    twin = _Twin(lowered, OP_NAMES)
     _check_pairs(trained.blocks, twin.blocks)
     layers = [binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(model)]
     probes = [_Probe(*each) for each in zip(layers, trained.blocks, twin.blocks)]
@@ -169,10 +167,10 @@ def compare(model, lowered, minibatches, tolerance, data='held-out'):
 class _Twin(object):
     """One of the two networks, with everything that is compared on its own level."""
 
-    def __init__(self, model, op_name):
-        self._model = opened(model, lambda block: block.is_block and block.op_name == op_name)
+    def __init__(self, model, op_names):
+        self._model = opened(model, lambda block: block.is_block and block.op_name in op_names)
         self.blocks = [function for function in graph.primitives(self._model)
-                       if function.is_block and function.op_name == op_name]
+                       if function.is_block and function.op_name in op_names]
         self._inputs = [block.block_arguments_mapping[0][1] for block in self.blocks]
         self.outputs = self.inputs = None
 
@@ -189,9 +187,7 @@ class _Probe(object):
 
     def __init__(self, layer, block, lowered_block):
         self.parity = LayerParity(layer.name or '(unnamed)')
-        self._axes = axes_of(layer.core)
-        self._state = dict(native_state(layer), scale=None, bias=None)
-        self._ops = {}
+        self._native_integers = native_integers(layer)
         twin = binary_block.BinaryLayer(block)
         source = C.input_variable(twin.input.shape, np.float32, dynamic_axes=twin.input.dynamic_axes)
         content = C.combine([twin.content.outputs[0], twin.core.outputs[0], C.alias(twin.operand).output,
@@ -202,10 +198,10 @@ class _Probe(object):
     def compare(self, values):
         """Compares integers and outputs, both networks reading `values`."""
         output, integers, operand, _ = _run(self._trained, values)
-        native_integers = binary_convolve.convolve(self._ops, self._state, self._axes, operand)
+        found = self._native_integers(operand)
         lowered_output, = _run(self._lowered, values)
         self.parity.integers += integers.size
-        self.parity.different_integers += int(np.sum(integers != native_integers))
+        self.parity.different_integers += int(np.sum(integers != found))
         self.parity.different_outputs += int(np.sum(_bits(output) != _bits(lowered_output)))
 
     def trace(self, values, lowered_values, explained):

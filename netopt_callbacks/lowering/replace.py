@@ -1,29 +1,36 @@
-"""The pass that puts native ops in the place of trained binary convolutions.
+"""The pass that puts native ops in the place of trained binary layers.
 
-Of a block `BinaryConvolution` only the integers, the weights' scale and the bias change hands;
-everything before and after (input scale, activation, reshapes) is the trained graph itself, so there
+Of a block `BinaryConvolution` or `BinaryDense` only the integers, the weights' scale and the bias change
+hands; everything before and after (input scale, activation, reshapes) is the trained graph itself, so there
 is nothing it could compute differently.
 """
 import cntk as C
+import numpy as np
 
 from .. import graph, native
 from ..optimizations import binary_block
+from ..optimizations.binary_kinds import DENSE
 from ..optimizations.convolution_geometry import axes_of
-from .binary_convolve import OP_NAME, BinaryConvolveOp
+from . import binary_dense
+from .binary_convolve import BinaryConvolveOp, convolve
+from .binary_dense import BinaryDenseOp
+
+OPS = {op.block_op_name: op for op in (BinaryConvolveOp, BinaryDenseOp)}
+OP_NAMES = tuple(OPS)
 
 
-def lower_binary_convolutions(model):
-    """Returns `model` on native bit convolutions.
+def lower_binary_layers(model):
+    """Returns `model` on native bit convolutions and products.
 
     Args:
         model (cntk.Function): trained, or loaded from a file.
 
     Returns:
-        cntk.Function: each block `BinaryConvolution` is a block `BinaryConvolveOp` of the same name;
-        evaluation only. `model` itself where it holds no such block.
+        cntk.Function: each block `BinaryConvolution` is a block `BinaryConvolveOp` of the same name, and each
+        `BinaryDense` a `BinaryDenseOp`; evaluation only. `model` itself where it holds no such block.
 
     Raises:
-        ValueError: a block `BinaryConvolution` that this package did not make.
+        ValueError: such a block that this package did not make.
     """
     layers = [binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(model)]
     if not layers:
@@ -33,19 +40,49 @@ def lower_binary_convolutions(model):
 
 def lowered_layer(layer):
     """Returns a `BinaryLayer` on the native op: a block, unapplied, with one placeholder."""
-    op = BinaryConvolveOp(layer.operand, native_state(layer), axes_of(layer.core), layer.name)
+    op = native_op(layer)
     native_output = C.user_function(op)
     content = graph.substitute(layer.content, {layer.replaced: native_output.output})
-    return binary_block.as_block(content, OP_NAME, layer.name)
+    return binary_block.as_block(content, op.block_op_name, layer.name)
+
+
+def native_op(layer):
+    """Returns the `NativeOp` that computes `layer.replaced` of a `BinaryLayer`."""
+    if layer.kind is DENSE:
+        return BinaryDenseOp(layer.operand, native_state(layer), DENSE.input_shape(layer.core),
+                             DENSE.output_shape(layer.core), layer.name)
+    return BinaryConvolveOp(layer.operand, native_state(layer), axes_of(layer.core), layer.name)
+
+
+def native_integers(layer):
+    """Returns a function of what the native op reads, [samples, ...shape], that gives the integers of a `BinaryLayer`."""
+    state = dict(native_state(layer), scale=None, bias=None)
+    if layer.kind is DENSE:
+        product, shape = native.BinaryDense.from_state(state), layer.core.shape
+        return lambda values: binary_dense.multiply(product, values).reshape((len(values),) + shape)
+    ops, axes = {}, axes_of(layer.core)
+    return lambda values: convolve(ops, state, axes, values)
 
 
 def native_state(layer):
-    """Returns the state of the `nc.native.BinaryConvolution` that computes `layer.replaced`.
+    """Returns the state of the native object that computes `layer.replaced`.
 
     Every number in it is evaluated by CNTK, from the expressions of the training graph.
     """
+    if layer.kind is DENSE:
+        weights = layer.signs().reshape(-1, DENSE.outputs(layer.core))
+        return native.BinaryDense(weights, layer.scale(), layer.bias(), _of_inputs(layer)).state()
     attributes = layer.core.attributes
     return native.BinaryConvolution(
         layer.signs(), strides=attributes['strides'][-2:], dilation=attributes['dilation'][-2:],
         groups=attributes['groups'], scale=layer.scale(), bias=layer.bias(),
         threshold=layer.threshold()).state()
+
+
+def _of_inputs(layer):
+    """Returns the threshold of each input of a Dense, float32 [inputs], or None for 0."""
+    threshold = layer.threshold()
+    if threshold is None:
+        return None
+    by_channel = threshold.reshape(DENSE.channel_shape(layer.core))
+    return np.ascontiguousarray(np.broadcast_to(by_channel, DENSE.input_shape(layer.core))).ravel()

@@ -4,6 +4,7 @@ import numpy as np
 
 from .. import graph
 from ..optimizations import binary_block
+from ..optimizations.binary_kinds import CONVOLUTION
 
 
 def undilated(model):
@@ -20,7 +21,8 @@ def undilated(model):
         `model` itself where nothing is dilated.
     """
     layers = [binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(model)]
-    dilated = [layer for layer in layers if max(layer.core.attributes['dilation']) > 1]
+    dilated = [layer for layer in layers
+               if layer.kind is CONVOLUTION and max(layer.core.attributes['dilation']) > 1]
     if not dilated:
         return model
     return graph.replace(model, {layer: _undilated(layer) for layer in dilated})
@@ -33,7 +35,7 @@ def _undilated(layer):
     core = C.convolution(weights, data, strides=attributes['strides'], groups=attributes['groups'],
                          auto_padding=attributes['autoPadding'])
     content = graph.substitute(layer.content, {layer.core.outputs[0]: core.output})
-    return binary_block.as_block(content, binary_block.OP_NAME, layer.name)
+    return binary_block.as_block(content, layer.kind.op_name, layer.name)
 
 
 def spread(weights, dilation):

@@ -9,6 +9,8 @@ from numbers import Real
 
 import cntk as C
 
+from ..graph import blocks as known_blocks
+
 
 class LayerNote(object):
     """What an optimization did to one layer: a row of the record and of the summary.
@@ -22,19 +24,22 @@ class LayerNote(object):
         error (float): relative Frobenius error of the new weights.
         parameters_before, parameters_after (int): number of stored weights;
             1-bit weights count as one each, `bits_after` tells their size.
-        macs_before, macs_after (int): multiply-adds per sample; None where an axis has no fixed size.
+        macs_before, macs_after (int): multiply-adds per sample of one application of the layer (of a
+            sequence: per step); None where an axis has no fixed size.
         binary_macs_after (int): those of `macs_after` that are 1-bit.
         bits_after (int): bits per weight once lowered.
+        float_bytes (int): bytes of a number that is not 1-bit: 4 of float32, 8 of float64; None is that of
+            the network, where all its Parameters have the same.
         message (str): anything the user should read about this layer.
     """
 
     FIELDS = ('name', 'shape', 'skipped', 'rank', 'energy', 'error',
               'parameters_before', 'parameters_after', 'macs_before', 'macs_after',
-              'binary_macs_after', 'bits_after', 'message')
+              'binary_macs_after', 'bits_after', 'message', 'float_bytes')
 
     def __init__(self, name, shape=(), skipped=None, rank=None, energy=None, error=None,
                  parameters_before=None, parameters_after=None, macs_before=None,
-                 macs_after=None, binary_macs_after=None, bits_after=32, message=None):
+                 macs_after=None, binary_macs_after=None, bits_after=32, message=None, float_bytes=None):
         # Plain Python values: notes are kept in JSON, which takes none of NumPy's.
         self.name = str(name)
         self.shape = tuple(_whole('shape', side) for side in shape)
@@ -49,6 +54,7 @@ class LayerNote(object):
         self.binary_macs_after = _whole('binary_macs_after', binary_macs_after)
         self.bits_after = _whole('bits_after', bits_after)
         self.message = None if message is None else str(message)
+        self.float_bytes = _whole('float_bytes', float_bytes)
 
     def to_dict(self):
         """Returns the JSON-ready fields."""
@@ -186,6 +192,15 @@ class Optimization(object):
 
     # What a subclass has whose __init__ does not call this one.
     epoch, filter_function, learner, learner_state = 0, None, None, 'reset'
+
+    #: Sequence of `nc.Block`: what it says of the blocks it puts into a network, those of `lower` among them.
+    #: Layers are found, named, counted and summarized by it, also in a model that was saved and loaded, in
+    #: every process that has imported the class.
+    blocks = ()
+
+    def __init_subclass__(cls, **options):
+        super(Optimization, cls).__init_subclass__(**options)
+        known_blocks.declare(cls, cls.__dict__.get('blocks', ()))
 
     def __init__(self, epoch=0, filter_function=None, learner=None, learner_state='reset'):
         self.epoch = _checked_epoch(type(self).__name__, epoch)

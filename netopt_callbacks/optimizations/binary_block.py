@@ -1,18 +1,18 @@
-"""The trainable binary convolution as a CNTK block: building one, and reading one back.
+"""The trainable binary convolution or Dense as a CNTK block: building one, and reading one back.
 
 Inside the block, in this order, so that the native op can repeat every rounding::
 
     u   = x - shift                                     if there is a shift
-    acc = convolution(sign(clip_w W), sign(clip_x u))   integers: exact in float32 below 2^24
-    y   = acc * (mean|W| * gain)                        `weight_scale`, and a Constant per filter
+    acc = product(sign(clip_w W), sign(clip_x u))       integers: exact in float32 below 2^24
+    y   = acc * (mean|W| * gain)                        `weight_scale`, and a Constant per output
     y   = y * mean|u|                                   `input_scale`
-    y   = y + offset                                    a Constant per filter
+    y   = y + offset                                    a Constant per output
     y   = y + b, activation                             as the layer had them
 
 sign is `cntk.straight_through_impl`: forward +1 where its argument is > 0 and -1 elsewhere
-(sign(0) = -1), gradient 1 where |argument| <= 1 and 0 elsewhere. The scales come after the convolution,
-never before it: convolving alpha W would round in every addition. Padded taps contribute
-0, as in any CNTK convolution.
+(sign(0) = -1), gradient 1 where |argument| <= 1 and 0 elsewhere. The scales come after the product,
+never before it: multiplying by alpha W would round in every addition. Padded taps contribute
+0, as in any CNTK convolution. What a product, a channel and an output is says the layer's `Kind`.
 
 Reading goes by what a graph computes and nothing else, so a model that was saved and loaded
 lowers like the one that was trained.
@@ -21,12 +21,13 @@ import cntk as C
 import numpy as np
 
 from .. import graph
-from ..graph.walk import functions
+from ..graph import functions
 from . import binary
+from .binary_kinds import KINDS, kind_of_block, kind_of_layer
 
-OP_NAME = 'BinaryConvolution'
+OP_NAMES = tuple(kind.op_name for kind in KINDS)
 # Binary input, float weights: the first stage of `operands='inputs'`.
-INPUTS_OP_NAME = 'BinaryInputConvolution'
+INPUTS_OP_NAMES = tuple(kind.inputs_op_name for kind in KINDS)
 
 _SIGN = 'StraightThrough'
 
@@ -37,8 +38,8 @@ class Recipe(object):
     Args:
         weight_scale (str): 'channel', 'layer' or None.
         input_scale (str): 'sample' or None.
-        shift (cntk.Constant or cntk.Parameter): [channels, 1, 1], taken from the input; None for none.
-        gain, offset (array): float32 [filters], constant; None for none.
+        shift (cntk.Constant or cntk.Parameter): one number per channel, taken from the input; None for none.
+        gain, offset (array): float32 [outputs], constant; None for none.
         input_clip, weight_clip (float): powers of two that scale into the straight-through window.
         operands (str): 'both', 'inputs', or 'weights' where the input is binary already.
     """
@@ -59,19 +60,21 @@ def build(layer, recipe):
     """Returns the layer with binary operands; bias, activation and name as they are.
 
     Args:
-        layer (nc.graph.Layer): a convolution of 2 spatial axes.
+        layer (nc.graph.Layer): a convolution of 2 spatial axes, or a Dense.
         recipe (Recipe): what to binarize, and how.
 
     Returns:
         cntk.Function: a block, unapplied, with one placeholder; W and b are the layer's own.
     """
-    op_name = INPUTS_OP_NAME if recipe.operands == 'inputs' else OP_NAME
+    kind = kind_of_layer(layer)
+    op_name = kind.inputs_op_name if recipe.operands == 'inputs' else kind.op_name
     return layer.rebuilt(core_of(layer, recipe), op_name)
 
 
 def core_of(layer, recipe):
-    """Returns what takes the convolution's place: unapplied, with one placeholder."""
-    weights, data = layer.core.inputs
+    """Returns what takes the product's place: unapplied, with one placeholder."""
+    kind = kind_of_layer(layer)
+    weights, data = kind.weights_of(layer.core), kind.data_of(layer.core)
     inlet = C.placeholder(data.shape, data.dynamic_axes)
     centered, new_data, replacements = inlet, inlet, {}
     if recipe.operands != 'weights':
@@ -83,52 +86,52 @@ def core_of(layer, recipe):
                                                         name='weight_sign').output
     replacements[data] = new_data
     core = C.as_composite(layer.core).clone(C.CloneMethod.share, replacements)
-    scale = _filter_scale(weights, recipe)
+    scale = _output_scale(layer, weights, recipe)
     if scale is not None:
         core = C.element_times(core, scale, name='scaled')
     if recipe.operands != 'weights' and recipe.input_scale is not None:
         core = C.element_times(core, C.reduce_mean(C.abs(centered), axis=C.Axis.all_static_axes()),
                                name='scaled_by_input')
     if recipe.offset is not None:
-        core = C.plus(core, _per_filter(recipe.offset, 'offset'))
+        core = C.plus(core, _per_output(layer, recipe.offset, 'offset'))
     return core
 
 
-def _filter_scale(weights, recipe):
+def _output_scale(layer, weights, recipe):
     """Returns what the integers are multiplied by, or None: it depends on Parameters and Constants alone."""
-    gain = None if recipe.gain is None else _per_filter(recipe.gain, 'gain')
+    gain = None if recipe.gain is None else _per_output(layer, recipe.gain, 'gain')
     if recipe.operands == 'inputs' or recipe.weight_scale is None:
         return gain
-    magnitude = _mean_magnitude(weights, recipe.weight_scale)
+    magnitude = _mean_magnitude(layer, weights, recipe.weight_scale)
     return magnitude if gain is None else C.element_times(magnitude, gain)
 
 
-def _per_filter(values, name):
-    return C.constant(np.asarray(values, np.float32).reshape(-1, 1, 1), name=name)
+def _per_output(layer, values, name):
+    shape = kind_of_layer(layer).output_shape(layer.core)
+    return C.constant(np.asarray(values, np.float32).reshape(shape), name=name)
 
 
 def _clipped(operand, factor):
     return operand if factor == 1 else C.element_times(operand, C.constant(factor, dtype=np.float32))
 
 
-def _mean_magnitude(weights, kind):
-    """Returns mean |W| per filter as [filters, 1, 1], or of all as a scalar; it has a gradient."""
-    if kind == 'layer':
+def _mean_magnitude(layer, weights, scale):
+    """Returns mean |W| per output, or of all as a scalar; it has a gradient."""
+    if scale == 'layer':
         return C.reduce_mean(C.abs(weights), axis=C.Axis.all_static_axes())
-    filters = weights.shape[0]
-    means = C.reduce_mean(C.reshape(C.abs(weights), (filters, -1)), axis=1)
-    return C.reshape(means, (filters, 1, 1))
+    return kind_of_layer(layer).mean_magnitude(layer.core, weights)
 
 
 class BinaryLayer(object):
-    """A block `BinaryConvolution`, read: what `nc.graph.replace` and lowering need of it.
+    """A block `BinaryConvolution` or `BinaryDense`, read: what `nc.graph.replace` and lowering need of it.
 
     Attributes:
+        kind (Kind): which of the two.
         name (str), label (str): as the user named it, and for messages.
         block (cntk.Function): the block.
         input, output (cntk.Variable): what it reads and computes in its model.
         W (cntk.Parameter): latent weights; None where the block holds bare signs.
-        core (cntk.Function): the convolution inside the block; its output is the integers.
+        core (cntk.Function): the product inside the block; its output is the integers.
         operand (cntk.Variable): inside the block, what the native op reads and compares.
         signed (cntk.Variable): inside the block, what the sign of the input is taken of.
         replaced (cntk.Variable): inside the block, what the native op computes: the
@@ -137,12 +140,13 @@ class BinaryLayer(object):
 
     def __init__(self, block):
         self.block = block
+        self.kind = kind_of_block(block)
         self.name = block.name
         self.output = block.outputs[0]
         self._content = graph.body(block)
         self._functions = functions(self._content.outputs)
-        self.core = self._convolution()
-        self.signed = self.core.inputs[1].owner.inputs[0]
+        self.core = self._product()
+        self.signed = self.kind.data_of(self.core).owner.inputs[0]
         self.operand, self._threshold = self._comparison()
         self.W = self._weights()
         self._scale, self._bias, self.replaced = self._epilogue()
@@ -150,8 +154,8 @@ class BinaryLayer(object):
     @property
     def label(self):
         """The layer for messages."""
-        return "%s '%s' (W of %s)" % (OP_NAME, self.name or '(unnamed)',
-                                      'x'.join(str(side) for side in self.core.inputs[0].shape))
+        return "%s '%s' (W of %s)" % (self.kind.op_name, self.name or '(unnamed)',
+                                      'x'.join(str(side) for side in self.kind.weights_of(self.core).shape))
 
     @property
     def input(self):
@@ -164,16 +168,17 @@ class BinaryLayer(object):
         return self._content
 
     def signs(self):
-        """Returns sign(W) as CNTK evaluates it: float32 [filters, channels of a group, height, width]."""
-        return _value_of(self.core.inputs[0]).reshape(self.core.inputs[0].shape)
+        """Returns sign(W) as CNTK evaluates it: float32, of W's shape as the product reads it."""
+        weights = self.kind.weights_of(self.core)
+        return _value_of(weights).reshape(weights.shape)
 
     def scale(self):
-        """Returns the weights' scale as CNTK evaluates it, float32 [filters], or None."""
-        return None if self._scale is None else self._per_filter(self._scale)
+        """Returns the weights' scale as CNTK evaluates it, float32 [outputs], or None."""
+        return None if self._scale is None else self._per_output(self._scale)
 
     def bias(self):
-        """Returns the bias the native op adds, float32 [filters], or None."""
-        return None if self._bias is None else self._per_filter(self._bias)
+        """Returns the bias the native op adds, float32 [outputs], or None."""
+        return None if self._bias is None else self._per_output(self._bias)
 
     def threshold(self):
         """Returns what the input is compared with, float32 [channels], or None for 0."""
@@ -181,12 +186,12 @@ class BinaryLayer(object):
             return None
         return np.ascontiguousarray(np.ravel(_value_of(self._threshold)), np.float32)
 
-    def _convolution(self):
-        found = [function for function in self._functions if is_binary_core(function)]
+    def _product(self):
+        found = [function for function in self._functions if binary_kind(function) is self.kind]
         if len(found) != 1:
-            raise ValueError("block BinaryConvolution '%s' must hold one convolution of two signs, got %d, so "
-                             'this package did not make it; give the block another op name, or make it with '
-                             'nc.BinarizeConvolution' % (self.name, len(found)))
+            raise ValueError("block %s '%s' must hold one %s of two signs, got %d, so this package did not make it; "
+                             'give the block another op name, or make it with nc.%s'
+                             % (self.kind.op_name, self.name, self.kind.noun, len(found), self.kind.optimization))
         return found[0]
 
     def _comparison(self):
@@ -194,17 +199,18 @@ class BinaryLayer(object):
         if not self.signed.is_output or self.signed.owner.op_name != 'Minus':
             return self.signed, None
         minuend, shift = self.signed.owner.inputs
-        if _is_fixed(shift) and shift.shape == (minuend.shape[0], 1, 1):
+        if _is_fixed(shift) and shift.shape == self.kind.channel_shape(self.core):
             return minuend, shift
         return self.signed, None
 
     def _weights(self):
-        if not self.core.inputs[0].is_output:
+        weights = self.kind.weights_of(self.core)
+        if not weights.is_output:
             return None
-        parameters = C.as_composite(self.core.inputs[0].owner).parameters
+        parameters = C.as_composite(weights.owner).parameters
         if len(parameters) != 1:
-            raise ValueError("block BinaryConvolution '%s': the signs of its weights must read one Parameter, got "
-                             '%d; make the block with nc.BinarizeConvolution' % (self.name, len(parameters)))
+            raise ValueError("block %s '%s': the signs of its weights must read one Parameter, got %d; make the block "
+                             'with nc.%s' % (self.kind.op_name, self.name, len(parameters), self.kind.optimization))
         return parameters[0]
 
     def _epilogue(self):
@@ -220,16 +226,16 @@ class BinaryLayer(object):
         if len(readers) != 1 or readers[0].op_name != op_name:
             return None, variable
         other = [read for read in readers[0].inputs if read.uid != variable.uid]
-        if len(other) != 1 or not _is_fixed(other[0]) or not self._is_per_filter(other[0]):
+        if len(other) != 1 or not _is_fixed(other[0]) or not self._is_per_output(other[0]):
             return None, variable
         return other[0], readers[0].outputs[0]
 
-    def _is_per_filter(self, variable):
-        return int(np.prod(variable.shape)) == 1 or variable.shape == (self.core.shape[0], 1, 1)
+    def _is_per_output(self, variable):
+        return int(np.prod(variable.shape)) == 1 or variable.shape == self.kind.output_shape(self.core)
 
-    def _per_filter(self, variable):
+    def _per_output(self, variable):
         values = np.asarray(_value_of(variable), np.float32).ravel()
-        return np.ascontiguousarray(np.broadcast_to(values, (self.core.shape[0],)))
+        return np.ascontiguousarray(np.broadcast_to(values, (self.kind.outputs(self.core),)))
 
     def __repr__(self):
         return '<BinaryLayer %s>' % self.label
@@ -248,49 +254,50 @@ def as_block(content, op_name, name):
 
 
 def binary_blocks(model):
-    """Returns the blocks `BinaryConvolution` of a model, at any depth, inputs first."""
-    return [function for function in graph.walk(model)
-            if function.is_block and function.op_name == OP_NAME]
+    """Returns the blocks `BinaryConvolution` and `BinaryDense` of a model, at any depth, inputs first."""
+    return [function for function in graph.walk(model) if kind_of_block(function) is not None]
 
 
-def staged_layers(functions):
-    """Returns the layers among `functions` whose input is binary and whose weights are not, as `nc.graph.Layer`s."""
-    return [_staged(block) for block in functions
-            if block.is_block and block.op_name == INPUTS_OP_NAME]
+def staged_layers(functions, kind):
+    """Returns the layers of a kind whose input is binary and whose weights are not, as `nc.graph.Layer`s."""
+    return [_staged(block, kind) for block in functions
+            if block.is_block and block.op_name == kind.inputs_op_name]
 
 
-def _staged(block):
+def _staged(block, kind):
     content = functions(graph.body(block).outputs)
-    core = next(function for function in content
-                if function.op_name == 'Convolution' and not function.is_block and _is_sign(function.inputs[1]))
-    weights = core.inputs[0].uid if core.inputs[0].is_parameter else core.inputs[0].owner.inputs[0].uid
-    added = {read.uid for function in content if function.op_name == 'Plus' for read in function.inputs}
+    core = next(function for function in content if function.op_name == kind.core_op_name
+                and not function.is_block and _is_sign(kind.data_of(function)))
+    read = kind.weights_of(core)
+    weights = read.uid if read.is_parameter else read.owner.inputs[0].uid
+    added = {operand.uid for function in content if function.op_name == 'Plus' for operand in function.inputs}
     named = {parameter.uid: parameter for parameter in block.parameters}
     b = next((parameter for uid, parameter in named.items() if uid in added), None)
-    return graph.Layer('Convolution', block, core, named[weights], b)
+    return graph.Layer(kind.layer_op_name, block, core, named[weights], b)
 
 
 def is_binary_core(function):
-    """Whether a Function is a convolution of fixed signs with the signs of an input."""
-    if function.op_name != 'Convolution' or function.is_block:
-        return False
-    weights, data = function.inputs
-    return _is_sign(data) and (_is_sign(weights) or weights.is_constant)
+    """Whether a Function is a product of fixed signs with the signs of an input."""
+    return binary_kind(function) is not None
+
+
+def binary_kind(function):
+    """Returns the Kind of a product of fixed signs with the signs of an input, None of any other Function."""
+    kind = next((kind for kind in KINDS if kind.core_op_name == function.op_name), None)
+    if kind is None or function.is_block:
+        return None
+    weights = kind.weights_of(function)
+    return kind if _is_sign(kind.data_of(function)) and (_is_sign(weights) or weights.is_constant) else None
 
 
 def _is_sign(variable):
     return variable.is_output and variable.owner.op_name == _SIGN
 
 
-def data_of(core):
-    """Returns the Variable that a convolution primitive applies its weights to."""
-    return core.inputs[1]
-
-
-def latent_error(layer, kind):
+def latent_error(layer, scale):
     """Returns the relative error of binarizing a layer's weights (see `binary.binarization_error`)."""
-    weights = layer.W.value.reshape(layer.core.inputs[0].shape)
-    return binary.binarization_error(weights, binary.weight_scale(weights, kind))
+    rows = kind_of_layer(layer).rows(layer.core, layer.W.value)
+    return binary.binarization_error(rows, binary.weight_scale(rows, scale))
 
 
 def _is_fixed(variable):

@@ -1,11 +1,11 @@
-"""What held-out data says about the inputs of convolutions that are about to be binarized."""
+"""What held-out data says about the inputs of layers that are about to be binarized."""
 import cntk as C
 import numpy as np
 
-from ..graph.values import evaluate, flat, opened
+from ..graph import evaluate, flat, opened
 from . import binary
-from .binary_block import INPUTS_OP_NAME, OP_NAME, data_of
 from .binary_choice import candidates
+from .binary_kinds import kind_of_layer
 
 # `clip='calibrate'` leaves at most this fraction of the values outside the window.
 LEFT_OUTSIDE = 0.01
@@ -14,18 +14,22 @@ VALUES = 2 ** 22
 
 
 class Sample(object):
-    """Part of what a convolution reads on held-out data.
+    """Part of what the product inside a layer reads on held-out data.
 
     Args:
-        values (array): [samples, channels, height, width], at least one sample.
+        layer (nc.graph.Layer): the layer.
+        values (array): [samples, ...shape of what it reads], at least one sample.
     """
 
-    def __init__(self, values):
+    def __init__(self, layer, values):
+        self._kind = kind_of_layer(layer)
+        self._core = layer.core
         self.values = values
 
     def threshold(self):
-        """Returns the shift of each channel, float32 [channels, 1, 1]."""
-        return binary.threshold(self.values).reshape(-1, 1, 1)
+        """Returns the shift of each channel, float32, in the shape that `Kind.channel_shape` says."""
+        by_channel = self._kind.by_channel(self._core, self.values)
+        return binary.threshold(by_channel).reshape(self._kind.channel_shape(self._core))
 
     def histogram(self, shift):
         """Returns the magnitudes of the values less `shift`, which may be None."""
@@ -34,7 +38,7 @@ class Sample(object):
         return histogram
 
     def fitted(self, core, binary_core):
-        """Returns gain and offset of each filter, float32 [filters], that bring one core closest to another.
+        """Returns gain and offset of each output, float32 [outputs], that bring one core closest to another.
 
         Args:
             core, binary_core (cntk.Function): unapplied, with one placeholder, of the same output shape.
@@ -42,25 +46,25 @@ class Sample(object):
         source = C.input_variable(self.values.shape[1:])
         wanted, values = (function.clone(C.CloneMethod.share, {function.placeholders[0]: source}).eval(
             {source: self.values}) for function in (core, binary_core))
-        return binary.fitted_line(values, wanted)
+        return binary.fitted_line(*(self._kind.by_output(self._core, each) for each in (values, wanted)))
 
 
-def samples(model, keys, minibatches):
-    """Evaluates what convolutions read, of each at most `VALUES` values.
+def samples(model, choice, minibatches):
+    """Evaluates what the layers that are taken read, of each at most `VALUES` values.
 
     Where several layers share W, as when a model and a criterion over it are both there,
     those that the last output depends on are looked at: in a trainer the ones that are trained.
 
     Args:
         model (cntk.Function): holds the layers, at any depth.
-        keys (set of str): uids of the layers' W.
+        choice (Choice): made of it.
         minibatches: dicts of the model's arguments to data; may be empty.
 
     Returns:
         dict of str to Sample: by uid of W; empty where there is no data.
     """
-    layers = _looked_at(model, keys)
-    parts = {key: [] for key in keys}
+    layers = _looked_at(model, choice)
+    parts = {layer.W.uid: [] for layer in layers}
     for minibatch in minibatches or ():
         wanting = [layer for layer in layers if sum(part.size for part in parts[layer.W.uid]) < VALUES]
         if not wanting:
@@ -68,7 +72,8 @@ def samples(model, keys, minibatches):
         for layer, read in zip(wanting, evaluate([layer.input for layer in wanting], minibatch)):
             values = _core_data(layer, read)
             parts[layer.W.uid].append(values[:max(1, VALUES // max(values[:1].size, 1))])
-    return {key: Sample(np.concatenate(part)) for key, part in parts.items() if part and len(part[0])}
+    return {layer.W.uid: Sample(layer, np.concatenate(parts[layer.W.uid])) for layer in layers
+            if parts[layer.W.uid] and len(parts[layer.W.uid][0])}
 
 
 def weight_histogram(W):
@@ -78,29 +83,23 @@ def weight_histogram(W):
     return histogram
 
 
-def _looked_at(model, keys):
+def _looked_at(model, choice):
     """Returns the layers to evaluate, all on one level of an opened copy of the model."""
-    flat_model = opened(model, _is_convolution)
-    everywhere = [layer for layer in candidates(flat_model) if layer.W.uid in keys]
-    last = candidates(C.combine([flat_model.outputs[-1]]))
+    keys = choice.keys
+    flat_model = opened(model, lambda function: choice.kind.key_of(function, keys) is not None)
+    everywhere = [layer for layer in candidates(flat_model, choice.kind) if layer.W.uid in keys]
+    last = candidates(C.combine([flat_model.outputs[-1]]), choice.kind)
     reached = {layer.output.uid for layer in last}
     trained = {layer.W.uid for layer in last}
     return [layer for layer in everywhere
             if layer.output.uid in reached or layer.W.uid not in trained]
 
 
-def _is_convolution(function):
-    """Whether a Function is a convolution layer, with or without a block: left closed."""
-    if not function.is_block:
-        return function.op_name == 'Convolution'
-    return function.op_name in ('Convolution', OP_NAME, INPUTS_OP_NAME)
-
-
 def _core_data(layer, read):
-    """Returns what the convolution inside a layer reads, given what the layer reads, as one array."""
+    """Returns what the product inside a layer reads, given what the layer reads, as one array."""
     if not layer.root.is_block:
         return flat(read)
-    data = C.as_composite(C.alias(data_of(layer.core)))
+    data = C.as_composite(C.alias(kind_of_layer(layer).data_of(layer.core)))
     source = C.input_variable(layer.input.shape, dynamic_axes=layer.input.dynamic_axes)
     applied = data.clone(C.CloneMethod.share, {data.placeholders[0]: source})
     return flat(evaluate(applied.outputs, {source: read})[0])

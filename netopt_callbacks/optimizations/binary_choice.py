@@ -1,20 +1,21 @@
-"""Which convolutions of a model are binarized, and why the others are not."""
+"""Which layers of a model are binarized, and why the others are not."""
 import cntk as C
 import numpy as np
 
 from .. import graph
-from ..graph.find import check_filter
-from .binary_block import OP_NAME, BinaryLayer, binary_blocks, staged_layers
-from .convolution_geometry import axes_of
+from ..graph import check_filter, functions, opened
+from .binary_block import BinaryLayer, binary_blocks, staged_layers
+from .binary_kinds import kind_of_block
 
-_END = '%s convolution of the network: left out unless a filter_function takes it'
+_END = '%s %s of the network: left out unless a filter_function takes it'
 
 
 class Choice(object):
-    """The convolutions of a model, sorted into those to binarize and those to leave.
+    """The layers of one kind of a model, sorted into those to binarize and those to leave.
 
     Attributes:
         model (cntk.Function): the one it was made of.
+        kind (Kind): of the layers.
         layers (list of nc.graph.Layer): all that are not wholly binary, inputs first.
         taken (list of nc.graph.Layer): those to binarize.
         skipped (dict of nc.graph.Layer to str): the others, with reasons.
@@ -22,8 +23,9 @@ class Choice(object):
 
     Args:
         model (cntk.Function): searched at any depth.
+        kind (Kind): which layers.
         filter_function (callable): `nc.graph.Layer -> bool`, decides alone; None takes every
-            convolution but the first and the last of the network.
+            layer but the last of the network, and but the first where the kind keeps that.
         operands (str): 'both' or 'inputs'.
 
     Raises:
@@ -31,25 +33,26 @@ class Choice(object):
         ValueError: nothing is taken; a layer is taken whose input is binary already for
             `operands='inputs'`; of layers that share W only some are; the model is not
             applied to an input yet.
-        NotImplementedError: a layer is taken that is not a float32 2-D convolution.
+        NotImplementedError: a layer is taken that the kind does not support.
     """
 
-    def __init__(self, model, filter_function, operands):
+    def __init__(self, model, kind, filter_function, operands):
         check_filter(filter_function)
         self.model = model
-        functions = list(graph.walk(model))
-        staged = staged_layers(functions)
+        self.kind = kind
+        everything = list(graph.walk(model))
+        staged = staged_layers(everything, kind)
         self.staged = set(staged)
-        self.layers = _in_order(functions, graph.layers(model, op_name='Convolution') + staged)
+        self.layers = _in_order(everything, graph.layers(model, op_name=kind.layer_op_name) + staged)
         if filter_function is None:
-            self.skipped = _ends(functions, self.layers)
+            self.skipped = _ends(model, kind, everything, self.layers)
         else:
             self.skipped = _filtered(self.layers, filter_function)
         self.taken = [layer for layer in self.layers if layer not in self.skipped]
         if not self.taken:
-            raise _nothing_left(model, self.skipped)
+            raise _nothing_left(model, kind, self.skipped)
         for layer in self.taken:
-            _check_supported(layer)
+            _check_supported(layer, kind)
             if operands == 'inputs' and layer in self.staged:
                 raise ValueError("%s: for operands='inputs' its input must be float, and an earlier "
                                  'optimization has made it binary; leave the layer out with filter_function, '
@@ -61,14 +64,14 @@ class Choice(object):
         return {layer.W.uid for layer in self.taken}
 
 
-def candidates(model):
-    """Returns the convolutions of a model that are not wholly binary, inputs first."""
-    functions = list(graph.walk(model))
-    return _in_order(functions, graph.layers(model, op_name='Convolution') + staged_layers(functions))
+def candidates(model, kind):
+    """Returns the layers of a kind of a model that are not wholly binary, at any depth, inputs first."""
+    everything = list(graph.walk(model))
+    return _in_order(everything, graph.layers(model, op_name=kind.layer_op_name) + staged_layers(everything, kind))
 
 
-def _in_order(functions, layers):
-    order = {function.uid: index for index, function in enumerate(functions)}
+def _in_order(everything, layers):
+    order = {function.uid: index for index, function in enumerate(everything)}
     return sorted(layers, key=lambda layer: order[layer.root.uid])
 
 
@@ -85,57 +88,71 @@ def _filtered(layers, filter_function):
     return {layer: 'filter_function leaves it out' for layer in layers if not takes[layer]}
 
 
-def _ends(functions, layers):
-    """Returns {layer: reason} for the first and the last convolution of the network, binary ones counted."""
-    weights = {layer.root.uid: layer.W.uid for layer in layers}
-    weights.update((function.uid, BinaryLayer(function).W.uid) for function in functions
-                   if function.is_block and function.op_name == OP_NAME)
-    order = [weights[function.uid] for function in functions if function.uid in weights]
-    if not order:
+def _ends(model, kind, everything, layers):
+    """Returns {layer: reason} for the first and the last layers of the network, binary and factored ones counted."""
+    keys = _keys(kind, everything, layers)
+    if not keys:
         return {}
-    reasons = {order[-1]: _END % 'last'}
-    reasons[order[0]] = _END % 'first'
+    reasons = {key: _END % ('last', kind.noun) for key in _last(model, kind, keys)}
+    if kind.keeps_first:
+        reasons[keys[next(function.uid for function in everything if function.uid in keys)]] = \
+            _END % ('first', kind.noun)
     return {layer: reasons[layer.W.uid] for layer in layers if layer.W.uid in reasons}
 
 
-def _nothing_left(model, skipped):
+def _keys(kind, everything, layers):
+    """Returns {uid of a Function: uid of the weights} for every layer of a kind, binary and factored ones too."""
+    keys = {layer.root.uid: layer.W.uid for layer in layers}
+    keys.update((function.uid, BinaryLayer(function).W.uid) for function in everything
+                if kind_of_block(function) is kind)
+    for function in everything:
+        if function.is_block and function.op_name in kind.other_op_names:
+            keys[function.uid] = next(parameter.uid for parameter in function.parameters)
+    return keys
+
+
+def _last(model, kind, keys):
+    """Returns the uids of the weights of the layers that no other layer of the kind comes after.
+
+    An output is computed last by the layer that its graph lists last. Where outputs name several layers, as
+    heads do, those are left out that another one reads.
+    """
+    ends = {}
+    for output in model.outputs:
+        read = [function for function in graph.walk(C.as_composite(output.owner)) if function.uid in keys] \
+            if output.is_output else []
+        if read:
+            ends[keys[read[-1].uid]] = None
+    if len(ends) > 1:
+        ends = _not_read_by_others(model, kind, set(ends))
+    return set(ends)
+
+
+def _not_read_by_others(model, kind, ends):
+    """Returns those of the layers with these uids of weights that no other one of them reads, however indirectly."""
+    flat_model = opened(model, lambda function: kind.key_of(function, ends) is not None)
+    read_by_others = set()
+    for function in graph.primitives(flat_model):
+        key = kind.key_of(function, ends)
+        if key is not None:
+            behind = {kind.key_of(each, ends) for each in functions(function.inputs)}
+            read_by_others |= behind - {key, None}
+    return ends - read_by_others or ends
+
+
+def _nothing_left(model, kind, skipped):
     """Returns the error that says what was seen, and why none of it is taken."""
     reasons = ['%s: %s' % (layer.label, reason) for layer, reason in skipped.items()]
-    reasons += ['%s: 1-bit already' % BinaryLayer(block).label for block in binary_blocks(model)]
-    error = graph.no_layers_error(model, 'BinarizeConvolution', 'Convolution')
+    reasons += ['%s: 1-bit already' % BinaryLayer(block).label for block in binary_blocks(model)
+                if kind_of_block(block) is kind]
+    reasons += ["%s '%s': factored already" % (function.op_name, function.name or '(unnamed)')
+                for function in graph.walk(model) if function.is_block and function.op_name in kind.other_op_names]
+    error = graph.no_layers_error(model, kind.optimization, kind.layer_op_name)
     return ValueError('%s. %s' % (error, '; '.join(reasons))) if reasons else error
 
 
-def _check_supported(layer):
-    weights, data = layer.core.inputs
-    _check_shape(layer, weights, data)
+def _check_supported(layer, kind):
+    kind.check(layer)
     if not np.isfinite(layer.W.value).all():
         raise ValueError('%s: its weights must be finite, got NaN or infinite ones; look at how it was trained'
                          % layer.label)
-
-
-def _check_shape(layer, weights, data):
-    if data.shape == C.placeholder().shape or any(side < 0 for side in weights.shape):
-        raise ValueError('%s: to be binarized it must know its input, and got a placeholder: the model is not '
-                         'applied to an input yet; apply it to an input_variable first' % layer.label)
-    if len(weights.shape) != 4 or len(data.shape) != 3:
-        raise NotImplementedError(
-            '%s: only 2-D convolutions can be binarized, weights [filters, channels, height, width] and input '
-            '[channels, height, width]; these are %s and %s. Leave it out with filter_function'
-            % (layer.label, weights.shape, data.shape))
-    attributes = layer.attributes
-    if attributes['autoPadding'][0] or data.shape[0] != weights.shape[1] * attributes['groups']:
-        raise NotImplementedError(
-            '%s: its filters slide along the channels too (input %s, auto_padding %s), and can be binarized only '
-            'where they go over all channels: build it with auto_padding=[False, ...], or leave it out '
-            'with filter_function'
-            % (layer.label, data.shape, list(attributes['autoPadding'])))
-    if layer.W.dtype != np.float32:
-        raise NotImplementedError('%s: its weights must be float32, in which the native op computes, got %s; '
-                                  'build the network in float32' % (layer.label, np.dtype(layer.W.dtype).name))
-    if attributes['groups'] > 1 and any(size > 0 and axis.is_asymmetric(size) for axis, size in
-                                        zip(axes_of(layer.core), data.shape[1:])):
-        raise NotImplementedError(
-            '%s: with groups its padding must be the same on both sides, got %d groups and more on one side, which '
-            'CNTK computes wrongly on a CPU (its fallback engine ignores groups); take filters of odd sides'
-            % (layer.label, attributes['groups']))

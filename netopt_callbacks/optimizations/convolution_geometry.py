@@ -73,3 +73,9 @@ def axes_of(core):
     names = ('strides', 'dilation', 'autoPadding', 'lowerPad', 'upperPad')
     return [Axis(side, *settings) for side, settings in
             zip(core.inputs[0].shape[-2:], zip(*(attributes[name][-2:] for name in names)))]
+
+
+def is_computed_wrongly(core):
+    """Whether CNTK's CPU computes a convolution primitive wrongly: its fallback engine ignores groups."""
+    return core.attributes['groups'] > 1 and any(size > 0 and axis.is_asymmetric(size) for axis, size in
+                                                 zip(axes_of(core), core.inputs[1].shape[1:]))

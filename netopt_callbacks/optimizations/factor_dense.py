@@ -40,6 +40,8 @@ class FactorDense(Optimization):
     0.25
     """
 
+    blocks = (graph.Block(OP_NAME),)
+
     def __init__(self, epoch=0, rank=None, filter_function=None, projection_function=None,
                  factor_function=None, learner=None, learner_state='reset'):
         super(FactorDense, self).__init__(epoch, filter_function, learner, learner_state)
@@ -95,13 +97,11 @@ def _taken(model, filter_function):
     """Returns the Dense layers the filter takes, or raises ValueError listing those seen."""
     found = graph.layers(model, filter_function, op_name='Dense')
     if not found:
-        error = graph.no_layers_error(model, 'FactorDense', op_name='Dense')
-        done = ["'%s'" % function.name for function in graph.walk(model) if function.op_name == OP_NAME]
-        raise ValueError('%s. Factored already: %s' % (error, ', '.join(done))) if done else error
+        raise graph.no_layers_error(model, 'FactorDense', op_name='Dense')
     return found
 
 
-def _notes_of_products(model):
+def notes_of_products(model):
     """Returns a note for each W that a product applies to data without being a Dense layer."""
     notes = {}
     for found in graph.other_products(model):
@@ -142,7 +142,7 @@ def factor_dense(model, rank=None, filter_function=None, factor_function=None, s
         if factored[layer.W.uid] is not None:
             new_functions[layer] = _factored(layer, factored[layer.W.uid])
     return Transformed(graph.replace(model, new_functions) if new_functions else model,
-                       notes + _notes_of_products(model), replaced)
+                       notes + notes_of_products(model), replaced)
 
 
 def chosen_rank(what, rank, projection_function, factor_function):
@@ -325,7 +325,8 @@ def _skipped(layer, W, k):
 def _note(layer, W, after, **fields):
     """Returns the note of a layer whose W has, or is replaced by, `after` weights."""
     bias = int(np.prod(layer.b.shape)) if layer.b is not None else 0
-    macs = layer.macs
+    macs, itemsize = layer.macs, W.dtype.itemsize
     return LayerNote(layer.name or layer.label, layer.W.shape,
                      parameters_before=W.size + bias, parameters_after=after + bias,
-                     macs_before=macs, macs_after=None if macs is None else macs // W.size * after, **fields)
+                     macs_before=macs, macs_after=None if macs is None else macs // W.size * after,
+                     bits_after=8 * itemsize, float_bytes=itemsize, **fields)

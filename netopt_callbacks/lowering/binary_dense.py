@@ -1,0 +1,88 @@
+"""The native bit product of a Dense as a CNTK Function; see `binary_convolve` for what is saved with a model."""
+import json
+
+import cntk as C
+import numpy as np
+
+from .. import native
+from .binary_convolve import from_text, to_text
+from .native_op import NativeOp
+
+OP_NAME = 'BinaryDenseOp'
+STATE_VERSION = 1
+
+
+class BinaryDenseOp(NativeOp):
+    """y[n, f] = scale[f] * (sign(x_n - threshold) . sign(w_f)) + bias[f]; evaluation only.
+
+    Args:
+        operand (cntk.Variable): float32 [..., inputs...], any dynamic axes; leading axes are mapped over.
+        state (dict): of a `nc.native.BinaryDense`.
+        input_shape (tuple of int): the axes that are summed over.
+        output_shape (tuple of int): the axes that take their place.
+        name (str): of the Function.
+
+    Raises:
+        ValueError, TypeError: `state` describes no native product of these shapes, or `operand` is of another.
+    """
+
+    block_op_name = OP_NAME
+
+    def __init__(self, operand, state, input_shape, output_shape, name=''):
+        super(BinaryDenseOp, self).__init__(operand, name)
+        self.input_shape = tuple(int(side) for side in input_shape)
+        self.output_shape = tuple(int(side) for side in output_shape)
+        self.state = dict(state)
+        self._product = native.BinaryDense.from_state(self.state)
+        self._check(self.inputs[0])
+
+    @property
+    def weights_shape(self):
+        return self.input_shape + self.output_shape
+
+    def infer_outputs(self):
+        operand = self.inputs[0]
+        mapped = operand.shape[:len(operand.shape) - len(self.input_shape)]
+        return [C.output_variable(mapped + self.output_shape, operand.dtype, operand.dynamic_axes)]
+
+    def clone(self, cloned_inputs):
+        return BinaryDenseOp(cloned_inputs[0], self.state, self.input_shape, self.output_shape, self.name)
+
+    def serialize(self):
+        return {'version': STATE_VERSION, 'state': to_text(self.state),
+                'shapes': json.dumps([self.input_shape, self.output_shape])}
+
+    @staticmethod
+    def deserialize(inputs, name, state):
+        """Called by CNTK when it loads a model.
+
+        Raises:
+            ValueError: the state was written by another version of this package.
+        """
+        if state['version'] != STATE_VERSION:
+            raise ValueError("%s '%s': state is of version %s, this package reads version %d"
+                             % (OP_NAME, name, state['version'], STATE_VERSION))
+        input_shape, output_shape = json.loads(state['shapes'])
+        return BinaryDenseOp(inputs[0], from_text(state['state']), input_shape, output_shape, name)
+
+    def _check(self, operand):
+        sizes = (int(np.prod(self.input_shape)), int(np.prod(self.output_shape)))
+        if (self._product.inputs, self._product.outputs) != sizes:
+            raise ValueError("%s '%s': its state must be of %d inputs and %d outputs, for the shapes %s and %s, got one "
+                             'of %d and %d; lower the trained model again'
+                             % ((OP_NAME, self.name) + sizes + (self.input_shape, self.output_shape,
+                                                                self._product.inputs, self._product.outputs)))
+        given = tuple(operand.shape)[-len(self.input_shape):]
+        if operand.shape != C.placeholder().shape and given != self.input_shape:
+            raise ValueError("%s '%s': its input must end in the axes %s, got %s; apply it to what the trained layer read"
+                             % (OP_NAME, self.name, self.input_shape, operand.shape))
+
+    def _run(self, values):
+        values = np.asarray(values)
+        leading = values.shape[:values.ndim - len(self.input_shape)]
+        return multiply(self._product, values).reshape(leading + self.output_shape)
+
+
+def multiply(product, values):
+    """Returns float32 [rows, outputs] of a `nc.native.BinaryDense`, for values whose elements are rows of inputs."""
+    return product(np.ascontiguousarray(values, np.float32).reshape(-1, product.inputs))

@@ -1,0 +1,31 @@
+"""What the native ops inside CNTK share: they evaluate NumPy arrays, and have no gradient."""
+from cntk.ops.functions import UserFunction
+
+
+class NativeOp(UserFunction):
+    """A native op of one operand as a CNTK Function; a subclass computes `_run`.
+
+    Attributes:
+        block_op_name (str): of the block around it.
+        state (dict): of the native object, its arrays `scale`, `bias` and `threshold` among it.
+        weights_shape (tuple of int): as the trained layer had them.
+    """
+
+    block_op_name = None
+
+    def __init__(self, operand, name=''):
+        super(NativeOp, self).__init__([operand], as_numpy=True, name=name)
+
+    def forward(self, argument, device=None, outputs_to_retain=None):
+        if isinstance(argument, list):
+            return None, [self._run(steps) for steps in argument]
+        return None, self._run(argument)
+
+    def backward(self, state, root_gradients):
+        raise RuntimeError(
+            "%s '%s' is native and for evaluation only: it has no gradient. Train the model that was "
+            'lowered (result.model) and lower it again' % (self.block_op_name, self.name))
+
+    def _run(self, values):
+        """Returns the result for an array [..., ...shape of the operand]; the leading axes are batch and steps."""
+        raise NotImplementedError
