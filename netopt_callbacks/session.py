@@ -26,7 +26,7 @@ _SOURCE = 'TrainingMinibatchSource'
 def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
                      progress_frequency=None, max_samples=None, checkpoint_config=None,
                      cv_config=None, test_config=None, callbacks=None, epoch_size=None, data=None,
-                     progress_writers=None, larger_is_better=False):
+                     progress_writers=None, larger_is_better=False, model=None):
     """Creates a training session that optimizes the network while it trains.
 
     The first nine arguments are those of `cntk.training_session`, with its defaults and its
@@ -44,6 +44,8 @@ def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
             of `cv_config`.
         progress_writers (list): those of a trainer built before the import of this package.
         larger_is_better (bool): direction of the metric, the criterion's second output.
+        model (cntk.Function): the network for `result.model`, where the trainer was given only a criterion and several
+            Functions of the script read it.
 
     Returns:
         Session: call `train()` once, then read `result`.
@@ -53,7 +55,7 @@ def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
     """
     return Session(trainer, mb_source, mb_size, model_inputs_to_streams, progress_frequency,
                    max_samples, checkpoint_config, cv_config, test_config, callbacks, epoch_size,
-                   data, progress_writers, larger_is_better)
+                   data, progress_writers, larger_is_better, model)
 
 
 class Session(object):
@@ -66,7 +68,7 @@ class Session(object):
 
     def __init__(self, trainer, mb_source, mb_size, model_inputs_to_streams, progress_frequency,
                  max_samples, checkpoint_config, cv_config, test_config, callbacks, epoch_size,
-                 data, progress_writers, larger_is_better):
+                 data, progress_writers, larger_is_better, model):
         self.trainer = trainer
         self.caught = None
         self._trained = False
@@ -86,7 +88,7 @@ class Session(object):
         self.engine = Engine(
             trainer, handed, callbacks, Clock(epoch_size, self._samples_left()),
             held_out(data, handed.arguments, self._streams, cross_validation), larger_is_better,
-            self._given['filename'], holds_trainer=True)
+            self._given['filename'], holds_trainer=True, model=model)
         self._needs_segments = bool(self.engine.optimizations)
         # Whether a pair of the user's name is only what one segment hands to the next: CNTK
         # itself keeps others, or writes none where it counts no samples.

@@ -12,6 +12,7 @@ block's last ("Inputs of the new clone do not match").
 """
 import cntk as C
 
+from .user_functions import cloned_whole
 from .walk import body, function_of, functions, named
 
 _UNKNOWN = C.placeholder().shape
@@ -35,7 +36,8 @@ class Piece(object):
 
 def clone_shared(model):
     """Returns a copy of `model`, of the same name, that shares its Parameters, its Constants and its arguments."""
-    copy = model.clone(C.CloneMethod.share, {argument: argument for argument in model.arguments})
+    with cloned_whole():
+        copy = model.clone(C.CloneMethod.share, {argument: argument for argument in model.arguments})
     # CNTK forgets what was named by `z.name = 'z'`: only the composite has that name.
     return named(copy, model.name)
 
@@ -141,7 +143,8 @@ def _edited(model, cuts, names):
     """Copies `model` with `cuts`, or raises ValueError naming the cut that is nowhere in it."""
     used = set()
     arguments = [argument for argument in model.arguments if argument.uid not in cuts]
-    new_model = rebuild(model, {argument: argument for argument in arguments}, cuts, used)
+    with cloned_whole():
+        new_model = rebuild(model, {argument: argument for argument in arguments}, cuts, used)
     missing = [str(name) for uid, name in names.items() if uid not in used]
     if missing:
         raise ValueError('what is replaced must be in the model, got %s, which is not; take layers and Variables '
