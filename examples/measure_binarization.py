@@ -2,9 +2,10 @@
 
     python examples/measure_binarization.py --data DIR
 
-DIR holds the four original files (train-images-idx3-ubyte.gz ...). For each network of the CNTK 103D
-tutorial and each seed a float network is trained; from there, for each combination,
-its second convolution is binarized and trained on. The table shows test errors in percent:
+DIR holds the four original files (train-images-idx3-ubyte.gz ...). For each network and each seed a float
+network is trained; from there, for each combination, it is binarized and trained on. 'strided' and 'pooled' are those
+of the CNTK 103D tutorial, of which the second convolution is binarized; 'perceptron' is that of CNTK 103C, of which
+both hidden Dense layers are, and 'tail' is 'strided' with a hidden Dense, which alone is. The table shows test errors in percent:
 right after the swap (on 2000 images), and after retraining (mean over the seeds, and their range). A second table
 compares the values of each option with all else equal. Raw results go to
 --output, one JSON object a line; a run that was broken off goes on from there.
@@ -24,7 +25,7 @@ import netopt_callbacks as nc
 MINIBATCH = 64
 HELD_OUT = 1000
 DIVERGED = 50   # percent: a network that learned anything is far below, one that did not is near 90
-NETWORKS = ('strided', 'pooled')
+NETWORKS = ('strided', 'pooled', 'perceptron', 'tail')
 NAMES = ('weight_scale', 'input_scale', 'input_shift', 'output_scale', 'clip')
 
 
@@ -68,23 +69,29 @@ def measure(network, seed, wanted, train, held_out, test, options, results):
 
 
 def build(network):
-    """Returns a network of CNTK 103D: 'strided', or 'pooled' with max pooling; not applied."""
-    strides = (2, 2) if network == 'strided' else (1, 1)
-    pool = (lambda side: []) if network == 'strided' else \
+    """Returns one of NETWORKS, not applied."""
+    strides = (1, 1) if network == 'pooled' else (2, 2)
+    pool = (lambda side: []) if network != 'pooled' else \
         (lambda side: [C.layers.MaxPooling((side, side), strides=(side, side))])
     with C.layers.default_options(init=C.glorot_uniform(), activation=C.relu):
+        if network == 'perceptron':
+            return C.layers.Sequential([C.layers.Dense(200, name='first_hidden'), C.layers.Dense(200, name='hidden'),
+                                        C.layers.Dense(10, activation=None, name='classify')])
         return C.layers.Sequential(
             [C.layers.Convolution2D((5, 5), 8, strides=strides, pad=True, name='first_conv')] + pool(2)
             + [C.layers.Convolution2D((5, 5), 16, strides=strides, pad=True, name='second_conv')] + pool(3)
+            + ([C.layers.Dense(64, name='hidden')] if network == 'tail' else [])
             + [C.layers.Dense(10, activation=None, name='classify')])
 
 
 def binarized(model, combination, held_out):
-    """Returns the model with its second convolution binarized; None leaves it float."""
+    """Returns the model with its second convolution or its hidden Dense layers binarized; None leaves it float."""
     if combination is None:
         return model
-    optimization = nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second_conv',
-                                          learner=lambda parameters: None, **combination)
+    hidden = any(layer.name == 'hidden' for layer in nc.graph.layers(model))
+    optimization = nc.BinarizeDense(learner=lambda parameters: None, **combination) if hidden else \
+        nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second_conv',
+                               learner=lambda parameters: None, **combination)
     optimization.prepare(model, [{model.arguments[0]: held_out}])
     return optimization.transform(model).model
 
