@@ -4,6 +4,7 @@ import numpy as np
 
 from ..observers.base import Observer
 from .parity import compare
+from .replace import lower_binary_layers
 
 # Where the functional API gets no data: this many samples, these sequence lengths, this size of free axes.
 RANDOM_SAMPLES = 16
@@ -70,6 +71,7 @@ class Lower(Observer):
         lowered = model
         for optimization in optimizations:
             lowered = optimization.lower(lowered)
+        lowered = lower_binary_layers(lowered)      # those that the model came with
         given = bool(minibatches)
         parity = compare(model, lowered, minibatches if given else [random_minibatch(model)],
                          self.tolerance, 'held-out' if given else 'seeded random input')
