@@ -25,6 +25,7 @@ class Layer(object):
         output (cntk.Variable): what it computes.
         root (cntk.Function): the block; of a layer without one, its last primitive.
         core (cntk.Function): the primitive that applies W to data: times or convolution.
+        data (cntk.Variable): what `core` applies W to, inside the block.
         attributes (dict): those of `core`: `outputRank` of a times; `strides`, `autoPadding`,
             `lowerPad`, `upperPad`, `dilation`, `groups` ... of a convolution.
         enclosing (tuple of str): names of the blocks around it, outermost first.
@@ -52,10 +53,10 @@ class Layer(object):
     def input(self):
         # Asked for each time: CNTK exchanges the placeholders inside a block whenever it infers
         # shapes anew, as it does when a model is evaluated or applied.
-        return self.root.block_arguments_mapping[0][1] if self.root.is_block else self._data
+        return self.root.block_arguments_mapping[0][1] if self.root.is_block else self.data
 
     @property
-    def _data(self):
+    def data(self):
         """What `core` applies W to."""
         return self.core.inputs[1 if self.core.op_name == 'Convolution' else 0]
 
@@ -106,7 +107,7 @@ class Layer(object):
                              'as a whole with nc.graph.replace' % self.label)
         inlet = placeholder_like(self.input)
         content, source = self._content()
-        piece = unapplied(core, self._data, self.core.outputs[0], 'the core of ' + self.label)
+        piece = unapplied(core, self.data, self.core.outputs[0], 'the core of ' + self.label)
         new = rebuild(content, {source: inlet}, {self.core.outputs[0].uid: piece}, set())
         outer = placeholder_like(self.input)
         return C.as_block(new, [(inlet, outer)], op_name, self.name if name is None else name)
