@@ -10,6 +10,8 @@ import os
 
 import numpy as np
 
+from . import native_limits
+
 try:
     from netopt_callbacks import _native
 except ImportError as error:
@@ -323,19 +325,25 @@ def _checked_state(state):
         raise ValueError('state is of version %s, this package reads version %d' % (state['version'], STATE_VERSION))
     words = state['words']
     if not isinstance(words, np.ndarray) or words.dtype != np.uint64 or words.ndim != 4:
-        raise TypeError('words must be a uint64 array of rank 4')
+        raise TypeError('words must be a uint64 array of rank 4 in the byte order of this machine, received %s'
+                        % ('%s of rank %d' % (words.dtype.str, words.ndim) if isinstance(words, np.ndarray)
+                           else type(words).__name__))
+    if 0 in words.shape:
+        raise ValueError('words must not be empty, received shape %s' % (words.shape,))
     checked = dict(version=STATE_VERSION, words=_frozen(words),
                    channels=_integer(state['channels'], 'channels', 1, _INT32),
                    groups=_integer(state['groups'], 'groups', 1, _INT32),
                    strides=_pair(state['strides'], 'strides', 1), dilation=_pair(state['dilation'], 'dilation', 1))
     filters, channels, groups = words.shape[0], checked['channels'], checked['groups']
-    if 0 in words.shape or filters % groups:
+    if filters % groups:
         raise ValueError('%d filters cannot be divided into %d groups' % (filters, groups))
     if words.shape[3] != (channels + 63) // 64:
         raise ValueError('words has %d words per tap, %d channels need %d'
                          % (words.shape[3], channels, (channels + 63) // 64))
     sides = _two(state['padding'], 'padding')
     checked['padding'] = tuple(_pair(side, 'padding', 0) for side in sides)
+    native_limits.refuse_geometry(filters, words.shape[1:3], checked['strides'], checked['padding'],
+                                  checked['dilation'])
     for name, length in (('scale', filters), ('bias', filters), ('threshold', channels * groups)):
         checked[name] = None if state[name] is None else _frozen(_vector(state[name], name, length))
     return checked
@@ -349,7 +357,7 @@ def _frozen(array):
 
 def _float32(array, name, rank):
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-        received = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        received = array.dtype.str if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError('%s must be a float32 array, received %s' % (name, received))
     if array.ndim != rank:
         raise ValueError('%s must have rank %d, received shape %s' % (name, rank, array.shape))
