@@ -15,6 +15,8 @@ void require(bool condition, const std::string& message) {
     if (!condition) throw std::invalid_argument(message);
 }
 
+bool is_plain(std::uint8_t character) { return character >= 32 && character < 127; }  // what an error can print
+
 std::array<std::uint32_t, 256> crc_table() {
     std::array<std::uint32_t, 256> table;
     for (std::uint32_t i = 0; i < 256; ++i) {
@@ -91,6 +93,8 @@ std::vector<std::uint64_t> Fields::words(const char* name) { return items<std::u
 
 std::string Fields::text(const char* name) {
     const Field& field = find(name, text_type);
+    for (std::uint64_t i = 0; i < field.count; ++i)
+        require(is_plain(field.data[i]), "field '" + field.name + "' is not plain ASCII");
     return std::string(reinterpret_cast<const char*>(field.data), field.count);
 }
 
@@ -123,7 +127,7 @@ public:
         const std::size_t length = number<std::uint16_t>();
         const std::uint8_t* from = take(length);
         for (std::size_t i = 0; i < length; ++i)
-            require(from[i] >= 32 && from[i] < 127, "the state has a name that is not plain ASCII");
+            require(is_plain(from[i]), "the state has a name that is not plain ASCII");
         return std::string(reinterpret_cast<const char*>(from), length);
     }
     Fields fields() {

@@ -37,16 +37,17 @@ def build_fuzz_target(folder):
 
 
 def build_sanitized_package(folder):
-    """A folder with a package netopt_callbacks that holds native.py and a sanitized extension; returns the folder."""
+    """A folder with a package netopt_callbacks that holds native*.py and a sanitized extension; returns the folder."""
     import pybind11
     package = os.path.join(str(folder), 'netopt_callbacks')
     os.mkdir(package)
     open(os.path.join(package, '__init__.py'), 'w').close()
-    shutil.copy(os.path.join(os.path.dirname(SOURCES), 'netopt_callbacks', 'native.py'), package)
+    for path in glob.glob(os.path.join(os.path.dirname(SOURCES), 'netopt_callbacks', 'native*.py')):
+        shutil.copy(path, package)
     extension = os.path.join(package, '_native' + sysconfig.get_config_var('EXT_SUFFIX'))
     include = ['-I', pybind11.get_include(), '-I', sysconfig.get_paths()['include']]
-    compile_sources(SANITIZE + ['-shared', '-fPIC', '-fvisibility=hidden'] + include +
-                    core_sources() + [os.path.join(SOURCES, 'bindings.cpp'), '-o', extension])
+    sources = sorted(glob.glob(os.path.join(SOURCES, '*.cpp')))
+    compile_sources(SANITIZE + ['-shared', '-fPIC', '-fvisibility=hidden'] + include + sources + ['-o', extension])
     return str(folder)
 
 
