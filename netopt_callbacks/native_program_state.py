@@ -71,14 +71,14 @@ def _op(op, known):
     kind = OPS[name]
     reads = [keys.pop('input', None)]
     gives = [(keys[key], key) for key in ('values', 'bits') if keys.get(key) is not None]
+    if not gives or any(key not in kind.gives for _, key in gives):
+        raise ValueError('it gives %s, received %s' % (' or '.join(kind.gives), [key for _, key in gives] or 'no name'))
     fields = _Fields()
     kind.fields(keys, fields, reads)
     for key in ('values', 'bits'):
         keys.pop(key, None)
     if keys:
         raise ValueError('unknown keys %s' % ', '.join(sorted(map(str, keys))))
-    if not gives or any(key not in kind.gives for _, key in gives):
-        raise ValueError('it gives %s, received %s' % (' or '.join(kind.gives), [key for _, key in gives]))
     for value in reads:
         if value not in known:
             raise ValueError('it reads %r, which is not a value before it; there are %s' % (

@@ -40,7 +40,7 @@ def package(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['test_native.py', 'test_native_interface.py', 'test_native_properties.py',
-                                  'test_native_program.py', 'test_native_program_state.py'])
+                                  'test_native_program.py', 'test_native_program_interface.py', 'test_native_program_state.py'])
 def test_all_tests_sanitized(package, name):
     code = ('import sys, netopt_callbacks._native as n; assert n.__file__.startswith(%r), n.__file__; import pytest; '
             'sys.exit(pytest.main(sys.argv[1:]))' % package)
