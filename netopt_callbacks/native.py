@@ -99,7 +99,7 @@ class BinaryConvolution(object):
 
         `BinaryConvolution.from_state` makes an equal object of it on any machine. The arrays are copies.
         """
-        return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in self._state.items()}
+        return _copied(self._state)
 
     @classmethod
     def from_state(cls, state, implementation=None):
@@ -123,7 +123,7 @@ class BinaryConvolution(object):
 
     def _build(self, state, name):
         self._implementation = implementation() if name is None else name
-        self._state = _checked_state(state)
+        self._state = checked_state(state)
         arguments = {key: value for key, value in self._state.items() if key != 'version'}
         self._convolution = _native.Convolution(implementation=self._implementation, **arguments)
 
@@ -148,8 +148,9 @@ class BinaryDense(object):
         weights = float32_array(weights, 'weights', 2)
         if 0 in weights.shape:
             raise ValueError('weights must not be empty, received shape %s' % (weights.shape,))
-        self._convolution = BinaryConvolution(np.ascontiguousarray(weights.T)[:, :, None, None], scale=scale, bias=bias,
-                                              threshold=threshold, implementation=implementation)
+        words = _native.pack_weights(np.ascontiguousarray(weights.T)[:, :, None, None])
+        self._build(dict(_PLAIN, version=STATE_VERSION, words=words, channels=weights.shape[0], scale=scale, bias=bias,
+                         threshold=threshold), implementation)
 
     def __call__(self, x, out=None):
         """Multiplies a batch.
@@ -164,13 +165,13 @@ class BinaryDense(object):
         x = float32_array(x, 'x', 2)
         if x.shape[1] != self.inputs:
             raise ValueError('x has %d columns (shape %s), the weights expect %d' % (x.shape[1], x.shape, self.inputs))
-        shape = self.output_shape(x.shape)
         if out is None:
-            out = np.empty(shape, np.float32)
+            out = empty((x.shape[0], self.outputs))
         else:
-            check_out(out, shape)
-        if x.shape[0] > 0:
-            out[...] = self._convolution(x.T[None, :, None, :])[0, :, 0, :].T
+            check_out(out, (x.shape[0], self.outputs))
+            if np.may_share_memory(x, out):
+                x = x.copy()
+        self._program.run_arrays([x], _ONE_PIXEL, x.shape[0], [out])
         return out
 
     def output_shape(self, input_shape):
@@ -180,26 +181,26 @@ class BinaryDense(object):
     @property
     def inputs(self):
         """Number of inputs."""
-        return self._convolution._state['channels']
+        return self._state['channels']
 
     @property
     def outputs(self):
         """Number of outputs."""
-        return self._convolution.words.shape[0]
+        return self._state['words'].shape[0]
 
     @property
     def implementation(self):
         """Name of the implementation this object runs on."""
-        return self._convolution.implementation
+        return self._program.implementation
 
     @property
     def words(self):
         """The packed weights, read-only: uint64 `[outputs, ceil(inputs / 64)]`; bit c % 64 of word c // 64 is input c."""
-        return self._convolution.words[:, 0, 0, :]
+        return self._state['words'][:, 0, 0, :]
 
     def state(self):
         """As `BinaryConvolution.state`, of the convolution with a 1 x 1 kernel that this is."""
-        return self._convolution.state()
+        return _copied(self._state)
 
     @classmethod
     def from_state(cls, state, implementation=None):
@@ -209,12 +210,7 @@ class BinaryDense(object):
             ValueError, TypeError: as `BinaryConvolution.from_state`; a state of another convolution than that of a Dense.
         """
         made = cls.__new__(cls)
-        made._convolution = convolution = BinaryConvolution.from_state(state, implementation)
-        plain = dict(strides=(1, 1), dilation=(1, 1), padding=((0, 0), (0, 0)), groups=1)
-        if convolution.words.shape[1:3] != (1, 1) or any(convolution._state[key] != plain[key] for key in plain):
-            raise ValueError('state describes a %d x %d convolution with strides %s, padding %s and %d groups, not a '
-                             'dense layer' % (convolution.words.shape[1:3] + tuple(
-                                 convolution._state[key] for key in ('strides', 'padding', 'groups'))))
+        made._build(state, implementation)
         return made
 
     def __reduce__(self):
@@ -223,15 +219,36 @@ class BinaryDense(object):
     def __repr__(self):
         return '%s(%d inputs, %d outputs, %s)' % (type(self).__name__, self.inputs, self.outputs, self.implementation)
 
+    def _build(self, state, name):
+        self._state = state = checked_state(state)
+        if state['words'].shape[1:3] != (1, 1) or any(state[key] != _PLAIN[key] for key in _PLAIN):
+            raise ValueError('state describes a %d x %d convolution with %s, not a dense layer' % (
+                state['words'].shape[1:3] + (', '.join('%s %s' % (key, state[key]) for key in sorted(_PLAIN)),)))
+        steps = [(step, state[key]) for step, key in (('multiply', 'scale'), ('add', 'bias')) if state[key] is not None]
+        threshold = 0.0 if state['threshold'] is None else state['threshold']
+        threshold = np.where(np.isnan(threshold), np.float32(np.inf), threshold).reshape(-1)  # nothing is above either
+        self._program = Program(
+            [dict(op='pack', input='x', bits='signs', threshold=threshold.astype(np.float32)),
+             dict(op='convolution', input='signs', words=state['words'], channels=state['channels'], steps=steps, values='y')],
+            dict(x=(state['channels'],)), ['y'], implementation=name)
 
-_STATE_KEYS = ('version', 'words', 'channels', 'strides', 'padding', 'dilation', 'groups', 'scale', 'bias', 'threshold')
+
+# Of a Dense as a convolution; and the size of its images.
+_PLAIN = dict(strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1)
+_ONE_PIXEL = [(1, 1)]
+
+STATE_KEYS = ('version', 'words', 'channels', 'strides', 'padding', 'dilation', 'groups', 'scale', 'bias', 'threshold')
 
 
-def _checked_state(state):
+def _copied(state):
+    return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in state.items()}
+
+
+def checked_state(state):
     """A complete, consistent, immutable copy of a state, or TypeError or ValueError."""
-    if not isinstance(state, dict) or set(state) != set(_STATE_KEYS):
+    if not isinstance(state, dict) or set(state) != set(STATE_KEYS):
         raise ValueError('state must be a dict of %s, received %s' % (
-            ', '.join(_STATE_KEYS), sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__))
+            ', '.join(STATE_KEYS), sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__))
     if state['version'] != STATE_VERSION:
         raise ValueError('state is of version %s, this package reads version %d' % (state['version'], STATE_VERSION))
     words = state['words']
