@@ -146,8 +146,10 @@ def _bits(keys, fields):
         decreasing = _truths(keys.pop('decreasing', False), 'decreasing')
         threshold, decreasing = np.broadcast_arrays(threshold, decreasing)
         none = np.where(decreasing, threshold == -INFINITY, threshold == INFINITY)  # nothing is beyond infinity
-        low = np.where(none, INFINITY, np.where(decreasing, -INFINITY, np.nextafter(threshold, INFINITY)))
-        high = np.where(none, -INFINITY, np.where(decreasing, np.nextafter(threshold, -INFINITY), INFINITY))
+        with np.errstate(over='ignore'):  # infinity is beyond the largest number
+            above, below = np.nextafter(threshold, INFINITY), np.nextafter(threshold, -INFINITY)
+        low = np.where(none, INFINITY, np.where(decreasing, -INFINITY, above))
+        high = np.where(none, -INFINITY, np.where(decreasing, below, INFINITY))
         flip = None
     else:
         if 'low' not in keys or 'high' not in keys:
