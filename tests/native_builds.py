@@ -28,12 +28,14 @@ def compile_sources(arguments, timeout_seconds=900):
     assert done.returncode == 0, done.stdout[-4000:]
 
 
-def build_fuzz_target(folder):
-    """The sanitized fuzz target with its own main; returns its path."""
-    program = os.path.join(str(folder), 'fuzz_convolution')
-    compile_sources(SANITIZE + ['-DBITCONV_FUZZ_MAIN', os.path.join(SOURCES, 'fuzz', 'fuzz_convolution.cpp')] +
-                    core_sources() + ['-o', program])
-    return program
+def build_fuzz_targets(folder):
+    """The sanitized fuzz targets with a main of their own; returns their paths, by name."""
+    objects = os.path.join(str(folder), 'core.o')
+    compile_sources(SANITIZE + ['-r', '-nostdlib'] + core_sources() + ['-o', objects])
+    programs = {name: os.path.join(str(folder), name) for name in ('fuzz_convolution', 'fuzz_program')}
+    for name, program in programs.items():
+        compile_sources(SANITIZE + ['-DBITCONV_FUZZ_MAIN', os.path.join(SOURCES, 'fuzz', name + '.cpp'), objects, '-o', program])
+    return programs
 
 
 def build_sanitized_package(folder):
