@@ -352,7 +352,7 @@ class Network(object):
                           self.writers, undo)
             if write is not None:
                 write(undo)
-            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype)
+            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype, self.workers.averaged)
             self._tracker.listen(*self._listeners)
             self.handed.tracker = self._tracker
             self.now = now
