@@ -30,7 +30,7 @@ def frozen(array):
 
 def float32_array(array, name, rank):
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-        received = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        received = array.dtype.str if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError('%s must be a float32 array, received %s' % (name, received))
     if array.ndim != rank:
         raise ValueError('%s must have rank %d, received shape %s' % (name, rank, array.shape))

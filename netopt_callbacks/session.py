@@ -189,6 +189,7 @@ class Session(object):
             while not self._segment(config, test).run(self.caught, device):
                 self._fire()
                 config = self._hand_over(os.path.join(folder, 'segment'))
+            self.engine.workers.meet(self.trainer)      # one may still be in its last summary
             self._fire()
             if self._needs_segments:
                 self._run_test(os.path.join(folder, 'test'), device)
@@ -253,10 +254,20 @@ class Session(object):
         that C++ has due after this minibatch are left out, but for the progress summary, which
         is made here.
         """
-        if self.at_end(segment):
-            return True
-        if self._summary_is_due():
+        ahead, workers = self._ahead(segment), self.engine.workers
+        due = self._summary_is_due()
+        # Where nobody has more, C++ makes the summary.
+        summarized = due and ahead.has_more
+        if summarized:
             self.trainer.summarize_training_progress()
+        workers.meet(self.trainer)
+        if ahead.at_end(workers):
+            return True
+        if workers.any(due and not summarized):
+            if summarized:
+                workers.averaged(0, 0)      # the others' summary waits for all
+            else:
+                self.trainer.summarize_training_progress()
         raise directors.EndOfSegment
 
     def _summary_is_due(self):
@@ -271,14 +282,16 @@ class Session(object):
         self._counted = {unit: self.trainer.total_number_of_units_seen(unit) for unit in DataUnit}
 
     def at_end(self, segment):
-        """Whether the training data has come to its end."""
+        """Whether the training data has come to its end, or the segment was stopped, on every worker."""
+        return self._ahead(segment).at_end(self.engine.workers)
+
+    def _ahead(self, segment):
         seen, limit = self.trainer.total_number_of_samples_seen, self._max_samples
         size = segment.get_minibatch_size()
         if limit not in (None, sys.maxsize):
-            if seen >= limit:
-                return True
-            size = min(size, limit - seen)
-        return sources.at_end(self._source, size, self.engine.workers.count)
+            size = min(size, max(0, limit - seen))
+        return sources.Ahead(self._source, 0 if segment.stopped else size,
+                             self.engine.workers.shares(seen))
 
     def _run_test(self, file, device):
         """Runs the user's test on the network as it is after the last change."""

@@ -126,16 +126,18 @@ class Engine(object):
     def after_minibatch(self):
         """Counts the minibatch just trained; returns whether an optimization is due.
 
-        An empty minibatch, CNTK's end of the data, counts for nothing.
+        An empty minibatch, CNTK's end of the data, counts for nothing, but under block momentum: a
+        worker without data learns there how far the others are.
         """
         self.check()
         samples = trained_samples(self._trainer)
-        if not samples:
+        if not samples and not self.workers.drops_empty_minibatch:
             return False
         self._recovery.forget()
         ended = self.clock.advance(self._network.counts(), samples)
-        self._audience.tell('on_minibatch', self.clock.samples,
-                            *trained_averages(self._trainer, self._has_metric))
+        if samples:
+            self._audience.tell('on_minibatch', self.clock.samples,
+                                *trained_averages(self._trainer, self._has_metric))
         due = self.due()
         if ended or due:
             self._evaluate('before' if due else 'epoch')
@@ -153,6 +155,7 @@ class Engine(object):
         Raises:
             Whatever the optimization raises: the trainer is then as it was before it.
         """
+        self.workers.meet(self._trainer)
         self._tell_of_optimization()
         if self._recovery.pending:
             self._evaluate('before')

@@ -456,7 +456,7 @@ class Network(object):
             elif after.whole is not before.whole:
                 readers.Readers(self.trainer, before.whole).follow(
                     {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}, undo)
-            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype)
+            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype, self.workers.averaged)
             self._tracker.listen(*self._listeners)
             self.handed.tracker = self._tracker
             self._keep(after, label)
