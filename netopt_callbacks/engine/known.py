@@ -8,7 +8,7 @@ import warnings
 import cntk as C
 
 from .. import graph
-from .readers import Readers
+from .readers import Readers, applied_as_in
 
 
 def known_model(trainer, state, named=None):
@@ -24,7 +24,7 @@ def known_model(trainer, state, named=None):
     """
     criterion = C.combine([output for output in state.whole.outputs[state.models:]])
     if named is not None:
-        return _applied(named, criterion)
+        return applied_as_in(named, criterion) or named
     if state.models and state.whole.outputs[0].uid != state.whole.outputs[state.models].uid:
         return state.model
     found = _candidates(trainer, state)
@@ -32,7 +32,9 @@ def known_model(trainer, state, named=None):
         warnings.warn('the Trainer was given no model, and %d Functions of the script read all its Parameters (%s): '
                       'result.model is the criterion. Say which one it is: model=' % (
                           len(found), ', '.join(repr(function.name or function.uid) for function in found)))
-    return _applied(found[0], criterion) if len(found) == 1 else criterion
+    if len(found) != 1:
+        return criterion
+    return applied_as_in(found[0], criterion) or found[0]
 
 
 def _candidates(trainer, state):
@@ -60,18 +62,3 @@ def _is_over(function, other):
     """Whether a Function is computed from what another one computes."""
     inside = {output.uid for part in graph.functions(function.outputs) for output in part.outputs}
     return all(output.uid in inside for output in other.outputs)
-
-
-def _applied(function, criterion):
-    """Returns a layer function applied to the input that the criterion applies it to; any other as it is."""
-    if len(function.placeholders) != 1:
-        return function
-    inlet = function.placeholders[0].uid
-    first = {(part.op_name, leaf.uid) for part in graph.functions(function.outputs)
-             for leaf in part.inputs if leaf.is_parameter and any(v.uid == inlet for v in part.inputs)}
-    for part in graph.walk(criterion):
-        if any((part.op_name, leaf.uid) in first for leaf in part.inputs if leaf.is_parameter):
-            data = [variable for variable in part.inputs if variable.is_input]
-            if len(data) == 1:
-                return function(data[0])
-    return function

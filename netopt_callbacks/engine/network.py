@@ -480,16 +480,15 @@ def _applied(optimization, outputs, found):
     Where an optimization cannot change a reader (a layer function that knows no shapes yet, say), the network is
     transformed alone, and the reader, which then goes on computing what it did, is named.
     """
-    if not found.outputs:
-        return _alone(optimization, outputs)
-    try:
-        with graph.seen_first(len(outputs)), graph.cloned_whole():
-            done = as_transformed(optimization.transform(own(C.combine(outputs + found.outputs))), optimization.name)
-        if len(done.model.outputs) == len(outputs) + len(found.outputs):
-            return done
-    except Exception:
-        done = _alone(optimization, outputs)        # an error of the network itself is raised by it, too
-    swap.check_outputs(len(outputs), done.model)
+    for others in found.variants():
+        try:
+            with graph.seen_first(len(outputs)), graph.cloned_whole():
+                done = as_transformed(optimization.transform(own(C.combine(outputs + others))), optimization.name)
+            if len(done.model.outputs) == len(outputs) + len(others):
+                return done
+        except Exception:       # an error of the network itself is raised by it alone, too
+            continue
+    done = _alone(optimization, outputs)
     found.leave(optimization.name)
     return done
 

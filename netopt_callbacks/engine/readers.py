@@ -13,7 +13,7 @@ from cntk import cntk_py
 from cntk.ops.functions import UserFunction
 
 from ..graph.edit import with_outputs
-from ..graph.walk import functions
+from ..graph.walk import functions, walk
 from . import remember, state
 from .state import OWN, signature
 
@@ -78,6 +78,34 @@ class Readers(object):
         self.outputs = list({output.uid: output for output in theirs if output.uid not in mine}.values())
         self.left = []          # what the record says of those that could not follow
         self._mine = mine
+        self._whole = whole
+        self._held = None       # a Variable does not keep its Function alive
+
+    def variants(self):
+        """Yields the outputs an optimization is to change beside the network's, and lets `outputs` be those they stand for.
+
+        First all as they are. A layer function that is applied to no input yet knows no shapes, which some
+        optimizations need: then it is taken as the network applies it, or left where that cannot be seen.
+        """
+        if not self.outputs:
+            return
+        yield self.outputs
+        applied, self.left = {}, []
+        for function in self.functions:
+            if function.placeholders:
+                known = applied_as_in(function, self._whole)
+                if known is None and function.is_composite:
+                    self.left.append(_left(function, 'the optimization'))
+                applied.update((old.uid, new) for old, new in zip(
+                    function.outputs, known.outputs if known is not None else [None] * len(function.outputs)))
+        if not applied:
+            return
+        self._held = applied
+        pairs = [(output, applied.get(output.uid, output)) for output in self.outputs]
+        self.outputs = [old for old, new in pairs if new is not None]
+        for message in self.left:
+            warnings.warn(message)
+        yield [new for _, new in pairs if new is not None]
 
     def leave(self, optimization):
         """Notes that those beside the trainer's own outputs cannot follow a change, and warns of it.
@@ -96,9 +124,7 @@ class Readers(object):
         # One that is no composite cannot be evaluated; most are what a graph search has left behind.
         stale = [function for function in self.functions if function.is_composite
                  and not all(output.uid in self._mine for output in function.outputs)]
-        self.left = ['%s reads layers that %s changed and could not follow: it computes what it did. Rebuild it over '
-                     'the present network with run.current(function)' % (_named(function), optimization)
-                     for function in stale]
+        self.left = [_left(function, optimization) for function in stale]
         for message in self.left:
             warnings.warn(message)
         self.outputs = []
@@ -121,21 +147,22 @@ class _Reading(object):
 
     def __init__(self, groups):
         self._leaf_readers = {}     # uid of a leaf: (the leaf, uid of a Function that reads it)
-        self._readers = {}          # uid of a Function's output: uids of the Functions that read it
-        self._owner = {}            # uid of an output: uid of its Function
-        self._outputs = {}
+        self._readers = {}          # uid of a Function: uids of the Functions that read it
+        self._owner = {}            # uid of an output that is read or wanted: uid of its Function
+        seen = set()
         for outputs in groups:
             for function in functions(outputs, stop=self._owner):
-                if function.uid not in self._outputs:
+                if function.uid not in seen:
+                    seen.add(function.uid)
                     self._add(function)
+            self._owner.update((output.uid, output.owner.uid) for output in outputs if output.is_output)
 
     def _add(self, function):
         uid = function.uid
-        self._outputs[uid] = [output.uid for output in function.outputs]
-        self._owner.update((output, uid) for output in self._outputs[uid])
         for variable in function.inputs:
             if variable.is_output:
-                self._readers.setdefault(variable.uid, []).append(uid)
+                owner = self._owner[variable.uid] = variable.owner.uid
+                self._readers.setdefault(owner, []).append(uid)
             else:
                 self._leaf_readers.setdefault(variable.uid, []).append((variable, uid))
 
@@ -147,11 +174,30 @@ class _Reading(object):
         pending = [uid for leaf in leaves for mine, uid in self._leaf_readers.get(leaf.uid, ()) if mine == leaf]
         reached = set(pending)
         while pending:
-            for output in self._outputs[pending.pop()]:
-                new = [uid for uid in self._readers.get(output, ()) if uid not in reached]
-                reached.update(new)
-                pending.extend(new)
+            new = [uid for uid in self._readers.get(pending.pop(), ()) if uid not in reached]
+            reached.update(new)
+            pending.extend(new)
         return lambda variables: any(self._owner.get(variable.uid) in reached for variable in variables)
+
+
+def applied_as_in(function, whole):
+    """Returns a layer function applied to the input that a network applies it to; None where that is not seen."""
+    if len(function.placeholders) != 1:
+        return None
+    inlet = function.placeholders[0].uid
+    first = {(part.op_name, leaf.uid) for part in functions(function.outputs)
+             for leaf in part.inputs if leaf.is_parameter and any(v.uid == inlet for v in part.inputs)}
+    for part in walk(whole):
+        if any((part.op_name, leaf.uid) in first for leaf in part.inputs if leaf.is_parameter):
+            data = [variable for variable in part.inputs if variable.is_input]
+            if len(data) == 1:
+                return function(data[0])
+    return None
+
+
+def _left(function, optimization):
+    return ('%s reads layers that %s changed and could not follow: it computes what it did. Rebuild it over the '
+            'present network with run.current(function)' % (_named(function), optimization))
 
 
 def _named(function):

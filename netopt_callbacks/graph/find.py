@@ -294,4 +294,4 @@ def _link(found):
             groups.setdefault((layer.op_name, layer.W.uid), []).append(layer)
     for group in groups.values():
         for layer in group:
-            layer.shared_with = tuple(other for other in group if other is not layer)
+            layer.share(other for other in group if other is not layer)

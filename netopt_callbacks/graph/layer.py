@@ -1,4 +1,6 @@
 """What a filter and a transform see of a Dense or Convolution layer."""
+import weakref
+
 import cntk as C
 import numpy as np
 
@@ -47,8 +49,16 @@ class Layer(object):
         self.model = None       # held: no edge of a CNTK graph keeps a Function alive
         self.name = root.name or ('' if core is None else core.name)
         self.enclosing = tuple(enclosing)
-        self.shared_with = ()
+        self._shared = ()
         self.follows = False
+
+    @property
+    def shared_with(self):
+        return tuple(layer for layer in (other() for other in self._shared) if layer is not None)
+
+    def share(self, others):
+        """Tells the layer which others read its W; held weakly, so that a search leaves no garbage with a graph in it."""
+        self._shared = tuple(weakref.ref(other) for other in others)
 
     @property
     def shape(self):
