@@ -27,7 +27,11 @@ inline void store(void* to, Vector v) { _mm256_storeu_si256(static_cast<Vector*>
 inline Vector broadcast_row(const std::uint8_t* row) {
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
 }
-inline Vector shuffle8(Vector row, Vector indices) { return _mm256_shuffle_epi8(row, indices); }
+inline __attribute__((always_inline)) void look_up_and_add(Vector& count, Vector row, Vector indices) {
+    count = _mm256_add_epi8(count, _mm256_shuffle_epi8(row, indices));
+    __asm__("" : "+x"(count));  // added here: gcc would add pairs of lookups first
+}
+
 inline Vector add8(Vector a, Vector b) { return _mm256_add_epi8(a, b); }
 inline Vector sub16(Vector a, Vector b) { return _mm256_sub_epi16(a, b); }
 inline Vector widen_low(Vector v) { return _mm256_unpacklo_epi8(v, zero()); }
@@ -182,6 +186,7 @@ void epilogue16(const EpilogueArguments& arguments) {
     }
 }
 
+#define BITCONV_OWN_COUNT "count_avx2.inc"
 #include "nibble_kernel.inc"
 
 }  // namespace

@@ -27,7 +27,10 @@ inline void store(void* to, Vector v) { _mm512_storeu_si512(to, v); }
 inline Vector broadcast_row(const std::uint8_t* row) {
     return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
 }
-inline Vector shuffle8(Vector row, Vector indices) { return _mm512_shuffle_epi8(row, indices); }
+inline __attribute__((always_inline)) void look_up_and_add(Vector& count, Vector row, Vector indices) {
+    count = _mm512_add_epi8(count, _mm512_shuffle_epi8(row, indices));
+    __asm__("" : "+v"(count));  // added here: gcc would collect the lookups first, and spill
+}
 inline Vector add8(Vector a, Vector b) { return _mm512_add_epi8(a, b); }
 inline Vector sub16(Vector a, Vector b) { return _mm512_sub_epi16(a, b); }
 inline Vector widen_low(Vector v) { return _mm512_unpacklo_epi8(v, zero()); }
