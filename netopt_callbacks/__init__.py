@@ -25,6 +25,8 @@ _NAMES = {
     'Optimization': 'optimizations.base',
     'Transformed': 'optimizations.base',
     'LayerNote': 'optimizations.base',
+    'Replaced': 'optimizations.base',
+    'Block': 'graph',
     'FactorDense': 'optimizations.factor_dense',
     'BinarizeConvolution': 'optimizations.binarize_convolution',
     'BinarizeDense': 'optimizations.binarize_dense',
@@ -72,3 +74,7 @@ sys.modules[__name__].__class__ = _Package
 if _cntk.cntk is not None:
     from .engine import remember
     remember.install()
+    # What each optimization says of its blocks is known from here on, of models loaded from files too.
+    for _module in sorted(set(_NAMES.values())):
+        if _module.startswith('optimizations.'):
+            importlib.import_module('%s.%s' % (__name__, _module))

@@ -1,4 +1,5 @@
 """What a run leaves behind: one `Record` per applied optimization, one `Result` in all."""
+from .count import Totals
 from .optimizations.base import LayerNote
 
 
@@ -13,12 +14,15 @@ class Record(object):
             per sample; None where the run has no held-out data.
         curve (list of (int, float)): (samples, held-out metric) from `metric_after` on, up
             to the next optimization or the end.
+        network_before, network_after (count.Totals): what the whole network counted just before and right
+            after; None in a record that does not know.
         layers (list of LayerNote): what happened to each layer.
         notes (list of str): what the engine had to say (learner state, calibration ...).
     """
 
     def __init__(self, optimization, epoch, samples, metric_before=None, metric_after=None,
-                 curve=(), layers=(), notes=(), larger_is_better=False):
+                 curve=(), layers=(), notes=(), larger_is_better=False, network_before=None,
+                 network_after=None):
         self.optimization = optimization
         self.epoch = epoch
         self.samples = samples
@@ -28,6 +32,8 @@ class Record(object):
         self.layers = list(layers)
         self.notes = list(notes)
         self.larger_is_better = larger_is_better
+        self.network_before = network_before
+        self.network_after = network_after
 
     @property
     def metric_now(self):
@@ -69,14 +75,21 @@ class Record(object):
                 'metric_before': self.metric_before, 'metric_after': self.metric_after,
                 'curve': [list(point) for point in self.curve],
                 'layers': [layer.to_dict() for layer in self.layers],
-                'notes': list(self.notes), 'larger_is_better': self.larger_is_better}
+                'notes': list(self.notes), 'larger_is_better': self.larger_is_better,
+                'network_before': _fields(self.network_before), 'network_after': _fields(self.network_after)}
 
     @classmethod
     def from_dict(cls, fields):
         """Rebuilds a record from `to_dict`."""
         fields = dict(fields)
         fields['layers'] = [LayerNote.from_dict(layer) for layer in fields['layers']]
+        for name in ('network_before', 'network_after'):    # not in records of older checkpoints
+            fields[name] = None if fields.get(name) is None else Totals(**fields[name])
         return cls(**fields)
+
+
+def _fields(totals):
+    return None if totals is None else dict(totals._asdict())
 
 
 class Result(object):

@@ -6,7 +6,8 @@ import cntk as C
 import numpy as np
 
 from . import count
-from .table import Table
+from .table import UNKNOWN, Table
+
 
 def of_result(result):
     """Returns a run as text: its optimizations, their layers, the whole network, the lowered one.
@@ -36,15 +37,15 @@ def of_model(model):
     Args:
         model (cntk.Function): trained, optimized or lowered.
     """
-    table = Table('layer', 'kind', 'weights', 'parameters', 'multiply-adds', 'bits', 'bytes',
+    table = Table('layer', 'kind', 'weights', 'parameters', 'frozen', 'multiply-adds', 'bits', 'bytes',
                   'saves up to rank')
     rows = count.rows(model)
     for row in rows:
-        table.row(row.name or '(unnamed)', row.kind, _shape(row.shape), row.parameters,
-                  row.macs, _bits(row), row.bytes, row.break_even_rank)
-    table.row('total', '', '', *[_sum(getattr(row, name) for row in rows)
-                                 for name in ('parameters', 'macs')],
-              '', _sum(row.bytes for row in rows), None)
+        table.row(row.name or '(unnamed)', row.kind, _shape(row.shape), _known(row.parameters), row.frozen or None,
+                  _known(row.macs), _bits(row), _known(row.bytes), row.break_even_rank)
+    parameters, frozen, macs, size = (count.total(getattr(row, name) for row in rows)
+                                      for name in ('parameters', 'frozen', 'macs', 'bytes'))
+    table.row('total', '', '', _known(parameters), frozen or None, _known(macs), '', _known(size), None)
     return str(table)
 
 
@@ -97,30 +98,23 @@ def _remarks(records):
 
 def _network(result):
     """Returns the whole network before the first optimization and after the last."""
-    rows = count.rows(result.model)
-    binary, after_macs = _sum(row.binary_macs for row in rows), _sum(row.macs for row in rows)
-    after = [_sum(row.parameters for row in rows), after_macs, _sum(row.bytes for row in rows)]
-    changes = [(_gained(note.parameters_before, note.parameters_after),
-                _gained(note.macs_before, note.macs_after),
-                _gained(*_sizes(note, _float_bytes(result.model))))
-               for record in result.records for note in record.layers if note.skipped is None]
-    before = [None if total is None else total - sum(change[i] for change in changes)
-              for i, total in enumerate(after)]
     table = Table('network', 'parameters', 'multiply-adds', 'of them 1-bit', 'bytes')
-    table.row('before', before[0], before[1], None, before[2])
-    table.row('after', after[0], after[1], _percent(binary / after_macs) if binary else None,
-              after[2])
+    before = result.records[0].network_before if result.records else None
+    for when, totals in (('before', before), ('after', count.whole(result.model))):
+        if totals is None:
+            table.row(when, None, None, None, None)
+        else:
+            table.row(when, _known(totals.parameters), _known(totals.macs),
+                      _share(totals.binary_macs, totals.macs), _known(totals.bytes))
     return str(table)
 
 
-def _sum(numbers):
-    """Returns the sum, or None where one of the numbers is None."""
-    numbers = list(numbers)
-    return None if None in numbers else sum(numbers)
+def _known(number):
+    return UNKNOWN if number is None else number
 
 
-def _gained(before, after):
-    return 0 if before is None or after is None else after - before
+def _share(binary, macs):
+    return _percent(binary / macs) if binary and macs else None
 
 
 def _change(note, what):
@@ -136,7 +130,8 @@ def _binary_share(note):
 
 def _sizes(note, float_bytes):
     """Returns (bytes before, bytes after); only the weights become bits, bias and scales do not."""
-    if note.parameters_before is None:
+    float_bytes = note.float_bytes or float_bytes
+    if note.parameters_before is None or float_bytes is None:
         return None, None
     before = count.size_bytes(note.parameters_before, 0, float_bytes)
     if note.skipped is not None:
@@ -148,9 +143,9 @@ def _sizes(note, float_bytes):
 
 
 def _float_bytes(model):
-    """Returns the bytes of one of the model's floats; those of a float32 where there is no model."""
-    parameters = () if model is None else model.parameters
-    return np.dtype(parameters[0].dtype).itemsize if parameters else 4
+    """Returns the bytes of one of the model's floats, None where they differ; those of a float32 where there is none."""
+    sizes = set() if model is None else {np.dtype(parameter.dtype).itemsize for parameter in model.parameters}
+    return None if len(sizes) > 1 else sizes.pop() if sizes else 4
 
 
 def _recovered(share):

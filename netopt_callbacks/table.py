@@ -1,12 +1,15 @@
 """Tables of text, for reports."""
 
 
+UNKNOWN = 'unknown'
+
+
 class Table(object):
     """Rows of values under headings; a value says by its type how it is shown.
 
     None is '-', an int is grouped by thousands, a float has 4 digits after the point (a large or
     a small one 4 significant ones), a pair is `before -> after`, once where they are equal.
-    A string is taken as it is.
+    A string is taken as it is; UNKNOWN stands for a number that is not known.
 
     Args:
         *headings (str): one for each column.
@@ -34,7 +37,7 @@ class Table(object):
         padded = []
         for column in columns:
             width = max(len(cell) for cell in column)
-            numbers = all(cell[:1] in '-+>0123456789' for cell in column[1:])
+            numbers = all(cell == UNKNOWN or cell[:1] in '-+>0123456789' for cell in column[1:])
             cells = [cell.rjust(width) if numbers else cell.ljust(width) for cell in column]
             padded.append([cells[0], '-' * width] + cells[1:])
         return '\n'.join('  '.join(line).rstrip() for line in zip(*padded))

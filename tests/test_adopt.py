@@ -5,7 +5,6 @@ import pytest
 
 import netopt_callbacks as nc
 from netopt_callbacks.engine import tenants
-from netopt_callbacks.optimizations.base import LayerNote
 from user_script import LEARNERS, SAMPLES, Identity, Script
 
 RANK = 3
@@ -26,9 +25,10 @@ class Factor(nc.Optimization):
             -.3, .3, (self.size, 12)).astype(np.float32))
         data = C.placeholder()
         core = C.times(C.times(data, self.w1), self.w2)
-        note = LayerNote(layer.name, layer.W.shape, retired=(layer.W,), added=(self.w1, self.w2))
         return nc.Transformed(
-            nc.graph.replace(model, {layer: layer.rebuilt(core, 'DenseFactored')}), [note])
+            nc.graph.replace(model, {layer: layer.rebuilt(core, 'DenseFactored')}),
+            [nc.LayerNote(layer.name, layer.W.shape)],
+            [nc.Replaced(layer.name, retired=(layer.W,), added=(self.w1, self.w2))])
 
 
 def factors(model):
@@ -151,7 +151,7 @@ def test_projection_for_an_adaptive_learner_is_refused(make, words):
 
 
 def test_projection_needs_a_map():
-    with pytest.raises(ValueError, match=r'layer hidden: .*LayerNote\(projection='):
+    with pytest.raises(ValueError, match=r'layer hidden: .*Replaced\(projection='):
         Script().run([Factor(epoch=0, learner_state='project')])
     with pytest.raises(ValueError, match='give one of the two'):
         Factor(learner_state='project', learner=lambda parameters: None)

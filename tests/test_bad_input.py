@@ -402,7 +402,8 @@ TABLE = [
 
     # Graphs.
     Row('kind of layer', lambda: graph.layers(dense(), op_name='LSTM'), ValueError,
-        'op_name', "'Dense', 'Convolution' or None", "got 'LSTM'", 'nc.graph.walk'),
+        'op_name', "'Dense', 'Convolution', None, or one that an optimization has declared", "got 'LSTM'",
+        'nc.graph.walk'),
     Row('replacement that is applied', lambda: replaced(C.square(C.input_variable(3))), ValueError,
         "Dense 'classify'", 'one placeholder', 'got outputs', 'cntk.placeholder()'),
     Row('replacement of another shape', lambda: replaced(C.layers.Dense(4)), ValueError,
@@ -417,6 +418,12 @@ TABLE = [
     # What a third-party transform returns.
     Row('note with half a rank', lambda: nc.LayerNote('hidden', rank=2.7), TypeError,
         'LayerNote: rank', 'whole numbers', 'got 2.7', 'count them as ints'),
+    Row('retired that is a name', lambda: nc.Replaced('hidden', ['W']), TypeError,
+        'Replaced: retired', 'cntk.Parameters', "got 'W'", 'retired=(layer.W,)'),
+    Row('projection that is no function', lambda: nc.Replaced('hidden', projection=3), TypeError,
+        'Replaced: projection', 'or None', 'got 3', 'lambda gradient'),
+    Row('a note among what is replaced', lambda: nc.Transformed(dense(), [], [nc.LayerNote('hidden')]), TypeError,
+        'Transformed: replaced', 'nc.Replaced', "name='hidden'", 'nc.Transformed(model'),
     Row('check that returns text', lambda: run(Checking()), TypeError,
         'Checking: check(model)', 'return a cntk.Function', "got 'z'", 'None is where'),
     Row('transform that returns text', lambda: run(Transforming(lambda model: 'z')), TypeError,

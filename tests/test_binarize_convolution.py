@@ -193,11 +193,13 @@ def test_learned_shift_is_one_parameter_per_weights():
                                           learner=lambda parameters: C.sgd(parameters, 0.1))
     transformed = optimization.transform(C.combine([model, model(features * 2)]))
     new = {p.uid for p in transformed.model.parameters} - {p.uid for p in model.parameters}
-    shift, = notes_of(transformed)['second'].added
+    replaced, = transformed.replaced
+    shift, = replaced.added
+    assert replaced.layer == 'second' and replaced.retired == ()
     assert new == {shift.uid} and shift.shape == (4, 1, 1) and shift.name == 'input_shift'
     data = images(features.shape, 12)
     optimization.prepare(model, [{features: data}])
-    shift, = notes_of(optimization.transform(model))['second'].added
+    shift, = optimization.transform(model).replaced[0].added
     constant = binarize_convolution(model, named('second'), minibatches=[{features: data}]).model
     np.testing.assert_array_equal(shift.value.ravel(), BinaryLayer(binary_blocks(constant)[0]).threshold())
 

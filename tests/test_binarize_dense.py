@@ -248,7 +248,7 @@ def test_learned_shift_is_one_parameter_per_weights():
     optimization = nc.BinarizeDense(input_shift='learn', learner=lambda parameters: C.sgd(parameters, 0.1))
     transformed = optimization.transform(C.combine([model, model(features * 2)]))
     new = {p.uid for p in transformed.model.parameters} - {p.uid for p in model.parameters}
-    added = [note.added[0] for note in transformed.layers if note.added]
+    added = [replaced.added[0] for replaced in transformed.replaced]
     assert new == {shift.uid for shift in added} and [shift.shape for shift in added] == [(12,), (8,)]
 
 

@@ -65,9 +65,11 @@ def test_against_numpy():
     assert abs(note.error - np.sqrt((s[5:] ** 2).sum() / (s ** 2).sum())) < 1e-6
     assert (note.parameters_before, note.parameters_after) == (630, 5 * 50 + 30)
     assert (note.macs_before, note.macs_after) == (600, 250)
-    assert [p.uid for p in note.retired] == [model.h.W.uid]
+    replaced, = transformed.replaced
+    assert replaced.layer == 'h'
+    assert [p.uid for p in replaced.retired] == [model.h.W.uid]
     block = parameters_of(transformed.model.h)
-    assert [p.uid for p in note.added] == [block['W1'].uid, block['W2'].uid]
+    assert [p.uid for p in replaced.added] == [block['W1'].uid, block['W2'].uid]
     assert np.allclose(np.linalg.norm(block['W1'].value, axis=0), np.linalg.norm(block['W2'].value, axis=1))
 
 
@@ -248,7 +250,8 @@ def test_weights_that_something_else_reads_stay_and_are_counted():
     note = transformed.layers[0]
     counted = sum(int(np.prod(p.shape)) for p in transformed.model.parameters)
     assert note.parameters_after == counted == 12 * 8 + 2 * (12 + 8) + 8
-    assert note.retired == ()
+    replaced, = transformed.replaced
+    assert replaced.retired == () and len(replaced.added) == 2
     left = nc.FactorDense(rank=2).transform(model)
     assert 'read elsewhere too' in left.layers[0].skipped
     assert left.model is model

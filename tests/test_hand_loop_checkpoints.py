@@ -70,7 +70,7 @@ def test_run_refused_before_it_began_leaves_the_checkpoints_to_the_one_before(tm
     file, script, resumed = str(tmpdir.join('model')), Script(), Script()
     with attached(script):
         loop(script, 0, 10)
-    with pytest.raises(ValueError, match='Factored already'):
+    with pytest.raises(ValueError, match='Changed already: DenseFactored'):
         with attached(script):
             loop(script, 10, 11)
     script.trainer.save_checkpoint(file)

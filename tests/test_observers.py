@@ -10,6 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import netopt_callbacks as nc
+from netopt_callbacks.count import Totals
 from netopt_callbacks.observers import tensorboard
 from netopt_callbacks.observers.average import Average
 from netopt_callbacks.observers.base import Evaluation, Run
@@ -32,14 +33,17 @@ def curve(folder, tag):
 
 def factored(samples=200, before=0.1, after=0.5, layers=None):
     """Returns the record of a made-up factorization."""
+    totals = None
     if layers is None:
+        totals = Totals(6610 - 6500 + 1412, 6500 - 6400 + 1312, 0, 4 * 1522)
         layers = [nc.LayerNote('hidden', (64, 100), rank=8, energy=0.75, error=0.5,
                                parameters_before=6500, parameters_after=1412,
                                macs_before=6400, macs_after=1312),
                   nc.LayerNote('classify', (10, 10), skipped='rank 8 saves nothing',
                                parameters_before=110, parameters_after=110,
                                macs_before=100, macs_after=100)]
-    return nc.Record('FactorDense', 2, samples, before, after, [(samples, after)], layers)
+    return nc.Record('FactorDense', 2, samples, before, after, [(samples, after)], layers,
+                     network_after=totals)
 
 
 def tell(observer, epochs=4, swap_epoch=2, run=None):
@@ -141,7 +145,7 @@ def test_an_optimization_before_the_first_minibatch(tmp_path):
     board = nc.TensorBoard(tmp_path)
     board.on_start(Run(parameters=10, macs=20))
     board.on_evaluation(Evaluation('before', 0, 0, 0.1))
-    board.on_optimization(nc.Record('X', 0, 0, 0.1, 0.2))
+    board.on_optimization(nc.Record('X', 0, 0, 0.1, 0.2, network_after=Totals(10, 20, 0, 40)))
     board.on_evaluation(Evaluation('after', 0, 0, 0.2, 'X', 0.1, 0.0))
     board.close()
     assert curve(tmp_path, 'recovery/metric') == [(0, 0.1), (0, 0.2)]

@@ -50,7 +50,7 @@ def test_stages_that_exclude_each_other_are_refused_before_training(callbacks, w
 def test_a_layer_that_is_factored_already_is_named_when_nothing_else_is_left(first, samples):
     """Before training, unless a function of the trained weights decides whether it will be factored."""
     script = Script(sweeps=2, test=False)
-    with pytest.raises(ValueError, match="got none.*'classify'.*Factored already: 'hidden'"):
+    with pytest.raises(ValueError, match="got none.*'classify'.*Changed already: DenseFactored 'hidden'"):
         script.run([hidden(1, first), hidden(1, 2)])
     assert script.trainer.total_number_of_samples_seen == samples
 
@@ -108,8 +108,8 @@ class Same(nc.Optimization):
     def transform(self, model):
         layer, = nc.graph.layers(model, lambda layer: layer.name == 'hidden')
         new = [C.parameter(old.shape, init=old.value, name=old.name) for old in (layer.W, layer.b)]
-        return nc.Transformed(nc.graph.substitute(model, dict(zip((layer.W, layer.b), new))), [
-            nc.LayerNote(layer.name, retired=(layer.W, layer.b), added=new)])
+        return nc.Transformed(nc.graph.substitute(model, dict(zip((layer.W, layer.b), new))),
+                              replaced=[nc.Replaced(layer.name, (layer.W, layer.b), new)])
 
 
 def test_parameters_of_the_same_shapes_fit_every_learner():

@@ -175,6 +175,8 @@ def test_the_whole_network():
     run = result(nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second',
                                         input_shift=None).transform(model).model)
     run.records = run.records[1:]
+    assert cells(summary.of_result(run), 'before') == ['before'] + 4 * ['-']    # nobody has counted it
+    run.records[0].network_before = count.whole(model)
     text = summary.of_result(run)
     parameters, macs = count.totals(model)
     assert cells(text, 'before') == ['before', '5,442', '20,840', '-', '21,768']

@@ -21,7 +21,7 @@ class Plan(object):
         before, after (cntk.Function): the plain graphs before and after.
         tenants (list of Tenant): of `before`.
         learners (list of cntk.learners.Learner): of the trainer.
-        notes (list of LayerNote): what the transform says of each layer.
+        replaced (list of Replaced): what the transform says of Parameters that took the place of others.
 
     Attributes:
         learners (list): of the new trainer.
@@ -34,13 +34,13 @@ class Plan(object):
         ValueError: a new Parameter fits nowhere, or its learner would not train it rightly.
     """
 
-    def __init__(self, optimization, before, after, tenants, learners, notes):
+    def __init__(self, optimization, before, after, tenants, learners, replaced):
         self._optimization = optimization
         self._hosts = {tenant.parameter.uid: tenant for tenant in tenants}
         self._owners = learner_facts.owners(learners)
-        self._note_of = {new.uid: note for note in notes for new in note.added}
+        self._replaced_by = {new.uid: one for one in replaced for new in one.added}
         self._after = after
-        self._notes = notes
+        self._replaced = replaced
         self.learners = list(learners)
         self.owned = []
         self.messages = []
@@ -88,11 +88,11 @@ class Plan(object):
                       for parameter in learner_facts.parameters_of(self.learners))
         trained.update(tenant.parameter.uid for tenant in tenants)
         frozen = set()
-        for note in self._notes:
-            if note.retired and not any(old.uid in trained for old in note.retired):
-                frozen.update(parameter.uid for parameter in note.added)
+        for one in self._replaced:
+            if one.retired and not any(old.uid in trained for old in one.retired):
+                frozen.update(parameter.uid for parameter in one.added)
                 self.messages.append('%s: no learner trained this layer, none trains it now'
-                                     % note.name)
+                                     % one.layer)
         return frozen
 
     def _own_learner(self, added):
@@ -107,8 +107,8 @@ class Plan(object):
         self.owned = list(added)
 
     def _pack(self, parameter):
-        note = self._note_of.get(parameter.uid)
-        for storage in self._storages_for(parameter, note):
+        one = self._replaced_by.get(parameter.uid)
+        for storage in self._storages_for(parameter, one):
             if storage.dtype != parameter.dtype:
                 continue
             for index, (offset, size) in enumerate(self._free[storage.uid]):
@@ -116,23 +116,23 @@ class Plan(object):
                     self._free[storage.uid][index] = (offset + size_of(parameter),
                                                       size - size_of(parameter))
                     tenant = Tenant(storage, offset, parameter)
-                    self._refuse_misfits(tenant, note)
+                    self._refuse_misfits(tenant, one)
                     self._fresh.append(tenant)
                     return
         raise ValueError(
             '%s: %s adds %s, and no Parameter it retires leaves room for it, so no learner would '
             'train it. Give it one: learner=lambda parameters: cntk.sgd(parameters, schedule)'
-            % (self._optimization.name, note.name if note else 'the transform',
+            % (self._optimization.name, one.layer if one else 'the transform',
                describe(parameter)))
 
-    def _storages_for(self, parameter, note):
+    def _storages_for(self, parameter, one):
         """Returns the storages a new Parameter may be packed into, the preferred ones first.
 
         Only those of the learner that trained what it replaces: packed elsewhere, another
         learner would train it without a word.
         """
         mine = [self._hosts[old.uid].storage.uid if old.uid in self._hosts else old.uid
-                for old in (note.retired if note else ())]
+                for old in (one.retired if one else ())]
         preferred = [uid for uid in mine if uid in self._storages]
         owners = []
         for uid in preferred or self._storages:
@@ -141,7 +141,7 @@ class Plan(object):
         if len(owners) > 1 and not preferred:
             raise ValueError(
                 '%s: it adds %s and retires Parameters of %d learners (%s), and does not say which '
-                'of them it replaces: return nc.Transformed(model, [nc.LayerNote(name, '
+                'of them it replaces: return nc.Transformed(model, notes, replaced=[nc.Replaced(name, '
                 'retired=(W,), added=(W1, W2)), ...])'
                 % (self._optimization.name, describe(parameter), len(owners),
                    ', '.join(map(learner_facts.describe, owners))))
@@ -149,9 +149,9 @@ class Plan(object):
                   if uid not in preferred and self._owners[uid] in owners]
         return [self._storages[uid] for uid in preferred + others]
 
-    def _refuse_misfits(self, tenant, note):
+    def _refuse_misfits(self, tenant, one):
         if tuple(tenant.storage.shape) != tuple(tenant.parameter.shape):
-            fit.refuse_misfit(self._optimization, note.name if note else describe(tenant.parameter),
+            fit.refuse_misfit(self._optimization, one.layer if one else describe(tenant.parameter),
                               tenant.storage, self._owners[tenant.storage.uid],
                               fit.reads_sparse(self._after, tenant.parameter))
 
@@ -199,31 +199,31 @@ class Plan(object):
     def _projected(self, tenants):
         """Returns {uid of a storage: [(where M is read, projection, tenants of what comes out)]}."""
         found = {}
-        for note in self._notes:
+        for one in self._replaced:
             fresh = [tenant for tenant in self._fresh
-                     if any(tenant.parameter.uid == new.uid for new in note.added)]
+                     if any(tenant.parameter.uid == new.uid for new in one.added)]
             if not fresh:
                 continue
-            self._refuse_projection(note, fresh)
-            old = note.retired[0]
+            self._refuse_projection(one, fresh)
+            old = one.retired[0]
             source = self._hosts.get(old.uid) or Tenant(old, 0, old)
             ordered = [next(tenant for tenant in fresh if tenant.parameter.uid == new.uid)
-                       for new in note.added]
-            found.setdefault(source.storage.uid, []).append((source, note.projection, ordered))
+                       for new in one.added]
+            found.setdefault(source.storage.uid, []).append((source, one.projection, ordered))
         return found
 
-    def _refuse_projection(self, note, fresh):
-        what = "%s: layer %s: learner_state='project'" % (self._optimization.name, note.name)
-        if note.projection is None or len(note.retired) != 1:
+    def _refuse_projection(self, one, fresh):
+        what = "%s: layer %s: learner_state='project'" % (self._optimization.name, one.layer)
+        if one.projection is None or len(one.retired) != 1:
             raise ValueError("%s, but the transform says of this layer no projection of its one "
-                             "retired Parameter: give LayerNote(projection=...), or "
+                             "retired Parameter: give Replaced(projection=...), or "
                              "learner_state='reset'" % what)
-        source = self._hosts.get(note.retired[0].uid)
-        storage = source.storage if source is not None else note.retired[0]
+        source = self._hosts.get(one.retired[0].uid)
+        storage = source.storage if source is not None else one.retired[0]
         if any(tenant.storage.uid != storage.uid for tenant in fresh):
             raise ValueError("%s, but not all that replaces %s fits into it: use "
-                             "learner_state='reset'" % (what, describe(note.retired[0])))
-        fit.refuse_projection(self._optimization, note.name, self._owners[storage.uid])
+                             "learner_state='reset'" % (what, describe(one.retired[0])))
+        fit.refuse_projection(self._optimization, one.layer, self._owners[storage.uid])
 
 
 def _by_storage(tenants):

@@ -101,13 +101,13 @@ class Engine(object):
         if not file:
             self.phases.take_over()
             self.phases.write()
-        parameters, macs = self._network.totals()
+        totals = self._network.totals()
         self._audience.tell('on_start', Run(
             epoch_size=self.clock.epoch_samples, max_samples=self.clock.max_samples,
             samples=self.clock.samples, metric_name=self._metric_name(),
             has_held_out=self._data is not None, larger_is_better=self._larger_is_better,
             optimizations=[(o.name, o.epoch) for o in self.optimizations],
-            parameters=parameters, macs=macs))
+            parameters=totals.parameters, macs=totals.macs))
         self.started = True
         if self.due():
             self.fire()
@@ -265,12 +265,12 @@ class Engine(object):
         optimization = self.optimizations[index]
         change = self._network.transformed(optimization, index, self._minibatches)
         record = Record(optimization.name, self.clock.epoch, self.clock.samples,
-                        metric_before=self._recovery.metric, larger_is_better=self._larger_is_better)
+                        metric_before=self._recovery.metric, larger_is_better=self._larger_is_better,
+                        network_before=self._network.totals())
         with directors.uninterrupted():
             self._network.commit(change, self.phases.next_label)
-            for note in change.layers:
-                note.projection = None          # it holds matrices
             record.layers, record.notes = change.layers, change.messages
+            record.network_after = self._network.totals()
             self.phases.begin(index, record)
             self._recovery.forget()
             self._untold = record

@@ -39,33 +39,33 @@ def refuse_expected(optimizations, model, tenants, learners):
         if not isinstance(expected.model, C.Function):
             raise TypeError('%s: check(model) must return a cntk.Function, an nc.Transformed or None, got %r; None is '
                             'where nothing is known yet' % (optimization.name, expected.model))
-        _refuse_notes(optimization, [note for note in expected.layers if note.retired], model, storages, owners)
+        _refuse_replaced(optimization, [one for one in expected.replaced if one.retired], model, storages, owners)
         model = expected.model
 
 
-def _refuse_notes(optimization, notes, model, storages, owners):
+def _refuse_replaced(optimization, replaced, model, storages, owners):
     """Refuses a layer that is to change, or layers that may change where none of them could."""
     possible = []
-    for note in notes:
+    for one in replaced:
         try:
-            _refuse_note(optimization, note, model, storages, owners)
+            _refuse_one(optimization, one, model, storages, owners)
         except ValueError as error:
-            if note.added:
+            if one.added:
                 raise
             possible.append(error)
-    if possible and len(possible) == len(notes):
+    if possible and len(possible) == len(replaced):
         raise possible[0]
 
 
-def _refuse_note(optimization, note, model, storages, owners):
-    for old in note.retired:
+def _refuse_one(optimization, one, model, storages, owners):
+    for old in one.retired:
         storage = storages.get(old.uid, old)
         if storage.uid not in owners:
             continue
         if optimization.learner_state == 'project':
-            refuse_projection(optimization, note.name, owners[storage.uid])
-        if optimization.learner is None and _shapes(note.added) != _shapes(note.retired):
-            refuse_misfit(optimization, note.name, storage, owners[storage.uid], reads_sparse(model, old))
+            refuse_projection(optimization, one.layer, owners[storage.uid])
+        if optimization.learner is None and _shapes(one.added) != _shapes(one.retired):
+            refuse_misfit(optimization, one.layer, storage, owners[storage.uid], reads_sparse(model, old))
 
 
 def refuse_misfit(optimization, layer, storage, learner, sparse):

@@ -10,7 +10,7 @@ holds: CNTK ends the process in `train_minibatch` where there is no way to it fr
 import cntk as C
 import numpy as np
 
-from ..graph.walk import function_of
+from ..graph.walk import function_of, named
 
 MARK = 'netopt_callbacks.phase.'
 UNREAD = 'netopt_callbacks.unread'
@@ -19,7 +19,7 @@ UNREAD = 'netopt_callbacks.unread'
 def marked(loss, phase):
     """Returns the loss times the constant 1 that carries the label of a phase (str)."""
     one = C.constant(np.ones((), loss.output.dtype), name=MARK + phase)
-    return C.element_times(loss, one, name=_name(loss))
+    return named(C.element_times(loss, one, name=loss.output.name), loss.name)
 
 
 def kept_reachable(loss, parameters):
@@ -33,13 +33,8 @@ def kept_reachable(loss, parameters):
             flat = C.reshape(parameter, (int(np.prod(parameter.shape)),))
             element = C.reshape(C.slice(flat, 0, 0, 1), ())
             zero = C.constant(np.zeros((), parameter.dtype), name=UNREAD)
-            loss = C.plus(loss, C.element_times(zero, element), name=_name(loss))
+            loss = named(C.plus(loss, C.element_times(zero, element), name=loss.output.name), loss.name)
     return loss
-
-
-def _name(loss):
-    # A composite may be without the name that its output has.
-    return loss.output.name or loss.name
 
 
 def unmarked(outputs):
@@ -51,7 +46,7 @@ def without_mark(part):
     """Returns a loss or criterion, a Function or a Variable of one, as it was before it was marked."""
     if isinstance(part, C.cntk_py.Function):
         return part if phase_of(part.outputs) is None \
-            else function_of([without_mark(output) for output in part.outputs])
+            else function_of([without_mark(output) for output in part.outputs], part.name)
     mark, rest = _split(part, 'ElementTimes', _is_mark)
     return part if mark is None else rest
 

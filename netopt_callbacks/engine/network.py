@@ -162,7 +162,7 @@ class Network(object):
         optimization.prepare(plain, minibatches(plain.arguments))
         transformed = as_transformed(optimization.transform(plain), optimization.name)
         plan = adopt.Plan(optimization, plain, transformed.model, packed, self.handed.learners,
-                          transformed.layers)
+                          transformed.replaced)
         whole = random_state.open_blocks(plan.packed())
         swap.check(outputs, whole, plan.read, optimization.name)
         self.workers.agree(lambda: saved_graph.signature(whole), optimization.name)
@@ -273,9 +273,9 @@ class Network(object):
         return tenants.export(self._model)
 
     def totals(self):
-        """Returns (parameters, multiply-adds per sample) of the model, see `count.totals`."""
+        """Returns the `count.Totals` of the model."""
         plain, _ = tenants.release(self._model)
-        return count.totals(plain)
+        return count.whole(plain)
 
     def let_go(self):
         """Lets the trainer's tracker, which stays in it, tell us nothing more."""

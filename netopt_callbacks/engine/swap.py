@@ -7,7 +7,7 @@ Trainer follow the same way, so that `z.eval` and `outputs=[z.output]` go on wor
 import cntk as C
 from cntk.train.trainer import Trainer
 
-from ..graph.walk import function_of
+from ..graph.edit import with_outputs
 from .exchanged import class_of
 from .mark import unmarked
 from .remember import Original, native_trainer
@@ -28,6 +28,7 @@ class Outputs(object):
         if metric is not None:
             outputs.append(metric.output)
         self.has_metric = metric is not None
+        self._like = model, loss, metric
         self.whole = C.combine(unmarked(outputs))
 
     def split(self, whole):
@@ -38,10 +39,9 @@ class Outputs(object):
             raise ValueError('transform(model) must return the same outputs in the same order: expected %d, '
                              'got %d; edit the model with nc.graph, or combine all of model.outputs'
                              % (expected, len(outputs)))
-        model = function_of(outputs[:self.models]) if self.models else None
-        loss = function_of([outputs[self.models]])
-        metric = function_of([outputs[-1]]) if self.has_metric else None
-        return model, loss, metric
+        parts = outputs[:self.models], [outputs[self.models]], outputs[self.models + 1:]
+        return tuple(None if like is None else with_outputs(like, part)
+                     for like, part in zip(self._like, parts))
 
 
 def check(outputs, whole, parameters, optimization):
@@ -114,7 +114,8 @@ def _follow(handed, model, loss, metric, undo):
         _point(handed.model, model, undo)
     parts = [part for part in (loss, metric) if part is not None]
     if len(handed.criterion) == 1 and len(parts) == 2:
-        _point(handed.criterion[0], C.combine([part.output for part in parts]), undo)
+        _point(handed.criterion[0], C.combine([part.output for part in parts],
+                                            name=handed.criterion[0].name), undo)
     else:
         for function, part in zip(handed.criterion, parts):
             _point(function, part, undo)

@@ -14,6 +14,7 @@ import cntk as C
 import numpy as np
 
 from .. import graph
+from ..graph.walk import named
 
 MARK = 'netopt_callbacks.tenant'
 
@@ -101,4 +102,4 @@ def view(tenant):
 def export(model):
     """Returns a copy of `model` with Parameters of its own and no tenants."""
     plain, _ = release(model)
-    return plain.clone(C.CloneMethod.clone, {argument: argument for argument in plain.arguments})
+    return named(plain.clone(C.CloneMethod.clone, {argument: argument for argument in plain.arguments}), plain.name)

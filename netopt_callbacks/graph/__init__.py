@@ -2,10 +2,13 @@
 
 Public as `nc.graph`: it is what an optimization of your own is written with. See `docs/graph.md`.
 """
-from .edit import clone_shared, replace, substitute
-from .find import layers, no_layers_error, other_products
+from .blocks import Block
+from .edit import clone_shared, placeholder_like, replace, substitute
+from .find import check_filter, frozen_layers, layers, no_layers_error, other_products
 from .layer import Layer
-from .walk import body, primitives, walk
+from .values import evaluate, flat, opened
+from .walk import body, function_of, functions, primitives, walk
 
-__all__ = ['Layer', 'body', 'clone_shared', 'layers', 'no_layers_error', 'other_products', 'primitives',
-           'replace', 'substitute', 'walk']
+__all__ = ['Block', 'Layer', 'body', 'check_filter', 'clone_shared', 'evaluate', 'flat', 'frozen_layers',
+           'function_of', 'functions', 'layers', 'no_layers_error', 'opened', 'other_products', 'placeholder_like', 'primitives', 'replace',
+           'substitute', 'walk']

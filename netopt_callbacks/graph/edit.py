@@ -12,7 +12,7 @@ block's last ("Inputs of the new clone do not match").
 """
 import cntk as C
 
-from .walk import body, function_of, functions
+from .walk import body, function_of, functions, named
 
 _UNKNOWN = C.placeholder().shape
 
@@ -34,8 +34,10 @@ class Piece(object):
 
 
 def clone_shared(model):
-    """Returns a copy of `model` that shares its Parameters, its Constants and its arguments."""
-    return model.clone(C.CloneMethod.share, {argument: argument for argument in model.arguments})
+    """Returns a copy of `model`, of the same name, that shares its Parameters, its Constants and its arguments."""
+    copy = model.clone(C.CloneMethod.share, {argument: argument for argument in model.arguments})
+    # CNTK forgets what was named by `z.name = 'z'`: only the composite has that name.
+    return named(copy, model.name)
 
 
 def substitute(model, replacements):
@@ -68,7 +70,8 @@ def replace(model, new_functions):
         model (cntk.Function): left as it is.
         new_functions (dict of Layer to cntk.Function): for each layer the Function that
             takes its place: unapplied, with one placeholder, which is connected to
-            the layer's input. It is copied; its Parameters are shared.
+            the layer's input. It is copied; its Parameters are shared. Without a name it gets
+            the layer's.
 
     Returns:
         cntk.Function: same arguments, outputs in the same order, every other Parameter shared.
@@ -77,12 +80,12 @@ def replace(model, new_functions):
         ValueError: a new function does not have exactly one placeholder, computes another
             shape than the layer did, or a layer is not in `model`.
     """
-    cuts = {layer.output.uid: unapplied(function, layer.input, layer.output, layer.label)
+    cuts = {layer.output.uid: unapplied(function, layer.input, layer.output, layer.label, layer.name)
             for layer, function in new_functions.items()}
     return _edited(model, cuts, {layer.output.uid: layer.label for layer in new_functions})
 
 
-def unapplied(function, source, replaced, what):
+def unapplied(function, source, replaced, what, name=''):
     """Returns a copy of a Function of one placeholder as the `Piece` to be connected.
 
     Args:
@@ -90,6 +93,7 @@ def unapplied(function, source, replaced, what):
         source (cntk.Variable): what its placeholder is to read.
         replaced (cntk.Variable): what its output takes the place of.
         what (str): the layer, for messages.
+        name (str): for a Function that has none.
 
     Raises:
         ValueError: it has another number of placeholders than one, other arguments, or
@@ -104,6 +108,10 @@ def unapplied(function, source, replaced, what):
             % (what, _named(function.outputs), _named(arguments)))
     inlet = placeholder_like(source)
     copy = function.clone(C.CloneMethod.share, {arguments[0]: inlet})
+    if name and not copy.outputs[0].owner.name:
+        copy.outputs[0].owner.name = name
+        again = placeholder_like(source)        # only in a copy the output has the name too
+        inlet, copy = again, copy.clone(C.CloneMethod.share, {inlet: again})
     if _UNKNOWN not in (copy.shape, replaced.shape) and copy.shape != replaced.shape:
         raise ValueError('the new function for %s must compute the same shape: expected %s, got %s; give it the '
                          'output shape of the layer' % (what, replaced.shape, copy.shape))
@@ -111,13 +119,15 @@ def unapplied(function, source, replaced, what):
 
 
 def with_outputs(like, outputs):
-    """Returns `outputs` as a Function of the kind `like` is: a combine, or one root with its outputs.
+    """Returns `outputs` as a Function of the kind and name of `like`: a combine, or one root with its outputs.
 
     Args:
-        like (cntk.Function): tells whether the outputs are those of one Function.
+        like (cntk.Function): tells whether the outputs are those of one Function, and its name.
         outputs (list of cntk.Variable): in the order of `like.outputs`.
     """
-    return C.combine(outputs) if like.root_function.op_name == 'Combine' else function_of(outputs)
+    if like.root_function.op_name == 'Combine':
+        return named(C.combine(outputs, name=like.root_function.name), like.name)
+    return function_of(outputs, like.name)
 
 
 def placeholder_like(variable):

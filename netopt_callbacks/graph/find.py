@@ -1,50 +1,49 @@
 """Finding the Dense and Convolution layers of a model, by name and by what they compute."""
 from collections import namedtuple
 
-from .layer import Layer
+import cntk as C
+
+from . import blocks
+from .layer import Layer, label_of
 from .walk import body, functions
-
-# Blocks of CNTK's layer library, and ours, in which a product with a Parameter is no layer of
-# its own. A Dense or Convolution *block* inside one (as in AttentionModel) still is.
-LAYER_BLOCKS = frozenset([
-    'Activation', 'BatchNormalization', 'BinaryConvolution', 'BinaryConvolveOp', 'BinaryDense',
-    'BinaryDenseOp', 'BinaryInputConvolution', 'BinaryInputDense', 'Convolution', 'ConvolutionTranspose',
-    'Delay', 'Dense', 'DenseFactored', 'Dropout', 'Embedding', 'GRU', 'LSTM', 'LayerNormalization', 'MaxUnpooling',
-    'RNNStep', 'Stabilizer'])
-
-_CORES = {'Dense': 'Times', 'Convolution': 'Convolution'}
 
 OtherProduct = namedtuple('OtherProduct', 'label W reason')
 OtherProduct.__doc__ = "A product of data with a Parameter that is no Dense layer: its name, W, and why it is none."
+
+Frozen = namedtuple('Frozen', 'label W reason op_name root')
+Frozen.__doc__ = "A layer whose W is a Constant: its name, W, why it is left, 'Dense' or 'Convolution', and its root."
 
 
 def layers(model, filter_function=None, op_name=None):
     """Returns the Dense and Convolution layers of a model, inputs first.
 
-    A layer is a block `Dense` or `Convolution`, or what computes the same without one:
-    `times(x, W)` and `convolution(W, x)` for a Parameter W, with `+ b` where that follows.
+    A layer is a block `Dense` or `Convolution`, a block of which an optimization says that it still is
+    one (see `Block`), or what computes the same without a block: `times(x, W)` and
+    `convolution(W, x)` for a Parameter W, with `+ b` where that follows.
 
     Args:
         model (cntk.Function): any Function; blocks are searched, at any depth.
         filter_function (callable): `Layer -> bool`; None takes every layer.
-        op_name (str): 'Dense' or 'Convolution'; None takes both.
+        op_name (str): 'Dense' or 'Convolution'; None takes both. The op name of blocks that an
+            optimization makes takes those: their `W` and `core` are None where they do not apply one
+            Parameter, or an expression over one, to data.
 
     Returns:
         list of Layer: [] where nothing matches; `no_layers_error` says what was seen.
 
     Raises:
         TypeError: `filter_function` is no function.
-        ValueError: `op_name` is neither, or the filter takes one of several layers that
+        ValueError: `op_name` is none of these, or the filter takes one of several layers that
             share W and leaves another.
     """
-    if op_name is not None and op_name not in _CORES:
-        raise ValueError("op_name must be 'Dense', 'Convolution' or None, got %r; other blocks are found with "
-                         'nc.graph.walk(model)' % (op_name,))
+    if op_name is not None and op_name not in blocks.LAYERS and blocks.declared(op_name) is None:
+        raise ValueError("op_name must be 'Dense', 'Convolution', None, or one that an optimization has declared in "
+                         'its `blocks` (%s), got %r; other blocks are found with nc.graph.walk(model)'
+                         % (', '.join(blocks.op_names()), op_name))
     check_filter(filter_function)
     found = [item for item in _search(model) if isinstance(item, Layer)]
     _link(found)
-    if op_name is not None:
-        found = [layer for layer in found if layer.op_name == op_name]
+    found = [layer for layer in found if layer.op_name == op_name or op_name is None and layer.op_name in blocks.LAYERS]
     if filter_function is None:
         return found
     taken = {layer: bool(filter_function(layer)) for layer in found}
@@ -72,10 +71,14 @@ def no_layers_error(model, what, op_name=None):
         what (str): who found nothing, as 'FactorDense'.
         op_name (str): what it looked for; None stands for both.
     """
-    seen = [layer.label for layer in layers(model)]
-    seen += ['%s, which is none (%s)' % (product.label, product.reason) for product in other_products(model)]
-    return ValueError('%s: expected a %s layer to change, got none. Layers of the model: %s. Check filter_function'
-                      % (what, op_name or 'Dense or Convolution', ', '.join(seen) or 'none'))
+    found = _search(model)
+    seen = [item.label for item in found if isinstance(item, Layer) and item.op_name in blocks.LAYERS]
+    seen += ['%s, which is none (%s)' % (item.label, item.reason) for item in found
+             if isinstance(item, (OtherProduct, Frozen))]
+    changed = [item.label for item in found if isinstance(item, Layer) and item.op_name not in blocks.LAYERS]
+    return ValueError('%s: expected a %s layer to change, got none. Layers of the model: %s.%s Check filter_function'
+                      % (what, op_name or 'Dense or Convolution', ', '.join(seen) or 'none',
+                         ' Changed already: %s.' % ', '.join(changed) if changed else ''))
 
 
 def other_products(model):
@@ -89,6 +92,15 @@ def other_products(model):
     return [item for item in _search(model) if isinstance(item, OtherProduct)]
 
 
+def frozen_layers(model):
+    """Returns the Dense and Convolution layers whose W is a Constant, so that nothing can train or change them.
+
+    Returns:
+        list of Frozen: inputs first.
+    """
+    return [item for item in _search(model) if isinstance(item, Frozen)]
+
+
 def _search(model):
     """Returns the layers and other products of a model and of its blocks, inputs first."""
     found = []
@@ -97,11 +109,11 @@ def _search(model):
         item = next(pending[-1][0], None)
         if item is None:
             pending.pop()
-        elif isinstance(item, (Layer, OtherProduct)):
+        elif isinstance(item, (Layer, OtherProduct, Frozen)):
             found.append(item)
         else:
             block, enclosing = item
-            bare = pending[-1][1] and block.op_name not in LAYER_BLOCKS
+            bare = pending[-1][1] and not blocks.is_unit(block.op_name)
             pending.append((iter(_of_level(body(block).outputs, bare, enclosing + (block.name,))),
                             bare))
     return found
@@ -116,33 +128,46 @@ def _of_level(outputs, bare, enclosing):
         layer = None
         if function.is_block:
             layer = _from_block(function, enclosing)
-            if layer is None:
+            if not isinstance(layer, Layer) or layer.op_name not in blocks.LAYERS:
                 items.append((function, enclosing))
         elif bare:
-            layer = _from_primitives(function, readers, enclosing) or _other_product(function, enclosing)
+            layer = (_from_primitives(function, readers, enclosing) or _other_product(function, enclosing)
+                     or _frozen(function, function, enclosing))
         if layer is not None:
             items.append(layer)
     return items
 
 
 def _from_block(block, enclosing):
-    """Returns the Layer a Dense or Convolution block is, or None."""
-    if block.op_name not in _CORES or len(block.block_arguments_mapping) != 1:
+    """Returns the Layer or the Frozen that a block is, or None."""
+    said = blocks.declared(block.op_name)
+    op_name = said.layer or block.op_name if said is not None else block.op_name
+    if len(block.block_arguments_mapping) != 1 or said is None and op_name not in blocks.LAYERS:
         return None
     outputs = body(block).outputs
     content = functions(outputs)
-    cores = [function for function in content
-             if function.op_name == _CORES[block.op_name] and _weights(function) is not None]
+    if op_name in blocks.LAYERS:
+        weights_of, products = _weights, [blocks.LAYERS[op_name]]
+    else:
+        weights_of, products = _any_weights, blocks.LAYERS.values()
+    cores = [(function, weights_of(function)) for function in content if function.op_name in products]
+    cores = [(function, W) for function, W in cores if W is not None]
     if len(cores) != 1:
-        return None
-    bias = _bias(cores[0], _readers(content, outputs))
-    b = bias[1] if bias else next((p for p in block.parameters if p.name == 'b'), None)
-    return Layer(block.op_name, block, cores[0], _weights(cores[0]), b, enclosing)
+        if op_name not in blocks.LAYERS:
+            return Layer(op_name, block, None, None, _named_b(block), enclosing)
+        frozen = [_frozen(block, function, enclosing) for function in content if function.op_name in products]
+        return next((item for item in frozen if item is not None), None)
+    bias = _bias(cores[0][0], _readers(content, outputs))
+    return Layer(op_name, block, cores[0][0], cores[0][1], bias[1] if bias else _named_b(block), enclosing)
+
+
+def _named_b(block):
+    return next((parameter for parameter in block.parameters if parameter.name == 'b'), None)
 
 
 def _from_primitives(core, readers, enclosing):
     """Returns the Layer that a times or convolution outside every layer block is, or None."""
-    op_name = next((name for name, op in _CORES.items() if op == core.op_name), None)
+    op_name = next((name for name, op in blocks.LAYERS.items() if op == core.op_name), None)
     W = _weights(core) if op_name and not core.is_block else None
     if W is None:
         return None
@@ -169,32 +194,60 @@ def _other_product(function, enclosing):
             return None
     if not weights.is_parameter or data.is_parameter or data.is_constant:
         return None
-    name = '.'.join([part for part in enclosing if part] + [function.name or '(unnamed)'])
-    sides = 'x'.join(str(side) for side in weights.shape)
-    return OtherProduct("product '%s' (W of %s)" % (name, sides), _parameter(reader, weights),
+    return OtherProduct(label_of('product', enclosing, function.name, [weights]), _parameter(reader, weights),
                         reason + '; write times(x, W) with W of [inputs, outputs]')
+
+
+def _frozen(root, core, enclosing):
+    """Returns the Frozen that a layer is whose weights are a Constant, or None."""
+    if core.op_name not in blocks.LAYERS.values():
+        return None
+    weights, reader = _operand(core)
+    if weights is None or not weights.is_constant or not len(weights.shape):
+        return None
+    op_name = next(name for name, op in blocks.LAYERS.items() if op == core.op_name)
+    W = next(constant for constant in reader.constants if constant.uid == weights.uid)
+    return Frozen(label_of(op_name, enclosing, root.name or core.name, [W]), W,
+                  "it is frozen: its W is a Constant, as clone('freeze') makes them; clone it with 'clone' to train "
+                  'and change it', op_name, root)
+
+
+def _operand(core):
+    """Returns (the weights that a times or convolution applies to data, the Function that reads them), or (None, None)."""
+    if core.is_block or len(core.inputs) != 2:
+        return None, None
+    if core.op_name == 'Times':
+        data, weights = core.inputs
+        if not len(weights.shape) > core.attributes['outputRank']:
+            return None, None
+    else:
+        weights, data = core.inputs
+        if core.attributes['transpose']:
+            return None, None
+    if data.is_parameter or data.is_constant:
+        return None, None
+    if core.op_name == 'Convolution' and weights.is_output and weights.owner.op_name == 'Reshape':
+        # `cntk.convolution(W, x, reduction_rank=0)` gives both a channel axis.
+        return weights.owner.inputs[0], weights.owner
+    return weights, core
 
 
 def _weights(core):
     """Returns the Parameter a times or convolution applies to data, or None."""
-    if core.is_block or len(core.inputs) != 2:
+    weights, reader = _operand(core)
+    return _parameter(reader, weights) if weights is not None and weights.is_parameter else None
+
+
+def _any_weights(core):
+    """Returns the one Parameter whose values, or an expression over them, are applied to data, or None."""
+    weights, _ = _operand(core)
+    if weights is None or not weights.is_output:
+        return _weights(core)
+    expression = C.as_composite(weights.owner)
+    if expression.arguments or expression.placeholders:
         return None
-    if core.op_name == 'Times':
-        data, weights = core.inputs
-        if not len(weights.shape) > core.attributes['outputRank']:
-            return None
-    else:
-        weights, data = core.inputs
-        if core.attributes['transpose']:
-            return None
-    reader = core
-    if core.op_name == 'Convolution' and weights.is_output and weights.owner.op_name == 'Reshape':
-        # `cntk.convolution(W, x, reduction_rank=0)` gives both a channel axis.
-        reader = weights.owner
-        weights = reader.inputs[0]
-    if not weights.is_parameter or data.is_parameter or data.is_constant:
-        return None
-    return _parameter(reader, weights)
+    read = [parameter for parameter in expression.parameters if parameter.shape == weights.shape]
+    return read[0] if len(read) == 1 else None
 
 
 def _bias(core, readers):
@@ -230,7 +283,8 @@ def _link(found):
     """Tells each layer which others read its W."""
     groups = {}
     for layer in found:
-        groups.setdefault(layer.W.uid, []).append(layer)
+        if layer.W is not None:
+            groups.setdefault((layer.op_name, layer.W.uid), []).append(layer)
     for group in groups.values():
         for layer in group:
             layer.shared_with = tuple(other for other in group if other is not layer)

@@ -15,7 +15,8 @@ class Layer(object):
 
     Attributes:
         name (str): as the user named it, '' where they did not.
-        op_name (str): 'Dense' or 'Convolution'.
+        op_name (str): 'Dense' or 'Convolution'; of a layer that an optimization has made something else of,
+            the op name of its block (see `nc.Block`). Its `core` and `W` are None where it has no such one.
         W (cntk.Parameter): weights as CNTK stores them: [inputs..., outputs...] of a Dense,
             [filters, channels, height, width] of a 2-D Convolution.
         b (cntk.Parameter): bias, or None.
@@ -23,7 +24,8 @@ class Layer(object):
         input (cntk.Variable): what the layer reads.
         output (cntk.Variable): what it computes.
         root (cntk.Function): the block; of a layer without one, its last primitive.
-        core (cntk.Function): the primitive that reads W: times or convolution.
+        core (cntk.Function): the primitive that applies W to data: times or convolution.
+        data (cntk.Variable): what `core` applies W to, inside the block.
         attributes (dict): those of `core`: `outputRank` of a times; `strides`, `autoPadding`,
             `lowerPad`, `upperPad`, `dilation`, `groups` ... of a convolution.
         enclosing (tuple of str): names of the blocks around it, outermost first.
@@ -39,7 +41,7 @@ class Layer(object):
         self.W = W
         self.b = b
         self.output = root.outputs[0]
-        self.name = root.name or core.name
+        self.name = root.name or ('' if core is None else core.name)
         self.enclosing = tuple(enclosing)
         self.shared_with = ()
 
@@ -51,23 +53,21 @@ class Layer(object):
     def input(self):
         # Asked for each time: CNTK exchanges the placeholders inside a block whenever it infers
         # shapes anew, as it does when a model is evaluated or applied.
-        return self.root.block_arguments_mapping[0][1] if self.root.is_block else self._data
+        return self.root.block_arguments_mapping[0][1] if self.root.is_block else self.data
 
     @property
-    def _data(self):
+    def data(self):
         """What `core` applies W to."""
-        return self.core.inputs[1 if self.op_name == 'Convolution' else 0]
+        return self.core.inputs[1 if self.core.op_name == 'Convolution' else 0]
 
     @property
     def attributes(self):
-        return self.core.attributes
+        return {} if self.core is None else self.core.attributes
 
     @property
     def label(self):
         """The layer for messages: its name after those of the blocks around it, and W's shape."""
-        path = '.'.join([name for name in self.enclosing if name] + [self.name or '(unnamed)'])
-        sides = 'x'.join(str(side) for side in self.W.shape)
-        return "%s '%s' (W of %s)" % (self.op_name, path, sides)
+        return label_of(self.op_name, self.enclosing, self.name, self.parameters if self.W is None else [self.W])
 
     @property
     def output_rank(self):
@@ -80,11 +80,11 @@ class Layer(object):
 
         Every element of `core`'s output sums as many products as W holds for it, so axes
         that a Dense maps over and positions of a filter count once each. None where such an axis
-        has no fixed size: FreeDimension, or the steps that a convolution goes over.
+        has no fixed size (FreeDimension, or the steps that a convolution goes over), and without `core`.
         """
-        if any(side < 0 for side in self.core.shape):
+        if self.core is None or any(side < 0 for side in tuple(self.core.shape) + tuple(self.W.shape)):
             return None
-        kernels = self.W.shape[-self.output_rank:] if self.op_name == 'Dense' else self.W.shape[:1]
+        kernels = self.W.shape[-self.output_rank:] if self.core.op_name == 'Times' else self.W.shape[:1]
         return int(np.prod(self.core.shape)) * int(np.prod(self.W.shape)) // int(np.prod(kernels))
 
     def rebuilt(self, core, op_name, name=None):
@@ -98,10 +98,16 @@ class Layer(object):
 
         Returns:
             cntk.Function: a block, unapplied, with one placeholder: what `replace` takes.
+
+        Raises:
+            ValueError: the layer has no core.
         """
+        if self.core is None:
+            raise ValueError('%s: to be rebuilt a layer must apply one Parameter to data, and it does not; replace it '
+                             'as a whole with nc.graph.replace' % self.label)
         inlet = placeholder_like(self.input)
         content, source = self._content()
-        piece = unapplied(core, self._data, self.core.outputs[0], 'the core of ' + self.label)
+        piece = unapplied(core, self.data, self.core.outputs[0], 'the core of ' + self.label)
         new = rebuild(content, {source: inlet}, {self.core.outputs[0].uid: piece}, set())
         outer = placeholder_like(self.input)
         return C.as_block(new, [(inlet, outer)], op_name, self.name if name is None else name)
@@ -128,3 +134,17 @@ class Layer(object):
 
     def __repr__(self):
         return '<Layer %s>' % self.label
+
+
+def label_of(op_name, enclosing, name, weights):
+    """Returns a layer for messages: `Dense 'tower.hidden' (W of 20x30)`.
+
+    Args:
+        op_name (str), name (str): of the layer.
+        enclosing (sequence of str): names of the blocks around it, outermost first.
+        weights (sequence of cntk.Variable): whose shapes are told; the first is W where it has no name.
+    """
+    path = '.'.join([part for part in enclosing if part] + [name or '(unnamed)'])
+    sides = ', '.join('%s of %s' % (one.name if len(weights) > 1 and one.name else 'W',
+                                    'x'.join(str(side) for side in one.shape)) for one in weights if len(one.shape))
+    return "%s '%s'%s" % (op_name, path, ' (%s)' % sides if sides else '')

@@ -81,13 +81,23 @@ def walk(model, into_blocks=True):
             yield function
 
 
-def function_of(outputs):
-    """Returns the Function with these outputs: their own, where they are all it has."""
+def function_of(outputs, name=None):
+    """Returns the Function with these outputs: their own, where they are all it has.
+
+    Args:
+        outputs (list of cntk.Variable): what it computes, in order.
+        name (str): its name; None takes that of the Function whose outputs they are.
+    """
     owner = outputs[0].owner if outputs[0].is_output else None
     if owner is not None and [output.uid for output in owner.outputs] \
             == [output.uid for output in outputs]:
-        return C.as_composite(owner)
-    return C.combine(list(outputs))
+        return C.as_composite(owner, owner.name if name is None else name)
+    return C.combine(list(outputs), name=name or '')
+
+
+def named(function, name):
+    """Returns `function` under another name; the primitive or block that it ends with keeps its own."""
+    return function if function.name == name else C.as_composite(function.root_function, name)
 
 
 def body(block):

@@ -15,7 +15,7 @@ import cntk as C
 import numpy as np
 
 from .. import graph
-from ..graph.values import evaluate, flat, opened
+from ..graph import evaluate, flat, opened
 from ..optimizations import binary_block
 from .replace import OP_NAMES, native_integers
 from .undilated import undilated

@@ -99,12 +99,12 @@ class TensorBoard(Observer):
         for tag, note in zip(_tags(record.layers), record.layers):
             for field in ('rank', 'energy', 'error'):
                 self._scalar('netopt/%s/%s' % (tag, field), getattr(note, field), step)
-        if self._parameters is not None:
-            if step > 0:
-                self._totals(step - 1)
-            self._parameters += _saved(record, 'parameters')
-            self._macs += _saved(record, 'macs')
-            self._totals(step)
+        if step > 0:
+            self._totals(step - 1)
+        # A free axis leaves a number unknown: its curve ends here.
+        after = record.network_after
+        self._parameters, self._macs = (None, None) if after is None else (after.parameters, after.macs)
+        self._totals(step)
         self._opened().text('netopt/%s' % record.optimization, _as_markdown(record), step)
 
     def on_end(self, result):
@@ -165,13 +165,6 @@ def _tags(layers):
         tag = layer.name or 'layer%d' % number
         tags.append(tag if tag not in tags else '%s_%d' % (tag, number))
     return tags
-
-
-def _saved(record, what):
-    """Returns by how much the layers' `parameters` or `macs` changed, as a signed number."""
-    return sum(getattr(note, what + '_after') - getattr(note, what + '_before')
-               for note in record.layers
-               if note.skipped is None and getattr(note, what + '_after') is not None)
 
 
 def _as_markdown(record):

@@ -9,6 +9,8 @@ from numbers import Real
 
 import cntk as C
 
+from ..graph import blocks as known_blocks
+
 
 class LayerNote(object):
     """What an optimization did to one layer: a row of the record and of the summary.
@@ -22,26 +24,22 @@ class LayerNote(object):
         error (float): relative Frobenius error of the new weights.
         parameters_before, parameters_after (int): number of stored weights;
             1-bit weights count as one each, `bits_after` tells their size.
-        macs_before, macs_after (int): multiply-adds per sample; None where an axis has no fixed size.
+        macs_before, macs_after (int): multiply-adds per sample of one application of the layer (of a
+            sequence: per step); None where an axis has no fixed size.
         binary_macs_after (int): those of `macs_after` that are 1-bit.
         bits_after (int): bits per weight once lowered.
+        float_bytes (int): bytes of a number that is not 1-bit: 4 of float32, 8 of float64; None is that of
+            the network, where all its Parameters have the same.
         message (str): anything the user should read about this layer.
-        retired (tuple of cntk.Parameter): Parameters this layer no longer reads.
-        added (tuple of cntk.Parameter): Parameters that took their place; the
-            engine prefers to pack these into the storage of `retired`.
-        projection (callable): for `learner_state='project'`, where one Parameter is retired:
-            its smoothed gradient, an array of its shape, to one for each of `added`, arrays of
-            as many elements. None where there is no such map.
     """
 
     FIELDS = ('name', 'shape', 'skipped', 'rank', 'energy', 'error',
               'parameters_before', 'parameters_after', 'macs_before', 'macs_after',
-              'binary_macs_after', 'bits_after', 'message')
+              'binary_macs_after', 'bits_after', 'message', 'float_bytes')
 
     def __init__(self, name, shape=(), skipped=None, rank=None, energy=None, error=None,
                  parameters_before=None, parameters_after=None, macs_before=None,
-                 macs_after=None, binary_macs_after=None, bits_after=32, message=None,
-                 retired=(), added=(), projection=None):
+                 macs_after=None, binary_macs_after=None, bits_after=32, message=None, float_bytes=None):
         # Plain Python values: notes are kept in JSON, which takes none of NumPy's.
         self.name = str(name)
         self.shape = tuple(_whole('shape', side) for side in shape)
@@ -56,17 +54,15 @@ class LayerNote(object):
         self.binary_macs_after = _whole('binary_macs_after', binary_macs_after)
         self.bits_after = _whole('bits_after', bits_after)
         self.message = None if message is None else str(message)
-        self.retired = tuple(retired)
-        self.added = tuple(added)
-        self.projection = projection
+        self.float_bytes = _whole('float_bytes', float_bytes)
 
     def to_dict(self):
-        """Returns the JSON-ready fields, without the Parameters."""
+        """Returns the JSON-ready fields."""
         return {field: getattr(self, field) for field in self.FIELDS}
 
     @classmethod
     def from_dict(cls, fields):
-        """Rebuilds a note from `to_dict`, without Parameters and projection."""
+        """Rebuilds a note from `to_dict`."""
         return cls(**fields)
 
     def __repr__(self):
@@ -84,17 +80,75 @@ def _whole(field, value):
     return int(value)
 
 
+class Replaced(object):
+    """Which Parameters of a layer took the place of which: what the engine needs to know, and no record holds.
+
+    Args:
+        layer (str): the layer's name, as in its `LayerNote`; for messages.
+        retired (sequence of cntk.Parameter): those this layer no longer reads.
+        added (sequence of cntk.Parameter): those that took their place; what trained `retired` trains them.
+        projection (callable): for `learner_state='project'`, where one Parameter is retired:
+            its smoothed gradient, an array of its shape, to one for each of `added`, arrays of
+            as many elements. None where there is no such map.
+
+    Raises:
+        TypeError: `retired` or `added` hold something else than Parameters, or `projection` is no function.
+    """
+
+    def __init__(self, layer, retired=(), added=(), projection=None):
+        self.layer = str(layer)
+        self.retired = _parameters('retired', retired)
+        self.added = _parameters('added', added)
+        if projection is not None and not callable(projection):
+            raise TypeError('Replaced: projection must be a function of a smoothed gradient or None, got %r; write '
+                            'lambda gradient: (gradient_of_W1, gradient_of_W2)' % (projection,))
+        self.projection = projection
+
+    def __repr__(self):
+        return 'Replaced(%r, retired=%s, added=%s)' % (
+            self.layer, *[[parameter.name or parameter.uid for parameter in parameters]
+                          for parameters in (self.retired, self.added)])
+
+
+def _parameters(field, given):
+    """Returns a field of a `Replaced` as a tuple of Parameters."""
+    if isinstance(given, C.cntk_py.Variable):
+        given = (given,)
+    given = tuple(given)
+    for parameter in given:
+        if not isinstance(parameter, C.cntk_py.Variable) or not parameter.is_parameter:
+            raise TypeError('Replaced: %s must hold cntk.Parameters, got %r; give those the layer reads, as %s=(layer.W,)'
+                            % (field, parameter, field))
+    return given
+
+
 class Transformed(object):
-    """A transformed model with one `LayerNote` per layer looked at.
+    """A transformed model, with what a record shows of its layers and what the engine needs to know of them.
 
     Args:
         model (cntk.Function): same outputs, in the same order, as the model given.
-        layers (sequence of LayerNote): in the order of the model.
+        layers (sequence of LayerNote): one per layer looked at, in the order of the model.
+        replaced (sequence of Replaced): one per layer whose Parameters others took the place of.
+
+    Raises:
+        TypeError: `layers` or `replaced` hold something else.
     """
 
-    def __init__(self, model, layers=()):
+    def __init__(self, model, layers=(), replaced=()):
         self.model = model
-        self.layers = list(layers)
+        self.layers = _all_of(LayerNote, 'layers', layers)
+        self.replaced = _all_of(Replaced, 'replaced', replaced)
+
+
+def _all_of(kind, field, given):
+    """Returns a field of a `Transformed` as a list of `kind`."""
+    given = list(given)
+    for one in given:
+        if not isinstance(one, kind):
+            raise TypeError('Transformed: %s must hold nc.%s objects, got %r; write '
+                            'nc.Transformed(model, [nc.LayerNote(...), ...], [nc.Replaced(...), ...])'
+                            % (field, kind.__name__, one))
+    return given
 
 
 def as_transformed(returned, what):
@@ -139,6 +193,15 @@ class Optimization(object):
     # What a subclass has whose __init__ does not call this one.
     epoch, filter_function, learner, learner_state = 0, None, None, 'reset'
 
+    #: Sequence of `nc.Block`: what it says of the blocks it puts into a network, those of `lower` among them.
+    #: Layers are found, named, counted and summarized by it, also in a model that was saved and loaded, in
+    #: every process that has imported the class.
+    blocks = ()
+
+    def __init_subclass__(cls, **options):
+        super(Optimization, cls).__init_subclass__(**options)
+        known_blocks.declare(cls, cls.__dict__.get('blocks', ()))
+
     def __init__(self, epoch=0, filter_function=None, learner=None, learner_state='reset'):
         self.epoch = _checked_epoch(type(self).__name__, epoch)
         for name, value, example in (
@@ -174,10 +237,10 @@ class Optimization(object):
 
         Returns:
             cntk.Function or Transformed: a model with the layers that the next optimization will find, for
-            its own check. Notes that name the Parameters to be retired let the session refuse a learner that
-            could not train what takes their place: of each layer whose note names `added` too, and of those that
-            only may change where it is so for all of them. None where nothing is known: what comes later is then
-            checked when it is applied.
+            its own check. A `Replaced` that names the Parameters to be retired lets the session refuse a learner that
+            could not train what takes their place: of each layer whose `Replaced` names `added` too, and of those
+            that only may change where it is so for all of them. None where nothing is known: what comes later is
+            then checked when it is applied.
 
         Raises:
             ValueError: names what was looked for and what is there.
@@ -193,7 +256,7 @@ class Optimization(object):
         """
 
     def transform(self, model):
-        """Returns the transformed model, or a `Transformed` that also holds notes.
+        """Returns the transformed model, or a `Transformed` that also says what became of its layers.
 
         Pure: a new graph; the Parameters it keeps are shared, the ones it adds are
         ordinary `cntk.Parameter`s; no value of a Parameter of `model` is written.

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import graph
 from . import binary
-from .base import LayerNote, Optimization, Transformed
+from .base import LayerNote, Optimization, Replaced, Transformed
 from .binary_block import Recipe, build, core_of, latent_error
 from .binary_calibration import LEFT_OUTSIDE, samples, weight_histogram
 from .binary_choice import Choice
@@ -109,7 +109,7 @@ class Options(object):
 
 def _binarized(model, choice, options, held_out):
     """Returns the Transformed model; `held_out` are Samples by uid of W, and may be missing."""
-    new_functions, notes, recipes = {}, {}, {}
+    new_functions, notes, replaced, recipes = {}, {}, [], {}
     for layer in choice.layers:
         key = layer.W.uid
         if layer in choice.skipped:
@@ -119,9 +119,11 @@ def _binarized(model, choice, options, held_out):
             staged = layer in choice.staged
             recipes[key] = _recipe(layer, options, held_out.get(key), staged)
             notes[key] = _taken_note(layer, options, recipes[key], held_out.get(key))
+            if options.input_shift == 'learn' and recipes[key].shift is not None:
+                replaced.append(Replaced(layer.name, added=(recipes[key].shift,)))
         new_functions[layer] = build(layer, recipes[key])
     return Transformed(graph.replace(model, new_functions),
-                       list(notes.values()) + choice.kind.notes_of_others(model))
+                       list(notes.values()) + choice.kind.notes_of_others(model), replaced)
 
 
 def _recipe(layer, options, sample, staged):
@@ -156,13 +158,12 @@ def _note(layer, **what):
     """Returns the note of a layer that stays as it is, but for `what`."""
     size = _size(layer.W) + _size(layer.b)
     return LayerNote(layer.name, layer.W.shape, parameters_before=size, parameters_after=size,
-                     macs_before=layer.macs, macs_after=layer.macs, **what)
+                     macs_before=layer.macs, macs_after=layer.macs, float_bytes=layer.W.dtype().itemsize, **what)
 
 
 def _taken_note(layer, options, recipe, sample):
     """Returns the note of a layer that is binarized."""
-    added = (recipe.shift,) if options.input_shift == 'learn' and recipe.shift is not None else ()
-    note = _note(layer, added=added, message=_message(layer, options, recipe, sample) or None)
+    note = _note(layer, message=_message(layer, options, recipe, sample) or None)
     note.parameters_after += _size(recipe.shift) + (0 if recipe.offset is None else len(recipe.offset))
     if recipe.operands != 'inputs':
         outputs = kind_of_layer(layer).outputs(layer.core)

@@ -1,5 +1,6 @@
 """1-bit convolutions at an epoch of a running training."""
 from .binarize import Binarize, binarized
+from .binary_count import blocks_of
 from .binary_kinds import CONVOLUTION
 
 
@@ -37,6 +38,7 @@ class BinarizeConvolution(Binarize):
     """
 
     kind = CONVOLUTION
+    blocks = blocks_of(CONVOLUTION, 'BinaryConvolveOp')
 
 
 def binarize_convolution(model, filter_function=None, minibatches=(), **options):

@@ -1,5 +1,6 @@
 """1-bit Dense layers at an epoch of a running training."""
 from .binarize import Binarize, binarized
+from .binary_count import blocks_of
 from .binary_kinds import DENSE
 
 
@@ -27,6 +28,7 @@ class BinarizeDense(Binarize):
     """
 
     kind = DENSE
+    blocks = blocks_of(DENSE, 'BinaryDenseOp')
 
 
 def binarize_dense(model, filter_function=None, minibatches=(), **options):

@@ -21,7 +21,7 @@ import cntk as C
 import numpy as np
 
 from .. import graph
-from ..graph.walk import functions
+from ..graph import functions
 from . import binary
 from .binary_kinds import KINDS, kind_of_block, kind_of_layer
 

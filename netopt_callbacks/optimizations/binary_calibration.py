@@ -2,7 +2,7 @@
 import cntk as C
 import numpy as np
 
-from ..graph.values import evaluate, flat, opened
+from ..graph import evaluate, flat, opened
 from . import binary
 from .binary_choice import candidates
 from .binary_kinds import kind_of_layer

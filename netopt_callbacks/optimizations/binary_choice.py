@@ -3,9 +3,7 @@ import cntk as C
 import numpy as np
 
 from .. import graph
-from ..graph.find import check_filter
-from ..graph.values import opened
-from ..graph.walk import functions
+from ..graph import check_filter, functions, opened
 from .binary_block import BinaryLayer, binary_blocks, staged_layers
 from .binary_kinds import kind_of_block
 

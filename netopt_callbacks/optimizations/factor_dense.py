@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import graph
 from . import low_rank, ranks
-from .base import LayerNote, Optimization, Transformed
+from .base import LayerNote, Optimization, Replaced, Transformed
 from .dense_factored import OP_NAME, product
 
 
@@ -40,6 +40,8 @@ class FactorDense(Optimization):
     0.25
     """
 
+    blocks = (graph.Block(OP_NAME),)
+
     def __init__(self, epoch=0, rank=None, filter_function=None, projection_function=None,
                  factor_function=None, learner=None, learner_state='reset'):
         super(FactorDense, self).__init__(epoch, filter_function, learner, learner_state)
@@ -59,7 +61,7 @@ class FactorDense(Optimization):
         if type(self).transform is not FactorDense.transform:
             return None
         if callable(self.rank) or self.factor_function is not None:
-            return Transformed(model, _possible(model, layers))
+            return Transformed(model, replaced=_possible(model, layers))
         return _expected(model, layers, self.rank)
 
     def transform(self, model):
@@ -68,16 +70,16 @@ class FactorDense(Optimization):
 
 
 def _possible(model, layers):
-    """Returns notes of the layers that the weights to come, or a factor_function, may let be factored."""
+    """Returns a `Replaced` for each of the layers that the weights to come, or a factor_function, may let be factored."""
     stay = _read_elsewhere(model, layers)
-    return [LayerNote(layer.name or layer.label, layer.W.shape, retired=(layer.W,)) for layer in layers
+    return [Replaced(layer.name or layer.label, retired=(layer.W,)) for layer in layers
             if layer.W.uid not in stay and low_rank.break_even_rank(_matrix_shape(layer))]
 
 
 def _expected(model, layers, rank):
     """Returns what `factor_dense` will make of the layers for a rank that is a number, but for the values."""
     stay = _read_elsewhere(model, layers)
-    factors, notes, new_functions = {}, [], {}
+    factors, replaced, new_functions = {}, [], {}
     for layer in layers:
         shape = _matrix_shape(layer)
         k = rank if isinstance(rank, Integral) else ranks.resolve(rank, np.broadcast_to(0, shape), layer.label)
@@ -86,19 +88,16 @@ def _expected(model, layers, rank):
         if layer.W.uid not in factors:
             factors[layer.W.uid] = _parameters(layer, np.zeros((shape[0], k), layer.W.dtype),
                                                np.zeros((k, shape[1]), layer.W.dtype))
-            notes.append(LayerNote(layer.name or layer.label, layer.W.shape, retired=(layer.W,),
-                                   added=factors[layer.W.uid]))
+            replaced.append(Replaced(layer.name or layer.label, (layer.W,), factors[layer.W.uid]))
         new_functions[layer] = _factored(layer, factors[layer.W.uid])
-    return Transformed(graph.replace(model, new_functions) if new_functions else model, notes)
+    return Transformed(graph.replace(model, new_functions) if new_functions else model, replaced=replaced)
 
 
 def _taken(model, filter_function):
     """Returns the Dense layers the filter takes, or raises ValueError listing those seen."""
     found = graph.layers(model, filter_function, op_name='Dense')
     if not found:
-        error = graph.no_layers_error(model, 'FactorDense', op_name='Dense')
-        done = ["'%s'" % function.name for function in graph.walk(model) if function.op_name == OP_NAME]
-        raise ValueError('%s. Factored already: %s' % (error, ', '.join(done))) if done else error
+        raise graph.no_layers_error(model, 'FactorDense', op_name='Dense')
     return found
 
 
@@ -130,7 +129,7 @@ def factor_dense(model, rank=None, filter_function=None, factor_function=None, s
         TypeError, ValueError: see `FactorDense`.
     """
     found = _taken(model, filter_function)
-    notes, factored, new_functions = [], {}, {}
+    notes, replaced, factored, new_functions = [], [], {}, {}
     elsewhere = _read_elsewhere(model, found)
     for layer in found:
         if layer.W.uid not in factored:
@@ -138,10 +137,12 @@ def factor_dense(model, rank=None, filter_function=None, factor_function=None, s
             note, factors = _factor(layer, rank, factor_function, split, keep_useless, stays)
             notes.append(note)
             factored[layer.W.uid] = factors
+            if factors is not None:
+                replaced.append(_replaced(layer, factors, stays))
         if factored[layer.W.uid] is not None:
             new_functions[layer] = _factored(layer, factored[layer.W.uid])
     return Transformed(graph.replace(model, new_functions) if new_functions else model,
-                       notes + notes_of_products(model))
+                       notes + notes_of_products(model), replaced)
 
 
 def chosen_rank(what, rank, projection_function, factor_function):
@@ -219,11 +220,17 @@ def _factor(layer, rank, factor_function, split, keep_useless, stays):
     factors = _parameters(layer, left, right)
     error = low_rank.relative_error(W, left, right)
     energy = max(0., 1. - error ** 2)   # what a truncated decomposition keeps of the squared singular values
-    shape = W.shape
-    return _note(layer, W, k * sum(shape) + (W.size if stays else 0), rank=k, energy=energy,
-                 error=error, retired=() if stays else (layer.W,), added=factors,
-                 projection=lambda gradient: low_rank.projected(
-                     gradient.reshape(shape), left, right)), factors
+    return _note(layer, W, k * sum(W.shape) + (W.size if stays else 0), rank=k, energy=energy,
+                 error=error), factors
+
+
+def _replaced(layer, factors, stays):
+    """Returns the `Replaced` of a layer that is factored."""
+    shape = _matrix_shape(layer)
+    left, right = (factor.value.reshape(side) for factor, side in
+                   zip(factors, ((shape[0], -1), (-1, shape[1]))))
+    return Replaced(layer.name or layer.label, () if stays else (layer.W,), factors,
+                    lambda gradient: low_rank.projected(gradient.reshape(shape), left, right))
 
 
 def _check_weights(layer):
@@ -318,7 +325,8 @@ def _skipped(layer, W, k):
 def _note(layer, W, after, **fields):
     """Returns the note of a layer whose W has, or is replaced by, `after` weights."""
     bias = int(np.prod(layer.b.shape)) if layer.b is not None else 0
-    macs = layer.macs
+    macs, itemsize = layer.macs, W.dtype.itemsize
     return LayerNote(layer.name or layer.label, layer.W.shape,
                      parameters_before=W.size + bias, parameters_after=after + bias,
-                     macs_before=macs, macs_after=None if macs is None else macs // W.size * after, **fields)
+                     macs_before=macs, macs_after=None if macs is None else macs // W.size * after,
+                     bits_after=8 * itemsize, float_bytes=itemsize, **fields)

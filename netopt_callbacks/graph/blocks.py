@@ -1,0 +1,89 @@
+"""What optimizations say of the blocks they make: this package knows no other names than CNTK's."""
+
+# Blocks of CNTK's layer library in which a product with a Parameter is no layer of its own. A
+# Dense or Convolution *block* inside one (as in AttentionModel) still is.
+CNTK_BLOCKS = frozenset([
+    'Activation', 'BatchNormalization', 'Convolution', 'ConvolutionTranspose', 'Delay', 'Dense', 'Dropout',
+    'Embedding', 'GRU', 'LSTM', 'LayerNormalization', 'MaxUnpooling', 'RNNStep', 'Stabilizer'])
+
+LAYERS = {'Dense': 'Times', 'Convolution': 'Convolution'}
+
+_declared = {}      # by op name: (name of the class that makes it, Block)
+
+
+class Block(object):
+    """What an optimization says of the blocks of one op name that it makes: see `nc.Optimization.blocks`.
+
+    Args:
+        op_name (str): of the blocks.
+        layer (str): 'Dense' or 'Convolution' where the block still is such a layer, with one product that
+            reads its weights as they are: `nc.graph.layers` then finds it, and the next optimization
+            changes it as any other. None where it is something else now, which is found by asking
+            for `op_name`.
+        kind (str): what a summary calls it; None calls it `op_name`.
+        count (callable): (block, row) -> None: corrects the `count.Row` of a block where the Parameters in it and
+            the multiply-adds of its products are not what is to be counted. None takes these.
+
+    Raises:
+        TypeError, ValueError: an argument is not one of these, or `op_name` is that of a layer of CNTK.
+    """
+
+    def __init__(self, op_name, layer=None, kind=None, count=None):
+        for name, value in (('op_name', op_name), ('kind', kind)):
+            if not (isinstance(value, str) and value) and not (value is None and name == 'kind'):
+                raise TypeError("Block: %s must be a word, got %r; write for example nc.Block('DensePruned')"
+                                % (name, value))
+        if op_name in CNTK_BLOCKS:
+            raise ValueError("Block: op_name must be a name of your own, got '%s', which is a layer of CNTK; give the "
+                             'blocks another op name, as the second argument of layer.rebuilt' % op_name)
+        if layer is not None and layer not in LAYERS:
+            raise ValueError("Block '%s': layer must be 'Dense', 'Convolution' or None, got %r; leave it out where the "
+                             'block is another thing' % (op_name, layer))
+        if count is not None and not callable(count):
+            raise TypeError("Block '%s': count must be a function of a block and its row, or None, got %r; leave it out "
+                            'to count Parameters and products' % (op_name, count))
+        self.op_name = op_name
+        self.layer = layer
+        self.kind = kind or op_name
+        self.count = count
+
+    def __repr__(self):
+        return 'Block(%r, layer=%r, kind=%r)' % (self.op_name, self.layer, self.kind)
+
+
+def declare(owner, blocks):
+    """Makes blocks known by what the class that makes them says of them.
+
+    Args:
+        owner (type): the class; one of the same name takes its place, as where a notebook's cell runs again.
+        blocks (sequence of Block): its own.
+
+    Raises:
+        TypeError: `blocks` are none.
+        ValueError: another class has said what an op name is.
+    """
+    blocks = [blocks] if isinstance(blocks, Block) else list(blocks)
+    for block in blocks:
+        if not isinstance(block, Block):
+            raise TypeError("%s: blocks must hold nc.Block objects, got %r; write blocks = [nc.Block('DensePruned')]"
+                            % (owner.__name__, block))
+        other, _ = _declared.get(block.op_name, (owner.__qualname__, None))
+        if other != owner.__qualname__:
+            raise ValueError("%s: the op name of its blocks must be its own, got '%s', of which %s has said what it is; "
+                             'give one of them another op name' % (owner.__qualname__, block.op_name, other))
+    _declared.update((block.op_name, (owner.__qualname__, block)) for block in blocks)
+
+
+def declared(op_name):
+    """Returns the `Block` that an optimization has said of blocks of an op name, or None."""
+    return _declared.get(op_name, (None, None))[1]
+
+
+def op_names():
+    """Returns the op names that optimizations have said something of, in alphabetical order."""
+    return sorted(_declared)
+
+
+def is_unit(op_name):
+    """Whether blocks of an op name are one layer, whatever is inside: CNTK's layers, and what optimizations make."""
+    return op_name in CNTK_BLOCKS or op_name in _declared
