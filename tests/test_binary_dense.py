@@ -355,6 +355,20 @@ def test_a_saved_state_of_another_version_is_refused():
     assert binary_convolve.STATE_VERSION == native_dense.STATE_VERSION == 1
 
 
+@pytest.mark.parametrize('field, value', [
+    ('shapes', '[[6]]'), ('shapes', '[[6], ["x"]]'), ('shapes', '6'), ('shapes', '{'), ('state', '{"words": 1'),
+    ('state', '{"words": {"dtype": "<u8", "shape": [4, 1, 1, 1], "base64": "AAAA"}}'), ('state', None)])
+def test_a_damaged_saved_state_is_told_as_such(field, value):
+    op = native_dense.BinaryDenseOp(C.input_variable((6,)), state_of(), (6,), (4,), name='op')
+    saved = dict(op.serialize())
+    assert native_dense.BinaryDenseOp.deserialize([C.input_variable((6,))], 'op', saved).input_shape == (6,)
+    saved[field] = value
+    if value is None:
+        del saved[field]
+    with pytest.raises(ValueError, match="BinaryDenseOp 'op': its saved state is damaged .*save the network again"):
+        native_dense.BinaryDenseOp.deserialize([C.input_variable((6,))], 'op', saved)
+
+
 def test_a_foreign_block_of_that_name_is_refused():
     dense = C.layers.Dense(4)
 

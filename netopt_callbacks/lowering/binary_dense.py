@@ -57,13 +57,18 @@ class BinaryDenseOp(NativeOp):
         """Called by CNTK when it loads a model.
 
         Raises:
-            ValueError: the state was written by another version of this package.
+            ValueError: the state was written by another version of this package, or is damaged.
         """
         if state['version'] != STATE_VERSION:
             raise ValueError("%s '%s': state is of version %s, this package reads version %d"
                              % (OP_NAME, name, state['version'], STATE_VERSION))
-        input_shape, output_shape = json.loads(state['shapes'])
-        return BinaryDenseOp(inputs[0], from_text(state['state']), input_shape, output_shape, name)
+        try:
+            input_shape, output_shape = ([int(side) for side in shape] for shape in json.loads(state['shapes']))
+            arrays = from_text(state['state'])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("%s '%s': its saved state is damaged (%s: %s); save the network again"
+                             % (OP_NAME, name, type(error).__name__, error)) from error
+        return BinaryDenseOp(inputs[0], arrays, input_shape, output_shape, name)
 
     def _check(self, operand):
         sizes = (int(np.prod(self.input_shape)), int(np.prod(self.output_shape)))
