@@ -5,6 +5,7 @@ import threading
 
 import cntk as C
 
+from .integers import plain
 from .observers.base import Observer
 from .optimizations.base import Optimization
 from .session import training_session
@@ -36,6 +37,8 @@ def train(criterion, minibatch_source, minibatch_size=32, streams=None,
             is then the partial result, also that of a KeyboardInterrupt.
     """
     ours, theirs = _parted(callbacks)
+    minibatch_size, progress_frequency, max_epochs, epoch_size, max_samples = plain(
+        (minibatch_size, progress_frequency, max_epochs, epoch_size, max_samples))
     if epoch_size is None and max_epochs is not None:
         _check_epochs(ours, max_epochs)
     sessions = []

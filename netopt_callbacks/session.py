@@ -19,6 +19,7 @@ from .engine.engine import Engine
 from .engine.held_out import held_out
 from .engine.schedule import Clock
 from .engine.segment import Segment
+from .integers import plain
 
 _SOURCE = 'TrainingMinibatchSource'
 
@@ -53,8 +54,8 @@ def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
     Raises:
         TypeError, ValueError: an argument does not fit, before training starts.
     """
-    return Session(trainer, mb_source, mb_size, model_inputs_to_streams, progress_frequency,
-                   max_samples, checkpoint_config, cv_config, test_config, callbacks, epoch_size,
+    return Session(trainer, mb_source, plain(mb_size), model_inputs_to_streams, plain(progress_frequency),
+                   plain(max_samples), checkpoint_config, cv_config, test_config, callbacks, plain(epoch_size),
                    data, progress_writers, larger_is_better, model)
 
 

@@ -4,6 +4,8 @@ import sys
 
 from cntk.train.training_session import DataUnit
 
+from ..integers import plain
+
 UNITS = DataUnit.sample, DataUnit.minibatch, DataUnit.sweep
 
 
@@ -19,6 +21,7 @@ def checked_epoch_size(epoch_size):
     """
     if epoch_size is None:
         return 1, DataUnit.sweep
+    epoch_size = plain(epoch_size)
     count, unit = epoch_size if isinstance(epoch_size, tuple) and len(epoch_size) == 2 \
         else (epoch_size, DataUnit.sample)
     if isinstance(count, bool) or not isinstance(count, int) or not isinstance(unit, DataUnit):
