@@ -16,7 +16,7 @@ from . import graph
 from .engine import directors, remember
 from .engine.engine import Engine
 from .engine.exchanged import Exchanged, class_of, subclass
-from .engine.held_out import held_out
+from .engine.held_out import held_out, samples_of
 from .engine.schedule import Clock
 
 _unfinished = weakref.WeakSet()
@@ -63,8 +63,8 @@ class Attached(object):
             raise RuntimeError('this trainer is attached already: call finish() on the run that '
                                'nc.attach returned first')
         self._trainer = trainer
-        self.engine = Engine(trainer, handed, callbacks, Clock(epoch_size),
-                             held_out(data, handed.arguments), larger_is_better)
+        self._data = held_out(data, handed.arguments)
+        self.engine = Engine(trainer, handed, callbacks, Clock(epoch_size), self._data, larger_is_better)
         clock = self.engine.clock
         self._needs_sweeps = clock.unit == DataUnit.sweep or any(
             isinstance(optimization.epoch, tuple) for optimization in self.engine.optimizations)
@@ -146,6 +146,8 @@ class Attached(object):
         if self._needs_sweeps and is_sweep_end is None and not _tells_sweeps(arguments):
             raise ValueError('minibatches of NumPy arrays do not tell where an epoch ends: give '
                              'nc.attach(..., epoch_size=...) in samples')
+        if self._data is not None and not self.engine.started:
+            self._data.learn_size(samples_of(arguments))
         self.start()
         if self.engine.due() and not _continues_sequences(arguments):
             self.remember_outputs()

@@ -85,7 +85,7 @@ class Session(object):
         cross_validation = remember.config(cv_config, 'cv_config')
         self.engine = Engine(
             trainer, handed, callbacks, Clock(epoch_size, self._samples_left()),
-            held_out(data, handed.arguments, self._streams, cross_validation), larger_is_better,
+            held_out(data, handed.arguments, self._streams, cross_validation, mb_size), larger_is_better,
             self._given['filename'], holds_trainer=True)
         self._needs_segments = bool(self.engine.optimizations)
         # Whether a pair of the user's name is only what one segment hands to the next: CNTK

@@ -152,7 +152,7 @@ def _outcomes(kind, folder):
                sys.executable, '-W', 'ignore', __file__, kind, folder]
     environment = dict(os.environ, OPAL_PREFIX=sys.prefix, OMP_NUM_THREADS='1',
                        PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)]))
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=150,
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400,
                           env=environment, universal_newlines=True)
     assert done.returncode == 0, done.stdout[-4000:]
     found = []

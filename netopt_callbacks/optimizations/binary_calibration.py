@@ -17,20 +17,22 @@ class Sample(object):
     """Part of what a convolution reads on held-out data.
 
     Args:
-        values (array): [samples, channels, height, width], at least one sample.
+        parts (list of array): [samples, channels, height, width] each, at least one sample; of several
+            heights and widths where those axes are free.
     """
 
-    def __init__(self, values):
-        self.values = values
+    def __init__(self, parts):
+        self._parts = _joined(parts)
 
     def threshold(self):
         """Returns the shift of each channel, float32 [channels, 1, 1]."""
-        return binary.threshold(self.values).reshape(-1, 1, 1)
+        return binary.threshold(_flat(self._parts)).reshape(-1, 1, 1)
 
     def histogram(self, shift):
         """Returns the magnitudes of the values less `shift`, which may be None."""
         histogram = binary.MagnitudeHistogram()
-        histogram.update(self.values if shift is None else self.values - shift)
+        for values in self._parts:
+            histogram.update(values if shift is None else values - shift)
         return histogram
 
     def fitted(self, core, binary_core):
@@ -39,10 +41,28 @@ class Sample(object):
         Args:
             core, binary_core (cntk.Function): unapplied, with one placeholder, of the same output shape.
         """
-        source = C.input_variable(self.values.shape[1:])
-        wanted, values = (function.clone(C.CloneMethod.share, {function.placeholders[0]: source}).eval(
-            {source: self.values}) for function in (core, binary_core))
-        return binary.fitted_line(values, wanted)
+        wanted, values = [], []
+        for part in self._parts:
+            source = C.input_variable(part.shape[1:])
+            for function, outputs in (core, wanted), (binary_core, values):
+                outputs.append(function.clone(C.CloneMethod.share, {function.placeholders[0]: source}).eval(
+                    {source: part}))
+        return binary.fitted_line(_flat(values), _flat(wanted))
+
+
+def _joined(parts):
+    """Returns the arrays with those of one shape (but for the number of samples) put together, in order."""
+    by_shape = {}
+    for part in parts:
+        by_shape.setdefault(part.shape[1:], []).append(part)
+    return [np.concatenate(alike) for alike in by_shape.values()]
+
+
+def _flat(parts):
+    """Returns arrays [samples, channels, ...] as one, each of whose samples is a place where shapes differ."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([np.moveaxis(part, 1, -1).reshape(-1, part.shape[1]) for part in parts])
 
 
 def samples(model, keys, minibatches):
@@ -68,7 +88,7 @@ def samples(model, keys, minibatches):
         for layer, read in zip(wanting, evaluate([layer.input for layer in wanting], minibatch)):
             values = _core_data(layer, read)
             parts[layer.W.uid].append(values[:max(1, VALUES // max(values[:1].size, 1))])
-    return {key: Sample(np.concatenate(part)) for key, part in parts.items() if part and len(part[0])}
+    return {key: Sample(part) for key, part in parts.items() if part and len(part[0])}
 
 
 def weight_histogram(W):
