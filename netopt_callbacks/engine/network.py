@@ -100,7 +100,7 @@ class Network(object):
 
     def counts(self):
         """Returns the samples, minibatches and sweeps the trainer has seen in its life."""
-        return [self.trainer.total_number_of_units_seen(unit) for unit in UNITS]
+        return learner_facts.counts(self.trainer, self.handed.learners, UNITS)
 
     def go_on_from(self, before):
         """Takes over what the network of an earlier run knew of the trainer's learners."""

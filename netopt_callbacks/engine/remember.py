@@ -10,7 +10,7 @@ import functools
 import inspect
 
 from cntk import cntk_py
-from cntk.io import MinibatchSource
+from cntk.io import INFINITELY_REPEAT, MinibatchSource
 from cntk.train.trainer import Trainer
 from cntk.train.training_session import TrainingSession
 
@@ -123,7 +123,7 @@ def _remember_truncation(construct):
     def constructor(self, *args, **options):
         construct(self, *args, **options)
         given = signature.bind(self, *args, **options).arguments
-        setattr(self, ATTRIBUTE, bool(given.get('truncation_length')))
+        setattr(self, ATTRIBUTE, dict(given))
     return constructor
 
 
@@ -244,7 +244,15 @@ def config(config, what):
 
 def truncated(source):
     """Whether a minibatch source cuts sequences for truncated back-propagation through time."""
-    return source.__dict__.get(ATTRIBUTE, False)
+    return bool(source.__dict__.get(ATTRIBUTE, {}).get('truncation_length'))
+
+
+def length(source):
+    """Returns (samples, sweeps) that one of CNTK's minibatch sources gives, each None where not known."""
+    given = source.__dict__.get(ATTRIBUTE, {})
+    samples, sweeps = given.get('max_samples', INFINITELY_REPEAT), given.get('max_sweeps', INFINITELY_REPEAT)
+    return tuple(count if isinstance(count, int) and 0 < count < INFINITELY_REPEAT else None
+                 for count in (samples, sweeps))
 
 
 def learner(learner):
