@@ -346,7 +346,7 @@ class Network(object):
         loss = kept_reachable(loss, learner_facts.parameters_of(learners))
         if mark is not None:
             loss = marked(loss, mark)
-        sums = self._tracker.sums
+        sums = self._tracker.open
         with directors.uninterrupted(), contextlib.ExitStack() as undo:
             swap.exchange(self.trainer, self.handed, (model, loss, metric), learners,
                           self.writers, undo)

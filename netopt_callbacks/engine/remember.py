@@ -43,6 +43,8 @@ class Handed(object):
         graphs (dict): the `network.Graph`s that are kept, by where their uids begin.
         last (SwigPyObject): the C++ trainer that trained last, while the present one has not, see
             `exchanged`; None where the present one has.
+        last_tested (SwigPyObject): the C++ trainer that tested last, while a test window is open and the
+            present one has not tested; None else.
         phases (phases.Phases): what a save or restore by the user's code concerns: those of the
             run on the trainer now, or of the last that optimized it; None before the first.
     """
@@ -56,7 +58,7 @@ class Handed(object):
         self.tracker = None
         self.original = None
         self.graphs = {}
-        self.last = None
+        self.last = self.last_tested = None
         self.phases = None
 
 

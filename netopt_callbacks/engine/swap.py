@@ -99,6 +99,9 @@ def exchange(trainer, handed, functions, learners, writers, undo):
     new = native_trainer(model, (loss, metric), learners, list(writers))
     undo.callback(setattr, handed, 'last', handed.last)
     handed.last = handed.last or trainer.this
+    undo.callback(setattr, handed, 'last_tested', handed.last_tested)
+    if handed.tracker is not None and handed.tracker.tested is not None:
+        handed.last_tested = handed.last_tested or trainer.this
     undo.callback(setattr, handed, 'original', handed.original)
     handed.original = handed.original or Original(Outputs(trainer).whole, handed.learners)
     undo.callback(setattr, handed, 'learners', handed.learners)
