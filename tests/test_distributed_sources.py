@@ -98,7 +98,10 @@ def trained(kind, source, folder, swaps, **options):
     trainer = C.Trainer(z, (loss, metric), [LEARNERS[kind](
         C.momentum_sgd(z.parameters, C.learning_parameter_schedule(0.05), 0.9))], [log])
     data = SOURCES[source](folder)
-    arguments = dict(trainer=trainer, mb_source=data, mb_size=32, progress_frequency=90,
+    # At other places than swaps, but for block momentum, which counts on at a save: there CNTK's own end of a window
+    # may fall between a save and the next minibatch.
+    arguments = dict(trainer=trainer, mb_source=data, mb_size=32,
+                     progress_frequency=90 if kind != 'block momentum' else 2 * EPOCH,
                      model_inputs_to_streams={x: data.streams['x'], y: data.streams['y']}, **options)
     records = []
     if swaps is None:
@@ -129,6 +132,8 @@ def main(kind, folder):
             continue
         saves = C.CheckpointConfig(os.path.join(folder, 'model'), frequency=EPOCH, restore=False)
         found[source]['plain that saves'] = trained(kind, source, folder, None, checkpoint_config=saves)
+        if kind == 'block momentum':    # its end is saved as well
+            found[source]['swaps that save'] = trained(kind, source, folder, [1, 2, 3], checkpoint_config=saves)
     with open(os.path.join(folder, 'outcome%d' % rank), 'w') as stream:
         json.dump(found, stream)
     C.Communicator.finalize()
@@ -201,7 +206,7 @@ def test_block_momentum_ends_however_far_apart_workers_are(outcomes):
 def test_block_momentum_in_step_equals_a_plain_run_that_saves_where_swaps_are(outcomes):
     """The summaries of windows with a swap too, which CNTK averages over the workers."""
     for runs in outcomes('block momentum'):
-        assert runs['even arrays']['every epoch'][:3] == runs['even arrays']['plain that saves'][:3]
+        assert runs['even arrays']['swaps that save'][:3] == runs['even arrays']['plain that saves'][:3]
 
 
 if __name__ == '__main__':
