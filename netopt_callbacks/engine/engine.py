@@ -18,7 +18,7 @@ from ..observers.base import Run
 from ..records import Record, Result
 from . import directors, learners as learner_facts
 from .audience import Audience
-from .callbacks import (in_order, refuse_lower_without_data, refuse_projection, refuse_writers,
+from .callbacks import (NeverApplied, in_order, refuse_lower_without_data, refuse_projection, refuse_writers,
                         sorted_callbacks)
 from .distributed import Workers
 from .exchanged import trained_averages, trained_samples
@@ -174,7 +174,7 @@ class Engine(object):
             self._evaluate('end')
         self._export()
         if self._pending():
-            raise ValueError('training ended after %d samples (%d epochs), before %s; %s' % (
+            raise NeverApplied('training ended after %d samples (%d epochs), before %s; %s' % (
                 self.clock.samples, self.clock.epoch,
                 ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in self._pending()), self._remedy()))
         if self._lower is not None:

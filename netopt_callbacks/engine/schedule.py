@@ -41,14 +41,16 @@ class Clock(object):
     Args:
         epoch_size: as `checked_epoch_size` takes it.
         max_samples (int): length of the run, None where the source decides.
+        source (tuple): at most how many (samples, sweeps) the source gives, each None where not known.
 
     Attributes:
         base (list of int): samples, minibatches and sweeps the trainer had seen when the run began.
         seen (dict): the same of this run, by DataUnit.
     """
 
-    def __init__(self, epoch_size=None, max_samples=None):
+    def __init__(self, epoch_size=None, max_samples=None, source=(None, None)):
         self.count, self.unit = checked_epoch_size(epoch_size)
+        self._source = source
         self.limit(max_samples)
         self.base = [0, 0, 0]
         self.seen = dict.fromkeys(UNITS, 0)
@@ -111,6 +113,7 @@ class Clock(object):
             raise ValueError('%s needs a sample to train, and max_samples, which CNTK counts over the life of '
                              'the learners, leaves this run none: give more; nc.optimize(...) changes a network '
                              'without training it' % optimization.name)
+        self._check_source(optimization)
         if self.max_samples is None or self.unit != DataUnit.sample \
                 or isinstance(optimization.epoch, tuple):
             return
@@ -122,6 +125,28 @@ class Clock(object):
                 'last epoch it can name; give that, or train longer'
                 % (optimization.name, optimization.epoch, self.max_samples,
                    _epochs(self.max_samples / float(self.count)), self.count, last))
+
+
+    def needs_sweeps(self, optimization):
+        """Whether it takes ends of sweeps to bring an optimization due."""
+        if isinstance(optimization.epoch, tuple):
+            return optimization.epoch[0] > 0
+        return self.unit == DataUnit.sweep and optimization.epoch > 0
+
+    def _check_source(self, optimization):
+        samples, sweeps = self._source
+        if self.needs_sweeps(optimization):
+            counted, known, unit = isinstance(optimization.epoch, tuple), sweeps, 'sweeps'
+        elif self.unit == DataUnit.sample:
+            counted, known, unit = False, samples, 'samples'
+        else:
+            return
+        last = None if known is None else known if counted else known // self.count
+        epoch = optimization.epoch[0] if counted else optimization.epoch
+        if last is not None and epoch > last:
+            raise ValueError('%s(epoch=%r) never comes: the minibatch source gives %d %s, so %d is the last epoch it '
+                             'can name; give that, or let the source give more'
+                             % (optimization.name, optimization.epoch, known, unit, last))
 
 
 def _epochs(number):
