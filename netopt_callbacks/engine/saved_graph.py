@@ -183,8 +183,8 @@ def fingerprint(saved, places_of_outputs):
     """
     if max(places_of_outputs) >= len(saved.outputs):
         return None
-    parts = sorted(parts(C.combine([saved.outputs[place] for place in places_of_outputs])))
-    return hashlib.sha256('\n'.join(parts).encode('utf-8')).hexdigest()
+    texts = sorted(parts(C.combine([saved.outputs[place] for place in places_of_outputs])))
+    return hashlib.sha256('\n'.join(texts).encode('utf-8')).hexdigest()
 
 
 def refuse_other(trainer, file):
