@@ -2,6 +2,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "contract.h"
 #include "cpu.h"
 #include "filters_in_lanes.h"
@@ -36,9 +38,9 @@ const std::uint8_t lane_of[lanes] = {
     0, 1, 2,  3,  4,  5,  6,  7,  16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 34, 35, 36, 37, 38, 39, 48, 49, 50, 51, 52, 53, 54, 55,
     8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31, 40, 41, 42, 43, 44, 45, 46, 47, 56, 57, 58, 59, 60, 61, 62, 63};
 
-#include "nibble_kernel.inc"
 #include "transpose_avx2.inc"
 #include "avx512.inc"
+#include "nibble_kernel.inc"
 
 bool supported() { return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::avx512dq, cpu::avx512vl}); }
 
@@ -46,8 +48,9 @@ bool supported() { return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::
 
 const Implementation avx512bw = {
     "avx512bw", supported, encoding, lanes, panel_pixels,
-    lane_of, nullptr, pack, gather,
-    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr}, nibble_peak, nibble_ports,
+    lane_of, nullptr, pack, gather, map,
+    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr},
+    nibble_peak, nibble_ports,
 };
 
 }  // namespace bitconv

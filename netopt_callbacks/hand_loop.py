@@ -23,7 +23,7 @@ _unfinished = weakref.WeakSet()
 
 
 def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None,
-           larger_is_better=False):
+           larger_is_better=False, model=None):
     """Attaches callbacks to a trainer that a loop of the user's own drives.
 
         with nc.attach(trainer, callbacks=[...], epoch_size=60000, data=(x, y)) as run:
@@ -39,6 +39,7 @@ def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None
         data: held-out data, as in `nc.training_session`.
         progress_writers (list): those of a trainer built before the import of this package.
         larger_is_better (bool): direction of the metric.
+        model (cntk.Function): as in `nc.training_session`.
 
     Returns:
         Attached: a context manager; or call its `finish()`.
@@ -47,7 +48,7 @@ def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None
         TypeError, ValueError: an argument does not fit.
         RuntimeError: the trainer is attached already.
     """
-    return Attached(trainer, callbacks, epoch_size, data, progress_writers, larger_is_better)
+    return Attached(trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model)
 
 
 class Attached(object):
@@ -57,14 +58,14 @@ class Attached(object):
         result (nc.Result): filled as the run goes on; `finish` completes it.
     """
 
-    def __init__(self, trainer, callbacks, epoch_size, data, progress_writers, larger_is_better):
+    def __init__(self, trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model):
         handed = remember.trainer(trainer, progress_writers)
         if remember.attached_to(trainer) is not None:
             raise RuntimeError('this trainer is attached already: call finish() on the run that '
                                'nc.attach returned first')
         self._trainer = trainer
         self.engine = Engine(trainer, handed, callbacks, Clock(epoch_size),
-                             held_out(data, handed.arguments), larger_is_better)
+                             held_out(data, handed.arguments), larger_is_better, model=model)
         clock = self.engine.clock
         self._needs_sweeps = clock.unit == DataUnit.sweep or any(
             isinstance(optimization.epoch, tuple) for optimization in self.engine.optimizations)

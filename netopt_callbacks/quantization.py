@@ -50,7 +50,7 @@ def convert_to_binary_convolution(model, filter_function=None):
 
 
 def convert_to_native_binary_convolution(model):
-    """Returns a model with its blocks 'BinaryConvolution' on native ops; it may come from a file.
+    """Returns a model with its blocks 'BinaryConvolution' and 'BinaryDense' on native ops; it may come from a file.
 
     Args:
         model (cntk.Function): left as it is.

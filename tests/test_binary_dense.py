@@ -125,6 +125,29 @@ def test_integers_are_those_of_numpy(inputs, implementation, monkeypatch):
         assert np.array_equal(lower_binary_layers(trained).eval(values), expected)
 
 
+@pytest.mark.parametrize('seed', range(25))
+def test_lowered_equals_trained_for_random_layers(seed):
+    random = np.random.RandomState(seed)
+
+    def sides(rank):
+        return tuple(int(side) for side in random.choice([1, 2, 3, 5, 9, 33], rank))
+
+    mapped, inputs, outputs = sides(random.randint(3)), sides(random.randint(1, 3)), sides(random.randint(1, 3))
+    x = C.input_variable(mapped + inputs)
+    layer = C.layers.Dense(outputs, map_rank=len(mapped), bias=bool(random.randint(2)), init_bias=0.2, name='layer',
+                           activation=[None, C.relu, C.tanh, C.sigmoid][random.randint(4)])
+    options = dict(weight_scale=random.choice(['channel', 'layer', None]), input_scale=random.choice(['sample', None]),
+                   input_shift=random.choice(['calibrate', None]), output_scale=random.choice(['calibrate', None]),
+                   clip=random.choice(['calibrate', None]))
+    data = [{x: images(x.shape, 12, seed)}] if random.randint(4) else ()
+    trained = binarize_dense(layer(x), every, minibatches=data, **options).model
+    lowered, found = Lower(tolerance=0).run(trained, [nc.BinarizeDense()], data)
+    assert found.layers[0].integers > 0 and found.largest_difference == 0
+    for batch in (1, 2, 7):
+        values = images(x.shape, batch, seed=100 + batch)
+        assert same_bits(lowered.eval(values), trained.eval(values))
+
+
 @pytest.mark.parametrize('options', [
     dict(), dict(weight_scale='layer'), dict(weight_scale=None, input_scale=None), dict(input_scale=None),
     dict(clip='calibrate'), dict(input_shift=None), dict(output_scale=None), dict(input_shift='learn')], ids=str)
@@ -158,7 +181,8 @@ def test_sequences_free_axes_and_any_batch():
             (C.input_variable((C.FreeDimension, 6)), [images((4, 6)), images((2, 6)), images((4, 6), 2)])):
         trained = binarize_dense(C.layers.Dense(5, map_rank=len(x.shape) - 1, activation=C.tanh, name='layer')(x),
                                  every).model
-        lowered = lower_binary_layers(trained)
+        lowered, found = Lower(tolerance=0).run(trained, [nc.BinarizeDense()], [{x: batch} for batch in batches])
+        assert found.layers[0].integers > 0
         for batch in batches:
             for one, other in zip(trained.eval({x: batch}), lowered.eval({x: batch})):
                 assert same_bits(one, other)

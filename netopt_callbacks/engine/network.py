@@ -21,6 +21,7 @@ from .. import count, graph
 from ..optimizations.base import Optimization, as_transformed
 from . import difference, directors, learners as learner_facts, random_state, readers, remember, saved_graph, state, swap, windows
 from .export import exported
+from .known import known_model
 from .learners import Trained
 from .plan import planned, refuse_expected
 from .put_back import or_as_it_was
@@ -61,6 +62,7 @@ class Network(object):
         handed (remember.Handed): what it was built with.
         workers (distributed.Workers): of the run.
         on_training_summary, on_test_summary (callable): see `windows.Tracker`.
+        model (cntk.Function): the one the user says it is, see `known.known_model`.
 
     Attributes:
         trainer, handed, workers: as given.
@@ -68,7 +70,8 @@ class Network(object):
             or those it was built with, where a plain checkpoint was gone back to.
     """
 
-    def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary):
+    def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary, model=None):
+        self._named = model
         self.trainer = trainer
         self.handed = handed
         self.workers = workers
@@ -337,8 +340,10 @@ class Network(object):
         return saved_graph.places(self.now, self.original, self.handed.arguments)
 
     def export(self):
-        """Returns a copy of the model with Parameters of its own."""
-        return exported(self._model)
+        """Returns copies with Parameters of their own: of the model the user knows, and of the criterion."""
+        now = self.now
+        criterion = C.combine(list(now.whole.outputs)[now.models:])
+        return exported(self._model), exported(criterion)
 
     def totals(self):
         """Returns the `count.Totals` of the model."""
@@ -357,8 +362,8 @@ class Network(object):
 
     @property
     def _model(self):
-        """The model; the loss where the trainer was given none."""
-        return self.now.model or self.now.loss
+        """The model that the user knows; the criterion where there is none."""
+        return known_model(self.trainer, self.now, self._named)
 
     def _pulled(self):
         """Returns the present State with the random state pulled out of C++ into its graph.
@@ -451,7 +456,7 @@ class Network(object):
             elif after.whole is not before.whole:
                 readers.Readers(self.trainer, before.whole).follow(
                     {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}, undo)
-            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype)
+            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype, self.workers.averaged)
             self._tracker.listen(*self._listeners)
             self.handed.tracker = self._tracker
             self._keep(after, label)
@@ -478,7 +483,7 @@ def _applied(optimization, outputs, found):
     if not found.outputs:
         return _alone(optimization, outputs)
     try:
-        with graph.seen_first(len(outputs)):
+        with graph.seen_first(len(outputs)), graph.cloned_whole():
             done = as_transformed(optimization.transform(own(C.combine(outputs + found.outputs))), optimization.name)
         if len(done.model.outputs) == len(outputs) + len(found.outputs):
             return done
@@ -490,7 +495,8 @@ def _applied(optimization, outputs, found):
 
 
 def _alone(optimization, outputs):
-    done = as_transformed(optimization.transform(own(C.combine(outputs))), optimization.name)
+    with graph.cloned_whole():
+        done = as_transformed(optimization.transform(own(C.combine(outputs))), optimization.name)
     swap.check_outputs(len(outputs), done.model)
     return done
 

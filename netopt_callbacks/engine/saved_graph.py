@@ -13,7 +13,7 @@ from .. import graph
 from .mark import labelled, reaching
 from .plan import unread
 from .remember import native_trainer
-from .state import Original, current, own, parts, signature
+from .state import Original, current, operations_of, own, signature
 
 
 def original_of(state):
@@ -183,8 +183,8 @@ def fingerprint(saved, places_of_outputs):
     """
     if max(places_of_outputs) >= len(saved.outputs):
         return None
-    parts = sorted(parts(C.combine([saved.outputs[place] for place in places_of_outputs])))
-    return hashlib.sha256('\n'.join(parts).encode('utf-8')).hexdigest()
+    operations = sorted(operations_of(C.combine([saved.outputs[place] for place in places_of_outputs])))
+    return hashlib.sha256('\n'.join(operations).encode('utf-8')).hexdigest()
 
 
 def refuse_other(trainer, file):

@@ -78,11 +78,11 @@ class BinaryDenseOp(NativeOp):
                              % (OP_NAME, self.name, self.input_shape, operand.shape))
 
     def _run(self, values):
-        values = np.asarray(values)
-        leading = values.shape[:values.ndim - len(self.input_shape)]
-        return multiply(self._product, values).reshape(leading + self.output_shape)
+        return multiply(self._product, np.asarray(values), self.input_shape, self.output_shape)
 
 
-def multiply(product, values):
-    """Returns float32 [rows, outputs] of a `nc.native.BinaryDense`, for values whose elements are rows of inputs."""
-    return product(np.ascontiguousarray(values, np.float32).reshape(-1, product.inputs))
+def multiply(product, values, input_shape, output_shape):
+    """Applies a `nc.native.BinaryDense` to float32 [..., inputs...]; returns float32 [..., outputs...]."""
+    leading = values.shape[:values.ndim - len(input_shape)]
+    rows = np.ascontiguousarray(values, np.float32).reshape(-1, product.inputs)
+    return product(rows).reshape(leading + output_shape)
