@@ -391,7 +391,9 @@ class Network(object):
         if self.workers.count == 1:
             saved_graph.advance_unique_id(unique_id or 0)
             return after._replace(unique_id=cntk_py.new_unique_id())
-        begin = self.workers.align_unique_id(unique_id if random_state.has_state(after.whole) else None)
+        if not random_state.has_state(after.whole):
+            return after._replace(unique_id=self.workers.align_unique_id())
+        begin = self.workers.align_unique_id(unique_id)
         return after._replace(whole=own(graph.clone_shared(after.whole)), unique_id=begin)
 
     def _kept(self, saved):
