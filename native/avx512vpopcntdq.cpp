@@ -268,7 +268,7 @@ BITCONV_PORT_LOOP(bit_counts, "vpopcntd %0, %0")
 
 const Implementation avx512vpopcntdq = {
     "avx512vpopcntdq", supported, encoding, lanes, panel_width,
-    nullptr, pixels_in_lanes, pack, gather, map,
+    nullptr, pixels_in_lanes, pack, gather, map, multiply_floats,
     {multiply_filters<std::int16_t, epilogue16>, multiply_filters<std::int32_t, scalar_epilogue<std::int32_t>>, multiply_pixels},
     peak, {exclusive_ors, bit_counts, 3, 512},
 };

@@ -117,7 +117,7 @@ std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
 
 const Implementation portable = {
     "portable", supported, Encoding::words, lanes, panel_width,
-    nullptr, nullptr, pack, gather, map, {multiply<std::int16_t>, multiply<std::int32_t>, nullptr}, peak, {},
+    nullptr, nullptr, pack, gather, map, multiply_floats, {multiply<std::int16_t>, multiply<std::int32_t>, nullptr}, peak, {},
 };
 
 }  // namespace bitconv
