@@ -15,16 +15,16 @@ _lock = threading.Lock()
 def train(criterion, minibatch_source, minibatch_size=32, streams=None,
           model_inputs_to_streams=None, parameter_learners=[], callbacks=[],
           progress_frequency=None, max_epochs=None, epoch_size=None, max_samples=None, data=None,
-          larger_is_better=False):
+          larger_is_better=False, model=None):
     """Trains a criterion as `criterion.train(...)` does, with optimization attached.
 
-    The arguments but the last two are those of `cntk.Function.train`, with its defaults and
+    The arguments but the last three are those of `cntk.Function.train`, with its defaults and
     its behaviour; `callbacks` also takes `nc.Optimization` and `nc.Observer` objects.
 
     Args:
         criterion (cntk.Function): loss and metric.
         epoch_size (int): also the epochs that the optimizations count in; None is one sweep.
-        data, larger_is_better: as in `nc.training_session`.
+        data, larger_is_better, model: as in `nc.training_session`.
 
     Returns:
         cntk.variables.Record: that of `Function.train`, and `result`, an `nc.Result`.
@@ -43,7 +43,7 @@ def train(criterion, minibatch_source, minibatch_size=32, streams=None,
     def session(*arguments, **options):
         sessions.append(training_session(
             *arguments, callbacks=ours, epoch_size=epoch_size, data=data,
-            larger_is_better=larger_is_better, **options))
+            larger_is_better=larger_is_better, model=model, **options))
         return sessions[0]
 
     try:

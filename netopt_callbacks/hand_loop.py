@@ -13,7 +13,7 @@ from cntk.io import MinibatchData
 from cntk.train.training_session import DataUnit
 
 from . import graph
-from .engine import directors, remember
+from .engine import directors, readers, remember
 from .engine.engine import Engine
 from .engine.exchanged import Exchanged, class_of, subclass
 from .engine.held_out import held_out
@@ -23,7 +23,7 @@ _unfinished = weakref.WeakSet()
 
 
 def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None,
-           larger_is_better=False):
+           larger_is_better=False, model=None):
     """Attaches callbacks to a trainer that a loop of the user's own drives.
 
         with nc.attach(trainer, callbacks=[...], epoch_size=60000, data=(x, y)) as run:
@@ -39,6 +39,7 @@ def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None
         data: held-out data, as in `nc.training_session`.
         progress_writers (list): those of a trainer built before the import of this package.
         larger_is_better (bool): direction of the metric.
+        model (cntk.Function): as in `nc.training_session`.
 
     Returns:
         Attached: a context manager; or call its `finish()`.
@@ -47,7 +48,7 @@ def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None
         TypeError, ValueError: an argument does not fit.
         RuntimeError: the trainer is attached already.
     """
-    return Attached(trainer, callbacks, epoch_size, data, progress_writers, larger_is_better)
+    return Attached(trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model)
 
 
 class Attached(object):
@@ -57,18 +58,17 @@ class Attached(object):
         result (nc.Result): filled as the run goes on; `finish` completes it.
     """
 
-    def __init__(self, trainer, callbacks, epoch_size, data, progress_writers, larger_is_better):
+    def __init__(self, trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model):
         handed = remember.trainer(trainer, progress_writers)
         if remember.attached_to(trainer) is not None:
             raise RuntimeError('this trainer is attached already: call finish() on the run that '
                                'nc.attach returned first')
         self._trainer = trainer
         self.engine = Engine(trainer, handed, callbacks, Clock(epoch_size),
-                             held_out(data, handed.arguments), larger_is_better)
+                             held_out(data, handed.arguments), larger_is_better, model=model)
         clock = self.engine.clock
         self._needs_sweeps = clock.unit == DataUnit.sweep or any(
             isinstance(optimization.epoch, tuple) for optimization in self.engine.optimizations)
-        self._retired = {}
         self._finished = False
         self._class = type(trainer)
         trainer.__class__ = subclass(Watched, self._class)
@@ -121,8 +121,8 @@ class Attached(object):
             function (cntk.Function): reads the model, the loss or the metric the user handed to
                 the trainer, as they were at any time of the run.
         """
-        replacements = {variable: self.now(variable) for variable in _variables(function)
-                        if variable.uid in self._retired}
+        replacements = {variable: readers.now(variable) for variable in _variables(function)
+                        if readers.now(variable) is not variable}
         return graph.substitute(function, replacements) if replacements else function
 
     def _complete(self):
@@ -148,7 +148,6 @@ class Attached(object):
                              'nc.attach(..., epoch_size=...) in samples')
         self.start()
         if self.engine.due() and not _continues_sequences(arguments):
-            self.remember_outputs()
             self.engine.fire()
 
     def after_minibatch(self):
@@ -156,29 +155,13 @@ class Attached(object):
         self.engine.after_minibatch()
 
     def now(self, variable):
-        """Returns the present output that stands for one of the model, loss or metric before."""
-        variable = _output(variable)
-        if variable.uid not in self._retired:
-            return variable
-        return self._outputs()[0][self._retired[variable.uid][0]]
+        """Returns the present output that stands for one of before a change."""
+        return readers.now(_output(variable))
 
     def start(self):
         """Starts the run, if it has not begun: with the first thing done to its trainer."""
         if not self.engine.started:
-            self.remember_outputs()
             self.engine.start()
-
-    def remember_outputs(self):
-        """Keeps the present outputs (and their graph alive), to know them again after a swap."""
-        outputs, functions = self._outputs()
-        for place, output in enumerate(outputs):
-            self._retired[output.uid] = (place, functions)
-
-    def _outputs(self):
-        trainer = self._trainer
-        functions = [trainer.model, trainer.loss_function, trainer.evaluation_function]
-        return [output for function in functions if function is not None
-                for output in function.outputs], functions
 
 
 class Fetched(dict):
@@ -271,10 +254,6 @@ class Watched(Exchanged):
     def save_checkpoint(self, filename, *rest, **options):
         remember.attached_to(self).start()
         super(Watched, self).save_checkpoint(filename, *rest, **options)
-
-    def restore_from_checkpoint(self, filename):
-        remember.attached_to(self).remember_outputs()
-        return super(Watched, self).restore_from_checkpoint(filename)
 
 
 @atexit.register

@@ -18,7 +18,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import adopt, held_out, network, swap
+from netopt_callbacks.engine import held_out, learners, network, readers
 from netopt_callbacks.engine.engine import Engine
 from netopt_callbacks.engine.phases import Phases
 from netopt_callbacks.session import Session
@@ -108,10 +108,10 @@ PHASES = collections.OrderedDict([
                                     [('overwritten', (1, 2)), ('at the boundary', (1, 2))])),
     ('transform', (Point(nc.graph, 'replace', 'after'),     # called by checks before training, too
                    [('overwritten', (3, 4, 2)), ('preserved', (2, 2))])),
-    ('transformed, not yet adopted', (Point(adopt, 'Plan', 'before'),
+    ('transformed, not yet planned', (Point(network, 'planned', 'before'),
                                       [('overwritten', (1, 2)), ('preserved', (1, 2))])),
-    ('swap', (Point(swap, '_follow', 'before'), [('overwritten', (1, 2, 3)), ('preserved', (2, 3))])),
-    ('adoption', (Point(adopt.Plan, '_reset', 'before'),
+    ('swap', (Point(readers.Readers, 'follow', 'before'), [('overwritten', (1, 2, 3)), ('preserved', (2, 3))])),
+    ('rebuilding learners', (Point(learners, 'rebuild', 'before'),
                   [('overwritten', (1, 2)), ('preserved', (1, 2))])),
     ('swapped, not yet recorded', (Point(network.Network, 'commit', 'after'),
                                    [('overwritten', (1, 2)), ('at the boundary', (1, 2))])),
@@ -259,7 +259,7 @@ def test_killed_in_a_phase(phase, name, counts, tmpdir):
 # One kill in each of some phases of one run: what `make test` has time for.
 @pytest.mark.parametrize('name, kills', [
     ('overwritten', [('learner state half written', 1), ('between the unlinks', 1),
-                     ('adoption', 1), ('manifest before its rename', 4),
+                     ('rebuilding learners', 1), ('manifest before its rename', 4),
                      ('between the renames', 3)]),
     ('preserved', [('swap', 3), ('restored after the hand-over', 2)])])
 def test_killed_in_some_phases(name, kills, tmpdir):

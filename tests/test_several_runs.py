@@ -194,7 +194,7 @@ def test_trainer_built_anew_over_the_loss_of_an_optimized_one(loss_of, tmpdir):
             saved = C.load_model(marked)
             script.x, script.label = saved.arguments
             script.z, script.loss, script.metric = [
-                C.combine([saved.outputs[place]]) for place in (0, 1, 3)]
+                C.combine([saved.outputs[place]]) for place in (0, 2, 4)]     # 1 is the label
         script.learners = [C.momentum_sgd(script.loss.parameters, C.learning_parameter_schedule(.01), .9)]
         criterion = script.loss, script.metric
         if loss_of == 'variables':

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import adopt, windows
+from netopt_callbacks.engine import network, readers, windows
 from user_script import SAMPLES, Identity, Script
 
 
@@ -82,18 +82,19 @@ def fail():
 
 @pytest.mark.parametrize('learner', ['momentum_sgd', 'adam'])
 def test_swap_that_fails_late_leaves_no_trace(learner, monkeypatch):
-    """Values and learner state are already written when it fails."""
+    """Learners are rebuilt and the script's Functions exchanged when it fails."""
     expected, _, _ = factored(learner)
-    monkeypatch.setattr(adopt.Plan, '_reset', once(adopt.Plan._reset, fail))
+    monkeypatch.setattr(readers.Readers, 'follow', once(readers.Readers.follow, fail))
     outcome, [(error, intact)], run = factored(learner, again=MemoryError)
     assert intact and outcome == expected and len(run.result.records) == 1
 
 
-@pytest.mark.parametrize('method, intact', [('_reset', False), ('packed', True)])
-def test_ctrl_c_around_a_swap_loses_and_doubles_nothing(method, intact, monkeypatch):
+@pytest.mark.parametrize('owner, method, intact', [(readers.Readers, 'follow', False),
+                                                   (network.Network, 'transformed', True)])
+def test_ctrl_c_around_a_swap_loses_and_doubles_nothing(owner, method, intact, monkeypatch):
     """It waits for the end of a swap that has begun to change the trainer."""
     expected, _, _ = factored()
-    monkeypatch.setattr(adopt.Plan, method, once(getattr(adopt.Plan, method), ctrl_c))
+    monkeypatch.setattr(owner, method, once(getattr(owner, method), ctrl_c))
     outcome, raised, run = factored(again=KeyboardInterrupt)
     assert [was for _, was in raised] == [intact]
     assert outcome == expected and len(run.result.records) == 1

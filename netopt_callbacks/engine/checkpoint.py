@@ -25,9 +25,10 @@ from cntk import cntk_py
 
 from ..records import Record
 from . import saved_graph
-from .mark import phase_of
+from .state import own
+from .mark import label_of as label_in
 
-VERSION = 2
+VERSION = 3
 FOLDER = '.netopt'
 STATE = '.ckp'
 TEMPORARY = '.tmp'
@@ -97,7 +98,7 @@ Saved = collections.namedtuple('Saved', 'file, graph, learners, phase')
 class Phase(object):
     """What is kept of one phase: see the module. Attributes are the fields of its file."""
 
-    PLACES = ('outputs', 'arguments', 'learners', 'owners', 'fingerprint')
+    PLACES = ('outputs', 'arguments', 'parameters', 'constants', 'learners', 'fingerprint')
     FIELDS = PLACES + ('run', 'schedule', 'fired', 'records', 'base', 'unique_id')
 
     def __init__(self, **fields):
@@ -169,13 +170,13 @@ class Checkpoints(object):
             raise ValueError('the checkpoint to restore must be a file, and there is none named %s; give the '
                              'name it was saved under' % file)
         try:
-            graph = C.load_model(file)
+            graph = own(C.load_model(file))
             # CNTK would find this one torn only after it has restored the graph.
             learners = cntk_py.Dictionary.load(file + STATE)['Learners']
         except Exception as error:
             raise ValueError('the checkpoint %s cannot be read (%s): remove it to start anew, or '
                              'put a copy in its place' % (file, str(error).split('\n')[0]))
-        label = phase_of(graph.outputs)
+        label = label_in(graph)
         if label is None:
             return Saved(file, graph, learners, None)
         phase = _phase_of(file, graph, label)
@@ -241,7 +242,7 @@ def _read(path):
     with open(path) as stream:
         fields = json.load(stream)
     if not isinstance(fields, dict) or fields.pop('version') != VERSION:
-        raise ValueError('written by another version of netopt_callbacks')
+        raise ValueError('written by another version of netopt_callbacks, which kept factors otherwise')
     return Phase(**fields)
 
 

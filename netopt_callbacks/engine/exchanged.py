@@ -9,7 +9,7 @@ import contextlib
 from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
-from . import remember
+from . import remember, saved_graph
 
 
 def trained_samples(trainer):
@@ -64,6 +64,12 @@ class Exchanged(object):
         'previous_minibatch_evaluation_average')
     previous_minibatch_sample_count = _of_the_last_minibatch('previous_minibatch_sample_count')
 
+    @property
+    def model(self):
+        """As of `cntk.Trainer`: the model, which in C++ has one more output, see `mark`."""
+        state = remember.handed(self).state
+        return super(Exchanged, self).model if state is None else state.model
+
     def summarize_training_progress(self):
         with _as_last_trained(self):
             super(Exchanged, self).summarize_training_progress()
@@ -79,4 +85,7 @@ class Exchanged(object):
     def restore_from_checkpoint(self, filename):
         phases = remember.handed(self).phases
         restore = super(Exchanged, self).restore_from_checkpoint
-        return restore(filename) if phases is None else phases.restore_file(filename, restore)
+        if phases is not None:
+            return phases.restore_file(filename, restore)
+        saved_graph.refuse_other(self, filename)
+        return restore(filename)

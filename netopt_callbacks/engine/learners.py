@@ -1,15 +1,32 @@
-"""Learners of a running trainer: what they can train, and their state."""
-import contextlib
+"""Learners of a running trainer: what they train, how they are rebuilt, and their state.
+
+CNTK builds a learner over a fixed list of Parameters. Where an optimization retires some and adds
+others, the learner is built again: the factory that made it is called on the new list, gets
+the old one's state, with the smoothed gradients of the Parameters that stay, and takes the old
+one's place inside the user's own object.
+"""
+import collections
 
 import numpy as np
 from cntk import cntk_py
 from cntk.internal import map_if_possible
+from cntk.internal.utils import _to_cntk_dict_value
 from cntk.learners import UserLearner
 from cntk.train.distributed import DistributedLearner
 
 from . import remember
 
 STATE = 'smoothed_gradients'
+_BLOCK_STATE = 'blockLevelSmoothedGradient'
+
+Trained = collections.namedtuple('Trained', 'learner, parameters, made_by')
+"""A learner of a trainer (the user's own object), the list of Parameters it trains, and the place of
+the optimization whose `learner=` made it, None for one of the user's."""
+
+
+def trained_by(learners):
+    """Returns the `Trained` of each of the user's learners, as they are."""
+    return tuple(Trained(learner, tuple(parameters_of([learner])), None) for learner in learners)
 
 
 def parameters_of(learners):
@@ -28,6 +45,27 @@ def _parameters(learner):
     map_if_possible(parameters)
     return parameters
 
+
+def trains(learner, parameters):
+    """Whether a learner trains exactly these Parameters, in this order.
+
+    Variables compare by what they are in C++: one that was loaded has the uid of the one that was saved.
+    """
+    return list(_parameters(learner)) == list(parameters)
+
+
+def describe_parameter(parameter):
+    """Returns a Parameter as an error names it."""
+    return '%s of shape %s' % (parameter.name or parameter.uid, tuple(parameter.shape))
+
+
+def describe(learner):
+    """Returns a learner as an error names it."""
+    name, _ = remember.learner(_innermost(learner))
+    return name[:-len('_learner')] if name else type(learner).__name__
+
+
+# What a learner can do.
 
 def _forgets(learner):
     """Whether a UserLearner leaves `restore_from_checkpoint` to CNTK, whose own one raises."""
@@ -93,62 +131,6 @@ def counts_nothing(learners):
     return isinstance(learners[0], UserLearner)
 
 
-def owners(learners):
-    """Returns {uid of a Parameter: the learner that trains it}."""
-    return {parameter.uid: learner for learner in learners for parameter in _parameters(learner)}
-
-
-def _innermost(learner):
-    """Returns the learner that a distributed learner wraps, or the learner itself."""
-    name, arguments = remember.learner(learner)
-    while name and 'distributed' in name:
-        learner = next(a for a in arguments if isinstance(a, cntk_py.Learner))
-        name, arguments = remember.learner(learner)
-    return learner
-
-
-def _options(arguments):
-    for argument in arguments:
-        if hasattr(argument, 'gradient_clipping_threshold_per_sample'):
-            return argument
-    return None
-
-
-def couples_elements(learner):
-    """Says why a learner treats the elements of one Parameter together, or returns None.
-
-    Such a learner trains two matrices packed into the storage of one otherwise than it would
-    train them apart: CNTK's adagrad and rmsprop divide by an average over the Parameter
-    (`need_ave_multiplier`), clipping by norm takes the norm of the Parameter, and noise is
-    drawn for all its elements at once.
-    """
-    inner = _innermost(learner)
-    name, arguments = remember.learner(inner)
-    if name is None and not isinstance(inner, UserLearner):
-        return 'it was made before `import netopt_callbacks`, so that its options are not known ' \
-               '(import netopt_callbacks first)'
-    if name in ('ada_grad_learner', 'rmsprop_learner'):
-        averages = [argument for argument in arguments if isinstance(argument, bool)]
-        if averages and averages[0]:
-            return '%s with need_ave_multiplier=True scales all elements of a Parameter by one ' \
-                   'average' % ('adagrad' if name == 'ada_grad_learner' else 'rmsprop')
-    options = _options(arguments)
-    if options is None:
-        return None
-    if np.isfinite(options.gradient_clipping_threshold_per_sample) \
-            and not options.gradient_clipping_with_truncation:
-        return 'gradient clipping by norm takes the norm of a whole Parameter'
-    if options.gaussian_noise_injection_std_dev[0]:
-        return 'gaussian noise injection draws one noise for a whole Parameter'
-    return None
-
-
-def describe(learner):
-    """Returns a learner as an error names it."""
-    name, _ = remember.learner(_innermost(learner))
-    return name[:-len('_learner')] if name else type(learner).__name__
-
-
 def shares_count(learner):
     """Whether the learner keeps one `smoothed_count` for all its Parameters."""
     name, _ = remember.learner(_innermost(learner))
@@ -168,63 +150,191 @@ def no_projection(learner):
            'the squares that adaptive learners keep do not'
 
 
-def check_states(saved, learners):
+def not_rebuilt(learner):
+    """Says why a learner cannot be built over other Parameters, or returns None."""
+    if isinstance(learner, UserLearner):
+        return None if callable(getattr(learner, 'rebuilt', None)) else \
+            'a UserLearner needs a method rebuilt(parameters) for that, which returns the learner that goes on ' \
+            'with these Parameters'
+    name, arguments = remember.learner(learner)
+    if name is None:
+        return 'it was made before `import netopt_callbacks`, so that how it was made is not known'
+    if name == 'universal_learner':
+        return 'the update function of C.universal is built into it'
+    wrapped = _wrapped(learner)
+    if isinstance(wrapped, UserLearner):
+        return 'a UserLearner under a distributed learner cannot be exchanged'
+    return None if wrapped is None else not_rebuilt(wrapped)
+
+
+def _wrapped(learner):
+    """Returns the learner that a distributed learner wraps, None for any other."""
+    name, arguments = remember.learner(learner)
+    if name and 'distributed' in name:
+        return next(a for a in arguments if isinstance(a, cntk_py.Learner))
+    return None
+
+
+def _innermost(learner):
+    """Returns the learner that a distributed learner wraps, or the learner itself."""
+    while _wrapped(learner) is not None:
+        learner = _wrapped(learner)
+    return learner
+
+
+# Rebuilding.
+
+def rebuild(trained, begin_with, undo):
+    """Lets a learner train the Parameters of a `Trained`, with the state of those it has trained so far.
+
+    Args:
+        trained (Trained): whose learner may train others now.
+        begin_with (dict): Parameter uid to the array its smoothed gradient begins with; zero where
+            it is missing and the learner has not trained the Parameter so far.
+        undo (contextlib.ExitStack): gets what lets it train the old ones again.
+
+    Returns:
+        cntk.learners.Learner: the same object, but that a UserLearner may return another.
+    """
+    learner = trained.learner
+    if trains(learner, trained.parameters):
+        return learner
+    if isinstance(learner, UserLearner):
+        return _rebuilt_by_user(learner, list(trained.parameters), undo)
+    _rebuild_native(learner, list(trained.parameters), begin_with, undo)
+    return learner
+
+
+def _rebuilt_by_user(learner, parameters, undo):
+    undo.callback(setattr, learner, 'this', learner.this)
+    new = learner.rebuilt(parameters)
+    if not isinstance(new, UserLearner) or not trains(new, parameters):
+        raise ValueError('rebuilt(parameters) of the learner %s must return a UserLearner over exactly the '
+                         'Parameters it is given, got %r' % (type(learner).__name__, new))
+    return new
+
+
+def _rebuild_native(learner, parameters, begin_with, undo):
+    """Puts a C++ learner over other Parameters into `learner`, and into one that it wraps."""
+    name, arguments = remember.learner(learner)
+    wrapped = _wrapped(learner)
+    before = list(_parameters(learner))
+    state = learner.create_checkpoint()
+    if wrapped is not None:
+        _rebuild_native(wrapped, parameters, begin_with, undo)
+        arguments = [_made_anew(argument) for argument in arguments]
+    else:
+        arguments = (parameters,) + tuple(arguments[1:])
+    new = getattr(cntk_py, name)(*arguments)
+    places = {parameter: place for place, parameter in enumerate(before)}
+    if wrapped is not None:
+        new.restore_from_checkpoint(_distributed_state(state, wrapped, parameters, places))
+    else:
+        if STATE in state.keys():
+            state[STATE] = _carried(state[STATE], new.create_checkpoint()[STATE], parameters, places, begin_with)
+        new.restore_from_checkpoint(state)
+    for attribute in ('this', remember.ATTRIBUTE):
+        undo.callback(setattr, learner, attribute, getattr(learner, attribute))
+        setattr(learner, attribute, getattr(new, attribute))
+
+
+def _made_anew(argument):
+    """Returns what a distributed learner is made with: a 1-bit communicator counts on its old gradients."""
+    name, arguments = remember.learner(argument) if hasattr(argument, '__dict__') else (None, ())
+    return getattr(cntk_py, name)(*arguments) if name == 'quantized_mpicommunicator' else argument
+
+
+def _carried(old, fresh, parameters, places, begin_with):
+    """Returns the smoothed gradients of a new list of Parameters."""
+    result = []
+    for parameter, zeros in zip(parameters, fresh):
+        value = old[places[parameter]] if parameter in places \
+            else begin_with.get(parameter.uid, zeros)
+        # `ascontiguousarray` would give one without axes, as of plain sgd, an axis.
+        result.append(np.array(value, np.asarray(zeros).dtype, order='C').reshape(np.shape(zeros)))
+    return result
+
+
+def _distributed_state(state, wrapped, parameters, places):
+    """Returns the state of a distributed learner over other Parameters, whose inner one is rebuilt already.
+
+    Its parts are put together anew: what CNTK gives as Python values it does not take back as such.
+    """
+    keys = list(state.keys())
+    if _BLOCK_STATE not in keys:
+        return _local_state(state['totalNumberOfSamplesSeen'], wrapped)
+    new = cntk_py.Dictionary()
+    new['base'] = cntk_py.DictionaryValueFromDict(
+        _local_state(state['base']['totalNumberOfSamplesSeen'], wrapped))
+    new['localTotalNumSamplesSeen'] = _count(state['localTotalNumSamplesSeen'])
+    fresh = [np.zeros(parameter.shape, parameter.dtype) for parameter in parameters]
+    new[_BLOCK_STATE] = _to_cntk_dict_value(_carried(state[_BLOCK_STATE], fresh, parameters, places, {}))
+    return new
+
+
+def _local_state(samples, wrapped):
+    state = cntk_py.Dictionary()
+    state['totalNumberOfSamplesSeen'] = _count(samples)
+    state['localLearners'] = cntk_py.DictionaryValueFromDict(wrapped.create_checkpoint())
+    return state
+
+
+def _count(number):
+    return cntk_py.DictionaryValue(cntk_py.SizeTWrapper(number))
+
+
+def projected(learner, parameter, projection, added):
+    """Returns {uid: what its smoothed gradient begins with} of the Parameters that replace one.
+
+    Args:
+        learner (cntk.learners.Learner): trains `parameter`; one with the smoothed gradient of `no_projection`.
+        parameter (cntk.Parameter): the one to be retired.
+        projection (callable): see `nc.Replaced`.
+        added (sequence of cntk.Parameter): in its order.
+    """
+    inner = _innermost(learner)
+    place = [p.uid for p in _parameters(inner)].index(parameter.uid)
+    gradient = np.asarray(inner.create_checkpoint()[STATE][place])
+    if gradient.size != int(np.prod(parameter.shape)):      # plain sgd keeps none
+        return {}
+    return {new.uid: value for new, value in zip(added, projection(gradient.reshape(parameter.shape)))}
+
+
+# Checkpoints.
+
+def check_states(saved, trained):
     """Refuses, before CNTK has restored half of it, a checkpoint of learners that are not these.
 
     Of a distributed or a user's learner CNTK alone can tell.
 
     Args:
         saved (checkpoint.Saved): what is to be restored.
-        learners (list of cntk.learners.Learner): those it is to be restored into.
+        trained (sequence of Trained): the learners it is to be restored into, and what they will train.
 
     Raises:
         ValueError: says what differs.
     """
-    if len(saved.learners) != len(learners):
+    if len(saved.learners) != len(trained):
         raise ValueError('the checkpoint %s holds the state of %d learners, and this trainer has %d: build it '
-                         'with the same learners' % (saved.file, len(saved.learners), len(learners)))
-    for number, (state, learner) in enumerate(zip(saved.learners, learners)):
+                         'with the same learners' % (saved.file, len(saved.learners), len(trained)))
+    for number, (state, (learner, parameters, _)) in enumerate(zip(saved.learners, trained)):
         if isinstance(learner, (UserLearner, DistributedLearner)) or STATE not in state.keys():
             continue
         theirs = [np.shape(gradient) for gradient in state[STATE]]
-        mine = [np.shape(gradient) for gradient in learner.create_checkpoint()[STATE]]
-        if theirs[:len(mine)] != mine:
+        mine = _state_shapes(learner, parameters)
+        if mine is not None and theirs[:len(mine)] != mine:
             raise ValueError('the checkpoint %s was written by a trainer whose learner number %d keeps arrays '
                              'of shapes %s, and %s of this one keeps %s: build it with the same learners'
                              % (saved.file, number, theirs, describe(learner), mine))
 
 
-def rewrite_state(learners, edits, undo):
-    """Rewrites the smoothed gradients of some Parameters, through CNTK's own checkpoint.
-
-    Args:
-        learners (list of cntk.learners.Learner): of the trainer.
-        edits (dict): Parameter uid to a function that gets the smoothed gradients as an array
-            of shape [blocks, elements of the Parameter], in the Parameter's row-major order
-            (sgd keeps no block, momentum one, adam and adadelta two, rmsprop three), and
-            returns what is to stand there.
-        undo (contextlib.ExitStack): gets what puts the old ones back.
-    """
-    before = {}
-    for learner in learners:
-        if isinstance(learner, UserLearner) \
-                or not any(parameter.uid in edits for parameter in _parameters(learner)):
-            continue
-        learner = _innermost(learner)
-        checkpoint = learner.create_checkpoint()
-        if STATE not in checkpoint.keys():
-            continue
-        gradients = checkpoint[STATE]
-        for index, parameter in enumerate(learner.parameters):
-            value = np.asarray(gradients[index])
-            size = int(np.prod(parameter.shape))
-            if parameter.uid not in edits or value.size < size:
-                continue
-            before[parameter.uid] = value.reshape(-1, size).copy()
-            edited = edits[parameter.uid](before[parameter.uid].copy())
-            gradients[index] = np.ascontiguousarray(edited, value.dtype).reshape(value.shape)
-        checkpoint[STATE] = gradients
-        undo.callback(rewrite_state, [learner], {uid: lambda blocks, old=old: old
-                                                 for uid, old in before.items()},
-                      contextlib.ExitStack())
-        learner.restore_from_checkpoint(checkpoint)
+def _state_shapes(learner, parameters):
+    """Returns the shapes of the smoothed gradients of a learner over these Parameters; None if not known."""
+    now = learner.create_checkpoint()[STATE]
+    if trains(learner, parameters):
+        return [np.shape(gradient) for gradient in now]
+    name, arguments = remember.learner(learner)
+    if name is None or name == 'universal_learner':
+        return None
+    other = getattr(cntk_py, name)(list(parameters), *arguments[1:])
+    return [np.shape(gradient) for gradient in other.create_checkpoint()[STATE]]

@@ -1,15 +1,13 @@
 """The running network: how a trainer's inside changes, and how it is rebuilt on resume.
 
-Every change is one of these. Each ends in one exchange of the trainer's inside, where that is not as it
-has to be already:
+Every change puts one `State` in the place of another, in one exchange, whole or not at all:
 
-    take_over    the user's graph, blocks opened, under writers we know
-    transformed  release tenants -> prepare -> transform -> pack -> check; nothing has changed yet
-    commit       ... -> exchange -> write
-    rebuild      the graph of a checkpoint on the user's own inputs and Parameters
-    go_back      the graph that the trainer was built with, which a plain checkpoint is of
+    take_over    the user's own network, blocks with random state opened, under writers we know
+    transformed  prepare -> transform -> plan -> check; nothing has changed yet
+    commit       ... -> exchange -> share values among workers
+    rebuild      the network of a checkpoint on the script's own inputs, Parameters and Constants
+    go_back      the network that the trainer was built with, which a plain checkpoint is of
 """
-import collections
 import contextlib
 import tempfile
 import warnings
@@ -20,25 +18,15 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from .. import count, graph
-from ..optimizations.base import as_transformed
-from . import (adopt, directors, fit, learners as learner_facts, random_state, saved_graph, swap,
-               tenants, windows)
-from .mark import kept_reachable, marked, phase_of, unmarked
+from ..optimizations.base import Optimization, as_transformed
+from . import difference, directors, learners as learner_facts, random_state, readers, remember, saved_graph, state, swap, windows
+from .export import exported
+from .known import known_model
+from .learners import Trained
+from .plan import planned, refuse_expected
 from .put_back import or_as_it_was
 from .schedule import UNITS
-
-
-class Graph(collections.namedtuple('Graph', 'whole, owners, unique_id')):
-    """A graph that the engine has put into a trainer.
-
-    Attributes:
-        whole (cntk.Function): outputs of model, loss and metric combined, without what is added
-            to the loss; None before the first.
-        owners (list): [index of the optimization, its Parameters] of each learner that `learner=`
-            of an optimization of the run made.
-        unique_id (int): CNTK's uid counter where the graph begins; None where the graph is the
-            user's own.
-    """
+from .state import own
 
 
 class Change(object):
@@ -49,13 +37,21 @@ class Change(object):
         messages (list of str): what the engine says.
     """
 
-    def __init__(self, index, outputs, whole, plan, layers):
-        self.index = index
-        self.outputs = outputs
-        self.whole = whole
-        self.plan = plan
+    def __init__(self, now, begin_with, added, layers, messages, readers, following, others):
+        self.now = now                  # the next State
+        self.begin_with = begin_with
+        self.added = added              # leaves whose values workers share
         self.layers = layers
-        self.messages = plan.messages
+        self.messages = messages
+        self.readers = readers
+        self.following = following      # uid of an output before: the Variable that stands for it
+        self.others = others            # (other Trainer, its next State, what its learners begin with)
+
+
+class _Restore(Optimization):
+    """What changes the networks of other Trainers where a checkpoint of another structure is restored."""
+
+    name = 'the restore'
 
 
 class Network(object):
@@ -66,23 +62,28 @@ class Network(object):
         handed (remember.Handed): what it was built with.
         workers (distributed.Workers): of the run.
         on_training_summary, on_test_summary (callable): see `windows.Tracker`.
+        model (cntk.Function): the one the user says it is, see `known.known_model`.
 
     Attributes:
         trainer, handed, workers: as given.
-        now (Graph): the present one, from `look` on.
-        given (list): the learners that a resumed script has: those the trainer had when the run
-            began, or those it was built with, where a plain checkpoint was gone back to.
+        given (list of cntk.learners.Learner): those that a resumed script has: of the trainer when the run began,
+            or those it was built with, where a plain checkpoint was gone back to.
     """
 
-    def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary):
+    def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary, model=None):
+        self._named = model
         self.trainer = trainer
         self.handed = handed
         self.workers = workers
         self._listeners = on_training_summary, on_test_summary
 
+    @property
+    def now(self):
+        """The present State."""
+        return state.current(self.trainer)
+
     def look(self):
         """Begins with the trainer as it is now."""
-        self.now = Graph(None, [], None)
         self.given = self._began_with = list(self.handed.learners)
         self._window_unknown = self.handed.tracker is None and self.handed.writers and self.counts()[0]
         self._tracker = self.handed.tracker \
@@ -91,12 +92,7 @@ class Network(object):
     @property
     def metric(self):
         """The criterion's second output, its first where it has but one."""
-        return self.trainer.evaluation_function or self.trainer.loss_function
-
-    @property
-    def whole(self):
-        """The trainer's graph: outputs of the model, loss and metric, combined."""
-        return swap.Outputs(self.trainer).whole
+        return self.now.metric or self.now.loss
 
     def counts(self):
         """Returns the samples, minibatches and sweeps the trainer has seen in its life."""
@@ -104,7 +100,7 @@ class Network(object):
 
     def go_on_from(self, before):
         """Takes over what the network of an earlier run knew of the trainer's learners."""
-        self.now, self.given, self._began_with = before.now, before.given, before._began_with
+        self.given, self._began_with = before.given, before._began_with
 
     def refuse_expected(self, optimizations):
         """Refuses, before training, optimizations that could not be applied, as far as that is known.
@@ -112,21 +108,20 @@ class Network(object):
         Args:
             optimizations (list of nc.Optimization): those still to be applied.
         """
-        fit.refuse_expected(optimizations, *tenants.release(self.whole), learners=self.handed.learners)
+        refuse_expected(optimizations, self.now.whole, self.now.trained)
 
-    def take_over(self, opened, mark):
+    def take_over(self, changes, label):
         """Makes sure that the trainer is one of our own.
 
         Args:
-            opened (bool): whether the graph is to be changed later: it is cloned, and blocks
-                with random state are opened. Without, the trainer is built on the graph as it is.
-            mark (str): label of the phase, None for a graph that is not to be optimized.
+            changes (bool): whether the network is to be changed later, so that blocks with random state are opened.
+            label (str): of the phase, None for a network that is not to be optimized.
         """
-        if not opened and self.handed.tracker is not None and self._mark == mark:
+        if not changes and self.handed.tracker is not None and self.handed.label == label:
             self._tracker.listen(*self._listeners)
             return
-        outputs = self._pulled()
-        if self.counts()[0] and random_state.stateful_blocks(outputs.whole):
+        now = self._pulled()
+        if self.counts()[0] and random_state.stateful_blocks(now.whole):
             warnings.warn(
                 'this trainer has trained a block with random state (cntk.layers.Dropout is one), and '
                 'CNTK forgets the state of such a block where a trainer is built anew: its random '
@@ -138,13 +133,12 @@ class Network(object):
                 'window is open now, its next summary counts all its samples, but the loss and '
                 'metric only from here on. Call trainer.summarize_training_progress() first, or '
                 'attach before the first minibatch')
-        if opened:
+        if changes:
             learner_facts.keep_state(self.given)
-            whole = random_state.open_blocks(graph.clone_shared(outputs.whole))
-            now = self._numbered(whole, self.now.owners)
-        else:
-            now = self.now._replace(whole=outputs.whole)
-        self._exchange(outputs, now, self.handed.learners, mark)
+            # What learner= of an optimization of an earlier run made is one of the script's own in this run.
+            trained = tuple(one._replace(made_by=None) for one in now.trained)
+            now = self._numbered(now._replace(whole=random_state.open_blocks(now.whole), trained=trained))
+        self._exchange(now, label)
 
     def transformed(self, optimization, index, minibatches):
         """Transforms the network; the trainer is as it was, whatever comes of it.
@@ -157,81 +151,150 @@ class Network(object):
         Returns:
             Change: to be committed.
         """
-        outputs = self._pulled()
-        plain, packed = tenants.release(graph.clone_shared(outputs.whole))
-        optimization.prepare(plain, minibatches(plain.arguments))
-        transformed = as_transformed(optimization.transform(plain), optimization.name)
-        plan = adopt.Plan(optimization, plain, transformed.model, packed, self.handed.learners,
-                          transformed.replaced)
-        whole = random_state.open_blocks(plan.packed())
-        swap.check(outputs, whole, plan.read, optimization.name)
-        self.workers.agree(lambda: saved_graph.signature(whole), optimization.name)
-        return Change(index, outputs, whole, plan, transformed.layers)
+        before = self._pulled()
+        found = readers.Readers(self.trainer, before.whole)
+        outputs = list(before.whole.outputs)
+        if self.workers.count > 1:
+            self.workers.align_unique_id()      # CNTK aggregates gradients in the order of their uids
+        optimization.prepare(before.whole, minibatches(before.whole.arguments))
+        done = _applied(optimization, outputs, found)
+        new = list(done.model.outputs)
+        plan = planned(optimization, index, before.whole, C.combine(new[:len(outputs)]), done.replaced, before.trained)
+        after = before._replace(whole=_same(before.whole, new[:len(outputs)]), trained=plan.trained)
+        if after.whole is not before.whole:
+            after = self._numbered(after._replace(whole=random_state.open_blocks(after.whole)))
+        swap.check(before.whole, after, plan.trained, optimization.name)
+        self.workers.agree(lambda: state.signature(after.whole), optimization.name)
+        following = {old.uid: output for old, output in zip(outputs, after.whole.outputs)}
+        following.update((old.uid, output) for old, output in zip(found.outputs, new[len(outputs):]))
+        others, messages = self._others(found, following, optimization, index, done.replaced)
+        messages += found.left
+        return Change(after, plan.begin_with, _added(before.whole, after.whole), done.layers,
+                      plan.messages + messages, found, following, others)
 
-    def commit(self, change, mark):
+    def _others(self, found, following, optimization, index, replaced):
+        """Returns what becomes of other Trainers over the same layers, and what the record says of them."""
+        others, messages = [], []
+        for trainer in found.trainers:
+            before = state.current(trainer)
+            outputs = [following[output.uid] for output in before.whole.outputs]
+            after = C.combine(outputs)
+            if state.signature(after) == state.signature(before.whole) \
+                    and _leaves(after) == _leaves(before.whole):
+                for output in before.whole.outputs:
+                    following[output.uid] = output      # it stays as it is
+                continue
+            plan = planned(optimization, index, before.whole, after, replaced, before.trained)
+            others.append((trainer, before._replace(whole=own(after), trained=plan.trained), plan.begin_with))
+            messages.append('another Trainer reads these layers too; its network and its learners (%s) changed with '
+                            'this one' % ', '.join(learner_facts.describe(one.learner) for one in before.trained))
+        return others, messages
+
+    def commit(self, change, label):
         """Puts a change into the trainer, whole or, if anything raises, not at all.
 
         Args:
             change (Change): as `transformed` gave it.
-            mark (str): label of the phase that begins, or None.
+            label (str): of the phase that begins, or None.
         """
-        plan = change.plan
-        added = _added(change.outputs.whole, change.whole, plan.learners)
+        def rest(undo):
+            self.workers.share_values(change.added)
+            for trainer, after, begin_with in change.others:
+                Network.of(trainer, self.workers).put(after, begin_with, undo)
+            change.readers.follow(change.following, undo)
 
-        def write(undo):
-            plan.write(undo)
-            self.workers.share_values(plan.written + added)
+        self._exchange(change.now, label, change.begin_with, rest)
 
-        owners = self.now.owners + ([[change.index, plan.owned]] if plan.owned else [])
-        self._exchange(change.outputs, self._numbered(change.whole, owners), plan.learners, mark, write)
+    @classmethod
+    def of(cls, trainer, workers):
+        """Returns the Network of another Trainer."""
+        network = cls(trainer, remember.handed(trainer), workers, None, None)
+        network.look()
+        return network
 
-    def rebuild(self, saved, optimizations, mark, restore):
+    def put(self, after, begin_with, undo):
+        """Puts a State into a trainer that follows another's change."""
+        if self._window_unknown:
+            warnings.warn('another Trainer over the layers that are optimized has trained with progress writers of its '
+                          'own: if a progress window of it is open now, its next summary counts all its samples, but '
+                          'the loss and metric only from here on')
+        self._pulled()
+        self._exchange(after, self.handed.label, begin_with, None, undo)
+
+    def rebuild(self, saved, optimizations, label, restore):
         """Rebuilds the network of a checkpoint and restores it, whole or not at all.
 
         Args:
             saved (checkpoint.Saved): of a run with optimizations.
             optimizations (list of nc.Optimization): those of the run, whose `learner=`
                 makes the learners that are not the user's.
-            mark (str): label of the phase.
+            label (str): of the phase.
             restore (callable): restores the checkpoint into the trainer.
 
         Raises:
             ValueError: the script is not the one that wrote the checkpoint.
         """
-        outputs, phase = swap.Outputs(self.trainer), saved.phase
-        given = self.given
-        if len(learner_facts.parameters_of(given)) != len(phase.learners):
-            given = self._began_with    # it went back behind a run that brought learners of its own
-        now = self._kept(saved) or self._numbered(*saved_graph.rebound(
-            saved.graph, phase, self.handed.arguments, learner_facts.parameters_of(given)),
-            unique_id=phase.unique_id)
-        learners = list(given)
+        original = self.original
+        kept = self._kept(saved)
+        if kept is None:
+            whole, learners = saved_graph.rebound(saved.graph, saved.phase, original, self.handed.arguments,
+                                                  self._leaf_of(original))
+            given = self._given_for(saved, learners)
+            trained = self._trained(learners, given, optimizations)
+            after = self.now._replace(whole=whole, trained=trained)
+            learner_facts.check_states(saved, trained)
+            after = self._numbered(after, unique_id=saved.phase.unique_id)
+        else:
+            after, given = kept, self.given
+            learner_facts.check_states(saved, after.trained)
         learner_facts.keep_state(given)
-        for index, owned in now.owners:
-            if optimizations[index].learner is None:
-                raise ValueError('%s: the checkpoint was written with learner= for the Parameters '
-                                 'it adds, got none now; give the same one'
-                                 % optimizations[index].name)
-            learners.append(optimizations[index].learner(owned))
-        learner_facts.check_states(saved, learners)
         with or_as_it_was(self.trainer, self.handed.learners):
-            self._exchange(outputs, now, learners, mark, lambda undo: restore())
+            self._exchange(after, label, rest=self._following(after, restore))
         self.given = given
 
-    def go_back(self, restore):
-        """Restores a checkpoint of plain CNTK into the user's own graph, whole or not at all.
+    def _given_for(self, saved, learners):
+        """Returns the learners of this script that a checkpoint's are, but for those `learner=` made."""
+        expected = sum(made_by is None for made_by, _ in learners)
+        given = self.given
+        if len(given) != expected:
+            given = self._began_with    # it went back behind a run that brought learners of its own
+        if len(given) != expected:
+            raise ValueError('the checkpoint %s holds the state of %d learners, and this trainer has %d: build it '
+                             'with the same learners' % (saved.file, expected, len(given)))
+        return given
+
+    def _trained(self, learners, given, optimizations):
+        """Returns the `Trained` of each learner of a checkpoint."""
+        mine, trained = iter(given), []
+        for made_by, parameters in learners:
+            if made_by is None:
+                learner = next(mine)
+                reason = learner_facts.not_rebuilt(learner)
+                if reason is not None and not learner_facts.trains(learner, parameters):
+                    raise ValueError('the checkpoint holds a network whose learner (%s) trains other Parameters than '
+                                     'it does now, and %s' % (learner_facts.describe(learner), reason))
+            elif optimizations[made_by].learner is None:
+                raise ValueError('%s: the checkpoint was written with learner= for the Parameters '
+                                 'it adds, got none now; give the same one' % optimizations[made_by].name)
+            else:
+                learner = optimizations[made_by].learner(list(parameters))
+            trained.append(Trained(learner, parameters, made_by))
+        return tuple(trained)
+
+    def go_back(self, saved, restore):
+        """Restores a checkpoint of plain CNTK into the user's own network, whole or not at all.
 
         Args:
+            saved (checkpoint.Saved): of plain CNTK.
             restore (callable): restores the checkpoint into the trainer.
         """
-        if self._mark is None:          # it is in that graph
+        if self.handed.label is None:          # it is in that network
             self.restore_in_place(restore)
             return
-        original = self.handed.original
+        after = self._plain(saved)
         with or_as_it_was(self.trainer, self.handed.learners):
-            self._exchange(swap.Outputs(self.trainer), Graph(original.whole, [], None),
-                           original.learners, None, lambda undo: restore())
-        self.given = original.learners
+            self._exchange(after, None, rest=self._following(after, restore))
+        self.given = after.learners
 
     def restore_in_place(self, restore):
         """Restores a checkpoint into the trainer as it is, whole or not at all.
@@ -245,6 +308,11 @@ class Network(object):
         with or_as_it_was(self.trainer, self.handed.learners):
             return restore()
 
+    @property
+    def original(self):
+        """The `Original` of the trainer: what a plain checkpoint is of."""
+        return self.handed.original or saved_graph.original_of(self.now)
+
     def check_plain(self, saved):
         """Refuses a checkpoint of plain CNTK that is not of the network the user handed over.
 
@@ -254,28 +322,32 @@ class Network(object):
         Raises:
             ValueError: the checkpoint is of another network, or of other learners.
         """
-        place = swap.Outputs(self.trainer).models
-        original = self.handed.original or swap.Original(self.whole, self.handed.learners)
-        theirs, mine = saved.graph.outputs, original.whole.outputs
-        if len(theirs) < len(mine) or saved_graph.signature(C.combine([theirs[place]])) \
-                != saved_graph.signature(C.combine([mine[place]])):
+        if saved_graph.original_outputs(saved.graph, self.original) is None:
             raise ValueError('the checkpoint %s was written by another network than the one of this '
                              'script: give it another checkpoint name' % saved.file)
-        learner_facts.check_states(saved, original.learners)
+        learner_facts.check_states(saved, self._plain(saved).trained)
+
+    def _plain(self, saved):
+        """Returns the State that a plain checkpoint is of."""
+        original = self.original
+        if original.state is not None:
+            return original.state
+        whole, trained = saved_graph.original_again(saved.graph, original, self._leaf_of(original))
+        return self.now._replace(whole=own(whole), trained=trained, unique_id=None)
 
     def places(self):
-        """Returns where a checkpoint of the present graph holds what, JSON-ready."""
-        return saved_graph.places(self.trainer, self.handed.arguments,
-                                 learner_facts.parameters_of(self.given), self.now.owners)
+        """Returns where a checkpoint of the present network holds what, JSON-ready."""
+        return saved_graph.places(self.now, self.original, self.handed.arguments)
 
     def export(self):
-        """Returns a copy of the model with Parameters of its own."""
-        return tenants.export(self._model)
+        """Returns copies with Parameters of their own: of the model the user knows, and of the criterion."""
+        now = self.now
+        criterion = C.combine(list(now.whole.outputs)[now.models:])
+        return exported(self._model), exported(criterion)
 
     def totals(self):
         """Returns the `count.Totals` of the model."""
-        plain, _ = tenants.release(self._model)
-        return count.whole(plain)
+        return count.whole(self._model)
 
     def let_go(self):
         """Lets the trainer's tracker, which stays in it, tell us nothing more."""
@@ -289,81 +361,157 @@ class Network(object):
         return list(self.handed.writers) + [self._tracker]
 
     @property
-    def _mark(self):
-        """The label the present graph is marked with, or None."""
-        return phase_of(self.trainer.loss_function.outputs)
-
-    @property
     def _model(self):
-        """The model; the bare loss where the trainer was given none."""
-        return self.trainer.model or C.combine(unmarked(self.trainer.loss_function.outputs))
+        """The model that the user knows; the criterion where there is none."""
+        return known_model(self.trainer, self.now, self._named)
 
     def _pulled(self):
-        """Returns the trainer's graph with the random state pulled out of C++ into it.
+        """Returns the present State with the random state pulled out of C++ into its graph.
 
         Only serializing moves the state of the compiled network into the graph. Without such
         state nothing is saved: a save is a synchronization for CNTK's distributed learners.
         """
-        outputs = swap.Outputs(self.trainer)
-        if random_state.has_state(outputs.whole):
+        now = self.now
+        if random_state.has_state(now.whole):
             with tempfile.TemporaryDirectory() as folder:
                 Trainer.save_checkpoint(self.trainer, folder + '/pulled')
-        return outputs
+        return now
 
-    def _numbered(self, whole, owners, unique_id=None):
-        """Returns the Graph of a new graph, with the uids it needs.
+    def _numbered(self, after, unique_id=None):
+        """Returns the State with the uids its graph needs.
 
-        With several workers they must be the same on all, and after a resume: CNTK restores the
-        random state of all workers but the main one by uid.
+        With several workers and random state they must be the same on all, and after a resume: CNTK
+        restores the random state of all workers but the main one by uid.
 
         Args:
-            unique_id (int): where they began when the checkpoint was saved that is to be restored.
+            after (State): whose graph may be a new one.
+            unique_id (int): where the uids began when the checkpoint was saved that is to be restored.
         """
+        own(after.whole)
         if self.workers.count == 1:
             saved_graph.advance_unique_id(unique_id or 0)
-            return Graph(whole, owners, cntk_py.new_unique_id())
-        begin = self.workers.align_unique_id(unique_id if random_state.has_state(whole) else None)
-        return Graph(graph.clone_shared(whole), owners, begin)
+            return after._replace(unique_id=cntk_py.new_unique_id())
+        begin = self.workers.align_unique_id(unique_id if random_state.has_state(after.whole) else None)
+        return after._replace(whole=own(graph.clone_shared(after.whole)), unique_id=begin)
 
     def _kept(self, saved):
-        """Returns the Graph of a checkpoint, where the trainer has had that very one and it is kept.
+        """Returns the State of a checkpoint, where the trainer has had that very one and it is kept.
 
         Several workers keep those with random state: once the counter is past the uids of a
         checkpoint, no new graph can get them.
         """
-        kept = self.handed.graphs.get(saved.phase.unique_id)
+        kept = self.handed.states.get(saved.phase.unique_id)
         return kept if kept is not None and saved_graph.is_of(saved, kept.whole) else None
 
-    def _exchange(self, outputs, now, learners, mark, write=None):
+    def _leaf_of(self, original):
+        """Returns a function: uid -> the script's own Parameter or Constant of the original network, or None."""
+        whole = self.now.whole
+        known = {leaf.uid: leaf for leaf in list(whole.parameters) + list(whole.constants)}
+        missing = {uid for uids in original.leaves for uid in uids if uid not in known}
+        known.update(readers.live_leaves(missing) if missing else {})
+        return known.get
+
+    def _following(self, after, restore):
+        """Returns what is done once the trainer has the network of a checkpoint: restore it, and let readers follow."""
+        before = self.now
+        found = readers.Readers(self.trainer, before.whole)
+        following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
+        differences = difference.parts(before.whole, after.whole) if found.outputs else []
+        if differences is None:
+            found.leave('the restore')
+            differences = []
+        following.update((old.uid, new) for old, new in zip(
+            found.outputs, difference.followed(found.outputs, differences)))
+        others, _ = self._others(found, following, _Restore(), None, difference.replaced(differences))
+
+        def rest(undo):
+            for trainer, state_of, begin_with in others:
+                Network.of(trainer, self.workers).put(state_of, begin_with, undo)
+            found.follow(following, undo)
+            restore()
+        return rest
+
+    def _exchange(self, after, label, begin_with=None, rest=None, undo=None):
         """Builds the next trainer and puts it in, whole or not at all.
 
         Args:
-            now (Graph): of the next trainer.
-            write (callable): does what is left once the trainer is the new one; gets an
+            after (State): of the next trainer.
+            label (str): what its checkpoints carry, or None.
+            begin_with (dict): see `learners.rebuild`.
+            rest (callable): does what is left once the trainer is the new one; gets an
                 ExitStack of what takes back what it did.
+            undo (contextlib.ExitStack): the one of a change that this is a part of; None for one of its own.
         """
-        model, loss, metric = outputs.split(now.whole)
-        loss = kept_reachable(loss, learner_facts.parameters_of(learners))
-        if mark is not None:
-            loss = marked(loss, mark)
         sums = self._tracker.sums
-        with directors.uninterrupted(), contextlib.ExitStack() as undo:
-            swap.exchange(self.trainer, self.handed, (model, loss, metric), learners,
-                          self.writers, undo)
-            if write is not None:
-                write(undo)
-            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype)
+        before, original = self.now, self.original
+        with directors.uninterrupted(), contextlib.ExitStack() as mine:
+            undo, whole = (mine, mine) if undo is None else (undo, None)
+            swap.exchange(self.trainer, self.handed, after, begin_with or {}, self.writers, label, undo)
+            undo.callback(setattr, self.handed, 'original', self.handed.original)
+            self.handed.original = original
+            for old, new in zip(before.whole.outputs, after.whole.outputs):
+                readers.move(old, new, undo)
+            if rest is not None:
+                rest(undo)
+            elif after.whole is not before.whole:
+                readers.Readers(self.trainer, before.whole).follow(
+                    {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}, undo)
+            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype, self.workers.averaged)
             self._tracker.listen(*self._listeners)
             self.handed.tracker = self._tracker
-            self.now = now
-            if mark is not None and self.workers.count > 1 and random_state.has_state(now.whole):
-                self.handed.graphs[now.unique_id] = now
-            undo.pop_all()
+            self._keep(after, label)
+            if whole is not None:
+                whole.pop_all()
+
+    def _keep(self, after, label):
+        """Lets go of what no restore needs: the network before, once a Parameter of it is retired."""
+        original = self.handed.original
+        if original.state is not None:
+            present = {parameter.uid for parameter in after.whole.parameters}
+            if not set(original.leaves[0]) <= present:
+                self.handed.original = original._replace(state=None)
+        if label is not None and self.workers.count > 1 and random_state.has_state(after.whole):
+            self.handed.states[after.unique_id] = self.now
 
 
-def _added(before, after, learners):
-    """Returns the Parameters and Constants of a graph that are new in it and no storage."""
-    known = {variable.uid for variable in list(before.parameters) + list(before.constants)}
-    known.update(parameter.uid for parameter in learner_facts.parameters_of(learners))
-    return [variable for variable in list(after.parameters) + list(after.constants)
-            if variable.uid not in known]
+def _applied(optimization, outputs, found):
+    """Returns the `Transformed` network, together with what else reads its Parameters if that can be.
+
+    Where an optimization cannot change a reader (a layer function that knows no shapes yet, say), the network is
+    transformed alone, and the reader, which then goes on computing what it did, is named.
+    """
+    for others in found.variants():
+        try:
+            with graph.seen_first(len(outputs)), graph.cloned_whole():
+                done = as_transformed(optimization.transform(own(C.combine(outputs + others))), optimization.name)
+            if len(done.model.outputs) == len(outputs) + len(others):
+                return done
+        except Exception:       # an error of the network itself is raised by it alone, too
+            continue
+    done = _alone(optimization, outputs)
+    found.leave(optimization.name)
+    return done
+
+
+def _alone(optimization, outputs):
+    with graph.cloned_whole():
+        done = as_transformed(optimization.transform(own(C.combine(outputs))), optimization.name)
+    swap.check_outputs(len(outputs), done.model)
+    return done
+
+
+def _same(whole, outputs):
+    """Returns `whole` where `outputs` are its own, else their combination."""
+    if [output.uid for output in outputs] == [output.uid for output in whole.outputs]:
+        return whole
+    return own(C.combine(outputs))
+
+
+def _leaves(whole):
+    return {leaf.uid for leaf in list(whole.parameters) + list(whole.constants)}
+
+
+def _added(before, after):
+    """Returns the Parameters and Constants of a graph that are new in it."""
+    known = _leaves(before)
+    return [leaf for leaf in list(after.parameters) + list(after.constants) if leaf.uid not in known]

@@ -202,7 +202,7 @@ class Phases(object):
         if phase is None:
             self._network.check_plain(saved)
             with directors.uninterrupted():
-                self._network.go_back(into_trainer)
+                self._network.go_back(saved, into_trainer)
                 self._stand(file, self._network.counts(), self._start if self._changes else self.base)
                 self._enter([], [])
                 if self.optimized:
@@ -251,7 +251,7 @@ class Phases(object):
                              % (len(self.applied), file, 'without callbacks' if phase is None
                                 else 'after %d' % len(phase.fired)))
         else:
-            learner_facts.check_states(saved, self._network.handed.learners)
+            learner_facts.check_states(saved, self._network.now.trained)
         return self._network.restore_in_place(lambda: restore(file))
 
     def restore_file(self, file, restore):

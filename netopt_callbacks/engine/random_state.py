@@ -47,8 +47,9 @@ def open_blocks(model):
 
 
 def _open(model, block):
-    body = C.as_composite(block.block_root).clone(
-        C.CloneMethod.share, dict(block.block_arguments_mapping))
+    with graph.cloned_whole():
+        body = C.as_composite(block.block_root).clone(
+            C.CloneMethod.share, dict(block.block_arguments_mapping))
     if block.name and len(body.outputs) == 1:
         body = C.alias(body, name=block.name)
     return graph.substitute(model, dict(zip(block.outputs, body.outputs)))

@@ -5,24 +5,22 @@ handed, a `CheckpointConfig` none of its arguments, a learner none of its option
 engine needs all of them to build the next trainer, so `install`, called by the import of
 the package, wraps the constructors; what they got is found with the functions below.
 """
-import collections
 import functools
 import inspect
+import weakref
 
 from cntk import cntk_py
 from cntk.io import MinibatchSource
+from cntk.ops.functions import Function
 from cntk.train.trainer import Trainer
 from cntk.train.training_session import TrainingSession
-
-from . import mark
 
 ATTRIBUTE = '_netopt_callbacks'
 _CONSTRUCTOR = '_netopt_callbacks_constructor'
 _RUN = '_netopt_callbacks_run'
+CHECK = '_netopt_callbacks_check'       # of a Function: what looks at a file before it is restored into it
 
-
-Original = collections.namedtuple('Original', 'whole, learners')
-"""What a plain checkpoint is of: outputs of model, loss and metric combined, and the learners."""
+_trainers = weakref.WeakSet()
 
 
 class Handed(object):
@@ -38,9 +36,10 @@ class Handed(object):
         arguments (list of cntk.Variable): the criterion's, in the order of the user's graph;
             those that only the metric has come last.
         tracker (windows.Tracker): our own writer, from the first run on.
-        original (Original): the graph and the learners before the trainer's inside was exchanged
-            first; None before that.
-        graphs (dict): the `network.Graph`s that are kept, by where their uids begin.
+        state (state.State): what the trainer is built from now.
+        label (str): what its checkpoints carry, see `mark`; None for plain ones.
+        original (state.Original): of the trainer before its inside was exchanged first; None before that.
+        states (dict): the States that are kept, by where their uids begin.
         last (SwigPyObject): the C++ trainer that trained last, while the present one has not, see
             `exchanged`; None where the present one has.
         phases (phases.Phases): what a save or restore by the user's code concerns: those of the
@@ -54,8 +53,10 @@ class Handed(object):
         self.writers = _as_list(writers)
         self.arguments = _arguments(trainer)
         self.tracker = None
+        self.state = None
+        self.label = None
         self.original = None
-        self.graphs = {}
+        self.states = {}
         self.last = None
         self.phases = None
 
@@ -79,17 +80,11 @@ def _as_list(value):
 def _remember_trainer(construct):
     @functools.wraps(construct)
     def constructor(self, model, criterion, parameter_learners, progress_writers=None):
-        several = isinstance(criterion, (tuple, list))
-        parts = tuple(criterion) if several else (criterion,)
-        # Checkpoints of a trainer that is built anew are not of the run that marked the loss.
-        bare = tuple(_without_mark(part) for part in parts)
-        construct(self, model, bare if several else bare[0], parameter_learners, progress_writers)
+        parts = tuple(criterion) if isinstance(criterion, (tuple, list)) else (criterion,)
+        construct(self, model, criterion, parameter_learners, progress_writers)
         setattr(self, ATTRIBUTE, Handed(self, model, parts, parameter_learners, progress_writers))
+        _trainers.add(self)
     return constructor
-
-
-def _without_mark(part):
-    return mark.without_mark(part) if isinstance(part, (cntk_py.Function, cntk_py.Variable)) else part
 
 
 def native_trainer(*arguments):
@@ -136,6 +131,16 @@ def _unless_attached(construct):
     return constructor
 
 
+def _checked_restore(restore):
+    @functools.wraps(restore)
+    def method(self, filename):
+        check = self.__dict__.get(CHECK)
+        if check is not None:
+            check(self, filename)
+        return restore(self, filename)
+    return method
+
+
 def refuse_attached(trainer):
     """Refuses to train in a session what `nc.attach` watches.
 
@@ -172,12 +177,13 @@ def install():
     Trainer.__init__ = _remember_trainer(Trainer.__init__)
     MinibatchSource.__init__ = _remember_truncation(MinibatchSource.__init__)
     TrainingSession.__init__ = _unless_attached(TrainingSession.__init__)
+    Function.restore = _checked_restore(Function.restore)
     for config, names in ((cntk_py.CheckpointConfig, _CHECKPOINT),
                           (cntk_py.CrossValidationConfig, _CROSS_VALIDATION),
                           (cntk_py.TestConfig, _TEST)):
         config.__init__ = _remember_config(config.__init__, names)
     for name in dir(cntk_py):
-        if name.endswith('_learner'):
+        if name.endswith('_learner') or name == 'quantized_mpicommunicator':
             setattr(cntk_py, name, _remember_learner(getattr(cntk_py, name)))
 
 
@@ -212,7 +218,13 @@ def trainer(trainer, progress_writers=None):
     handed = Handed(trainer, trainer.model, (trainer.loss_function, trainer.evaluation_function),
                     trainer.parameter_learners, progress_writers)
     setattr(trainer, ATTRIBUTE, handed)
+    _trainers.add(trainer)
     return handed
+
+
+def trainers():
+    """Returns the live Trainers whose constructor's arguments are known."""
+    return list(_trainers)
 
 
 def handed(trainer):
@@ -248,5 +260,5 @@ def truncated(source):
 
 
 def learner(learner):
-    """Returns (name of the CNTK factory, its arguments), or (None, ()) where not known."""
+    """Returns (name of the CNTK factory of a learner or communicator, its arguments), (None, ()) where not known."""
     return learner.__dict__.get(ATTRIBUTE, (None, ()))

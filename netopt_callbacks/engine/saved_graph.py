@@ -10,89 +10,147 @@ import cntk as C
 from cntk import cntk_py
 
 from .. import graph
-from .mark import unmarked
+from .mark import labelled, reaching
+from .plan import unread
 from .remember import native_trainer
+from .state import Original, current, operations_of, own, signature
 
 
-def places(trainer, arguments, parameters, owners):
-    """Returns where a checkpoint of the present graph holds what, JSON-ready.
+def original_of(state):
+    """Returns the `Original` of a network."""
+    whole = state.whole
+    return Original(state, state.models, state.has_metric, signature(whole),
+                    signature(state.metric) if state.has_metric else None,
+                    list(whole.arguments),
+                    ([leaf.uid for leaf in whole.parameters], [leaf.uid for leaf in whole.constants]),
+                    [(one._replace(parameters=()), [p.uid for p in one.parameters]) for one in state.trained])
+
+
+def places(state, original, arguments):
+    """Returns where a checkpoint of a network holds what, JSON-ready.
 
     C++ saves outputs of its own beside the user's, so a checkpoint is written and looked at;
     CNTK keeps uids in it. It is written by a trainer of our own around the same graph, since a
     save of the user's would be a synchronization for distributed learners.
 
     Args:
-        trainer (cntk.Trainer): as it is now.
-        arguments, parameters, owners: as `rebound` takes and `Phase` holds them, as Variables.
+        state (State): as it is now.
+        original (Original): of the trainer.
+        arguments (list of cntk.Variable): the criterion's, in order.
     """
-    functions = [trainer.model, trainer.loss_function, trainer.evaluation_function]
-    uids = [output.uid for function in functions if function is not None
-            for output in function.outputs]
-    saved = _saved(functions, list(trainer.loss_function.parameters))
-    found = [[output.uid for output in saved.outputs].index(uid) for uid in uids]
-    marked = _marked(saved, found)
-    inputs = [argument.uid for argument in marked.arguments]
-    trained = [parameter.uid for parameter in marked.parameters]
+    saved = _saved(state)
+    uids = [output.uid for output in saved.outputs]
+    found = [uids.index(output.uid) for output in state.whole.outputs]
+    inputs, parameters, constants = ([leaf.uid for leaf in leaves]
+                                     for leaves in (saved.arguments, saved.parameters, saved.constants))
     return {'outputs': found, 'fingerprint': fingerprint(saved, found),
-            'arguments': [inputs.index(a.uid) if a.uid in inputs else None for a in arguments],
-            'learners': [trained.index(p.uid) for p in parameters],
-            'owners': [[index, [trained.index(p.uid) for p in owned]] for index, owned in owners]}
+            'arguments': [_place(argument.uid, inputs) for argument in arguments],
+            'parameters': [_place(uid, parameters) for uid in original.leaves[0]],
+            'constants': [_place(uid, constants) for uid in original.leaves[1]],
+            'learners': [[one.made_by, [_place(p.uid, parameters) for p in one.parameters]]
+                         for one in state.trained]}
 
 
-def _saved(functions, parameters):
-    """Returns the graph that a checkpoint of a trainer of these functions holds, as loaded."""
-    model, loss, metric = functions
-    writer = native_trainer(model, (loss, metric), [C.sgd(parameters, 0.0)], [])
+def _place(uid, uids):
+    return uids.index(uid) if uid in uids else None
+
+
+def _saved(state):
+    """Returns the graph that a checkpoint of a trainer of this network holds, as loaded."""
+    loss = reaching(state.loss, unread(state.trained, state.loss))
+    model = labelled(state.model.outputs if state.models else (), 'places')
+    writer = native_trainer(model, (loss, state.metric), [C.sgd(list(loss.parameters), 0.0)], [])
     with tempfile.TemporaryDirectory() as folder:
         writer.save_checkpoint(folder + '/places')
-        return C.load_model(folder + '/places')
+        return own(C.load_model(folder + '/places'))
 
 
-def _marked(saved, places_of_outputs):
-    """Returns the saved outputs of model, loss and metric, with what the engine added to the loss.
-
-    That is also where Parameters are that a learner holds and the rest does not read.
-    """
-    return C.combine([saved.outputs[place] for place in places_of_outputs])
-
-
-def rebound(saved, phase, arguments, parameters):
-    """Returns a saved graph on the user's own inputs and Parameters.
+def rebound(saved, phase, original, arguments, leaf_of):
+    """Returns the network of a saved graph, on the script's own inputs, Parameters and Constants.
 
     Args:
         saved (cntk.Function): as loaded.
         phase (Phase): tells what is where in it.
+        original (Original): of this script's trainer.
         arguments (list of cntk.Variable): the criterion's, in order.
-        parameters (list of cntk.Parameter): those of the user's learners, in order.
+        leaf_of (callable): uid -> the script's own Parameter or Constant, None where it has none any more.
 
     Returns:
-        (cntk.Function, list): the outputs of model, loss and metric combined, and for each of
-        `phase.owners` [index of the optimization, Parameters].
+        (cntk.Function, list): the outputs of model, loss and metric combined, and for each learner
+        (place of the optimization that made it or None, Parameters).
 
     Raises:
         ValueError: the script is not the one that wrote the checkpoint.
     """
-    if len(phase.arguments) != len(arguments) or len(phase.learners) != len(parameters):
-        raise ValueError('the checkpoint was written by a script with %d inputs and %d trained '
-                         'Parameters, this one has %d and %d'
-                         % (len(phase.arguments), len(phase.learners), len(arguments),
-                            len(parameters)))
-    marked = _marked(saved, phase.outputs)
-    pairs = [(marked.arguments[place], mine)
-             for place, mine in zip(phase.arguments, arguments) if place is not None]
-    pairs += [(marked.parameters[place], mine) for place, mine in zip(phase.learners, parameters)]
-    for theirs, mine in pairs:
-        if tuple(theirs.shape) != tuple(mine.shape):
+    mine = (arguments,) + original.leaves
+    theirs = (phase.arguments, phase.parameters, phase.constants)
+    if list(map(len, mine)) != list(map(len, theirs)):
+        raise ValueError('the checkpoint was written by a script whose network has %d inputs, %d Parameters and %d '
+                         'Constants, this one has %d, %d and %d' % tuple(map(len, theirs + mine)))
+    pairs = [(saved.arguments[place], argument) for place, argument in zip(phase.arguments, arguments)
+             if place is not None]
+    for leaves, places_of_leaves, uids in zip((saved.parameters, saved.constants), theirs[1:], original.leaves):
+        pairs += [(leaves[place], leaf_of(uid)) for place, uid in zip(places_of_leaves, uids) if place is not None]
+    pairs = [(old, new) for old, new in pairs if new is not None]
+    pairs += _present(saved, pairs, original, leaf_of)
+    for old, new in pairs:
+        if tuple(old.shape) != tuple(new.shape):
             raise ValueError('the checkpoint was written by another script: its %s is of shape %s, '
                              'and %s of this script is of shape %s'
-                             % (theirs.name or theirs.uid, tuple(theirs.shape),
-                                mine.name or mine.uid, tuple(mine.shape)))
-    owners = [[index, [marked.parameters[place] for place in owned]]
-              for index, owned in phase.owners]
-    whole = C.combine(unmarked(marked.outputs))
-    read = {variable.uid for variable in list(whole.arguments) + list(whole.parameters)}
-    return graph.substitute(whole, {theirs: mine for theirs, mine in pairs
-                                    if theirs.uid in read}), owners
+                             % (old.name or old.uid, tuple(old.shape), new.name or new.uid, tuple(new.shape)))
+    own = {old.uid: new for old, new in pairs}
+    learners = [(made_by, tuple(own.get(saved.parameters[place].uid, saved.parameters[place]) for place in owned))
+                for made_by, owned in phase.learners]
+    return _on(C.combine([saved.outputs[place] for place in phase.outputs]), pairs), learners
+
+
+def _present(saved, pairs, original, leaf_of):
+    """Returns the leaves that an optimization added and the trainer has now: what CNTK saves keeps its uid."""
+    known = {uid for uids in original.leaves for uid in uids}.union(old.uid for old, _ in pairs)
+    found = [(leaf, leaf_of(leaf.uid)) for leaf in list(saved.parameters) + list(saved.constants)
+             if leaf.uid not in known]
+    return [(old, new) for old, new in found if new is not None and tuple(old.shape) == tuple(new.shape)]
+
+
+def original_again(saved, original, leaf_of):
+    """Returns the network of a plain checkpoint's graph on the script's own leaves, and what each learner trains.
+
+    Args:
+        saved (cntk.Function): as loaded; of the network that `original` tells of.
+        original (Original): of the trainer.
+        leaf_of (callable): as in `rebound`.
+    """
+    whole = C.combine(original_outputs(saved, original))
+    pairs = []
+    for kind, uids in (('parameters', original.leaves[0]), ('constants', original.leaves[1])):
+        pairs += [(leaf, leaf_of(uid)) for leaf, uid in zip(getattr(whole, kind), uids)]
+    own = {uid: new if new is not None else old for (old, new), uid in zip(
+        pairs, original.leaves[0] + original.leaves[1])}
+    pairs += zip(whole.arguments, original.arguments)
+    pairs = [(old, new) for old, new in pairs if new is not None]
+    trained = tuple(one._replace(parameters=tuple(own[uid] for uid in uids)) for one, uids in original.learners)
+    return _on(whole, pairs), trained
+
+
+def original_outputs(saved, original):
+    """Returns the outputs of model, loss and metric of a plain checkpoint's graph, or None if it is of another."""
+    models = original.models
+    if len(saved.outputs) < models + 1 + original.has_metric:
+        return None
+    outputs = list(saved.outputs)[:models + 1]
+    if not original.has_metric:
+        return outputs if signature(C.combine(outputs)) == original.signature else None
+    for metric in list(saved.outputs)[models:]:
+        if signature(C.combine([metric])) == original.metric_signature \
+                and signature(C.combine(outputs + [metric])) == original.signature:
+            return outputs + [metric]
+    return None
+
+
+def _on(whole, pairs):
+    """Returns a graph that reads other leaves; those of `pairs` it does not read are left out."""
+    read = {leaf.uid for leaf in whole.inputs}
+    return graph.substitute(whole, {old: new for old, new in pairs if old.uid in read})
 
 
 def is_of(saved, whole):
@@ -102,7 +160,7 @@ def is_of(saved, whole):
         saved (checkpoint.Saved): its uids are those of when it was saved.
         whole (cntk.Function): outputs of model, loss and metric, combined.
     """
-    theirs = C.combine(unmarked(_marked(saved.graph, saved.phase.outputs).outputs))
+    theirs = C.combine([saved.graph.outputs[place] for place in saved.phase.outputs])
     return signature(theirs) == signature(whole) and _uids(theirs) == _uids(whole)
 
 
@@ -125,18 +183,17 @@ def fingerprint(saved, places_of_outputs):
     """
     if max(places_of_outputs) >= len(saved.outputs):
         return None
-    parts = sorted(_parts(_marked(saved, places_of_outputs)))
-    return hashlib.sha256('\n'.join(parts).encode('utf-8')).hexdigest()
+    operations = sorted(operations_of(C.combine([saved.outputs[place] for place in places_of_outputs])))
+    return hashlib.sha256('\n'.join(operations).encode('utf-8')).hexdigest()
 
 
-def signature(model):
-    """Returns a text that two graphs share if they hold the same operations and shapes."""
-    return ' '.join(_parts(model))
+def refuse_other(trainer, file):
+    """Refuses a checkpoint of another structure for a Trainer that has followed another's change.
 
-
-def _parts(model):
-    operations = ['%s%s' % (function.op_name, [tuple(o.shape) for o in function.outputs])
-                  for function in graph.walk(model, into_blocks=True)
-                  if not function.is_block and function.op_name != 'Combine']
-    shapes = [str(tuple(parameter.shape)) for parameter in model.parameters]
-    return operations + shapes
+    Raises:
+        ValueError: the checkpoint was saved before that change, or after it.
+    """
+    if original_outputs(C.load_model(file), original_of(current(trainer))) is None:
+        raise ValueError('the checkpoint %s is of another network than this Trainer has now, since an optimization '
+                         'attached to another Trainer changed the layers both read: restore that one to the time of '
+                         'this checkpoint first' % file)

@@ -86,7 +86,7 @@ class Clock(object):
         """
         epoch, before = self.epoch, dict(self.seen)
         self.set(counts)
-        if self.samples <= before[DataUnit.sample]:
+        if samples and self.samples <= before[DataUnit.sample]:
             self.seen = before
             self.seen[DataUnit.sample] += samples
             self.seen[DataUnit.minibatch] += 1

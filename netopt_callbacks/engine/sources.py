@@ -20,37 +20,63 @@ def refuse_half_position(source):
                          'leave get_checkpoint_state() out' % type(source).__name__)
 
 
-def at_end(source, size, workers=1):
-    """Returns whether a minibatch source has nothing left.
+class Ahead(object):
+    """One worker's look at its share of the next minibatch, as C++ will read it.
 
-    One sample is looked at, and the source put back to where it was. A source of the user's own
-    without checkpoint state cannot be put back: its next minibatch is read, and kept for the
-    next call of `next_minibatch`.
+    The source is put back to where it was. One of the user's own without checkpoint state cannot be:
+    what was read is kept for the next call of `next_minibatch`.
 
     Args:
         source (cntk.io.MinibatchSource or cntk.io.UserMinibatchSource): of the training.
-        size (int): what the next call will ask for.
-        workers (int): how many share the source; with several, a source without state counts
-            as not at its end.
+        size (int): what the next call will ask for, since a source may have nothing for another
+            size; 0 looks at nothing.
+        share ((int, int)): number of workers, and rank, by which the data is shared out.
+
+    Attributes:
+        has_more (bool): whether there is anything for this worker.
     """
-    own = isinstance(source, UserMinibatchSource)
-    state = source.get_checkpoint_state()
-    if own and not (state and has_position(source)):
-        return workers == 1 and _read_ahead(source, size)
-    ahead = source.next_minibatch(1, 1, 0) if own else source.next_minibatch(1)
-    source.restore_from_checkpoint(state)
-    return not ahead
+
+    def __init__(self, source, size, share):
+        self._source, self._kept = source, None
+        if not size:
+            self.has_more = False
+            return
+        state = source.get_checkpoint_state()
+        ahead = next_minibatch(source, size, *share)
+        self.has_more = bool(ahead)
+        if isinstance(source, UserMinibatchSource) and not (state and has_position(source)):
+            self._kept = ahead
+        else:
+            source.restore_from_checkpoint(state)
+
+    def at_end(self, workers):
+        """Returns whether no worker has more; all of them call this at once.
+
+        Data may be shared out so that one has none of it left, or none in this minibatch, while
+        others go on: each alone cannot tell.
+
+        Args:
+            workers (distributed.Workers): of the run.
+        """
+        ended = not workers.any(self.has_more)
+        if not ended and self._kept is not None:
+            _keep(self._source, self._kept)
+        return ended
 
 
-def _read_ahead(source, size):
-    """Returns whether there is no next minibatch; keeps it for the next call where there is."""
+def next_minibatch(source, size, count=1, rank=0):
+    """Returns one worker's share of the next minibatch as {StreamInformation: MinibatchData}, empty at the end."""
+    if isinstance(source, UserMinibatchSource):
+        return source.next_minibatch(size, count, rank)
+    return source.next_minibatch(size, num_data_partitions=count, partition_index=rank)
+
+
+def _keep(source, minibatch):
+    """Lets the next call of `next_minibatch` return what was read already."""
     read = source.next_minibatch
-    ahead = read(size, 1, 0)
 
     def once(*arguments, **options):
         source.next_minibatch = read
-        return ahead
+        return minibatch
 
-    if ahead:
-        source.next_minibatch = once
-    return not ahead
+    source.next_minibatch = once

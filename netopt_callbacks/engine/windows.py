@@ -81,7 +81,8 @@ class _OpenWindow(object):
 
     METHODS = ('on_write_training_update', 'on_training_update_end', 'on_write_training_summary')
 
-    def __init__(self, writer, trainer, sums, dtype, told):
+    def __init__(self, writer, trainer, sums, dtype, told, averaged):
+        self._averaged = averaged
         self._writer = writer
         self._trainer = trainer
         self._loss, self._metric = (dtype.type(value) for value in sums)
@@ -128,9 +129,9 @@ class _OpenWindow(object):
     def on_write_training_summary(self, samples, updates, summaries, aggregate_loss,
                                   aggregate_metric, elapsed_milliseconds):
         self.close()
+        loss, metric = self._averaged(self._loss, self._metric)
         type(self._writer).on_write_training_summary(
-            self._writer, samples, updates, summaries, float(self._loss), float(self._metric),
-            elapsed_milliseconds)
+            self._writer, samples, updates, summaries, float(loss), float(metric), elapsed_milliseconds)
 
     def close(self):
         """Gives the writer its own methods back."""
@@ -138,7 +139,19 @@ class _OpenWindow(object):
             self._writer.__dict__.pop(name, None)
 
 
-def carry(writers, trainer, sums, dtype):
+class _Once(object):
+    """What several workers average is averaged once for all writers: the sums are the same."""
+
+    def __init__(self, averaged):
+        self._averaged, self._values = averaged, None
+
+    def __call__(self, loss, metric):
+        if self._values is None:
+            self._values = self._averaged(loss, metric)
+        return self._values
+
+
+def carry(writers, trainer, sums, dtype, averaged):
     """Goes on with the open window of each writer on a trainer whose own sums start at zero.
 
     Args:
@@ -147,10 +160,12 @@ def carry(writers, trainer, sums, dtype):
         sums ((float, float)): of loss and metric over the open window; None where the
             window has just been summarized, and there is nothing to carry.
         dtype (numpy.dtype): type of the loss.
+        averaged (callable): (loss, metric) to what CNTK makes of it over all workers for a summary.
     """
+    once = _Once(averaged)
     for writer in writers:
         opened = _OpenWindow.of(writer)
         if opened is not None:
             opened.close()
         if sums is not None:
-            _OpenWindow(writer, trainer, sums, np.dtype(dtype), opened and opened.told)
+            _OpenWindow(writer, trainer, sums, np.dtype(dtype), opened and opened.told, once)

@@ -1,4 +1,6 @@
 """Lowering at the end of a run: native ops in the place of trained blocks, and the gate."""
+from numbers import Real
+
 import cntk as C
 import numpy as np
 
@@ -36,9 +38,9 @@ class Lower(Observer):
     units in the last place; see `nc.lowering.Parity`.
 
     Args:
-        tolerance (float): largest difference of an output, relative to the largest output, in samples
-            in which no bit ties; it admits float sums that CNTK rounds differently in the layers that are not lowered.
-            0 asks for equality.
+        tolerance (float): largest difference of an output, relative to its sample's scale, in samples in which
+            no bit ties; it admits float sums that CNTK rounds differently in the layers that are not
+            lowered. 0 asks for equality.
 
     Raises:
         TypeError, ValueError: `tolerance` is not a number of at least 0.
@@ -46,12 +48,12 @@ class Lower(Observer):
 
     def __init__(self, tolerance=1e-5):
         super(Lower, self).__init__()
-        if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
+        if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
             raise TypeError('Lower: tolerance must be a number, got %r; leave it out for the default'
                             % (tolerance,))
         if not tolerance >= 0:
             raise ValueError('Lower: tolerance must be at least 0, got %r; 0 asks for equality' % (tolerance,))
-        self.tolerance = tolerance
+        self.tolerance = float(tolerance)
 
     def run(self, model, optimizations, minibatches=None):
         """Lowers `model` by every optimization's `lower`, in their order, and compares.

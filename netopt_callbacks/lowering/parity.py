@@ -9,7 +9,8 @@ What is demanded, and what is admitted:
   other side. Such a bit is admitted if the two values are within `TIE_ULPS` units in the last place of the
   largest magnitude that the layer reads (a sum's rounding error goes with its largest
   terms, not with its value). It then explains what follows from it in that sample.
-* Samples without such a bit agree within `tolerance` of the largest output, and predict the same.
+* Samples without such a bit agree, position by position, within `tolerance` of the sample's own scale
+  (`output_parity` has it), and predict the same. NaN and infinities are at the same positions.
 """
 import cntk as C
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from .. import graph
 from ..graph import evaluate, flat, opened
 from ..optimizations import binary_block
+from .output_parity import OutputParity
 from .replace import OP_NAMES, native_integers
 from .undilated import undilated
 
@@ -74,24 +76,34 @@ class Parity(object):
         layers (list of LayerParity): the lowered layers; [] where there was nothing to lower.
         samples (int): samples compared end to end (of a sequence output, its steps).
         data (str): what they are: 'held-out' or 'seeded random input'.
-        largest_difference (float): between outputs, over all samples.
-        largest_output (float): largest magnitude of a trained output.
+        largest_difference (float): between finite outputs, over all samples.
+        largest_output (float): largest finite magnitude of a trained output.
         unexplained_difference (float): as `largest_difference`, over the samples in which no bit ties.
+        unexplained_error (float): as a share of the sample's scale, see `OutputParity`.
+        not_finite (int): trained outputs that are NaN or infinite.
+        different_not_finite (int): how many outputs are so in one network alone, or otherwise so, among
+            the samples in which no bit ties.
+        values (int): outputs compared.
         predictions (int): argmax compared; 0 where no output is a vector.
         different_predictions (int): how many differ, among the samples in which no bit ties.
-        tolerance (float): admitted `unexplained_difference`, relative to `largest_output`.
+        tolerance (float): admitted `unexplained_error`.
     """
 
-    FIELDS = ('samples', 'data', 'largest_difference', 'largest_output', 'unexplained_difference',
-              'predictions', 'different_predictions', 'tolerance')
+    FIELDS = ('samples', 'data', 'values', 'largest_difference', 'largest_output', 'unexplained_difference',
+              'unexplained_error', 'not_finite', 'different_not_finite', 'predictions',
+              'different_predictions', 'tolerance')
 
     def __init__(self, tolerance, data='held-out'):
         self.layers = []
         self.samples = 0
         self.data = data
+        self.values = 0
         self.largest_difference = 0.0
         self.largest_output = 0.0
         self.unexplained_difference = 0.0
+        self.unexplained_error = 0.0
+        self.not_finite = 0
+        self.different_not_finite = 0
         self.predictions = 0
         self.different_predictions = 0
         self.tolerance = tolerance
@@ -103,10 +115,11 @@ class Parity(object):
 
     @property
     def passed(self):
-        """Whether the lowered network may be handed over."""
-        return (self.samples > 0 and self.same_predictions
+        """Whether the lowered network may be handed over; not where no finite output was compared."""
+        return (self.samples > 0 and self.values > self.not_finite
+                and self.same_predictions and not self.different_not_finite
                 and all(layer.passed for layer in self.layers)
-                and self.unexplained_difference <= self.tolerance * self.largest_output)
+                and self.unexplained_error <= self.tolerance)
 
     def to_dict(self):
         """Returns the JSON-ready fields, `layers` as a list of dicts."""
@@ -120,6 +133,11 @@ class Parity(object):
         if self.predictions:
             lines[0] += ', predictions %s' % ('the same' if self.same_predictions else
                                               'differ in %d' % self.different_predictions)
+        if self.not_finite or self.different_not_finite:
+            lines.append('  %s of %s outputs are NaN or infinite: %s' % (
+                format(self.not_finite, ','), format(self.values, ','),
+                '%s differ' % format(self.different_not_finite, ',') if self.different_not_finite else
+                'the same' if self.values > self.not_finite else 'nothing could be compared'))
         if not self.layers:
             lines.append('  nothing to lower: the lowered network is the exported one')
         lines += ['  %s' % layer for layer in self.layers]
@@ -151,6 +169,7 @@ def compare(model, lowered, minibatches, tolerance, data='held-out'):
     layers = [binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(model)]
     probes = [_Probe(*each) for each in zip(layers, trained.blocks, twin.blocks)]
     parity.layers = [probe.parity for probe in probes]
+    outputs = [OutputParity() for _ in model.outputs]
     for minibatch in minibatches:
         expected, actual = trained.evaluate(minibatch), twin.evaluate(minibatch)
         count = len(flat(expected.outputs[0]))
@@ -159,9 +178,23 @@ def compare(model, lowered, minibatches, tolerance, data='held-out'):
             probe.compare(read)
             explained |= probe.trace(read, read_lowered, explained)
         parity.samples += count
-        for ours, theirs in zip(actual.outputs, expected.outputs):
-            _compare_outputs(parity, flat(theirs), flat(ours), explained)
+        for output, ours, theirs in zip(outputs, actual.outputs, expected.outputs):
+            theirs, ours = flat(theirs), flat(ours)
+            # Where steps and whole sequences meet, which step belongs where is not kept.
+            clear = ~explained if len(explained) == len(theirs) else np.full(len(theirs), not explained.any())
+            output.add(theirs, ours, clear)
+            parity.values += theirs.size
+    _sum_up(parity, outputs)
     return parity
+
+
+def _sum_up(parity, outputs):
+    """Fills in what was found out about the outputs, where there was one."""
+    if parity.samples:
+        for field in ('largest_difference', 'largest_output', 'unexplained_difference', 'unexplained_error'):
+            setattr(parity, field, max(getattr(output, field) for output in outputs))
+        for field in ('not_finite', 'different_not_finite', 'predictions', 'different_predictions'):
+            setattr(parity, field, sum(getattr(output, field) for output in outputs))
 
 
 class _Twin(object):
@@ -202,7 +235,9 @@ class _Probe(object):
         lowered_output, = _run(self._lowered, values)
         self.parity.integers += integers.size
         self.parity.different_integers += int(np.sum(integers != found))
-        self.parity.different_outputs += int(np.sum(_bits(output) != _bits(lowered_output)))
+        differ = _bits(output) != _bits(lowered_output)
+        # There are many NaN, and which of them an operation returns is not defined.
+        self.parity.different_outputs += int(np.sum(differ & ~(np.isnan(output) & np.isnan(lowered_output))))
 
     def trace(self, values, lowered_values, explained):
         """Returns, per sample, whether an input bit differs and ties.
@@ -217,9 +252,10 @@ class _Probe(object):
         one, other = (_run(self._trained, read)[3] for read in (values, lowered_values))
         values, lowered_values = flat(values), flat(lowered_values)
         flips = (one > 0) != (other > 0)
-        largest = np.maximum(np.abs(values), np.abs(lowered_values)).reshape(len(values), -1).max(axis=1)
+        largest = np.maximum(_finite(values), _finite(lowered_values)).reshape(len(values), -1).max(axis=1)
         reach = (TIE_ULPS * np.spacing(largest)).reshape((-1,) + (1,) * (one.ndim - 1))
-        tied = flips & (np.abs(one - other) <= reach)
+        with np.errstate(invalid='ignore'):
+            tied = flips & (np.abs(one - other) <= reach)
         if len(values) != len(explained):
             # Steps here, whole sequences at the output: which step belongs where is not kept.
             explained, none = np.full(len(values), explained.any()), np.full(len(explained), tied.any())
@@ -244,21 +280,9 @@ def _bits(values):
     return np.ascontiguousarray(values, np.float32).view(np.uint32)
 
 
-def _compare_outputs(parity, expected, actual, explained):
-    """Adds one output of one minibatch to the Parity."""
-    rows = expected.reshape(len(expected), -1).astype(np.float64)
-    difference = np.abs(rows - actual.reshape(len(actual), -1)).max(axis=1)
-    difference[np.isnan(difference)] = np.inf
-    clear = ~explained if len(explained) == len(rows) else np.full(len(rows), not explained.any())
-    parity.largest_difference = max(parity.largest_difference, float(difference.max()))
-    parity.largest_output = max(parity.largest_output, float(np.abs(rows).max()))
-    if clear.any():
-        parity.unexplained_difference = max(parity.unexplained_difference,
-                                            float(difference[clear].max()))
-    if expected.ndim == 2 and expected.shape[1] > 1:
-        parity.predictions += len(rows)
-        same = expected.argmax(axis=1) == actual.argmax(axis=1)
-        parity.different_predictions += int(np.sum(~same & clear))
+def _finite(values):
+    """Returns the magnitudes, 0 for NaN and infinities."""
+    return np.where(np.isfinite(values), np.abs(values), np.float32(0))
 
 
 def _check_pairs(blocks, lowered_blocks):

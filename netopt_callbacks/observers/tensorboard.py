@@ -8,7 +8,8 @@ import weakref
 from ..table import Table
 from .average import Average
 from .base import Observer
-from .event_file import EventFile, writable_folder
+from .event_file import EventFile, Nowhere, writable_folder
+from .output import warn
 
 _HELD_OUT = ('start', 'epoch', 'before', 'after', 'end')
 _OPEN = weakref.WeakValueDictionary()      # real path of a folder -> the observer that writes there
@@ -17,18 +18,20 @@ _OPEN = weakref.WeakValueDictionary()      # real path of a folder -> the observ
 class TensorBoard(Observer):
     """Writes a run for TensorBoard; every step is in samples trained.
 
-    Look at it with `tensorboard --logdir FOLDER`.
+    Look at it with `tensorboard --logdir FOLDER`. Where something cannot be written once training
+    has begun (a full disk) it warns once, and training goes on.
 
     Args:
-        logdir (str): a folder for this run alone; made where it is missing. A resumed run
-            goes on in its folder; a run from the start hides what an earlier one wrote there.
+        logdir (str): a folder for this run alone; made where it is missing, `~` is the user's
+            home. A resumed run goes on in its folder; a run from the start hides what an
+            earlier one wrote there.
         every (int): minibatches per point of `train/loss` and `train/metric`, which are
             averages over all samples of these minibatches.
 
     Raises:
         TypeError, ValueError: an argument is not one of these.
-        RuntimeError: the folder cannot be written to, or, when training starts, another
-            observer of this process writes there.
+        RuntimeError: the folder cannot be written to, now or when training starts, or then
+            another observer of this process writes there.
     """
 
     def __init__(self, logdir, every=10):
@@ -60,7 +63,7 @@ class TensorBoard(Observer):
             if self._optimized_at is not None and self._optimized_at < self._window.samples:
                 self._totals(self._window.samples)
             file, self._file = self._file, None
-            _OPEN.pop(os.path.realpath(self.logdir), None)
+            self._free()
             file.close()
 
     # The events.
@@ -119,12 +122,26 @@ class TensorBoard(Observer):
                 'TensorBoard: another observer of this process writes to %s; give each a folder '
                 'of its own, or close() the first when its training is over' % self.logdir)
         if self._file is None:
-            self._file = EventFile(writable_folder(self.logdir), first_step)
+            try:
+                self._file = EventFile(writable_folder(self.logdir), first_step)
+            except RuntimeError:
+                self._free()
+                raise
+
+    def _free(self):
+        _OPEN.pop(os.path.realpath(self.logdir), None)
 
     def _opened(self):
         """Returns the open file; a plain trainer, which tells no start, opens it here."""
         if self._file is None:
-            self._open(0)
+            try:
+                self._open(0)
+            except RuntimeError as error:
+                if isinstance(error.__cause__, OSError):
+                    warn('%s. Training goes on, and is not written' % error)
+                    self._file = Nowhere()
+                else:
+                    raise
         return self._file
 
     def _scalar(self, tag, value, step):

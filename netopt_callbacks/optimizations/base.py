@@ -20,8 +20,9 @@ class LayerNote(object):
         shape (tuple of int): shape of its weights as CNTK stores them.
         skipped (str): why the layer was left as it was; None where it was changed.
         rank (int): inner size of a factorization.
-        energy (float): fraction of the squared singular values kept, in [0, 1].
-        error (float): relative Frobenius error of the new weights.
+        energy (float): fraction of the squared singular values kept, in [0, 1]; 1 where all are 0
+            and none is lost.
+        error (float): relative Frobenius error of the new weights; 0 where both are 0.
         parameters_before, parameters_after (int): number of stored weights;
             1-bit weights count as one each, `bits_after` tells their size.
         macs_before, macs_after (int): multiply-adds per sample of one application of the layer (of a

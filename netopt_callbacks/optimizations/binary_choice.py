@@ -45,13 +45,13 @@ class Choice(object):
         self.model = model
         self.kind = kind
         everything = list(graph.walk(model))
-        staged = staged_layers(everything, kind)
+        staged = _staged_of(model, everything, kind)
         self.staged = set(staged)
         self.layers = _in_order(everything, graph.layers(model, op_name=kind.layer_op_name) + staged)
         keys = _keys(kind, everything, self.layers)
         _name(kind, everything, self.layers, keys)
         if filter_function is None:
-            self.skipped = _ends(model, kind, everything, self.layers, keys)
+            self.skipped = _ends(graph.trained_part(model), kind, everything, self.layers, keys)
         else:
             self.skipped = _filtered(self.layers, filter_function)
         self.taken = [layer for layer in self.layers if layer not in self.skipped]
@@ -83,15 +83,29 @@ def _in_order(everything, layers):
 
 def _filtered(layers, filter_function):
     """Returns {layer: reason} for the layers that the filter leaves."""
-    takes = {layer: bool(filter_function(layer)) for layer in layers}
+    takes = {layer: bool(filter_function(layer)) for layer in layers if not layer.follows}
     by_weights = {}
-    for layer in layers:
+    for layer in takes:
         other = by_weights.setdefault(layer.W.uid, layer)
         if takes[layer] != takes[other]:
             raise ValueError('%s and %s are applications of the same weights, which must be binary in both or '
                              'in neither, and filter_function takes only one of them; let it go by the '
                              'name or by W' % (other.label, layer.label))
-    return {layer: 'filter_function leaves it out' for layer in layers if not takes[layer]}
+    taken = {layer.W.uid for layer, takes_it in takes.items() if takes_it}
+    return {layer: 'filter_function leaves it out' for layer in layers if layer.W.uid not in taken}
+
+
+def _staged_of(model, everything, kind):
+    """Returns the staged layers of the part that is trained, and those elsewhere that share their weights."""
+    staged = staged_layers(everything, kind)
+    part = graph.trained_part(model)
+    if part is model:
+        return staged
+    trained = {function.uid for function in graph.walk(part)}
+    weights = {layer.W.uid for layer in staged if layer.root.uid in trained}
+    for layer in staged:
+        layer.follows = layer.root.uid not in trained
+    return [layer for layer in staged if layer.W.uid in weights]
 
 
 def _name(kind, everything, layers, keys):

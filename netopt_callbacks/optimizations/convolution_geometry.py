@@ -73,8 +73,16 @@ class Axis(object):
 
     @classmethod
     def from_state(cls, state):
-        """Inverse of `state`."""
-        side, stride, dilation, automatic, lower, upper = (int(number) for number in state)
+        """Inverse of `state`.
+
+        Raises:
+            ValueError: these are not the numbers of an axis.
+        """
+        numbers = [int(number) for number in state]
+        if len(numbers) != 6 or min(numbers[:3]) < 1 or numbers[3] not in (0, 1):
+            raise ValueError('an axis must be [side, stride, dilation, automatic, lower, upper], the first three at '
+                             'least 1 and automatic 0 or 1, got %s' % (list(state),))
+        side, stride, dilation, automatic, lower, upper = numbers
         return cls(side, stride, dilation, bool(automatic), lower, upper)
 
 

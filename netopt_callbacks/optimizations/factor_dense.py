@@ -221,7 +221,7 @@ def _factor(layer, rank, factor_function, split, keep_useless, stays):
     error = low_rank.relative_error(W, left, right)
     energy = max(0., 1. - error ** 2)   # what a truncated decomposition keeps of the squared singular values
     return _note(layer, W, k * sum(W.shape) + (W.size if stays else 0), rank=k, energy=energy,
-                 error=error), factors
+                 error=error, message=_silent(W, left, right) if factor_function is None else None), factors
 
 
 def _replaced(layer, factors, stays):
@@ -231,6 +231,18 @@ def _replaced(layer, factors, stays):
                    zip(factors, ((shape[0], -1), (-1, shape[1]))))
     return Replaced(layer.name or layer.label, () if stays else (layer.W,), factors,
                     lambda gradient: low_rank.projected(gradient.reshape(shape), left, right))
+
+
+def _silent(W, left, right):
+    """Says what energy and error mean where factors begin at 0; None where none do."""
+    silent, k = low_rank.silent_pairs(left, right), left.shape[1]
+    if silent == k:
+        return ('its weights are all 0, so there was nothing to lose (energy 1, error 0); W1 begins as an '
+                'orthonormal basis and W2 at 0, so that they train')
+    if silent:
+        return ('its weights have rank %d, so rank %d lost nothing and %d of its rows of W2 begin at 0; their '
+                'columns of W1 begin orthonormal, so that they train' % (k - silent, k, silent))
+    return None
 
 
 def _check_weights(layer):

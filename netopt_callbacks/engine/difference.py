@@ -1,0 +1,194 @@
+"""Where two graphs of one network differ: what stands in the one for what in the other.
+
+A restore puts a network of another structure into a trainer: layers are factored in it that were not, or the
+other way round. Functions of the script over the same layers follow, so it is looked for which part of the
+one graph stands for which part of the other.
+
+An optimization replaces parts that read one Variable (the layer's input) beside Parameters and Constants, and leaves
+everything around them. So two outputs stand for each other where what computes them is alike, input by input; or where
+behind the two, at most `DEPTH` Functions away, are Variables that stand for each other and are all
+that is read on the way: what lies between is such a part.
+"""
+import collections
+import itertools
+
+import cntk as C
+
+from .. import graph
+from ..graph.walk import body
+from ..optimizations.base import Replaced
+
+DEPTH = 8
+
+Part = collections.namedtuple('Part', 'before, before_input, after, after_input')
+"""A part of a network and what stands for it: output and input of each."""
+
+_Place = collections.namedtuple('_Place', 'output, input, label')
+
+
+def parts(before, after):
+    """Returns the `Part`s in which two graphs differ, or None where that cannot be told.
+
+    Args:
+        before, after (cntk.Function): outputs in the same order; the leaves they share are the same objects.
+    """
+    comparison = _Comparison()
+    if not all(comparison.alike(old, new) for old, new in zip(before.outputs, after.outputs)):
+        return None
+    found = {}
+    for old, new in zip(before.outputs, after.outputs):
+        comparison.collect(old, new, found)
+    return list(found.values())
+
+
+class _Comparison(object):
+    """Compares Variables of two graphs, each pair once."""
+
+    def __init__(self):
+        self._known = {}        # (uid, uid): None where they are not alike; 'same', or the Part they end
+        self._bodies = {}
+
+    def alike(self, old, new):
+        """Whether two Variables stand for each other."""
+        key = old.uid, new.uid
+        if key not in self._known:
+            self._known[key] = 'same'       # of a loop: what leads back to itself decides nothing
+            self._known[key] = self._compared(old, new)
+        return self._known[key] is not None
+
+    def collect(self, old, new, found):
+        """Adds the parts behind two alike Variables to `found`, by uid of the output."""
+        pending, seen = [(old, new)], set()
+        while pending:
+            old, new = pending.pop()
+            if (old.uid, new.uid) in seen:
+                continue
+            seen.add((old.uid, new.uid))
+            what = self._known.get((old.uid, new.uid))
+            if isinstance(what, Part):
+                found[old.uid] = what
+                pending.append((what.before_input, what.after_input))
+            elif old.is_output and new.is_output:
+                pending.extend(zip(old.owner.inputs, new.owner.inputs))
+
+    def _compared(self, old, new):
+        if not old.is_output or not new.is_output:
+            return 'same' if _is_leaf(old) and old.uid == new.uid else None
+        if self._same_function(old, new):
+            return 'same'
+        for one, other in sorted(itertools.product(_chain(old), _chain(new)), key=lambda pair: pair[0][0] + pair[1][0]):
+            if self.alike(one[1], other[1]):
+                return Part(old, one[1], new, other[1])
+        return None
+
+    def _same_function(self, old, new):
+        f, g = old.owner, new.owner
+        if f.uid == g.uid:
+            return True
+        if f.op_name != g.op_name or f.name != g.name or len(f.inputs) != len(g.inputs) \
+                or [o.uid for o in f.outputs].index(old.uid) != [o.uid for o in g.outputs].index(new.uid):
+            return False
+        if f.is_block and self._body(f) != self._body(g):
+            return False
+        return all(self.alike(a, b) for a, b in zip(f.inputs, g.inputs))
+
+    def _body(self, block):
+        if block.uid not in self._bodies:
+            self._bodies[block.uid] = [(function.op_name, [tuple(o.shape) for o in function.outputs])
+                                       for function in graph.walk(body(block))]
+        return self._bodies[block.uid]
+
+
+def _is_leaf(variable):
+    return variable.is_parameter or variable.is_constant or variable.is_input or variable.is_placeholder
+
+
+def _data(function):
+    """Returns the Variables a Function reads that are no Parameters or Constants."""
+    return [variable for variable in function.inputs if not (variable.is_parameter or variable.is_constant)]
+
+
+def _chain(variable):
+    """Returns [(steps, Variable)]: what is behind a Variable along Functions that read one Variable alone."""
+    found = []
+    while variable.is_output and len(found) < DEPTH:
+        data = {read.uid: read for read in _data(variable.owner)}
+        if len(data) != 1:
+            break
+        variable, = data.values()
+        found.append((len(found) + 1, variable))
+    return found
+
+
+def _between(output, inlet):
+    """Returns the Functions from an output down to an input of a part, and the leaves they read."""
+    path, leaves = [], {}
+    while output.uid != inlet.uid:
+        path.append(output.owner)
+        leaves.update((leaf.uid, leaf) for leaf in output.owner.inputs if leaf.is_parameter or leaf.is_constant)
+        output = _data(output.owner)[0]
+    return path, leaves
+
+
+def followed(outputs, differences):
+    """Returns a graph with the parts exchanged wherever the same layer is applied.
+
+    Args:
+        outputs (list of cntk.Variable): of Functions that read the network's leaves.
+        differences (list of Part): see `parts`.
+
+    Returns:
+        list of cntk.Variable: as many, in order; those that hold no such part as they were.
+    """
+    if not differences or not outputs:
+        return list(outputs)
+    whole = C.combine(outputs)
+    new_functions = {}
+    for part in differences:
+        path, leaves = _between(part.before, part.before_input)
+        if not leaves:
+            continue            # it reads no leaf by which it could be known again
+        for place in _applications(whole, path):
+            inlet = C.placeholder()
+            copy = C.combine([part.after]).clone(C.CloneMethod.share, {part.after_input: inlet})
+            new_functions[place] = copy
+    if not new_functions:
+        return list(outputs)
+    return list(graph.replace(whole, new_functions).outputs)
+
+
+def _applications(whole, path):
+    """Returns the places in a graph where a chain of Functions with the same leaves stands."""
+    found = []
+    for function in graph.walk(whole):
+        current, chain = function, []
+        for wanted in path:
+            if current is None or not _reads_alike(current, wanted):
+                break
+            chain.append(current)
+            data = _data(current)
+            below = data[0]
+            current = below.owner if below.is_output else None
+        else:
+            found.append(_Place(function.outputs[0], below, function.name or function.op_name))
+    return found
+
+
+def _reads_alike(function, wanted):
+    if function.op_name != wanted.op_name or len(set(v.uid for v in _data(function))) != 1:
+        return False
+    leaves = [[v.uid for v in f.inputs if v.is_parameter or v.is_constant] for f in (function, wanted)]
+    return leaves[0] == leaves[1] if wanted.is_block or leaves[1] else True
+
+
+def replaced(differences):
+    """Returns what of a network's Parameters takes the place of what, as `nc.Replaced` says it."""
+    found = []
+    for part in differences:
+        _, old = _between(part.before, part.before_input)
+        _, new = _between(part.after, part.after_input)
+        retired = [leaf for uid, leaf in old.items() if leaf.is_parameter and uid not in new]
+        added = [leaf for uid, leaf in new.items() if leaf.is_parameter and uid not in old]
+        if retired or added:
+            found.append(Replaced(part.before.name or part.before.owner.name or 'a layer', retired, added))
+    return found

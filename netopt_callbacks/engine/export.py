@@ -1,0 +1,39 @@
+"""A network handed out: a copy with Parameters of its own."""
+import tempfile
+import warnings
+
+import cntk as C
+
+from .. import graph
+
+
+def exported(model):
+    """Returns a copy of a model with Parameters of its own and the model's arguments.
+
+    CNTK's deep clone refuses some networks that it saves and loads rightly, such as a block with three
+    Constants (a Stabilizer is one): those are saved and loaded.
+
+    Args:
+        model (cntk.Function): stays as it is.
+
+    Raises:
+        Exception: whatever CNTK's clone raises, where the model cannot be saved either.
+    """
+    keep = {argument: argument for argument in model.arguments}
+    try:
+        with graph.cloned_whole():
+            return model.clone(C.CloneMethod.clone, keep)
+    except Exception as refused:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                model.save(folder + '/model')
+                copy = C.load_model(folder + '/model')
+        except Exception as error:
+            warnings.warn('a network that CNTK cannot clone (%s) cannot be saved either (%s)'
+                          % (_first_line(refused), _first_line(error)))
+            raise refused
+    return graph.substitute(copy, dict(zip(copy.arguments, model.arguments)))
+
+
+def _first_line(error):
+    return str(error).strip().split('\n')[0]

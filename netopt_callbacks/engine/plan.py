@@ -1,0 +1,235 @@
+"""Which learner trains which Parameter once an optimization has changed the network.
+
+Asked twice: of what the optimizations expect to change, before training; and of the transformed network.
+Nothing is changed here.
+"""
+import collections
+
+import cntk as C
+
+from ..optimizations.base import Transformed
+from . import learners as learner_facts
+from .callbacks import in_order
+from .learners import Trained, describe_parameter
+
+Plan = collections.namedtuple('Plan', 'trained, begin_with, messages')
+"""The `Trained` of each learner afterwards; {Parameter uid: what its smoothed gradient begins with}; and what
+the record says of them."""
+
+_REMEDY = 'Give the new Parameters a learner of their own, learner=lambda parameters: cntk.sgd(parameters, schedule)%s'
+_REMEDY_USER = ', or give the learner a method rebuilt(parameters)'
+
+
+class _Planner(object):
+    """Works out a `Plan`; see `planned`."""
+
+    def __init__(self, optimization, index, before, after, replaced, trained):
+        self._optimization = optimization
+        self._trained = trained
+        self._replaced = [one for one in replaced if one.retired or one.added]
+        known = {parameter.uid for parameter in before.parameters}
+        present = {parameter.uid for parameter in after.parameters}
+        self._owner = {parameter.uid: place for place, one in enumerate(trained) for parameter in one.parameters}
+        self._retired = [parameter for one in trained for parameter in one.parameters
+                         if parameter.uid not in present]
+        self._messages = []
+        frozen = self._frozen()
+        self._added = [parameter for parameter in after.parameters
+                       if parameter.uid not in known and parameter.uid not in frozen]
+        self._index = index
+
+    def _frozen(self):
+        """Returns the uids of added Parameters whose layer no learner trained before."""
+        frozen = set()
+        for one in self._replaced:
+            if one.retired and not any(old.uid in self._owner for old in one.retired):
+                frozen.update(parameter.uid for parameter in one.added)
+                self._messages.append('%s: no learner trained this layer, none trains it now' % one.layer)
+        return frozen
+
+    def plan(self):
+        lists = [list(one.parameters) for one in self._trained]
+        own = self._optimization.learner is not None and self._added
+        newcomers = collections.OrderedDict()           # place of a learner: what it trains from here on
+        if not own:
+            for parameter in self._added:
+                newcomers.setdefault(self._place_of(parameter), []).append(parameter)
+        begin_with = self._projected() if self._optimization.learner_state == 'project' else {}
+        for place, parameters in enumerate(lists):
+            self._exchange(place, parameters, newcomers.get(place, []))
+        trained = [one._replace(parameters=tuple(parameters)) for one, parameters in zip(self._trained, lists)]
+        if own:
+            trained.append(self._own_learner())
+        return Plan(tuple(trained), begin_with, self._messages)
+
+    def _place_of(self, parameter):
+        """Returns which learner is to train an added Parameter: the one that trained what it replaces."""
+        one = next((one for one in self._replaced if any(new.uid == parameter.uid for new in one.added)), None)
+        places = {self._owner[old.uid] for old in (one.retired if one else ()) if old.uid in self._owner} \
+            or {self._owner[old.uid] for old in self._retired} or set(range(len(self._trained)))
+        if len(places) > 1:
+            names = ', '.join(learner_facts.describe(self._trained[place].learner) for place in sorted(places))
+            raise ValueError(
+                '%s: it adds %s, and which of %d learners (%s) is to train it is not said: return '
+                'nc.Transformed(model, notes, replaced=[nc.Replaced(name, retired=(W,), added=(W1, W2)), ...]), '
+                'or give learner=lambda parameters: cntk.sgd(parameters, schedule)'
+                % (self._optimization.name, describe_parameter(parameter), len(places), names))
+        return places.pop()
+
+    def _exchange(self, place, parameters, newcomers):
+        """Puts the new Parameters of a learner where those are that they replace; edits `parameters`."""
+        learner = self._trained[place].learner
+        gone = {parameter.uid for parameter in self._retired}
+        left = [parameter for parameter in parameters if parameter.uid not in gone]
+        if len(left) == len(parameters) and not newcomers:
+            return
+        reason = learner_facts.not_rebuilt(learner)
+        if reason is not None:
+            if newcomers:
+                raise _refusal(self._optimization, self._layer_of(newcomers[0]), learner, reason)
+            return                  # it keeps what nothing reads any more; see `mark.reaching`
+        if not left and not newcomers:
+            return                  # CNTK has no learner without a Parameter
+        after = collections.OrderedDict()
+        for parameter in parameters:
+            if parameter.uid not in gone:
+                after[parameter.uid] = parameter
+                continue
+            after.update((new.uid, new) for new in self._replacements(parameter, newcomers))
+        after.update((new.uid, new) for new in newcomers)
+        parameters[:] = after.values()
+        self._say_reset(learner, newcomers)
+
+    def _replacements(self, retired, newcomers):
+        mine = {new.uid for new in newcomers}
+        return [new for one in self._replaced if any(old.uid == retired.uid for old in one.retired)
+                for new in one.added if new.uid in mine]
+
+    def _layer_of(self, parameter):
+        return next((one.layer for one in self._replaced if any(new.uid == parameter.uid for new in one.added)),
+                    describe_parameter(parameter))
+
+    def _say_reset(self, learner, newcomers):
+        if newcomers and learner_facts.shares_count(learner):
+            self._messages.append('the learner state of %s begins at zero; the smoothed count that %s keeps for '
+                                  'all its Parameters is not reset'
+                                  % (', '.join(map(describe_parameter, newcomers)), learner_facts.describe(learner)))
+
+    def _own_learner(self):
+        learner = self._optimization.learner(list(self._added))
+        covered = {parameter.uid for parameter in learner_facts.parameters_of([learner])}
+        for parameter in self._added:
+            if parameter.uid not in covered:
+                raise ValueError('%s: the learner that learner= makes must train all new Parameters, got one '
+                                 'without %s; hand it the whole list it is given'
+                                 % (self._optimization.name, describe_parameter(parameter)))
+        return Trained(learner, tuple(self._added), self._index)
+
+    def _projected(self):
+        begin_with = {}
+        for one in self._replaced:
+            if not one.added or not any(old.uid in self._owner for old in one.retired):
+                continue
+            if one.projection is None or len(one.retired) != 1:
+                raise ValueError("%s: layer %s: learner_state='project', but the transform says of this layer no "
+                                 "projection of its one retired Parameter: give Replaced(projection=...), or "
+                                 "learner_state='reset'" % (self._optimization.name, one.layer))
+            learner = self._trained[self._owner[one.retired[0].uid]].learner
+            _refuse_projection(self._optimization, one.layer, learner)
+            begin_with.update(learner_facts.projected(learner, one.retired[0], one.projection, one.added))
+        return begin_with
+
+
+def planned(optimization, index, before, after, replaced, trained):
+    """Returns the `Plan` for a transformed network.
+
+    Args:
+        optimization (nc.Optimization): what made it.
+        index (int): its place in the list of the run's optimizations.
+        before, after (cntk.Function): the network before and after.
+        replaced (list of nc.Replaced): what the transform says of Parameters that took the place of others.
+        trained (tuple of Trained): the learners before.
+
+    Raises:
+        ValueError: a learner that would have to train other Parameters cannot be built over them, or which
+            learner is to train a new Parameter is not said.
+    """
+    return _Planner(optimization, index, before, after, replaced, trained).plan()
+
+
+def unread(trained, loss):
+    """Returns the Parameters of learners that a loss does not read."""
+    read = {parameter.uid for parameter in loss.parameters}
+    return [parameter for one in trained for parameter in one.parameters if parameter.uid not in read]
+
+
+def refuse_expected(optimizations, model, trained):
+    """Lets optimizations refuse a model before training, and refuses what no learner could train.
+
+    Each gets the model as those before it are expected to leave it, as far as that is known.
+
+    Args:
+        optimizations (list of nc.Optimization): those still to be applied.
+        model (cntk.Function): the graph of the trainer.
+        trained (tuple of Trained): the learners of the trainer.
+
+    Raises:
+        TypeError, ValueError: what `check` raises or returns wrongly; a learner that does not fit.
+    """
+    owners = {parameter.uid: one.learner for one in trained for parameter in one.parameters}
+    for index in in_order(optimizations):
+        optimization = optimizations[index]
+        returned = optimization.check(model)
+        if returned is None:
+            return
+        expected = returned if isinstance(returned, Transformed) else Transformed(returned)
+        if not isinstance(expected.model, C.Function):
+            raise TypeError('%s: check(model) must return a cntk.Function, an nc.Transformed or None, got %r; None is '
+                            'where nothing is known yet' % (optimization.name, expected.model))
+        replaced = [one for one in expected.replaced if one.retired]
+        _refuse_replaced(optimization, replaced, owners)
+        for one in replaced:
+            owner = next((owners[old.uid] for old in one.retired if old.uid in owners), None)
+            if owner is not None and optimization.learner is None:
+                owners.update((new.uid, owner) for new in one.added)
+        model = expected.model
+
+
+def _refuse_replaced(optimization, replaced, owners):
+    """Refuses a layer that is to change, or layers that may change where none of them could."""
+    possible = []
+    for one in replaced:
+        try:
+            _refuse_one(optimization, one, owners)
+        except ValueError as error:
+            if one.added:
+                raise
+            possible.append(error)
+    if possible and len(possible) == len(replaced):
+        raise possible[0]
+
+
+def _refuse_one(optimization, one, owners):
+    for old in one.retired:
+        if old.uid not in owners:
+            continue
+        learner = owners[old.uid]
+        if optimization.learner_state == 'project':
+            _refuse_projection(optimization, one.layer, learner)
+        reason = learner_facts.not_rebuilt(learner)
+        if optimization.learner is None and reason is not None:
+            raise _refusal(optimization, one.layer, learner, reason)
+
+
+def _refusal(optimization, layer, learner, reason):
+    users = _REMEDY_USER if 'UserLearner needs' in reason else ''
+    return ValueError('%s: layer %s: its learner (%s) would have to train its new Parameters in the place of those '
+                      'it retires, and %s. %s' % (optimization.name, layer, learner_facts.describe(learner), reason,
+                                                  _REMEDY % users))
+
+
+def _refuse_projection(optimization, layer, learner):
+    reason = learner_facts.no_projection(learner)
+    if reason is not None:
+        raise ValueError("%s: layer %s: learner_state='project', but %s trains it: %s. Use learner_state='reset'"
+                         % (optimization.name, layer, learner_facts.describe(learner), reason))

@@ -1,0 +1,121 @@
+"""The network of a trainer at one time, as an immutable value.
+
+A `State` says all that a C++ trainer is built from. Every change of a running trainer puts one in the
+place of another, see `network`.
+"""
+import collections
+from typing import Any, NamedTuple, Optional, Tuple
+
+import cntk as C
+
+from .. import graph
+from ..graph.walk import function_of, named
+from . import remember
+from .learners import trained_by
+
+OWN = '_netopt_callbacks_own'
+
+
+class State(NamedTuple):
+    """What a trainer computes and trains.
+
+    Attributes:
+        whole (cntk.Function): the outputs of model, loss and metric, combined.
+        models (int): how many of them are the model's; 0 for a trainer without one.
+        has_metric (bool): whether the last one is a metric.
+        kinds (tuple): for model, loss and metric (name of the Function, name of the combine it is or None).
+        trained (tuple of Trained): its learners and what each trains.
+        unique_id (int): CNTK's uid counter where the graph begins; None where the graph is the user's own.
+    """
+
+    whole: Any
+    models: int
+    has_metric: bool
+    kinds: Tuple
+    trained: Tuple
+    unique_id: Optional[int] = None
+
+    @property
+    def learners(self):
+        """The learners, in order."""
+        return [one.learner for one in self.trained]
+
+    @property
+    def model(self):
+        """The model, or None."""
+        return self._part(0, 0, self.models) if self.models else None
+
+    @property
+    def loss(self):
+        return self._part(1, self.models, self.models + 1)
+
+    @property
+    def metric(self):
+        """The metric, or None."""
+        return self._part(2, self.models + 1, self.models + 2) if self.has_metric else None
+
+    def _part(self, place, begin, end):
+        outputs = list(self.whole.outputs)[begin:end]
+        name, combined = self.kinds[place]
+        if combined is None:
+            return function_of(outputs, name)
+        return named(C.combine(outputs, name=combined), name)
+
+
+def own(function):
+    """Marks a Function as the engine's, no reader of the script's; returns it."""
+    function.__dict__[OWN] = True
+    return function
+
+
+def current(trainer):
+    """Returns the State of a Trainer that is remembered."""
+    handed = remember.handed(trainer)
+    if handed.state is None:
+        handed.state = _as_built(trainer, handed.learners)
+    return handed.state
+
+
+def _as_built(trainer, learners):
+    model, loss, metric = trainer.model, trainer.loss_function, trainer.evaluation_function
+    outputs = [] if model is None else list(model.outputs)
+    models = len(outputs)
+    outputs.append(loss.output)
+    if metric is not None:
+        outputs.append(metric.output)
+    kinds = tuple(None if function is None else _kind(function) for function in (model, loss, metric))
+    return State(own(C.combine(outputs)), models, metric is not None, kinds, trained_by(learners))
+
+
+def _kind(function):
+    """Returns (its name, the name of the combine it is or None)."""
+    root = function.root_function
+    return function.name, root.name if root.op_name == 'Combine' else None
+
+
+Original = collections.namedtuple(
+    'Original', 'state, models, has_metric, signature, metric_signature, arguments, leaves, learners')
+Original.__doc__ = """What a plain checkpoint of a trainer is of: its network before the first exchange.
+
+Attributes:
+    state (State): None once a Parameter of it is retired, so that its memory is let go.
+    models, has_metric: as of a State.
+    signature, metric_signature (str): see `saved_graph.signature`.
+    arguments (list of cntk.Variable): its inputs, in order.
+    leaves (tuple of lists of str): the uids of its Parameters and of its Constants, in order.
+    learners (list of (Trained without Parameters, list of str)): each learner, and the uids of what it trained.
+"""
+
+
+def signature(model):
+    """Returns a text that two graphs share if they hold the same operations and shapes."""
+    return ' '.join(operations_of(model))
+
+
+def operations_of(model):
+    """Returns the operations and shapes of a graph as texts, in its order."""
+    operations = ['%s%s' % (function.op_name, [tuple(o.shape) for o in function.outputs])
+                  for function in graph.walk(model, into_blocks=True)
+                  if not function.is_block and function.op_name != 'Combine']
+    shapes = [str(tuple(parameter.shape)) for parameter in model.parameters]
+    return operations + shapes

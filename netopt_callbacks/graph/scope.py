@@ -1,0 +1,35 @@
+"""The part of a model that its trainer trains, where a model holds more than that.
+
+A script evaluates other Functions over the layers of its network, and they follow every change of it. So the
+engine gives an optimization one graph with all of them: the outputs of the trainer's model, loss and metric
+first, then those of the others. A filter is asked about the layers of the trainer alone.
+"""
+import contextlib
+import threading
+
+import cntk as C
+
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def seen_first(outputs):
+    """Says, meanwhile and on this thread, how many outputs of a model given to a transform are the trainer's."""
+    before = getattr(_local, 'outputs', None)
+    _local.outputs = outputs
+    try:
+        yield
+    finally:
+        _local.outputs = before
+
+
+def trained_part(model):
+    """Returns the part of a model that the trainer trains: all of it, outside of a running trainer.
+
+    Args:
+        model (cntk.Function): as given to `transform`, or a copy with the same outputs in the same order.
+    """
+    count = getattr(_local, 'outputs', None)
+    if count is None or count >= len(model.outputs):
+        return model
+    return C.combine(list(model.outputs)[:count])
