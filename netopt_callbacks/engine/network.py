@@ -156,8 +156,9 @@ class Network(object):
         outputs = list(before.whole.outputs)
         if self.workers.count > 1:
             self.workers.align_unique_id()      # CNTK aggregates gradients in the order of their uids
-        optimization.prepare(before.whole, minibatches(before.whole.arguments))
-        done = _applied(optimization, outputs, found)
+        with graph.trained_by(parameter.uid for one in before.trained for parameter in one.parameters):
+            optimization.prepare(before.whole, minibatches(before.whole.arguments))
+            done = _applied(optimization, outputs, found)
         new = list(done.model.outputs)
         plan = planned(optimization, index, before.whole, C.combine(new[:len(outputs)]), done.replaced, before.trained)
         after = before._replace(whole=_same(before.whole, new[:len(outputs)]), trained=plan.trained)

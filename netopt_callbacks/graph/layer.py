@@ -82,7 +82,7 @@ class Layer(object):
     @property
     def label(self):
         """The layer for messages: its name after those of the blocks around it, and W's shape."""
-        return label_of(self.op_name, self.enclosing, self.name, self.parameters if self.W is None else [self.W])
+        return label_of(self.op_name, self.enclosing, self.name, sorted(self.parameters, key=lambda parameter: parameter.name) if self.W is None else [self.W])
 
     @property
     def output_rank(self):
