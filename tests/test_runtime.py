@@ -165,7 +165,8 @@ def test_undo_stays_in_its_folder_whatever_the_list_says(environment, name):
     with open(listing, 'w') as file:
         json.dump(dict(links, **{name.format(outside=outside): 'target'}), file)
     assert environment.runtime().undo() == ALL_LINKS
-    assert os.readlink(outside) == 'target' and os.path.islink(os.path.join(environment.prefix, 'elsewhere', 'inside'))
+    assert os.readlink(outside) == 'target'
+    assert os.path.islink(os.path.join(environment.prefix, 'elsewhere', 'inside'))
     assert environment.content() == {'folder': os.path.dirname(elsewhere)}
 
 

@@ -15,6 +15,8 @@ from netopt_callbacks import safe_load
 from netopt_callbacks.lowering.replace import lower_binary_convolutions
 from test_lowering import binarized, same_bits
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(nc.__file__)))
+
 
 class Twice(UserFunction):
     """A function of a user's own."""
@@ -68,7 +70,8 @@ def test_what_cntk_itself_does(tmp_path, how):
 
 
 @pytest.mark.parametrize('module, name', [
-    ('os import path; {touch}; from os', 'system'), ('os', 'system; {touch}'), ('os import path\n{touch}\nfrom os', 'system'),
+    ('os import path; {touch}; from os', 'system'), ('os', 'system; {touch}'),
+    ('os import path\n{touch}\nfrom os', 'system'),
     ('os', 'system as x, {touch}'), ('os', '__import__("os").system("touch {ran}")'), ('', 'system'), ('os', ''),
     ('.', 'x'), ('os..path', 'x'), ('.os', 'x'), ('os.path.', 'x'), ('os system', 'x'), ('o-s', 'x'),
     ('../lib', 'x'), ('/lib/x.so', 'x'), ('no_such_package_here', 'x'), ('antigravity', 'x'),
@@ -106,6 +109,16 @@ def test_functions_of_packages_are_loaded(tmp_path):
 @pytest.mark.parametrize('state', ['not a name; at all', 'os; import x'])
 def test_what_a_function_keeps_for_itself_is_its_own(tmp_path, state):
     safe_load.load_model(crafted(tmp_path / 'model', state=state))
+
+
+def test_a_checkpoint_is_a_model_too(tmp_path):
+    x, y = C.input_variable(3), C.input_variable(2)
+    model = C.layers.Dense(2)(C.layers.Dropout(0.5)(C.user_function(Twice(x))))
+    trainer = C.Trainer(model, C.squared_error(model, y), [C.adam(model.parameters, 0.1, 0.9)])
+    trainer.save_checkpoint(str(tmp_path / 'checkpoint'))
+    for name in ('checkpoint', 'checkpoint.ckp'):
+        safe_load.check_model(str(tmp_path / name))
+    assert len(safe_load.load_model(str(tmp_path / 'checkpoint')).parameters) == 2
 
 
 def test_a_module_that_is_not_imported_yet(tmp_path, monkeypatch):
@@ -215,13 +228,12 @@ def test_summary_in_any_locale(tmp_path, locale):
     os.rename(str(tmp_path / 'plain'), file)
     done = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'netopt_callbacks', 'summary', file.encode('utf-8')],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env=dict(os.environ, LC_ALL=locale, PYTHONIOENCODING='', PYTHONUTF8='0', PYTHONPATH=os.path.dirname(
-                              os.path.dirname(os.path.abspath(nc.__file__)))))
+                          env=dict(os.environ, LC_ALL=locale, PYTHONIOENCODING='', PYTHONUTF8='0', PYTHONPATH=ROOT))
     assert done.returncode == 0, done.stderr
     assert ('caf\u00e9'.encode('utf-8') if locale == 'C.UTF-8' else b'caf') in done.stdout and b'Dense' in done.stdout
     missing = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'netopt_callbacks', 'summary',
                               file.encode('utf-8') + b'x'], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             env=dict(os.environ, LC_ALL=locale))
+                             env=dict(os.environ, LC_ALL=locale, PYTHONPATH=ROOT))
     assert missing.returncode == 1 and b'Traceback' not in missing.stderr and b'is no CNTK model' in missing.stderr
 
 
@@ -229,9 +241,8 @@ def test_summary_without_cntk(tmp_path):
     """An interpreter for which CNTK's package is broken."""
     (tmp_path / 'cntk').mkdir()
     (tmp_path / 'cntk' / '__init__.py').write_text('raise ImportError("libmpi.so.12: cannot open")')
-    root = os.path.dirname(os.path.dirname(os.path.abspath(nc.__file__)))
     done = subprocess.run([sys.executable, '-m', 'netopt_callbacks', 'summary', 'model'], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, universal_newlines=True,
-                          env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), root])))
+                          env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), ROOT])))
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert 'libmpi.so.12: cannot open' in done.stderr and 'netopt_callbacks doctor' in done.stderr
