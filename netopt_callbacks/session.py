@@ -14,7 +14,7 @@ from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig
                                          TestConfig, TrainingSession, _unpack_parameter_frequency)
 
 from .engine import directors, learners as learner_facts, random_state, remember, sources
-from .engine.callbacks import NeverApplied, refuse_epochs_that_never_come
+from .engine.callbacks import refuse_epochs_that_never_come
 from .engine.checkpoint import HANDED_OVER
 from .engine.engine import Engine
 from .engine.held_out import held_out
@@ -169,7 +169,7 @@ class Session(object):
                 self._run(device, restored)
                 self.engine.finish()
             except BaseException as error:
-                if self.engine.workers.count > 1 and not isinstance(error, NeverApplied):
+                if self.engine.workers.count > 1 and not getattr(error, 'on_all_workers', False):
                     self.engine.workers.end_all()
                 self.engine.abandon()
                 raise

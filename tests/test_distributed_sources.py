@@ -109,7 +109,10 @@ def trained(kind, source, folder, swaps, **options):
     else:
         session = nc.training_session(
             epoch_size=EPOCH, callbacks=[Identity(epoch=swap) for swap in swaps] or [nc.Observer()], **arguments)
-        session.train()
+        try:
+            session.train()
+        except ValueError as error:
+            return [str(error), session.result.model is not None]
         records = [record.epoch for record in session.result.records]
     values = hashlib.sha256(b''.join(p.value.tobytes() for p in trainer.loss_function.parameters))
     return [trainer.total_number_of_samples_seen, values.hexdigest(),
@@ -134,6 +137,8 @@ def main(kind, folder):
         found[source]['plain that saves'] = trained(kind, source, folder, None, checkpoint_config=saves)
         if kind == 'block momentum':    # its end is saved as well
             found[source]['swaps that save'] = trained(kind, source, folder, [1, 2, 3], checkpoint_config=saves)
+    if kind == 'data parallel':
+        found['never'] = trained(kind, 'shares', folder, [9])
     with open(os.path.join(folder, 'outcome%d' % rank), 'w') as stream:
         json.dump(found, stream)
     C.Communicator.finalize()
@@ -191,6 +196,12 @@ def test_workers_end_with_the_same_network(kind, outcomes):
     for source in SOURCES:
         for name in PLANS:
             assert first[source][name] == second[source][name], (source, name)
+
+
+def test_epoch_that_never_came_is_told_by_each_worker_and_leaves_the_model(outcomes):
+    for runs in outcomes('data parallel'):
+        message, has_model = runs['never']
+        assert message.startswith('training ended after 602 samples') and has_model
 
 
 def test_block_momentum_ends_however_far_apart_workers_are(outcomes):

@@ -51,8 +51,10 @@ def refuse_lower_without_data(lower, data):
                          'or a cross-validation source')
 
 
-class NeverApplied(ValueError):
-    """An optimization did not become due in the whole of a run: on all workers alike."""
+def on_all_workers(error):
+    """Marks an error that every worker raises alike: none has to be ended by the others."""
+    error.on_all_workers = True
+    return error
 
 
 def refuse_epochs_that_never_come(optimizations, clock, learners, workers, sweeps_are_told):

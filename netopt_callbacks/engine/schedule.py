@@ -113,18 +113,17 @@ class Clock(object):
             raise ValueError('%s needs a sample to train, and max_samples, which CNTK counts over the life of '
                              'the learners, leaves this run none: give more; nc.optimize(...) changes a network '
                              'without training it' % optimization.name)
-        self._check_source(optimization)
-        if self.max_samples is None or self.unit != DataUnit.sample \
-                or isinstance(optimization.epoch, tuple):
-            return
-        last = self.max_samples // self.count
-        if optimization.epoch > last:
+        known = self.max_samples is not None and self.unit == DataUnit.sample \
+            and not isinstance(optimization.epoch, tuple)
+        last = self.max_samples // self.count if known else None
+        if known and optimization.epoch > last:
             raise ValueError(
                 '%s(epoch=%d) is past the end of training: max_samples, which CNTK counts over the '
                 'life of the learners, leaves this run %d samples, %s of epoch_size=%d, so %d is the '
                 'last epoch it can name; give that, or train longer'
                 % (optimization.name, optimization.epoch, self.max_samples,
                    _epochs(self.max_samples / float(self.count)), self.count, last))
+        self._check_source(optimization)
 
 
     def needs_sweeps(self, optimization):
