@@ -252,7 +252,7 @@ def _carry(old, new, before, after, retired, project):
     mine = []
     for parameter, begin in zip(after, new.create_checkpoint()[STATE]):
         mine.append(np.array(theirs.get(parameter.uid, begin), order='C').reshape(np.shape(begin)))
-    if project is not None and np.size(theirs.get(retired, ())):
+    if project is not None and np.size(theirs.get(retired, ())) == len(project[0]) * project[1].shape[1]:
         gradient = np.asarray(theirs[retired]).reshape(len(project[0]), -1)
         place = [p.uid for p in before].index(retired)
         mine[place] = gradient.dot(project[1].T).reshape(mine[place].shape)

@@ -84,7 +84,7 @@ def test_learner_of_their_own_for_the_factors(kind):
 def test_rate_that_the_script_resets_stays(kind, when):
     def reset(run):
         for learner in run.inner:
-            learner.reset_learning_rate(C.learning_parameter_schedule(0.003))
+            learner.reset_learning_rate(C.learning_parameter_schedule(0.0007))
 
     mine = Plain(kind)
     with attached(mine, factoring()):

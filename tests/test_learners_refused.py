@@ -132,7 +132,8 @@ def test_projected_state_is_the_chain_rule():
 
 
 @pytest.mark.parametrize('make, words', [
-    (lambda: Script(learner='adam'), "learner_state='project', but adam trains it.*'reset'"),
+    (lambda: Script(learner='adam'), "learner_state='project', but the trainer has no learner it is defined for, it has "
+                                     "adam.*'reset'"),
     (lambda: with_learners(lambda W, rest: [C.momentum_sgd(rest, 0.1, 0.9)] + LEARNERS['adam']([W])),
      "layer hidden: learner_state='project', but adam trains it")])
 def test_projection_for_an_adaptive_learner_is_refused(make, words):
@@ -208,9 +209,11 @@ def test_retired_parameter_without_a_successor(learner):
             script.trainer.train_minibatch({script.x: script.images[rows], script.label: script.labels[rows]})
             if number == 1:
                 frozen = W.value
-    assert np.array_equal(W.value, frozen) and np.isfinite(script.trainer.previous_minibatch_loss_average)
     keeps = any(p.uid == W.uid for one in script.learners for p in parameters_of(one))
     assert keeps == (learner in ('user', 'W alone'))
+    assert np.array_equal(W.value, frozen) == (learner != 'W alone')        # there momentum goes on, of no effect
+    fixed = next(c for c in script.z.constants if c.shape == W_SHAPE)
+    assert np.array_equal(fixed.value, frozen) and np.isfinite(script.trainer.previous_minibatch_loss_average)
 
 
 def test_retired_parameter_is_no_longer_trained_where_its_factors_have_a_learner_of_their_own():
@@ -319,8 +322,7 @@ def test_learner_that_cannot_be_rebuilt_is_refused_before_training(front, make, 
                     script.trainer.train_minibatch({script.x: script.images[rows], script.label: script.labels[rows]})
         else:
             nc.train(C.combine([script.loss, script.metric]), (script.images, script.labels), epoch_size=128,
-                     parameter_learners=script.learners, callbacks=[optimization], max_epochs=4,
-                     model_inputs_to_streams={script.x: 0, script.label: 1})
+                     parameter_learners=script.learners, callbacks=[optimization], max_epochs=4)
 
     with pytest.raises(ValueError, match='(?s)FactorDense: layer hidden.*' + words):
         train(factoring())
@@ -387,11 +389,11 @@ def let_go():
 
 
 def test_memory_of_w_and_of_its_state_is_let_go():
-    """W, its gradient and its smoothed gradient are of 64 MB each."""
+    """W and its smoothed gradient are of 64 MB each; what is held of the gradient CNTK may use again."""
     environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)]))
     output = subprocess.check_output([sys.executable, '-c', 'import test_learners_refused as t; t.let_go()'],
                                      env=environment, universal_newlines=True)
-    assert int(output.split('LETGO ')[1]) >= 160, output
+    assert int(output.split('LETGO ')[1]) >= 120, output
 
 
 def test_parameter_that_is_retired_is_held_by_nothing_of_ours():

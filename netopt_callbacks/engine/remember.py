@@ -108,7 +108,8 @@ def _remember_learner(create):
     @functools.wraps(create)
     def factory(*args, **options):
         learner = create(*args, **options)
-        setattr(learner, ATTRIBUTE, (create.__name__, args))
+        # The update function of C.universal reads the Parameters; kept, it would pass for one of the script's.
+        setattr(learner, ATTRIBUTE, (create.__name__, args[:1] if create.__name__ == 'universal_learner' else args))
         return learner
     return factory
 
