@@ -17,6 +17,7 @@ from ..graph.walk import functions, walk
 from . import remember, state
 from .state import OWN, signature
 
+_UNKNOWN = C.placeholder().shape
 _moved = {}             # uid of an output before a change: the Variable that stands for it
 
 
@@ -181,7 +182,12 @@ class _Reading(object):
 
 
 def applied_as_in(function, whole):
-    """Returns a layer function applied to the input that a network applies it to; None where that is not seen."""
+    """Returns a layer function applied to an input as a network gives it; None where that is not seen.
+
+    Args:
+        function (cntk.Function): with one placeholder.
+        whole (cntk.Function): the network, in which the Parameters that it applies to its input are applied, too.
+    """
     if len(function.placeholders) != 1:
         return None
     inlet = function.placeholders[0].uid
@@ -189,9 +195,10 @@ def applied_as_in(function, whole):
              for leaf in part.inputs if leaf.is_parameter and any(v.uid == inlet for v in part.inputs)}
     for part in walk(whole):
         if any((part.op_name, leaf.uid) in first for leaf in part.inputs if leaf.is_parameter):
-            data = [variable for variable in part.inputs if variable.is_input]
-            if len(data) == 1:
-                return function(data[0])
+            data = [variable for variable in part.inputs if not (variable.is_parameter or variable.is_constant)]
+            if len(data) == 1 and data[0].shape != _UNKNOWN:
+                return function(data[0] if data[0].is_input else C.input_variable(
+                    data[0].shape, data[0].dtype, dynamic_axes=data[0].dynamic_axes, name=data[0].name))
     return None
 
 
