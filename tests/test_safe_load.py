@@ -12,7 +12,7 @@ import netopt_callbacks as nc
 from binary_networks import convolutions, images
 from netopt_callbacks import __main__ as command_line
 from netopt_callbacks import safe_load
-from netopt_callbacks.lowering.replace import lower_binary_convolutions
+from netopt_callbacks.lowering.replace import lower_binary_layers
 from test_lowering import binarized, same_bits
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(nc.__file__)))
@@ -100,7 +100,7 @@ def test_functions_of_packages_are_loaded(tmp_path):
     model = safe_load.load_model(crafted(tmp_path / 'model'))
     assert model.eval(np.ones((1, 3), np.float32)).shape == (1, 2)
     features, network = convolutions()
-    lowered = lower_binary_convolutions(binarized(network))
+    lowered = lower_binary_layers(binarized(network))
     lowered.save(str(tmp_path / 'lowered'))
     values = images(features.shape)
     assert same_bits(safe_load.load_model(tmp_path / 'lowered').eval(values), lowered.eval(values))
