@@ -115,7 +115,8 @@ public:
 
     std::unique_ptr<Planned> plan(Wiring& wiring) const override {
         require_op(wiring.read_extents[0].channels % gives[0].groups == 0,
-                   std::to_string(wiring.read_extents[0].channels) + " channels cannot be divided into " + std::to_string(gives[0].groups) + " groups");
+                   std::to_string(wiring.read_extents[0].channels) + " channels cannot be divided into " +
+                       std::to_string(gives[0].groups) + " groups");
         wiring.gives_extents[0] = wiring.read_extents[0];
         wiring.gives_extents[0].form = gives[0];
         return std::make_unique<PlannedRegroup>(wiring, encoding_);

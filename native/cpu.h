@@ -5,7 +5,8 @@
 
 namespace bitconv {
 
-// A bit of CPUID leaf 7, or of leaf 1 for `base`, and the register state (bits of XCR0) that the operating system has to save for its instructions.
+// A bit of CPUID leaf 7, or of leaf 1 for `base`, and the register state (bits of XCR0) that the operating system has to save
+// for its instructions.
 struct CpuFeature {
     enum Word { ebx, ecx, edx, base } word;
     int bit;

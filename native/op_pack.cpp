@@ -101,7 +101,8 @@ private:
         const int per_word = channels_per_word(implementation_.encoding), planes = (channels + per_word - 1) / per_word;
         Limits made;
         bool all_plain = true;
-        for (int c = 0; c < channels; ++c) all_plain = all_plain && plain(data_.low(c, channels), data_.high(c, channels), data_.flip(c, channels));
+        for (int c = 0; c < channels; ++c)
+            all_plain = all_plain && plain(data_.low(c, channels), data_.high(c, channels), data_.flip(c, channels));
         made.thresholds.assign(std::size_t(planes) * per_word, 0);
         if (!all_plain) made.highs.assign(made.thresholds.size(), 0);
         made.flips.assign(planes, 0);

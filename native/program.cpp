@@ -259,7 +259,8 @@ std::shared_ptr<const SizePlan> Program::make_plan(const std::vector<ImageSize>&
     plan->arena_bytes = lay_out(lifetimes, plan->places);
     require(plan->arena_bytes <= most_arena_bytes, "the values of one image take " + std::to_string(plan->arena_bytes) +
                                                        " bytes, more than " + std::to_string(most_arena_bytes));
-    plan->most_images = int(std::min<std::size_t>(most_chunk, std::max<std::size_t>(1, chunk_bytes / std::max<std::size_t>(1, plan->arena_bytes))));
+    const std::size_t fitting = chunk_bytes / std::max<std::size_t>(1, plan->arena_bytes);
+    plan->most_images = int(std::min<std::size_t>(most_chunk, std::max<std::size_t>(1, fitting)));
     return plan;
 }
 

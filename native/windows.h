@@ -30,7 +30,8 @@ struct Windows {
         for (int axis = 0; axis < 2; ++axis) {
             const std::int64_t padded = sizes[axis] + padding[axis][0] + padding[axis][1];
             const std::int64_t window = kernel[axis] ? kernel[axis] : sizes[axis];
-            require_op(padded >= window, "the window of " + std::to_string(window) + " is larger than the padded image of " + std::to_string(padded));
+            require_op(padded >= window,
+                       "the window of " + std::to_string(window) + " is larger than the padded image of " + std::to_string(padded));
             outputs[axis] = (padded - window) / stride[axis] + 1;
             // A last window that begins in the padding behind the image would read nothing.
             require_op((outputs[axis] - 1) * stride[axis] - padding[axis][0] < sizes[axis], "a window lies outside the image");

@@ -19,20 +19,22 @@ class Program(object):
         outputs (list of str): names of float values, of which a call gives arrays.
         implementation: a name from `native.implementations()`; by default what `native.implementation()` says.
 
-    The ops and their keys, with defaults; a vector is float32 `[channels]`, or one number for all channels:
+    The ops and their keys; a vector is float32 `[channels]`, or one number for all channels.
 
-    | op | reads, gives | keys |
-    |---|---|---|
-    | pack | values: bits | the keys of bits |
-    | map | values: an ending | the keys of an ending |
-    | convolution | bits: an ending, or bits | `weights` (float32 `[filters, channels // groups, height, width]`, of which the signs are kept) or `words` and `channels` as `BinaryConvolution` holds them, `strides`, `padding`, `dilation`, `groups`; the keys of an ending, or `sum_threshold` |
-    | dense | bits: an ending, or bits | `weights` (float32 `[inputs, outputs]`), `image`: the shape `(channels, height, width)` that its inputs are the flattened values of; the keys of an ending, or `sum_threshold` |
-    | float_convolution, float_dense | values: an ending | as convolution and dense, with float32 `weights` that are used as they are; sums are fused multiply-adds in the order of the taps, then channels |
-    | or_pool | bits: bits | max pooling of signs: `kernel` (0, 0: the whole image), `strides`, `padding` |
-    | max_pool, average_pool | values: values | `kernel`, `strides`, `padding`; padded places are left out, and not counted |
-    | mean_abs | values: values `[1, 1, 1]` | the mean of the absolute values of a sample |
-    | reshape | values: values | `shape`: three lengths or one, one of them -1; in the order [channels, height, width] |
-    | unpack | bits: values | +1 where a bit is set, else -1 |
+    pack: values to bits. The keys of bits.
+    map: values through an ending.
+    convolution: bits to an ending, or to bits of sums. `weights` (float32 `[filters, channels // groups, height, width]`, of
+        which the signs are kept), or `words` and `channels` as `BinaryConvolution` holds them; `strides`, `padding`,
+        `dilation`, `groups`; the keys of an ending, or `sum_threshold`.
+    dense: bits to an ending, or to bits of sums. `weights` (float32 `[inputs, outputs]`); `image`, the shape
+        `(channels, height, width)` that its inputs are the flattened values of; the keys of an ending, or `sum_threshold`.
+    float_convolution, float_dense: values to an ending. As these two, with float32 `weights` that are used as they are; sums
+        are fused multiply-adds in the order of the taps, then channels.
+    or_pool: bits to bits, max pooling of signs. `kernel` (0, 0: the whole image), `strides`, `padding`.
+    max_pool, average_pool: values to values. The same keys; padded places are left out, and not counted.
+    mean_abs: values to values `[1, 1, 1]`, the mean of the absolute values of a sample.
+    reshape: values to values. `shape`: three lengths or one, one of them -1, in the order [channels, height, width].
+    unpack: bits to values, +1 where a bit is set, else -1.
 
     An ending is `steps`, each a tuple of a name and vectors, in order and each rounded to float32: `('multiply', a)`,
     `('add', a)`, `('normalize', mean, k, beta)` for fma(v - mean, k, beta), `('normalize_apart', mean, k, beta)` for the

@@ -123,7 +123,8 @@ private:
     }
 
     void ending(Writer& fields, std::vector<int>& reads, Value of) {
-        static const char* const names[] = {"multiply", "add", "normalize", "normalize_apart", "relu", "relu_halves", "leaky", "clip", "add_value", "multiply_value"};
+        static const char* const names[] = {"multiply", "add", "normalize", "normalize_apart", "relu", "relu_halves", "leaky", "clip",
+                                            "add_value", "multiply_value"};
         static const int vectors[] = {1, 1, 3, 3, 0, 0, 1, 2, 0, 0};
         std::string steps;
         const int count = bytes_.between(0, 4);
