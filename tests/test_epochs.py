@@ -89,7 +89,8 @@ class Workers(object):
 
 
 @pytest.mark.parametrize('epoch_size, epoch, block_momentum, told, refused', [
-    (None, 1, False, False, True), (None, 1, False, True, False), (None, 1, True, True, True), (None, 0, True, False, False),
+    (None, 1, False, False, True), (None, 1, False, True, False), (None, 1, True, True, True),
+    (None, 0, True, False, False),
     (100, (1, DataUnit.sweep), False, False, True), (100, (0, DataUnit.sweep), True, False, False),
     (100, 1, True, False, False), ((3, DataUnit.minibatch), 1, False, False, False),
     ((3, DataUnit.minibatch), 1, True, False, True)])

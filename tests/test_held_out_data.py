@@ -10,7 +10,7 @@ from scipy import sparse
 import netopt_callbacks as nc
 from netopt_callbacks.engine.held_out import Measure, held_out, samples_of
 from test_held_out import RowsWithPosition
-from user_script import Identity, Stops
+from user_script import Identity
 
 RANDOM = np.random.RandomState(7)
 LENGTHS = RANDOM.randint(2, 7, 30)
