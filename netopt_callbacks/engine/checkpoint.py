@@ -17,19 +17,16 @@ loses or tears the pair, but never both generations: `complete` finishes the ren
 empty files in the folder, tell what the files alone do not: see `WHOLE` and `HANDED_OVER`.
 """
 import collections
-import json
 import os
 import re
 
-import cntk as C
 from cntk import cntk_py
 
-from ..records import Record
-from . import saved_graph
-from .state import own
+from . import phase_file, saved_graph
+from .load import load_graph
 from .mark import label_of as label_in
+from .state import own
 
-VERSION = 3
 FOLDER = '.netopt'
 STATE = '.ckp'
 TEMPORARY = '.tmp'
@@ -104,25 +101,6 @@ Saved = collections.namedtuple('Saved', 'file, graph, learners, phase')
 """A checkpoint: its name, graph, states of the learners, and its Phase, None for one of plain CNTK."""
 
 
-class Phase(object):
-    """What is kept of one phase: see the module. Attributes are the fields of its file."""
-
-    PLACES = ('outputs', 'arguments', 'parameters', 'constants', 'learners', 'fingerprint')
-    FIELDS = PLACES + ('run', 'schedule', 'fired', 'records', 'base', 'unique_id')
-
-    def __init__(self, **fields):
-        for name in self.FIELDS:
-            setattr(self, name, fields[name])
-
-    def to_dict(self):
-        """Returns the JSON-ready fields."""
-        return {name: getattr(self, name) for name in self.FIELDS}
-
-    def places(self):
-        """Returns the fields that `places` found."""
-        return {name: getattr(self, name) for name in self.PLACES}
-
-
 class Checkpoints(object):
     """The folder beside a checkpoint.
 
@@ -179,7 +157,7 @@ class Checkpoints(object):
             raise ValueError('the checkpoint to restore must be a file, and there is none named %s; give the '
                              'name it was saved under' % file)
         try:
-            graph = own(C.load_model(file))
+            graph = own(load_graph(file))
             # CNTK would find this one torn only after it has restored the graph.
             learners = cntk_py.Dictionary.load(file + STATE)['Learners']
         except Exception as error:
@@ -204,8 +182,7 @@ class Checkpoints(object):
         os.makedirs(self._folder, exist_ok=True)
         # One name for all, so that what a kill leaves of it is replaced.
         half = os.path.join(self._folder, 'phase-new' + TEMPORARY)
-        with open(half, 'w') as stream:
-            json.dump(dict(phase.to_dict(), version=VERSION), stream, indent=1, sort_keys=True)
+        phase_file.write(half, phase)
         os.replace(half, _path(self._folder, label_of(len(phase.fired), phase.run)))
 
 
@@ -228,12 +205,16 @@ def _phase_of(file, graph, label):
     for name in _names_of(file) or [file]:
         path = _path(name + FOLDER, label)
         try:
-            phase = _read(path)
-        except (OSError, ValueError, KeyError) as error:
+            phase = phase_file.read(path)
+            if label_of(len(phase.fired), phase.run) != label:
+                raise ValueError('its fields "fired" and "run" are not those of its name')
+            phase_file.check_against(phase, graph)
+        except (OSError, ValueError, RecursionError) as error:
             errors.insert(0 if os.path.exists(path) else len(errors),
                           'the checkpoint %s was written while the network was being optimized, and %s, which '
-                          'tells its structure, cannot be read (%s): keep the folder with the checkpoint'
-                          % (file, path, error))
+                          'tells its structure, cannot be read (%s): %s'
+                          % (file, path, error, 'put a copy in its place' if os.path.exists(path)
+                             else 'keep the folder with the checkpoint'))
             continue
         if saved_graph.fingerprint(graph, phase.outputs) != phase.fingerprint:
             errors.insert(0, 'the checkpoint %s is not of the network that %s tells of: keep each checkpoint '
@@ -247,14 +228,6 @@ def _phase_of(file, graph, label):
     return max(fitting, key=lambda phase: sum(len(record['curve']) for record in phase.records))
 
 
-def _read(path):
-    with open(path) as stream:
-        fields = json.load(stream)
-    if not isinstance(fields, dict) or fields.pop('version') != VERSION:
-        raise ValueError('written by another version of netopt_callbacks, which kept factors otherwise')
-    return Phase(**fields)
-
-
 def _said(schedule):
     return ', '.join('%s(epoch=%s)' % (name, epoch) for name, epoch in schedule) or 'none'
 
@@ -263,11 +236,3 @@ def schedule_of(optimizations):
     """Returns [name, epoch] of each optimization, JSON-ready."""
     return [[o.name, list(map(int, o.epoch)) if isinstance(o.epoch, tuple) else o.epoch]
             for o in optimizations]
-
-
-def records_of(phase, samples):
-    """Returns the records of a phase as objects, their curves up to `samples`."""
-    records = [Record.from_dict(fields) for fields in phase.records]
-    for record in records:
-        record.curve = [point for point in record.curve if point[0] <= samples]
-    return records

@@ -5,6 +5,7 @@ import warnings
 import cntk as C
 
 from .. import graph
+from .load import load_graph
 
 
 def exported(model):
@@ -27,7 +28,7 @@ def exported(model):
         try:
             with tempfile.TemporaryDirectory() as folder:
                 model.save(folder + '/model')
-                copy = C.load_model(folder + '/model')
+                copy = load_graph(folder + '/model')
         except Exception as error:
             warnings.warn('a network that CNTK cannot clone (%s) cannot be saved either (%s)'
                           % (_first_line(refused), _first_line(error)))

@@ -10,7 +10,7 @@ import uuid
 from cntk.train.trainer import Trainer
 
 from ..records import Record
-from . import checkpoint, directors, learners as learner_facts
+from . import checkpoint, directors, learners as learner_facts, phase_file
 
 Restored = collections.namedtuple('Restored', 'state, changed')
 """What a checkpoint gave: its external state, and whether the trainer's graph is no longer the
@@ -149,7 +149,7 @@ class Phases(object):
             return
         if self._places is None:
             self._places = self._network.places()
-        checkpoints.write(checkpoint.Phase(
+        checkpoints.write(phase_file.Phase(
             run=self._run, schedule=checkpoint.schedule_of(self._optimizations), fired=list(self.applied),
             records=[record.to_dict() for record in self._records], base=self.base,
             unique_id=self._network.now.unique_id, **self._places))
@@ -214,7 +214,7 @@ class Phases(object):
             self._network.rebuild(saved, self._optimizations, label, into_trainer)
             self._begun, self._run = True, phase.run
             counts = self._network.counts()
-            self._enter(list(phase.fired), checkpoint.records_of(phase, counts[0] - phase.base[0]),
+            self._enter(list(phase.fired), phase_file.records_of(phase, counts[0] - phase.base[0]),
                         phase.places())
             self._stand(file, counts, list(phase.base))
         return Restored(state[0], changed=False)

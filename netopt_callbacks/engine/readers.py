@@ -15,6 +15,7 @@ from cntk.ops.functions import UserFunction
 from ..graph.edit import with_outputs
 from ..graph.walk import functions, walk
 from . import remember, state
+from .load import load_graph
 from .state import OWN, signature
 
 _UNKNOWN = C.placeholder().shape
@@ -238,7 +239,7 @@ def _refuse_other_structure(function, file):
     Raises:
         ValueError: the file was saved before a change of the network that the Function has followed, or after.
     """
-    if signature(C.load_model(file)) != signature(function):
+    if signature(load_graph(file)) != signature(function):
         raise ValueError('%s cannot be restored from %s: an optimization has changed the network, and the file holds '
                          'another structure than the Function has now. cntk.load_model(file) gives the network in the '
                          'file; to train on with it, restore a checkpoint of the Trainer saved at the same time'

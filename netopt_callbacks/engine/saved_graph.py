@@ -10,6 +10,7 @@ import cntk as C
 from cntk import cntk_py
 
 from .. import graph
+from .load import load_graph
 from .mark import labelled, reaching
 from .plan import unread
 from .remember import native_trainer
@@ -62,7 +63,7 @@ def _saved(state):
     writer = native_trainer(model, (loss, state.metric), [C.sgd(list(loss.parameters), 0.0)], [])
     with tempfile.TemporaryDirectory() as folder:
         writer.save_checkpoint(folder + '/places')
-        return own(C.load_model(folder + '/places'))
+        return own(load_graph(folder + '/places'))
 
 
 def rebound(saved, phase, original, arguments, leaf_of):
@@ -193,7 +194,7 @@ def refuse_other(trainer, file):
     Raises:
         ValueError: the checkpoint was saved before that change, or after it.
     """
-    if original_outputs(C.load_model(file), original_of(current(trainer))) is None:
+    if original_outputs(load_graph(file), original_of(current(trainer))) is None:
         raise ValueError('the checkpoint %s is of another network than this Trainer has now, since an optimization '
                          'attached to another Trainer changed the layers both read: restore that one to the time of '
                          'this checkpoint first' % file)

@@ -1,0 +1,239 @@
+"""The file of a phase: written whole, and read and checked whole before anything is made of it.
+
+It is JSON: the fields of a `Phase`, the version of their form, and a checksum of both, which a field that
+was changed does not fit. What is wrong is told by the file and the field.
+"""
+import hashlib
+import json
+import os
+import re
+
+from .. import graph
+from ..count import Totals
+from ..optimizations.base import LayerNote
+from ..records import Record
+
+VERSION = 3
+_LARGEST = 2 ** 63          # C++ counts in such numbers
+_BEFORE = ('it is of version %r of its form, and this netopt_callbacks reads version %d: before it, factors were kept '
+           'packed in the Parameters they replaced, for learners that were never rebuilt; resume with the version of '
+           'netopt_callbacks that wrote it, or start anew under another name')
+
+
+class Phase(object):
+    """What is kept of one phase: see `checkpoint`. Attributes are the fields of its file."""
+
+    PLACES = ('outputs', 'arguments', 'parameters', 'constants', 'learners', 'fingerprint')
+    FIELDS = PLACES + ('run', 'schedule', 'fired', 'records', 'base', 'unique_id')
+
+    def __init__(self, **fields):
+        for name in self.FIELDS:
+            setattr(self, name, fields[name])
+
+    def to_dict(self):
+        """Returns the JSON-ready fields."""
+        return {name: getattr(self, name) for name in self.FIELDS}
+
+    def places(self):
+        """Returns the fields that `places` found."""
+        return {name: getattr(self, name) for name in self.PLACES}
+
+
+def write(path, phase):
+    """Writes a Phase into a file of this name."""
+    fields = dict(phase.to_dict(), version=VERSION)
+    with open(path, 'w', encoding='utf-8') as stream:
+        json.dump(dict(fields, checksum=_checksum(fields)), stream, indent=1, sort_keys=True)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read(path):
+    """Returns the Phase of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such file; says which field is wrong.
+    """
+    with open(path, encoding='utf-8') as stream:
+        fields = json.load(stream)
+    if not isinstance(fields, dict):
+        raise ValueError('it holds no fields')
+    version = fields.get('version')
+    if version != VERSION:
+        raise ValueError(_BEFORE % (version, VERSION) if version in (1, 2) else
+                         'its field "version" must be %d, and is %s' % (VERSION, _shown(fields, 'version')))
+    known = Phase.FIELDS + ('version', 'checksum')
+    for name in known:
+        if name not in fields:
+            raise ValueError('its field "%s" is missing' % name)
+    for name in fields:
+        if name not in known:
+            raise ValueError('it has a field "%s", which no such file has' % name)
+    for name, check in _CHECKS:
+        check(name, fields[name])
+    _check_applied(fields)
+    if fields.pop('checksum') != _checksum(fields):
+        raise ValueError('its field "checksum" does not fit the others: one of them was changed after it was written')
+    del fields['version']
+    return Phase(**fields)
+
+
+def check_against(phase, saved):
+    """Refuses places that a saved graph does not have.
+
+    Args:
+        phase (Phase): as read.
+        saved (cntk.Function): the graph of its checkpoint, as loaded.
+
+    Raises:
+        ValueError: says which field is wrong.
+    """
+    counted = [('outputs', len(saved.outputs)), ('arguments', len(saved.arguments)),
+               ('parameters', len(saved.parameters)), ('constants', len(saved.constants))]
+    for name, count in counted:
+        _check_places(name, getattr(phase, name), count)
+    for number, (_, owned) in enumerate(phase.learners):
+        _check_places('learners[%d][1]' % number, owned, len(saved.parameters))
+    # The label was made after the graph it is in, and has a number of its own.
+    largest = max(_numbers(saved))
+    if phase.unique_id is not None and phase.unique_id > largest:
+        raise ValueError('its field "unique_id" must not be past the numbers of the graph, which end with %d, and is '
+                         '%d' % (largest, phase.unique_id))
+
+
+def _check_places(name, places, count):
+    for place in places:
+        if place is not None and place >= count:
+            raise ValueError('its field "%s" has %d, and the graph has but %d such' % (name, place, count))
+
+
+def _numbers(saved):
+    """Yields the numbers that CNTK gave the parts of a graph; 0 is among them."""
+    parts = list(saved.parameters) + list(saved.constants) + list(graph.walk(saved, into_blocks=True))
+    for part in parts:
+        yield int(re.search('[0-9]*$', part.uid).group() or 0)
+    yield 0
+
+
+def _checksum(fields):
+    text = json.dumps(fields, sort_keys=True)
+    return hashlib.sha256(text.encode('utf-8')).hexdigest()
+
+
+def _shown(fields, name):
+    text = json.dumps(fields[name]) if name in fields else 'missing'
+    return text if len(text) <= 80 else text[:80] + ' ...'
+
+
+# What a field must be. Each check gets the name and the value of a field.
+
+def _must(right, name, what, value):
+    if not right:
+        raise ValueError('its field "%s" must be %s, and is %s' % (name, what, _shown({name: value}, name)))
+
+
+def _text(name, value):
+    _must(isinstance(value, str), name, 'a text', value)
+
+
+def _flag(name, value):
+    _must(isinstance(value, bool), name, 'true or false', value)
+
+
+def _number(name, value):
+    _must(isinstance(value, (int, float)) and not isinstance(value, bool), name, 'a number', value)
+
+
+def _count(name, value):
+    _must(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST, name,
+          'a whole number from 0 to 2^63', value)
+
+
+def _or_null(check):
+    def either(name, value):
+        if value is not None:
+            check(name, value)
+    return either
+
+
+def _list_of(check):
+    def each(name, value):
+        _must(isinstance(value, list), name, 'a list', value)
+        for number, item in enumerate(value):
+            check('%s[%d]' % (name, number), item)
+    return each
+
+
+def _these(*checks):
+    """A list with one value for each check."""
+    def each(name, value):
+        _must(isinstance(value, list) and len(value) == len(checks), name, 'a list of %d' % len(checks), value)
+        for number, (item, check) in enumerate(zip(value, checks)):
+            check('%s[%d]' % (name, number), item)
+    return each
+
+
+def _fields(checks):
+    """An object with exactly the fields of `checks`."""
+    def each(name, value):
+        _must(isinstance(value, dict), name, 'an object with fields', value)
+        for field in value:
+            _must(field in checks, '%s.%s' % (name, field), 'one of %s' % ', '.join(sorted(checks)), value[field])
+        for field, check in sorted(checks.items()):
+            if field not in value:
+                raise ValueError('its field "%s.%s" is missing' % (name, field))
+            check('%s.%s' % (name, field), value[field])
+    return each
+
+
+def _epoch(name, value):
+    (_these(_count, _count) if isinstance(value, list) else _count)(name, value)
+
+
+def _some_places(name, value):
+    _list_of(_count)(name, value)
+    _must(value, name, 'a list with something in it', value)
+
+
+def _layer(name, value):
+    """A layer's note knows itself what its fields are: what it makes of them must be they."""
+    _fields({field: lambda *_: None for field in LayerNote.FIELDS})(name, value)
+    for field in LayerNote.FIELDS:
+        try:
+            made = getattr(LayerNote.from_dict(dict({'name': ''}, **{field: value[field]})), field)
+        except (TypeError, ValueError, OverflowError):
+            made = LayerNote            # what JSON has not
+        _must(made is not LayerNote and json.dumps(made) == json.dumps(value[field]), '%s.%s' % (name, field),
+              'what a record has there', value[field])
+
+
+_totals = _or_null(_fields({field: _or_null(_count) for field in Totals._fields}))
+_record = _fields({
+    'optimization': _text, 'epoch': _count, 'samples': _count, 'metric_before': _or_null(_number),
+    'metric_after': _or_null(_number), 'curve': _list_of(_these(_count, _number)), 'layers': _list_of(_layer),
+    'notes': _list_of(_text), 'larger_is_better': _flag, 'network_before': _totals, 'network_after': _totals})
+_CHECKS = (
+    ('outputs', _some_places), ('arguments', _list_of(_or_null(_count))), ('parameters', _list_of(_or_null(_count))),
+    ('constants', _list_of(_or_null(_count))),
+    ('learners', _list_of(_these(_or_null(_count), _list_of(_count)))), ('fingerprint', _text), ('run', _text),
+    ('schedule', _list_of(_these(_text, _epoch))), ('fired', _list_of(_count)), ('records', _list_of(_record)),
+    ('base', _these(_count, _count, _count)), ('unique_id', _or_null(_count)), ('checksum', _text))
+
+
+def _check_applied(fields):
+    """Checks what the fields say of each other."""
+    fired, known = fields['fired'], range(len(fields['schedule']))
+    _must(len(set(fired)) == len(fired) and set(fired) <= set(known), 'fired',
+          'different places in the schedule', fired)
+    _must(len(fields['records']) == len(fired), 'records', 'one for each that was applied', fields['records'])
+    for number, (made_by, _) in enumerate(fields['learners']):
+        _must(made_by is None or made_by in known, 'learners[%d][0]' % number, 'a place in the schedule', made_by)
+
+
+def records_of(phase, samples):
+    """Returns the records of a phase as objects, their curves up to `samples`."""
+    records = [Record.from_dict(fields) for fields in phase.records]
+    for record in records:
+        record.curve = [point for point in record.curve if point[0] <= samples]
+    return records
