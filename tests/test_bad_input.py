@@ -220,14 +220,6 @@ def epoch_behind_an_unknown_end():
     script.run([Identity(epoch=9)], mb_source=source, model_inputs_to_streams=script._streams(source, 'data'))
 
 
-def sparse_input():
-    x, label = C.input_variable(12, is_sparse=True), C.input_variable(30)
-    model = C.layers.Dense(30, name='hidden')(x)
-    trainer = C.Trainer(model, C.squared_error(model, label), [C.sgd(model.parameters, 0.1)])
-    with nc.attach(trainer, [factor()], epoch_size=8):
-        trainer.train_minibatch({x: C.Value.one_hot([1, 2], 12), label: np.ones((2, 30), 'f')})
-
-
 def trained_twice():
     script = Script(sweeps=1)
     script.run()
@@ -386,7 +378,7 @@ TABLE = [
         "Convolution 'conv'", 'must be float32', 'got float64', 'build the network in float32'),
     Row('groups padded unevenly', lambda: binarize_convolution(bare_convolution(
         (4, 1, 2, 3), (2, 9, 9), groups=2, auto_padding=[False, True, True]), every), NotImplementedError,
-        "Convolution 'conv'", 'the same on both sides', 'got 2 groups', 'filters of odd sides'),
+        "Convolution 'conv'", 'no axis may be padded more after than before', 'with 2 groups', 'filters of odd sides'),
     Row('two stages that exclude each other', twice_the_inputs, ValueError,
         "Convolution 'second'", 'its input must be float', 'has made it binary', "take operands='both'"),
     Row('filter that parts applications', some_applications, ValueError,
@@ -451,14 +443,12 @@ TABLE = [
         'Transforming: transform(model)', 'must keep the arguments', 'other is new', 'use nc.graph'),
     Row('transform that cuts the loss off', lambda: run(Transforming(loss_of_nothing)), ValueError,
         'Transforming', 'must depend on each Parameter', 'does not on W', 'keep it in the graph'),
-    Row('new Parameters that fit nowhere', lambda: run(Transforming(adds((100, 100)))), ValueError,
-        'more of shape (100, 100)', 'leaves room for it', 'no learner would', 'learner=lambda'),
-    Row('learner that trains no adopted factors', lambda: run(factor(), learner='adagrad'), ValueError,
-        'layer hidden', 'a learner of their own', 'need_ave_multiplier', 'learner=lambda'),
+    Row('new Parameters and several learners', lambda: run(Transforming(adds((9, 9))), learner='several'), ValueError,
+        'Transforming', 'more of shape (9, 9)', 'which of 2 learners (momentum_sgd, adam)', 'learner=lambda'),
+    Row('learner that cannot be rebuilt', lambda: run(factor(), learner='user'), ValueError,
+        'layer hidden', 'its learner (Halves)', 'a method rebuilt(parameters)', 'learner=lambda'),
     Row('learner without a state to project', lambda: run(factor(learner_state='project'), learner='adam'), ValueError,
         "FactorDense: learner_state='project'", 'no learner it is defined for', 'it has adam', "Use learner_state='reset'"),
-    Row('adopted factors of a sparse input', sparse_input, ValueError,
-        'layer hidden', 'a learner of their own', 'reads a sparse input', 'learner=lambda'),
     Row('learner that forgets a Parameter', lambda: run(factor(
         learner=lambda parameters: C.sgd(parameters[:1], C.learning_parameter_schedule(.1)))), ValueError,
         'FactorDense', 'must train all new Parameters', 'got one without W', 'the whole list'),

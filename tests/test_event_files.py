@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import netopt_callbacks as nc
+from netopt_callbacks.count import Totals
 from netopt_callbacks.observers import event_file, event_records, tensorboard
 from netopt_callbacks.observers.base import Evaluation, Run
 from netopt_callbacks.observers.event_file import Clock, EventFile, file_name
@@ -191,7 +192,8 @@ def test_numbers_that_are_not_known_are_left_out(tmp_path):
     board = nc.TensorBoard(tmp_path)
     board.on_start(Run(parameters=100))
     board.on_optimization(nc.Record('X', 1, 10, layers=[
-        nc.LayerNote('h', (4, 4), rank=1, parameters_before=100, parameters_after=40)]))
+        nc.LayerNote('h', (4, 4), rank=1, parameters_before=100, parameters_after=40)],
+                                   network_after=Totals(40, None, 0, 160)))
     board.close()
     assert curve(tmp_path, 'netopt/parameters')[-1] == (10, 40.0)
     assert 'netopt/macs' not in read(tmp_path).Tags()['scalars']

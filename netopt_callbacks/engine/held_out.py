@@ -11,6 +11,7 @@ from .. import graph
 from .arrays import ROWS, Arrays, name_of, size_at
 from .random_state import draws_when_evaluated
 from .sources import has_position, next_minibatch
+from .state import own
 
 
 class Minibatches(object):
@@ -171,10 +172,10 @@ class Measure(object):
     """
 
     def __init__(self, metric):
-        copy = graph.clone_shared(metric)
+        copy = own(graph.clone_shared(metric))
         self._counted = copy.root_function.inputs[0]
         if copy.output.shape:
-            copy = C.reduce_sum(copy, C.Axis.all_static_axes())
+            copy = own(C.reduce_sum(copy, C.Axis.all_static_axes()))
         self.arguments = list(copy.arguments)
         self._per_sample = bool(copy.output.dynamic_axes)
         # What draws random numbers would draw others in a second measurement.
@@ -185,6 +186,7 @@ class Measure(object):
         else:
             self._counted = self._counted if self._counted.is_output else C.alias(self._counted).output
             self._sums = C.combine([copy.output, self._counted])
+        own(self._sums)
 
     def __call__(self, data, device=None):
         """Returns the average over `data`, an `Arrays` or `Source`, as a float."""

@@ -94,6 +94,11 @@ class Network(object):
         """The criterion's second output, its first where it has but one."""
         return self.now.metric or self.now.loss
 
+    @property
+    def metric_output(self):
+        """What `metric` computes; no Function is made for it."""
+        return self.now.whole.outputs[-1]
+
     def counts(self):
         """Returns the samples, minibatches and sweeps the trainer has seen in its life."""
         return learner_facts.counts(self.trainer, self.handed.learners, UNITS)
@@ -137,8 +142,23 @@ class Network(object):
             learner_facts.keep_state(self.given)
             # What learner= of an optimization of an earlier run made is one of the script's own in this run.
             trained = tuple(one._replace(made_by=None) for one in now.trained)
-            now = self._numbered(now._replace(whole=random_state.open_blocks(now.whole), trained=trained))
+            now = now._replace(trained=trained)
+            if random_state.has_state(now.whole):
+                self._open(now, label)
+                return
+            now, _ = self._numbered(now)
         self._exchange(now, label)
+
+    def _open(self, now, label):
+        """Takes over a network with random state: its blocks with such state are opened, also where others read it."""
+        found = readers.Readers(self.trainer, now.whole)
+        whole, others = _as_one(random_state.open_blocks, now.whole, found.outputs)
+        after, others = self._numbered(now._replace(whole=whole), others)
+        following = {old.uid: new for old, new in zip(
+            list(now.whole.outputs) + found.outputs, list(after.whole.outputs) + others)}
+        for trainer in found.trainers:
+            following.update((output.uid, output) for output in state.current(trainer).whole.outputs)
+        self._exchange(after, label, rest=lambda undo: found.follow(following, undo))
 
     def transformed(self, optimization, index, minibatches):
         """Transforms the network; the trainer is as it was, whatever comes of it.
@@ -162,12 +182,14 @@ class Network(object):
         new = list(done.model.outputs)
         plan = planned(optimization, index, before.whole, C.combine(new[:len(outputs)]), done.replaced, before.trained)
         after = before._replace(whole=_same(before.whole, new[:len(outputs)]), trained=plan.trained)
+        others = new[len(outputs):]
         if after.whole is not before.whole:
-            after = self._numbered(after._replace(whole=random_state.open_blocks(after.whole)))
+            whole, others = _as_one(random_state.open_blocks, after.whole, others)
+            after, others = self._numbered(after._replace(whole=whole), others)
         swap.check(before.whole, after, plan.trained, optimization.name)
         self.workers.agree(lambda: state.signature(after.whole), optimization.name)
         following = {old.uid: output for old, output in zip(outputs, after.whole.outputs)}
-        following.update((old.uid, output) for old, output in zip(found.outputs, new[len(outputs):]))
+        following.update((old.uid, output) for old, output in zip(found.outputs, others))
         others, messages = self._others(found, following, optimization, index, done.replaced)
         messages += found.left
         return Change(after, plan.begin_with, _added(before.whole, after.whole), done.layers,
@@ -244,7 +266,7 @@ class Network(object):
             trained = self._trained(learners, given, optimizations)
             after = self.now._replace(whole=whole, trained=trained)
             learner_facts.check_states(saved, trained)
-            after = self._numbered(after, unique_id=saved.phase.unique_id)
+            after, _ = self._numbered(after, unique_id=saved.phase.unique_id)
         else:
             after, given = kept, self.given
             learner_facts.check_states(saved, after.trained)
@@ -378,24 +400,26 @@ class Network(object):
                 Trainer.save_checkpoint(self.trainer, folder + '/pulled')
         return now
 
-    def _numbered(self, after, unique_id=None):
-        """Returns the State with the uids its graph needs.
+    def _numbered(self, after, others=(), unique_id=None):
+        """Returns the State with the uids its graph needs, and the outputs of others that share its Functions.
 
         With several workers and random state they must be the same on all, and after a resume: CNTK
         restores the random state of all workers but the main one by uid.
 
         Args:
             after (State): whose graph may be a new one.
+            others (sequence of cntk.Variable): what else reads it.
             unique_id (int): where the uids began when the checkpoint was saved that is to be restored.
         """
         own(after.whole)
         if self.workers.count == 1:
             saved_graph.advance_unique_id(unique_id or 0)
-            return after._replace(unique_id=cntk_py.new_unique_id())
+            return after._replace(unique_id=cntk_py.new_unique_id()), list(others)
         if not random_state.has_state(after.whole):
-            return after._replace(unique_id=self.workers.align_unique_id())
+            return after._replace(unique_id=self.workers.align_unique_id()), list(others)
         begin = self.workers.align_unique_id(unique_id)
-        return after._replace(whole=own(graph.clone_shared(after.whole)), unique_id=begin)
+        whole, others = _as_one(graph.clone_shared, after.whole, others)
+        return after._replace(whole=whole, unique_id=begin), others
 
     def _kept(self, saved):
         """Returns the State of a checkpoint, where the trainer has had that very one and it is kept.
@@ -501,6 +525,25 @@ def _alone(optimization, outputs):
         done = as_transformed(optimization.transform(own(C.combine(outputs))), optimization.name)
     swap.check_outputs(len(outputs), done.model)
     return done
+
+
+def _as_one(edit, whole, others):
+    """Edits a network and what else reads it as one graph, so that they go on sharing Functions.
+
+    Args:
+        edit (callable): graph -> graph with as many outputs; the same object where there is nothing to do.
+        whole (cntk.Function), others (sequence of cntk.Variable): the network, and outputs beside it.
+
+    Returns:
+        (cntk.Function, list of cntk.Variable): the same, edited.
+    """
+    count = len(whole.outputs)
+    together = C.combine(list(whole.outputs) + list(others))
+    edited = edit(together)
+    if edited is together:
+        return whole, list(others)
+    outputs = list(edited.outputs)
+    return own(C.combine(outputs[:count])), outputs[count:]
 
 
 def _same(whole, outputs):

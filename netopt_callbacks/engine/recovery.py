@@ -49,10 +49,9 @@ class Recovery(object):
 
     def _measure(self):
         """Returns what measures the network: built once for each, since CNTK gives its memory back late."""
-        metric = self._network.metric
-        of = metric.output.uid
+        of = self._network.metric_output.uid
         if self._of != of or not self._built.repeats:
-            self._of, self._built = of, Measure(metric)
+            self._of, self._built = of, Measure(self._network.metric)
         return self._built
 
     def evaluation(self, kind, metric=None):
