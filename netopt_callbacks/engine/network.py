@@ -94,11 +94,6 @@ class Network(object):
         """The criterion's second output, its first where it has but one."""
         return self.now.metric or self.now.loss
 
-    @property
-    def metric_output(self):
-        """What `metric` computes; no Function is made for it."""
-        return self.now.whole.outputs[-1]
-
     def counts(self):
         """Returns the samples, minibatches and sweeps the trainer has seen in its life."""
         return learner_facts.counts(self.trainer, self.handed.learners, UNITS)

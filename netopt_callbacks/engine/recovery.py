@@ -49,8 +49,8 @@ class Recovery(object):
 
     def _measure(self):
         """Returns what measures the network: built once for each, since CNTK gives its memory back late."""
-        of = self._network.metric_output.uid
-        if self._of != of or not self._built.repeats:
+        of = self._network.now.whole        # asking a Function for its outputs makes Functions
+        if self._of is not of or not self._built.repeats:
             self._of, self._built = of, Measure(self._network.metric)
         return self._built
 
