@@ -139,7 +139,7 @@ def core():
     defaults = dict(zip(NAMES, ('channel', 'sample', 'calibrate', 'calibrate', None)))
     changes = [{}, dict(weight_scale='layer'), dict(weight_scale=None), dict(input_scale=None),
                dict(input_shift='learn'), dict(clip='calibrate'), dict(input_scale=None, input_shift=None),
-               dict(input_shift=None, output_scale=None)]
+               dict(input_shift=None, output_scale=None), dict(input_scale=None, input_shift=None, output_scale=None)]
     return [None] + [dict(defaults, **change) for change in changes]
 
 

@@ -193,7 +193,7 @@ void epilogue16(const EpilogueArguments& arguments) {
 
 const Implementation avx2 = {
     "avx2", supported, Encoding::nibbles, lanes, panel_pixels,
-    lane_of, nullptr, pack, gather, map,
+    lane_of, nullptr, pack, gather, map, multiply_floats,
     {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr},
     nibble_peak, nibble_ports,
 };

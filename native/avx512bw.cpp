@@ -51,7 +51,7 @@ bool supported() { return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::
 
 const Implementation avx512bw = {
     "avx512bw", supported, encoding, lanes, panel_pixels,
-    lane_of, nullptr, pack, gather, map,
+    lane_of, nullptr, pack, gather, map, multiply_floats,
     {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr},
     nibble_peak, nibble_ports,
 };

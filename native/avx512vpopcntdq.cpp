@@ -100,7 +100,7 @@ void blocks_of(const Tile<Sum>& tile, int block) {
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) carries[i] = low[i] = _mm512_setzero_si512();
     const std::uint8_t* weights = tile.weights + block * tile.block_bytes;
-    const std::int32_t* words = reinterpret_cast<const std::int32_t*>(tile.panel);
+    const std::int32_t* words = reinterpret_cast<const std::int32_t*>(tile.panels);
     for (int row = 0; row < tile.rows; row += 2, weights += 2 * panel_row_bytes, words += 2 * panel_width) {
         const __m512i first = _mm512_set1_epi32(words[0]), both = _mm512_set1_epi32(words[panel_width]);
 #pragma GCC unroll 8
@@ -122,11 +122,11 @@ void blocks_of(const Tile<Sum>& tile, int block) {
     }
 }
 
-// Filters in lanes: `Count` pixels of a panel, from `first` on.
+// Filters in lanes: `Count` pixels, of one panel, from `first` on.
 template <int Count, typename Sum>
 void pixels_of(const Tile<Sum>& tile, int first) {
     for (int block = 0; block < tile.blocks; ++block) {
-        const auto found = count_pairs<Count>(tile.weights + block * tile.block_bytes, tile.panel + 4 * first, tile.rows);
+        const auto found = count_pairs<Count>(tile.weights + block * tile.block_bytes, words_of<panel_width>(tile, first), tile.rows);
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i)
             store_sums(tile.sums + (first + i) * sum_stride + block * lanes, bases_of(tile, first + i) + block * lanes, found.twice(i));
@@ -182,7 +182,7 @@ void multiply_signs(const MultiplyArguments& a) {
 template <typename Sum, void (*epilogue)(const EpilogueArguments&)>
 void multiply_filters(const MultiplyArguments& a) {
     if (a.ending && a.ending->sign_of_sum && a.pixels > 1) return multiply_signs<Sum>(a);
-    multiply_filters_in_lanes<lanes, panel_width, Sum, tiles<Sum>, epilogue, end_sums<Sum>>(a);
+    multiply_filters_in_lanes<lanes, Sum, tiles<Sum>, epilogue, end_sums<Sum>>(a);
 }
 
 // base - 2 * (2 * carries + ones) in two operations, on the low 16 bits of each lane: carries fit them up to
@@ -268,7 +268,7 @@ BITCONV_PORT_LOOP(bit_counts, "vpopcntd %0, %0")
 
 const Implementation avx512vpopcntdq = {
     "avx512vpopcntdq", supported, encoding, lanes, panel_width,
-    nullptr, pixels_in_lanes, pack, gather, map,
+    nullptr, pixels_in_lanes, pack, gather, map, multiply_floats,
     {multiply_filters<std::int16_t, epilogue16>, multiply_filters<std::int32_t, scalar_epilogue<std::int32_t>>, multiply_pixels},
     peak, {exclusive_ors, bit_counts, 3, 512},
 };

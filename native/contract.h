@@ -155,6 +155,18 @@ struct MapArguments {
     const Ending* ending;
 };
 
+// A float32 convolution of pixels with filters: fma(row[c], weight, sum) in the order taps, channels, from 0, the same order on
+// every implementation; then the ending.
+constexpr int float_run = 48;  // at most this many pixels at once
+struct FloatArguments {
+    const float* const* rows;    // [tap][float_run]: the channels that the tap of a pixel reads
+    int pixels, taps, channels;
+    const float* weights;        // [unit][tap][channel][channel_unit], filled up to whole units of filters
+    int filters;
+    float* sums;                 // [pixels][filters filled up], scratch
+    const Ending* ending;
+};
+
 // The pixels of up to run_panels panels against the filters of adjacent blocks.
 struct MultiplyArguments {
     const std::uint8_t* panels;
@@ -198,6 +210,7 @@ struct Implementation {
     void (*pack)(const PackArguments&);
     void (*gather)(const GatherArguments&);
     void (*map)(const MapArguments&);
+    void (*multiply_floats)(const FloatArguments&);
     void (*multiply[3])(const MultiplyArguments&);  // by Layout; null where pixels_in_lanes never asks for it
     Loop peak;  // binary multiply-adds, the most this instruction set can do: for the bench's ideal
     Ports ports;

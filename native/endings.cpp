@@ -198,4 +198,33 @@ void EndingPlan::fill(Filled& filled, const Call& call, std::int64_t image, std:
     e.flip = flip_.data() + in_vector / channel_unit;
 }
 
+Shape convolution_shape(Fields& fields) {
+    constexpr std::int64_t most = INT32_MAX;
+    Shape shape;
+    shape.groups = int(fields.integer("groups", 1, most));
+    shape.filters = int(fields.integer("filters", 1, most));
+    require_op(shape.filters % shape.groups == 0, std::to_string(shape.filters) + " filters cannot be divided into " +
+                                                      std::to_string(shape.groups) + " groups");
+    shape.filters /= shape.groups;
+    shape.channels = int(fields.integer("channels", 1, most));
+    const std::vector<int> kernel = fields.integers("kernel", 2, 1, most), strides = fields.integers("strides", 2, 1, most),
+                           dilation = fields.integers("dilation", 2, 1, most), padding = fields.integers("padding", 4, 0, most);
+    for (int axis = 0; axis < 2; ++axis) {
+        shape.kernel[axis] = kernel[axis];
+        shape.stride[axis] = strides[axis];
+        shape.dilation[axis] = dilation[axis];
+        for (int side = 0; side < 2; ++side) shape.padding[axis][side] = padding[2 * axis + side];
+    }
+    validate(shape);
+    return shape;
+}
+
+bool is_whole_image(const Shape& shape, std::int64_t height, std::int64_t width) {
+    for (int axis = 0; axis < 2; ++axis)
+        if (shape.kernel[axis] != (axis ? width : height) || shape.dilation[axis] != 1 || shape.padding[axis][0] != 0 ||
+            shape.padding[axis][1] != 0)
+            return false;
+    return true;
+}
+
 }  // namespace bitconv

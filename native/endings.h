@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "layer.h"
 #include "ops.h"
 
 namespace bitconv {
@@ -94,5 +95,12 @@ private:
     std::size_t low_ = 0, high_ = 0;
     std::vector<std::uint16_t> flip_;       // [group][unit]
 };
+
+// The shape in a convolution's fields `kernel`, `strides`, `padding` (top, bottom, left, right), `dilation`, `groups`, `filters` (of all
+// groups) and `channels` (of one), which is validated.
+Shape convolution_shape(Fields& fields);
+
+// Whether the kernel is the image, so that there is one output pixel and the images of a batch can take its place.
+bool is_whole_image(const Shape& shape, std::int64_t height, std::int64_t width);
 
 }  // namespace bitconv

@@ -9,10 +9,11 @@ namespace bitconv {
 
 constexpr int blocks_at_once = 2;
 
-// One panel against one or two blocks; a panel of one pixel against as many as sums have room for.
+// The panels of a run against one or two blocks; one pixel against as many as sums have room for.
 template <typename Sum>
 struct Tile {
-    const std::uint8_t* panel;
+    const std::uint8_t* panels;
+    std::size_t panel_bytes;      // distance to the next
     int pixels;
     int rows;
     const std::uint8_t* weights;  // the first block
@@ -23,6 +24,12 @@ struct Tile {
     const std::int32_t* border_case;
     Sum* sums;                    // [pixel][sum_stride], written; whole tiles of the kernel's size may be
 };
+
+// The first word of a pixel, whose panel is of PanelPixels.
+template <int PanelPixels, typename Sum>
+inline const std::uint8_t* words_of(const Tile<Sum>& tile, int pixel) {
+    return tile.panels + pixel / PanelPixels * tile.panel_bytes + 4 * (pixel % PanelPixels);
+}
 
 template <typename Sum>
 inline const Sum* bases_of(const Tile<Sum>& tile, int pixel) {
@@ -36,8 +43,8 @@ struct SumsToEnd {
     int first, count;
 };
 
-// Lanes and PanelPixels are the implementation's; `tiles`, `epilogue` and `end` are entered with this machine's instructions.
-template <int Lanes, int PanelPixels, typename Sum, void (*tiles)(const Tile<Sum>&), void (*epilogue)(const EpilogueArguments&),
+// Lanes is the implementation's; `tiles`, `epilogue` and `end` are entered with this machine's instructions.
+template <int Lanes, typename Sum, void (*tiles)(const Tile<Sum>&), void (*epilogue)(const EpilogueArguments&),
           void (*end)(const SumsToEnd&, const Ending&)>
 void multiply_filters_in_lanes(const MultiplyArguments& a) {
     static_assert(blocks_at_once * Lanes <= sum_stride, "sums of a pixel overlap");
@@ -53,13 +60,12 @@ void multiply_filters_in_lanes(const MultiplyArguments& a) {
         tile.blocks = (filters - 1) / Lanes + 1;
         tile.bases = static_cast<const Sum*>(a.bases) + filter;
         tile.base_stride = a.base_stride;
-        for (int pixel = 0; pixel < a.pixels; pixel += PanelPixels) {
-            tile.panel = a.panels + pixel / PanelPixels * a.panel_bytes;
-            tile.pixels = std::min(PanelPixels, a.pixels - pixel);
-            tile.border_case = a.border_case + pixel;
-            tile.sums = sums + pixel * sum_stride;
-            tiles(tile);
-        }
+        tile.panels = a.panels;
+        tile.panel_bytes = a.panel_bytes;
+        tile.pixels = a.pixels;
+        tile.border_case = a.border_case;
+        tile.sums = sums;
+        tiles(tile);
         if (a.ending) end({sums, a.pixels, filter, filters}, *a.ending);
         else epilogue({sums, a.pixels, filters, a.y + filter * a.filter_stride, a.filter_stride, a.scale + filter, a.bias + filter});
     }

@@ -16,14 +16,6 @@ constexpr std::int64_t most_windows = 1 << 24;
 
 int parts(std::int64_t whole, std::int64_t part) { return int((whole + part - 1) / part); }
 
-bool is_whole_image(const Shape& shape, const Extent& image) {
-    for (int axis = 0; axis < 2; ++axis)
-        if (shape.kernel[axis] != (axis ? image.width : image.height) || shape.dilation[axis] != 1 ||
-            shape.padding[axis][0] != 0 || shape.padding[axis][1] != 0)
-            return false;
-    return true;
-}
-
 class PlannedConvolution : public Planned {
 public:
     PlannedConvolution(const Layer& layer, const Blocks& blocks, const Implementation& implementation, Sized sized,
@@ -147,23 +139,8 @@ private:
 };
 
 Layer layer_of(Fields& fields) {
-    constexpr std::int64_t most = INT32_MAX;
     Layer layer;
-    Shape& shape = layer.shape;
-    shape.groups = int(fields.integer("groups", 1, most));
-    shape.filters = int(fields.integer("filters", 1, most));
-    require_op(shape.filters % shape.groups == 0, std::to_string(shape.filters) + " filters cannot be divided into " +
-                                                      std::to_string(shape.groups) + " groups");
-    shape.filters /= shape.groups;
-    shape.channels = int(fields.integer("channels", 1, most));  // of a group
-    const std::vector<int> kernel = fields.integers("kernel", 2, 1, most), strides = fields.integers("strides", 2, 1, most),
-                           dilation = fields.integers("dilation", 2, 1, most), padding = fields.integers("padding", 4, 0, most);
-    for (int axis = 0; axis < 2; ++axis) {
-        shape.kernel[axis] = kernel[axis];
-        shape.stride[axis] = strides[axis];
-        shape.dilation[axis] = dilation[axis];
-        for (int side = 0; side < 2; ++side) shape.padding[axis][side] = padding[2 * axis + side];
-    }
+    const Shape& shape = layer.shape = convolution_shape(fields);
     layer.words = fields.words("words");
     require_op(std::size_t(shape.total_filters()) <= layer.words.size() &&
                    std::int64_t(shape.groups) * shape.channels <= 64 * std::int64_t(layer.words.size()),
@@ -206,7 +183,7 @@ public:
             image_bytes(wiring.gives_extents[i], implementation_.encoding);
         }
         require_op(size.height * size.width / implementation_.panel_pixels < most_windows / shape.taps(), "the output has too many pixels");
-        const bool images_are_pixels = is_whole_image(shape, image);
+        const bool images_are_pixels = is_whole_image(shape, image.height, image.width);
         Sized sized(layer_, blocks_, implementation_, image.height, image.width, data_ ? nullptr : thresholds_.data());
         EndingPlan ending = data_ ? EndingPlan(*data_, wiring, shape.groups, implementation_.encoding, images_are_pixels)
                                   : EndingPlan::signs(wiring, shape.groups, implementation_.encoding, images_are_pixels);

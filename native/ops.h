@@ -93,7 +93,8 @@ struct OpKind {
     X(pool)            \
     X(mean_abs)        \
     X(reshape)         \
-    X(unpack)
+    X(unpack)          \
+    X(float_convolution)
 
 #define BITCONV_DECLARE_OP(name) extern const OpKind op_##name;
 BITCONV_OPS(BITCONV_DECLARE_OP)

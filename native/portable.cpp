@@ -90,7 +90,7 @@ void tiles(const Tile<Sum>& tile) {
     for (int block = 0; block < tile.blocks; ++block) {
         for (int p = 0; p < tile.pixels; ++p) {
             std::uint32_t mismatches[lanes] = {};
-            const std::uint32_t* x = reinterpret_cast<const std::uint32_t*>(tile.panel) + p;
+            const std::uint32_t* x = reinterpret_cast<const std::uint32_t*>(words_of<panel_width>(tile, p));
             const std::uint32_t* w = reinterpret_cast<const std::uint32_t*>(tile.weights + block * tile.block_bytes);
             for (int row = 0; row < tile.rows; ++row, x += panel_width, w += lanes)
                 for (int s = 0; s < lanes; ++s) mismatches[s] += popcount(*x ^ w[s]);
@@ -102,7 +102,7 @@ void tiles(const Tile<Sum>& tile) {
 }
 
 template <typename Sum>
-constexpr auto multiply = multiply_filters_in_lanes<lanes, panel_width, Sum, tiles<Sum>, scalar_epilogue<Sum>,
+constexpr auto multiply = multiply_filters_in_lanes<lanes, Sum, tiles<Sum>, scalar_epilogue<Sum>,
                                                     end_sums<Sum>>;
 
 std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
@@ -117,7 +117,7 @@ std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
 
 const Implementation portable = {
     "portable", supported, Encoding::words, lanes, panel_width,
-    nullptr, nullptr, pack, gather, map, {multiply<std::int16_t>, multiply<std::int32_t>, nullptr}, peak, {},
+    nullptr, nullptr, pack, gather, map, multiply_floats, {multiply<std::int16_t>, multiply<std::int32_t>, nullptr}, peak, {},
 };
 
 }  // namespace bitconv

@@ -27,6 +27,7 @@ class Program(object):
     | map | values: an ending | the keys of an ending |
     | convolution | bits: an ending, or bits | `weights` (float32 `[filters, channels // groups, height, width]`, of which the signs are kept) or `words` and `channels` as `BinaryConvolution` holds them, `strides`, `padding`, `dilation`, `groups`; the keys of an ending, or `sum_threshold` |
     | dense | bits: an ending, or bits | `weights` (float32 `[inputs, outputs]`), `image`: the shape `(channels, height, width)` that its inputs are the flattened values of; the keys of an ending, or `sum_threshold` |
+    | float_convolution, float_dense | values: an ending | as convolution and dense, with float32 `weights` that are used as they are; sums are fused multiply-adds in the order of the taps, then channels |
     | or_pool | bits: bits | max pooling of signs: `kernel` (0, 0: the whole image), `strides`, `padding` |
     | max_pool, average_pool | values: values | `kernel`, `strides`, `padding`; padded places are left out, and not counted |
     | mean_abs | values: values `[1, 1, 1]` | the mean of the absolute values of a sample |

@@ -218,20 +218,37 @@ def _convolution(keys, fields, reads):
         if 0 in words.shape or words.shape[3] != (channels + 63) // 64:
             raise ValueError('words has shape %s, %d channels need [filters, height, width, %d]' % (
                 words.shape, channels, (channels + 63) // 64))
-    _geometry(keys, fields, words.shape[1:3], with_dilation=True)
-    fields.integers('groups', checked_integer(keys.pop('groups', 1), 'groups', 1, INT32))
-    fields.integers('filters', words.shape[0])
-    fields.integers('channels', channels)
+    _shape(keys, fields, words.shape[1:3], words.shape[0], channels)
     fields.words('words', _sums(keys, fields, reads, words, channels))
 
 
-def _dense(keys, fields, reads):
+def _float_convolution(keys, fields, reads):
+    weights = float32_array(keys.pop('weights', None), 'weights', 4)
+    if 0 in weights.shape:
+        raise ValueError('weights must not be empty, received shape %s' % (weights.shape,))
+    _shape(keys, fields, weights.shape[2:], weights.shape[0], weights.shape[1])
+    fields.floats('weights', weights)
+    _ending(keys, fields, reads)
+
+
+def _shape(keys, fields, kernel, filters, channels):
+    _geometry(keys, fields, kernel, with_dilation=True)
+    fields.integers('groups', checked_integer(keys.pop('groups', 1), 'groups', 1, INT32))
+    fields.integers('filters', filters)
+    fields.integers('channels', channels)
+
+
+def _dense(keys, fields, reads, convolution=_convolution):
     weights = float32_array(keys.pop('weights', None), 'weights', 2)
     image = keys.pop('image', (weights.shape[0], 1, 1))
     if len(image) != 3 or int(np.prod(image, dtype=np.int64)) != weights.shape[0] or 0 in weights.shape:
         raise ValueError('weights have shape %s, which does not fit an image of %s values' % (weights.shape, image))
     keys['weights'] = np.ascontiguousarray(weights.T).reshape((weights.shape[1],) + tuple(image))
-    _convolution(keys, fields, reads)
+    convolution(keys, fields, reads)
+
+
+def _float_dense(keys, fields, reads):
+    _dense(keys, fields, reads, _float_convolution)
 
 
 def _geometry(keys, fields, kernel, with_dilation=False):
@@ -272,6 +289,8 @@ OPS = OrderedDict([
     ('map', _Op('map', ('values', 'bits'), 0, _ending)),
     ('convolution', _Op('convolution', ('values', 'bits'), 3, _convolution)),
     ('dense', _Op('convolution', ('values', 'bits'), 1, _dense)),
+    ('float_convolution', _Op('float_convolution', ('values', 'bits'), 3, _float_convolution)),
+    ('float_dense', _Op('float_convolution', ('values', 'bits'), 1, _float_dense)),
     ('or_pool', _Op('or_pool', ('bits',), 3, _pooling())),
     ('max_pool', _Op('pool', ('values',), 3, _pooling(1))),
     ('average_pool', _Op('pool', ('values',), 3, _pooling(0))),

@@ -14,11 +14,13 @@ from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig
                                          TestConfig, TrainingSession, _unpack_parameter_frequency)
 
 from .engine import directors, learners as learner_facts, random_state, remember, sources
+from .engine.callbacks import refuse_epochs_that_never_come
 from .engine.checkpoint import HANDED_OVER
 from .engine.engine import Engine
 from .engine.held_out import held_out
 from .engine.schedule import Clock
 from .engine.segment import Segment
+from .integers import plain
 
 _SOURCE = 'TrainingMinibatchSource'
 
@@ -53,8 +55,8 @@ def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
     Raises:
         TypeError, ValueError: an argument does not fit, before training starts.
     """
-    return Session(trainer, mb_source, mb_size, model_inputs_to_streams, progress_frequency,
-                   max_samples, checkpoint_config, cv_config, test_config, callbacks, epoch_size,
+    return Session(trainer, mb_source, plain(mb_size), model_inputs_to_streams, plain(progress_frequency),
+                   plain(max_samples), checkpoint_config, cv_config, test_config, callbacks, plain(epoch_size),
                    data, progress_writers, larger_is_better, model)
 
 
@@ -86,9 +88,12 @@ class Session(object):
         self._segment(self._checkpoint, self._test)     # CNTK's own checks, before training
         cross_validation = remember.config(cv_config, 'cv_config')
         self.engine = Engine(
-            trainer, handed, callbacks, Clock(epoch_size, self._samples_left()),
-            held_out(data, handed.arguments, self._streams, cross_validation), larger_is_better,
+            trainer, handed, callbacks, Clock(epoch_size, self._samples_left(), self._source_length()),
+            held_out(data, handed.arguments, self._streams, cross_validation, mb_size), larger_is_better,
             self._given['filename'], holds_trainer=True, model=model)
+        refuse_epochs_that_never_come(
+            self.engine.optimizations, self.engine.clock, handed.learners, self.engine.workers,
+            sources.tells_all_workers_of_sweeps(self._source))
         self._needs_segments = bool(self.engine.optimizations)
         # Whether a pair of the user's name is only what one segment hands to the next: CNTK
         # itself keeps others, or writes none where it counts no samples.
@@ -108,6 +113,15 @@ class Session(object):
         if self._max_samples in (None, sys.maxsize) or self._given['filename'] and self._given['restore']:
             return self._max_samples
         return max(0, self._max_samples - self.trainer.total_number_of_samples_seen)
+
+    def _source_length(self):
+        """Returns at most how many (samples, sweeps) are trained, by what the source gives and max_samples."""
+        restores = bool(self._given['filename'] and self._given['restore'])
+        samples, sweeps = sources.length(self._source, anew=restores)
+        once, limit = sources.sweep_of(self._source), self._samples_left()
+        if sweeps is None and once and limit not in (None, sys.maxsize):
+            sweeps = -(-limit // once)
+        return samples, sweeps
 
     def _warn_of_what_is_not_exact(self):
         if remember.truncated(self._source):
@@ -154,8 +168,8 @@ class Session(object):
                 self.caught.check()
                 self._run(device, restored)
                 self.engine.finish()
-            except BaseException:
-                if self.engine.workers.count > 1:
+            except BaseException as error:
+                if self.engine.workers.count > 1 and not getattr(error, 'on_all_workers', False):
                     self.engine.workers.end_all()
                 self.engine.abandon()
                 raise

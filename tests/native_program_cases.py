@@ -122,9 +122,8 @@ def map_(b):
     b.add(dict(op='map', input=name, **b.ending(shape, 1.0)), shape)
 
 
-def convolution(b):
-    random, name = b.random, b.random_bits()
-    channels, height, width = b.bits[name]
+def geometry(random, channels, height, width):
+    """groups, filters, kernel and the keys of a convolution's geometry, and the size of its result."""
     groups = [g for g in (1, 1, 1, 2, 3, 5, channels) if channels % g == 0]
     groups = groups[random.randint(len(groups))]
     filters = groups * int(random.choice([1, 2, 7] if groups > 5 else [1, 5, 16, 17, 31, 32, 33, 64, 70]))
@@ -135,12 +134,19 @@ def convolution(b):
     for axis, size in enumerate((height, width)):
         while (kernel[axis] - 1) * dilation[axis] + 1 > size + sum(padding[axis]):
             kernel[axis] -= 1
-        sizes.append((size + sum(padding[axis]) - (kernel[axis] - 1) * dilation[axis] - 1) // strides[axis] + 1)
+        sizes.append(int((size + sum(padding[axis]) - (kernel[axis] - 1) * dilation[axis] - 1) // strides[axis] + 1))
+    return groups, filters, kernel, dict(strides=strides, dilation=dilation, padding=padding, groups=groups), tuple(sizes)
+
+
+def convolution(b):
+    random, name = b.random, b.random_bits()
+    channels = b.bits[name][0]
+    groups, filters, kernel, keys, sizes = geometry(random, *b.bits[name])
     weights = random.randn(filters, channels // groups, *kernel).astype(F)
     weights[random.rand(*weights.shape) < 0.05] = 0
-    shape = (filters,) + tuple(int(size) for size in sizes)
-    b.add(dict(op='convolution', input=name, weights=weights, strides=strides, dilation=dilation, padding=padding,
-               groups=groups, **b.sums_or_ending(shape, channels // groups * kernel[0] * kernel[1])), shape)
+    shape = (filters,) + sizes
+    b.add(dict(op='convolution', input=name, weights=weights,
+               **dict(keys, **b.sums_or_ending(shape, channels // groups * kernel[0] * kernel[1]))), shape)
 
 
 def dense(b):
@@ -150,6 +156,33 @@ def dense(b):
     weights = b.random.randn(length, filters).astype(F)
     b.add(dict(op='dense', input=name, weights=weights, image=image, **b.sums_or_ending((filters, 1, 1), length)),
           (filters, 1, 1))
+
+
+def small_values(b):
+    """The oracle adds one product after another: float values of at most 500 elements, averaged where there are none."""
+    small = {name: shape for name, shape in b.shapes.items() if np.prod(shape) <= 500}
+    if not small:
+        b.add(dict(op='average_pool', input='x', values=b.name('v'), kernel=(0, 0)), (b.shapes['x'][0], 1, 1))
+        return b.ops[-1]['values']
+    return b.any_of(small)
+
+
+def float_convolution(b):
+    random, name = b.random, small_values(b)
+    channels = b.shapes[name][0]
+    groups, filters, kernel, keys, sizes = geometry(random, *b.shapes[name])
+    weights = special(random, (filters, channels // groups) + tuple(kernel), 0.02)
+    weights[~np.isfinite(weights)] = 0  # a padded tap is 0 times the weight
+    shape = (filters,) + sizes
+    b.add(dict(op='float_convolution', input=name, weights=weights, **dict(keys, **b.ending(shape, 1.0))), shape)
+
+
+def float_dense(b):
+    name = small_values(b)
+    image = b.shapes[name]
+    filters = int(b.random.choice([1, 10, 33, 64, 150]))
+    b.add(dict(op='float_dense', input=name, weights=special(b.random, (int(np.prod(image)), filters), 0.02), image=image,
+               **b.ending((filters, 1, 1), 1.0)), (filters, 1, 1))
 
 
 def window(random, shape):
@@ -203,7 +236,8 @@ def unpack(b):
     b.add(dict(op='unpack', input=name, values=b.name('v')), b.bits[name])
 
 
-ROWS = dict(pack=pack, map=map_, convolution=convolution, dense=dense, or_pool=or_pool, max_pool=pool('max_pool'),
+ROWS = dict(pack=pack, map=map_, convolution=convolution, dense=dense,
+            float_convolution=float_convolution, float_dense=float_dense, or_pool=or_pool, max_pool=pool('max_pool'),
             average_pool=pool('average_pool'), mean_abs=mean_abs, reshape=reshape, unpack=unpack)
 
 

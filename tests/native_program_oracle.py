@@ -102,6 +102,27 @@ def convolution(op, x, values):
     return None, np.where(decreasing, dots < threshold, dots > threshold)
 
 
+def float_convolution(op, x, values):
+    """Sums in the order of the taps, then channels; every product is added with one rounding."""
+    weights = op['weights']
+    if op['op'] == 'float_dense':
+        weights = weights.T.reshape((-1,) + tuple(op.get('image', (weights.shape[0], 1, 1))))
+    strides, dilation = op.get('strides', (1, 1)), op.get('dilation', (1, 1))
+    padding, groups = op.get('padding', ((0, 0), (0, 0))), op.get('groups', 1)
+    x = np.pad(x, ((0, 0), (0, 0)) + tuple(padding), mode='constant')
+    filters, channels, kernel_h, kernel_w = weights.shape
+    height = (x.shape[2] - (kernel_h - 1) * dilation[0] - 1) // strides[0] + 1
+    width = (x.shape[3] - (kernel_w - 1) * dilation[1] - 1) // strides[1] + 1
+    y = np.zeros((x.shape[0], filters, height, width), F)
+    first = np.arange(filters) // (filters // groups) * channels
+    for ky in range(kernel_h):
+        for kx in range(kernel_w):
+            tap = x[:, :, ky * dilation[0]:, kx * dilation[1]:][:, :, ::strides[0], ::strides[1]][:, :, :height, :width]
+            for c in range(channels):
+                y = fused_multiply_add(tap[:, first + c], weights[:, c, ky, kx].reshape(1, -1, 1, 1), y)
+    return ending(op, y, values)
+
+
 def windows(op, x):
     """Of every output pixel, the values of its window: yields (y, x, array [batch, channels, values in row order])."""
     kernel = [size or length for size, length in zip(op['kernel'], x.shape[2:])]
@@ -153,6 +174,8 @@ OPS = {
     'map': ending,
     'convolution': convolution,
     'dense': convolution,
+    'float_convolution': float_convolution,
+    'float_dense': float_convolution,
     'or_pool': lambda op, x, values: (None, pooled(op, x, np.bool_, lambda window: window.any(axis=2))),
     'max_pool': lambda op, x, values: (pooled(op, x, F, maximum), None),
     'average_pool': lambda op, x, values: (pooled(op, x, F, average), None),

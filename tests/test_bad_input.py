@@ -209,6 +209,17 @@ def endless_source():
     script.run(data=C.io.MinibatchSourceFromData({'x': script.images, 'label': script.labels}))
 
 
+class Unknown(C.io.MinibatchSourceFromData):
+    """A source of the user's own, that does not tell how much it gives."""
+
+
+def epoch_behind_an_unknown_end():
+    script = Script()
+    source = Unknown(dict(x=(script.images, C.layers.typing.Tensor[1, 6, 6]),
+                          label=(script.labels, C.layers.typing.Tensor[5])), max_samples=4 * SAMPLES)
+    script.run([Identity(epoch=9)], mb_source=source, model_inputs_to_streams=script._streams(source, 'data'))
+
+
 def sparse_input():
     x, label = C.input_variable(12, is_sparse=True), C.input_variable(30)
     model = C.layers.Dense(30, name='hidden')(x)
@@ -263,7 +274,11 @@ TABLE = [
         'FactorDense: epoch', '(number, cntk.train.DataUnit.sweep)', 'DataUnit.sample', 'epoch_size'),
     Row('epoch past the end', lambda: run(Identity(epoch=5), max_samples=4 * SAMPLES), ValueError,
         'Identity(epoch=5)', '4 is the last epoch', 'this run 2800 samples', 'train longer'),
-    Row('epoch that never came', lambda: run(Identity(epoch=9)), ValueError,
+    Row('epoch past the source', lambda: run(Identity(epoch=9)), ValueError,
+        'Identity(epoch=9)', '4 is the last epoch', 'gives 2800 samples', 'let the source give more'),
+    Row('sweeps of a UserLearner', lambda: run(Identity(epoch=2), learner='user', epoch_size=None), ValueError,
+        'Identity(epoch=2)', 'must have epochs that come', 'counts no sweeps', 'give epoch_size in samples'),
+    Row('epoch that never came', epoch_behind_an_unknown_end, ValueError,
         'Identity(epoch=9)', 'before Identity', 'after 2800 samples (4 epochs)', 'give an earlier epoch'),
     Row('epoch size of a float', lambda: run(epoch_size=1.5), TypeError,
         'epoch_size', 'a number of samples', 'got 1.5', 'the number of training samples'),
@@ -483,6 +498,8 @@ TABLE = [
         'data', 'the same number of samples', 'x: 3, label: 2', 'cut the arrays alike'),
     Row('held-out data of another shape', lambda: run(data=(np.ones((3, 1, 6, 6), 'f'), np.ones((3, 4), 'f'))),
         ValueError, 'data for argument label', '[samples, 5]', 'got [3, 4]', 'those of the input_variable'),
+    Row('held-out data that CNTK cannot read', lambda: run(data=(np.ones((3, 1, 6, 6), 'i'), np.ones((3, 5), 'f'))),
+        ValueError, 'data for argument x', 'what CNTK can read', 'int32', 'in the order x, label'),
     Row('held-out source without the stream', lambda: source_without(['x']), ValueError,
         'argument label', 'must have a stream', 'the streams x', 'alike'),
     Row('held-out source without an end', endless_source, ValueError,

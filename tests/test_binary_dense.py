@@ -149,8 +149,8 @@ def test_lowered_equals_trained_for_random_layers(seed):
 
 
 @pytest.mark.parametrize('options', [
-    dict(), dict(weight_scale='layer'), dict(weight_scale=None, input_scale=None), dict(input_scale=None),
-    dict(clip='calibrate'), dict(input_shift=None), dict(output_scale=None), dict(input_shift='learn')], ids=str)
+    dict(), dict(weight_scale='layer'), dict(weight_scale=None), dict(input_scale='sample'), dict(clip='calibrate'),
+    dict(input_shift=None), dict(output_scale=None), dict(input_shift='learn')], ids=str)
 def test_lowered_equals_trained_for_every_option(options):
     features, model = dense_layers()
     data = [{features: 3 * images(features.shape, 20)}]
@@ -162,14 +162,15 @@ def test_lowered_equals_trained_for_every_option(options):
     assert same_bits(lowered.eval(values), trained.eval(values))
 
 
-def test_fitted_values_are_where_the_formula_has_them():
+@pytest.mark.parametrize('scale', ['sample', None])
+def test_fitted_values_are_where_the_formula_has_them(scale):
     features, model = dense_layers(names=('layer', 'last'))
     data = images(features.shape, 40)
-    trained = binarize_dense(model, minibatches=[{features: data}]).model
+    trained = binarize_dense(model, minibatches=[{features: data}], input_scale=scale).model
     block = trained.layer
     named = {constant.name: constant.value for constant in block.constants}
     expected = binary_dense(data, model.layer.W.value, model.layer.b.value, shift=named['input_shift'],
-                            gain=named['gain'], offset=named['offset'])
+                            gain=named['gain'], offset=named['offset'], input_scale=scale)
     np.testing.assert_allclose(C.combine([block]).eval(data), np.maximum(expected, 0), rtol=1e-5, atol=1e-5)
 
 
@@ -324,7 +325,7 @@ def test_flipping_one_packed_weight_bit_is_found(monkeypatch):
 
 def test_training_a_lowered_network_says_what_to_do(capfd):
     features, model = dense_layers()
-    lowered = lower_binary_layers(binarize_dense(model).model)
+    lowered = lower_binary_layers(binarize_dense(model, lambda layer: layer.name == 'second').model)
     target = C.input_variable(3)
     trainer = C.Trainer(lowered, C.cross_entropy_with_softmax(lowered, target),
                         [C.sgd(lowered.parameters, C.learning_parameter_schedule(0.1))])

@@ -271,7 +271,8 @@ def test_factors_of_complex_numbers_are_refused():
 
 
 @pytest.mark.parametrize('columns, rank, said', [
-    ([], 0, 'all 0, so there was nothing to lose (energy 1, error 0)'), ([3], 1, 'rank 1, so rank 3 lost nothing and 2'),
+    ([], 0, 'all 0, so there was nothing to lose (energy 1, error 0)'),
+    ([3], 1, 'rank 1, so rank 3 lost nothing and 2'),
     ([0, 5, 9], 3, None)])
 @pytest.mark.parametrize('split', ['even', 'right'])
 def test_every_pair_of_factors_of_weights_that_lack_rank_trains(columns, rank, said, split):

@@ -74,7 +74,8 @@ def test_factors_of_weights_of_any_rank_can_train(found, split, dtype, data):
     left, right = low_rank.factors(W, k, split)
     assert left.shape == (W.shape[0], k) and right.shape == (k, W.shape[1])
     if k >= rank:       # the product is W still, to the rounding of the factors
-        assert np.abs(left.astype(float).dot(right) - W).max() <= 8 * np.finfo(dtype).eps * max(1e-30, np.abs(W).max()) * k
+        rounding = 8 * k * np.finfo(dtype).eps * np.abs(W).max()
+        assert np.abs(left.astype(float).dot(right) - W).max() <= rounding
     assert low_rank.silent_pairs(left, right) == max(0, k - rank)
     silent = left[:, min(k, rank):].astype(np.float64)
     # An orthonormal basis where W has no direction, and orthogonal to what W has.

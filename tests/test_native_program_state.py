@@ -149,7 +149,7 @@ def test_the_states_by_hand_are_read():
     (dict(ops=[PACK, convolution_op(channels=4)]), 'reads 3 channels'),
     (dict(ops=[PACK, convolution_op(words=(8,) * 4)]), 'bits set beyond'),
     (dict(ops=[PACK, convolution_op(words=(1,) * 3)]), 'words has 3'),
-    (dict(ops=[PACK, convolution_op(filters=BIG)]), 'too few'), (dict(ops=[PACK, convolution_op(channels=BIG)]), 'too few'),
+    (dict(ops=[PACK, convolution_op(filters=BIG)]), 'too few'), (dict(ops=[PACK, convolution_op(channels=BIG)]), 'too large'),
     (dict(ops=[PACK, convolution_op(filters=0)]), "'filters' is 0"),
     (dict(ops=[PACK, convolution_op(groups=2)]), 'divided into 2 groups'),
     (dict(ops=[PACK, convolution_op(kernel=(BIG, BIG))]), 'too large'),

@@ -19,6 +19,7 @@ empty files in the folder, tell what the files alone do not: see `WHOLE` and `HA
 import collections
 import json
 import os
+import re
 
 import cntk as C
 from cntk import cntk_py
@@ -71,13 +72,21 @@ def newest(file):
     """
     if os.path.exists(file):
         return file
+    numbers = [each for each in _numbered(file, STATE) if os.path.exists(each)]
+    return numbers[-1] if numbers else None
+
+
+def _numbered(file, end):
+    """Returns the `file`<N> of which there is a file `file`<N> + `end`, by their number.
+
+    Only digits make a number: what else begins with the name is of another run.
+    """
     folder, name = os.path.split(file)
     if not os.path.isdir(folder or '.'):
-        return None
-    numbers = [found[len(name):] for found in os.listdir(folder or '.')
-               if found.startswith(name) and found[len(name):].isdigit()
-               and os.path.exists(os.path.join(folder, found + STATE))]
-    return file + max(numbers, key=int) if numbers else None
+        return []
+    form = re.compile(re.escape(name) + '([0-9]+)' + re.escape(end))
+    found = [form.fullmatch(each) for each in sorted(os.listdir(folder or '.'))]
+    return sorted((file + match.group(1) for match in found if match), key=lambda each: int(each[len(file):]))
 
 
 def _names_of(file):
@@ -135,9 +144,9 @@ class Checkpoints(object):
         complete(self._file, self.noted(WHOLE))
         if not os.path.exists(self._file):
             self.forget(WHOLE)                  # the user removed it
-        for name in sorted(os.listdir(folder or '.')):
-            if name.startswith(os.path.basename(self._file)) and name.endswith(STATE + TEMPORARY):
-                complete(os.path.join(folder, name[:-len(STATE + TEMPORARY)]), False)
+        for file in _numbered(self._file, STATE + TEMPORARY):
+            if not os.path.isdir(file + FOLDER):        # else it is of another run, or saved by hand
+                complete(file, False)
         return newest(self._file)
 
     def note(self, what):

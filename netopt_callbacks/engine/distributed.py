@@ -20,7 +20,8 @@ from cntk.train.distributed import Communicator, DistributedLearner
 from . import remember
 
 _UIDS = 100000
-_HERE = np.float32(1e-30)       # what the main worker brings to a meeting
+# What the main worker and the others bring to a meeting: small, exact in any sum, and no open window's 0.
+_MAIN, _OTHER = np.float32(2. ** -100), np.float32(2. ** -99)
 
 
 class Workers(object):
@@ -62,9 +63,9 @@ class Workers(object):
         One that has come to the end of its data, or is in a checkpoint, goes on after a save alone.
         """
         while self._at_own_pace:
-            mine = _HERE if self.is_main else np.float32(0)
+            mine = _MAIN if self.is_main else _OTHER
             average, _ = self.averaged(mine, mine)
-            if average == _HERE / np.float32(self.count):
+            if average == np.float32(_MAIN + (self.count - 1) * _OTHER) / np.float32(self.count):
                 return
             if average == mine:
                 with tempfile.TemporaryDirectory() as folder:

@@ -18,8 +18,8 @@ from ..observers.base import Run
 from ..records import Record, Result
 from . import directors, learners as learner_facts
 from .audience import Audience
-from .callbacks import (in_order, refuse_lower_without_data, refuse_projection, refuse_writers,
-                        sorted_callbacks)
+from .callbacks import (in_order, on_all_workers, refuse_lower_without_data, refuse_projection,
+                        refuse_writers, sorted_callbacks)
 from .distributed import Workers
 from .exchanged import trained_averages, trained_samples
 from .held_out import Minibatches
@@ -174,9 +174,9 @@ class Engine(object):
             self._evaluate('end')
         self._export()
         if self._pending():
-            raise ValueError('training ended after %d samples (%d epochs), before %s; %s' % (
+            raise on_all_workers(ValueError('training ended after %d samples (%d epochs), before %s; %s' % (
                 self.clock.samples, self.clock.epoch,
-                ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in self._pending()), self._remedy()))
+                ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in self._pending()), self._remedy())))
         if self._lower is not None:
             self.result.lowered, self.result.parity = self._lower.run(
                 self.result.model, self.optimizations, self._minibatches(

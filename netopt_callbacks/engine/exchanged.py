@@ -74,6 +74,17 @@ class Exchanged(object):
         with _as_last_trained(self):
             super(Exchanged, self).summarize_training_progress()
 
+    def summarize_test_progress(self):
+        handed = remember.handed(self)
+        if handed.last_tested is None:
+            super(Exchanged, self).summarize_test_progress()
+            return
+        now, self.this = self.this, handed.last_tested
+        try:
+            super(Exchanged, self).summarize_test_progress()
+        finally:
+            self.this, handed.last_tested = now, None
+
     def save_checkpoint(self, filename, *rest, **options):
         phases = remember.handed(self).phases
         if phases is not None:

@@ -96,7 +96,7 @@ class Network(object):
 
     def counts(self):
         """Returns the samples, minibatches and sweeps the trainer has seen in its life."""
-        return [self.trainer.total_number_of_units_seen(unit) for unit in UNITS]
+        return learner_facts.counts(self.trainer, self.handed.learners, UNITS)
 
     def go_on_from(self, before):
         """Takes over what the network of an earlier run knew of the trainer's learners."""
@@ -392,7 +392,9 @@ class Network(object):
         if self.workers.count == 1:
             saved_graph.advance_unique_id(unique_id or 0)
             return after._replace(unique_id=cntk_py.new_unique_id())
-        begin = self.workers.align_unique_id(unique_id if random_state.has_state(after.whole) else None)
+        if not random_state.has_state(after.whole):
+            return after._replace(unique_id=self.workers.align_unique_id())
+        begin = self.workers.align_unique_id(unique_id)
         return after._replace(whole=own(graph.clone_shared(after.whole)), unique_id=begin)
 
     def _kept(self, saved):
@@ -443,7 +445,7 @@ class Network(object):
                 ExitStack of what takes back what it did.
             undo (contextlib.ExitStack): the one of a change that this is a part of; None for one of its own.
         """
-        sums = self._tracker.sums
+        sums = self._tracker.open
         before, original = self.now, self.original
         with directors.uninterrupted(), contextlib.ExitStack() as mine:
             undo, whole = (mine, mine) if undo is None else (undo, None)

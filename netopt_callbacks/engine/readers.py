@@ -17,6 +17,7 @@ from ..graph.walk import functions, walk
 from . import remember, state
 from .state import OWN, signature
 
+_UNKNOWN = C.placeholder().shape
 _moved = {}             # uid of an output before a change: the Variable that stands for it
 
 
@@ -27,19 +28,22 @@ def now(variable):
     return variable
 
 
-class _Kinds(dict):
-    """Says of each type whether it is one of Functions: looked up in C, once for each type."""
-
-    def __missing__(self, kind):
-        self[kind] = issubclass(kind, cntk_py.Function) and not issubclass(kind, UserFunction)
-        return self[kind]
-
-
 def live_functions():
     """Returns the Function objects that are alive, but for the engine's own."""
-    objects = gc.get_objects()
-    found = itertools.compress(objects, map(_Kinds().__getitem__, map(type, objects)))
+    objects = gc.get_objects()      # often a million: they are gone through in C
+    found = itertools.compress(objects, map(_kinds(cntk_py.Function).__contains__, map(type, objects)))
     return [function for function in found if 'this' in function.__dict__ and OWN not in function.__dict__]
+
+
+def _kinds(base):
+    """Returns a class and all derived from it, but for UserFunctions: their Python object computes them."""
+    found, pending = set(), [base]
+    while pending:
+        kind = pending.pop()
+        if kind is not UserFunction and kind not in found:
+            found.add(kind)
+            pending.extend(kind.__subclasses__())
+    return found
 
 
 def live_leaves(uids):
@@ -66,15 +70,15 @@ class Readers(object):
     """
 
     def __init__(self, trainer, whole):
-        candidates = [function for function in live_functions() if function.outputs]
-        others = [(other, state.current(other).whole) for other in remember.trainers() if other is not trainer]
-        reads = _Reading([candidate.outputs for candidate in candidates]
-                         + [graph.outputs for _, graph in others]).of(whole.parameters)
-        self.functions = [candidate for candidate in candidates if reads(candidate.outputs)]
-        self.trainers = [other for other, graph in others if reads(graph.outputs)]
+        # CNTK walks the graph each time it is asked for outputs.
+        live = [(function, function.outputs) for function in live_functions()]
+        others = [(other, state.current(other).whole.outputs) for other in remember.trainers() if other is not trainer]
+        reads = _Reading([outputs for _, outputs in live + others]).of(whole.parameters)
+        reading, trainers = ([(one, outputs) for one, outputs in group if reads(outputs)] for group in (live, others))
+        self.functions = [function for function, _ in reading]
+        self.trainers = [other for other, _ in trainers]
         mine = {output.uid for output in whole.outputs}
-        theirs = [output for function in self.functions for output in function.outputs]
-        theirs += [output for other in self.trainers for output in state.current(other).whole.outputs]
+        theirs = [output for _, outputs in reading + trainers for output in outputs]
         self.outputs = list({output.uid: output for output in theirs if output.uid not in mine}.values())
         self.left = []          # what the record says of those that could not follow
         self._mine = mine
@@ -181,7 +185,12 @@ class _Reading(object):
 
 
 def applied_as_in(function, whole):
-    """Returns a layer function applied to the input that a network applies it to; None where that is not seen."""
+    """Returns a layer function applied to an input as a network gives it; None where that is not seen.
+
+    Args:
+        function (cntk.Function): with one placeholder.
+        whole (cntk.Function): the network, in which the Parameters that it applies to its input are applied, too.
+    """
     if len(function.placeholders) != 1:
         return None
     inlet = function.placeholders[0].uid
@@ -189,9 +198,10 @@ def applied_as_in(function, whole):
              for leaf in part.inputs if leaf.is_parameter and any(v.uid == inlet for v in part.inputs)}
     for part in walk(whole):
         if any((part.op_name, leaf.uid) in first for leaf in part.inputs if leaf.is_parameter):
-            data = [variable for variable in part.inputs if variable.is_input]
-            if len(data) == 1:
-                return function(data[0])
+            data = [variable for variable in part.inputs if not (variable.is_parameter or variable.is_constant)]
+            if len(data) == 1 and data[0].shape != _UNKNOWN:
+                return function(data[0] if data[0].is_input else C.input_variable(
+                    data[0].shape, data[0].dtype, dynamic_axes=data[0].dynamic_axes, name=data[0].name))
     return None
 
 

@@ -1,5 +1,9 @@
 """Where a minibatch source stands: whether it can go back, whether it has come to its end."""
-from cntk.io import UserMinibatchSource
+import math
+
+from cntk.io import INFINITELY_REPEAT, MinibatchSourceFromData, UserMinibatchSource
+
+from . import remember
 
 
 def has_position(source):
@@ -18,6 +22,37 @@ def refuse_half_position(source):
         raise ValueError('the minibatch source %s must be able to go to the position it tells, which an optimization '
                          'needs, and got no restore_from_checkpoint(state) of its own: override that too, or '
                          'leave get_checkpoint_state() out' % type(source).__name__)
+
+
+def length(source, anew=False):
+    """Returns (samples, sweeps) that a source gives at most, each None where that is not known.
+
+    Args:
+        source (cntk.io.MinibatchSource or cntk.io.UserMinibatchSource): of the training.
+        anew (bool): from its beginning, and not from where it stands.
+    """
+    if type(source) is MinibatchSourceFromData:
+        if source._max_samples >= INFINITELY_REPEAT:
+            return None, None
+        left = source._max_samples - (0 if anew else source._total_num_samples)
+        return left, int(math.ceil(left / float(sweep_of(source))))
+    return remember.length(source)
+
+
+def sweep_of(source):
+    """Returns the samples of one sweep, None where that is not known."""
+    if type(source) is not MinibatchSourceFromData:
+        return None
+    length_of = MinibatchSourceFromData._get_len
+    sequences = [source._data[name] for name in source._data if source._is_sequence[name]]
+    if not sequences:
+        return source._num_samples
+    return sum(max(length_of(data[row]) for data in sequences) for row in range(source._num_samples))
+
+
+def tells_all_workers_of_sweeps(source):
+    """Whether every worker is told where a sweep ends; a worker without data there is not, else."""
+    return isinstance(source, MinibatchSourceFromData)
 
 
 class Ahead(object):

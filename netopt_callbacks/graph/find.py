@@ -53,8 +53,13 @@ def layers(model, filter_function=None, op_name=None):
                 raise ValueError('%s and %s share W, so they must change together, and filter_function takes '
                                  'only the first; let it take both or neither'
                                  % (layer.label, other.label))
-    weights = {layer.W.uid for layer, takes in taken.items() if takes}
-    return [layer for layer in found if layer.W.uid in weights]
+    keys = {_key(layer) for layer, takes in taken.items() if takes}
+    return [layer for layer in found if taken.get(layer) or layer.follows and _key(layer) in keys]
+
+
+def _key(layer):
+    """Returns what applications of one layer share: its W, or all Parameters of a block that has no such one."""
+    return layer.W.uid if layer.W is not None else frozenset(leaf.uid for leaf in layer.root.parameters)
 
 
 def _found(model):
@@ -62,9 +67,9 @@ def _found(model):
     part = trained_part(model)
     found = [item for item in _search(part) if isinstance(item, Layer)]
     if part is not model:
-        known, weights = set(found), {layer.W.uid for layer in found}
+        known, keys = set(found), {_key(layer) for layer in found}
         others = [item for item in _search(model) if isinstance(item, Layer)
-                  and item.W.uid in weights and item not in known]
+                  and _key(item) in keys and item not in known]
         for layer in others:
             layer.follows = True
         found += others

@@ -186,7 +186,8 @@ def from_text(text):
     for name, value in state.items():
         if isinstance(value, dict):
             if value['dtype'] not in _TYPES:
-                raise ValueError("%s must be of type %s, got '%s'" % (name, ' or '.join(sorted(_TYPES)), value['dtype']))
+                raise ValueError("%s must be of type %s, got '%s'"
+                                 % (name, ' or '.join(sorted(_TYPES)), value['dtype']))
             array = np.frombuffer(base64.b64decode(value['base64'], validate=True), np.dtype(value['dtype']))
             state[name] = array.astype(_TYPES[value['dtype']]).reshape(value['shape'])
     return state

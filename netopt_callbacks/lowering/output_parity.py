@@ -17,7 +17,8 @@ class OutputParity(object):
         predictions (int): argmax compared; 0 where the output is no vector.
         different_predictions (int): how many of them differ, among the clear samples.
         not_finite (int): values of the trained network that are NaN or infinite.
-        different_not_finite (int): values, among the clear samples, that are so in one network alone, or otherwise so.
+        different_not_finite (int): values, among the clear samples, that are so in one network
+            alone, or otherwise so.
     """
 
     def __init__(self):

@@ -120,6 +120,11 @@ class Clock(object):
         return self._latest
 
 
+def shown_tag(tag):
+    """Returns a tag as TensorBoard shows it: with '_' for each character that it allows in none."""
+    return summary.scalar(tag, 0.0).value[0].tag
+
+
 def event_files(folder):
     """Returns the names of the event files in a folder, in the order they are read: oldest first."""
     return sorted(name for name in os.listdir(folder) if 'tfevents' in name)

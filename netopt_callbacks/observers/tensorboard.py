@@ -4,11 +4,12 @@
 """
 import os
 import weakref
+from numbers import Integral
 
 from ..table import Table
 from .average import Average
 from .base import Observer
-from .event_file import EventFile, Nowhere, writable_folder
+from .event_file import EventFile, Nowhere, shown_tag, writable_folder
 from .output import warn
 
 _HELD_OUT = ('start', 'epoch', 'before', 'after', 'end')
@@ -41,17 +42,18 @@ class TensorBoard(Observer):
         if not str(logdir) or '://' in str(logdir):
             raise ValueError('TensorBoard: logdir must be a folder of this machine, got %r'
                              % (logdir,))
-        if isinstance(every, bool) or not isinstance(every, int):
+        if isinstance(every, bool) or not isinstance(every, Integral):
             raise TypeError('TensorBoard: every must be a number of minibatches, got %r' % (every,))
         if every < 1:
             raise ValueError('TensorBoard: every must be 1 minibatch or more, got %d' % every)
         self.logdir = writable_folder(logdir)
-        self.every = every
+        self.every = int(every)
         self._file = None
         self._window = Average()
         self._last_step = None              # of recovery/metric
         self._parameters = self._macs = None
         self._optimized_at = None
+        self._tags = {}                     # name of a layer -> its tag
 
     def close(self):
         """Closes the file and frees the folder.
@@ -72,6 +74,7 @@ class TensorBoard(Observer):
         self._window = Average(run.samples)
         self._last_step = None
         self._optimized_at = None
+        self._tags = {}
         # What the checkpoint had seen stays, its last point included; what was trained after
         # it is trained again.
         self._open(run.samples + 1 if run.samples else 0)
@@ -99,7 +102,8 @@ class TensorBoard(Observer):
     def on_optimization(self, record):
         self._end_window()
         self._optimized_at = step = record.samples
-        for tag, note in zip(_tags(record.layers), record.layers):
+        tags = self._tags_of(record.layers)
+        for tag, note in zip(tags, record.layers):
             for field in ('rank', 'energy', 'error'):
                 self._scalar('netopt/%s/%s' % (tag, field), getattr(note, field), step)
         if step > 0:
@@ -108,7 +112,7 @@ class TensorBoard(Observer):
         after = record.network_after
         self._parameters, self._macs = (None, None) if after is None else (after.parameters, after.macs)
         self._totals(step)
-        self._opened().text('netopt/%s' % record.optimization, _as_markdown(record), step)
+        self._opened().text('netopt/%s' % record.optimization, _as_markdown(record, tags), step)
 
     def on_end(self, result):
         self.close()
@@ -170,25 +174,35 @@ class TensorBoard(Observer):
         self._scalar('recovery/drop', evaluation.drop, step)
         self._scalar('recovery/recovered', evaluation.recovered, step)
 
+    def _tags_of(self, layers):
+        """Returns a tag for each layer; no two layers of the run have the same one.
+
+        TensorBoard allows fewer letters in a tag than CNTK in a name: 'a b' and 'a:b' are both a_b there.
+        """
+        tags = []
+        for number, layer in enumerate(layers, 1):
+            name = layer.name or 'layer%d' % number
+            if self._tags.get(name) in tags or name not in self._tags:
+                taken = set(self._tags.values()) | set(tags)
+                tag = shown_tag(name)
+                while tag in taken:
+                    tag = '%s_%d' % (shown_tag(name), number) if tag == shown_tag(name) else tag + '_'
+                self._tags.setdefault(name, tag)
+            else:
+                tag = self._tags[name]
+            tags.append(tag)
+        return tags
+
     def _totals(self, step):
         self._scalar('netopt/parameters', self._parameters, step)
         self._scalar('netopt/macs', self._macs, step)
 
 
-def _tags(layers):
-    """Returns a tag for each layer, none of them twice."""
-    tags = []
-    for number, layer in enumerate(layers, 1):
-        tag = layer.name or 'layer%d' % number
-        tags.append(tag if tag not in tags else '%s_%d' % (tag, number))
-    return tags
-
-
-def _as_markdown(record):
+def _as_markdown(record, tags):
     """Returns a record as the text TensorBoard shows."""
     table = Table('layer', 'shape', 'rank', 'energy', 'error', 'parameters', 'multiply-adds',
                   'bits per weight', 'left as it was')
-    for tag, note in zip(_tags(record.layers), record.layers):
+    for tag, note in zip(tags, record.layers):
         table.row(tag, 'x'.join(str(side) for side in note.shape), note.rank, note.energy,
                   note.error, (note.parameters_before, note.parameters_after),
                   (note.macs_before, note.macs_after),
@@ -197,6 +211,6 @@ def _as_markdown(record):
     if record.drop is not None:
         said.append('held-out metric %.6g before, %.6g right after: drop %.6g'
                     % (record.metric_before, record.metric_after, record.drop))
-    said += ['%s: %s' % (tag, note.message) for tag, note in zip(_tags(record.layers), record.layers)
+    said += ['%s: %s' % (tag, note.message) for tag, note in zip(tags, record.layers)
              if note.message]
     return '\n\n'.join(said + list(record.notes) + [table.markdown()])

@@ -10,6 +10,7 @@ from numbers import Real
 import cntk as C
 
 from ..graph import blocks as known_blocks
+from ..integers import plain
 
 
 class LayerNote(object):
@@ -281,7 +282,7 @@ class Optimization(object):
 
 def _checked_epoch(owner, epoch):
     """Returns `epoch` as given once it is known to be a legal point in time."""
-    count = epoch
+    epoch = count = plain(epoch)
     if isinstance(epoch, tuple):
         if len(epoch) != 2 or getattr(epoch[1], 'name', None) != 'sweep':
             raise ValueError('%s: epoch as a tuple must be (number, cntk.train.DataUnit.sweep), got %r; '
