@@ -16,6 +16,7 @@ from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig
 from .engine import directors, learners as learner_facts, random_state, remember, sources
 from .engine.checkpoint import HANDED_OVER
 from .engine.engine import Engine
+from .engine.exchanged import trained_samples
 from .engine.held_out import held_out
 from .engine.schedule import Clock
 from .engine.segment import Segment
@@ -97,6 +98,7 @@ class Session(object):
             self._warn_of_what_is_not_exact()
         self._remove = ()
         self._counted = {}
+        self._checkpoints_counted = None
 
     def _samples_left(self):
         """Returns how many samples the run trains: CNTK counts `max_samples` over the learners' life.
@@ -170,7 +172,7 @@ class Session(object):
             return None
         file = self.engine.phases.find()
         if file:
-            self.checkpoint_written()
+            self._note_whole()
         if file == self._given['filename'] and self._checkpoints.noted(HANDED_OVER):
             self._remove = (file, file + '.ckp')    # as the run that was killed was about to do
         return file
@@ -187,6 +189,7 @@ class Session(object):
             while not self._segment(config, test).run(self.caught, device):
                 self._fire()
                 config = self._hand_over(os.path.join(folder, 'segment'))
+            self._all_written()
             self._fire()
             if self._needs_segments:
                 self._run_test(os.path.join(folder, 'test'), device)
@@ -215,10 +218,14 @@ class Session(object):
         target = file if own else self._given['filename']
         if not own and self._hands_over_only and self.engine.workers.is_main:
             self._checkpoints.note(HANDED_OVER)
-        self._save(target)
+        if own:
+            self._save(target)
+        else:
+            with self.engine.phases.saving(target):
+                self._save(target)
+            self._note_whole()
         if own or self._hands_over_only:
             self._remove = (target, target + '.ckp')
-        self.checkpoint_written()
         if own:
             return CheckpointConfig(target, frequency=0, restore=True)
         return CheckpointConfig(target, frequency=(self._given['frequency'], self._given['unit']),
@@ -230,6 +237,7 @@ class Session(object):
 
     def segment_started(self):
         """Removes the checkpoint the segment was restored from, where the user has none such."""
+        self._checkpoints_counted = None
         if self.engine.workers.is_main:
             for file in self._remove:
                 if os.path.exists(file):
@@ -238,7 +246,37 @@ class Session(object):
                 self._checkpoints.forget(HANDED_OVER)
         self._remove = ()
 
-    def checkpoint_written(self):
+    def checkpoint_may_come(self):
+        """Keeps the pair of before where C++ may write one after this minibatch: always, rather than not once."""
+        keeper = self.engine.phases.keeper()
+        if keeper is None or not self._given['frequency']:
+            return
+        counted = self.trainer.total_number_of_units_seen(self._given['unit']) // self._given['frequency']
+        if counted != self._checkpoints_counted or not trained_samples(self.trainer):
+            keeper.begin(self.trainer.total_number_of_samples_seen)
+        self._checkpoints_counted = counted
+
+    def checkpoint_written(self, index):
+        """Makes sure that the pair C++ has just written is whole.
+
+        Raises:
+            RuntimeError: it is not, see `generations`.
+        """
+        keeper = self.engine.phases.keeper()
+        if keeper is not None:
+            keeper.done(str(index) if self._given['preserve_all'] else '')
+        self._note_whole()
+
+    def _all_written(self):
+        """Makes sure of the pair that C++ writes of the end where it keeps all; no other save comes."""
+        keeper = self.engine.phases.keeper()
+        if keeper is None:
+            return
+        if self._given['preserve_all'] and os.path.exists(self._given['filename']):
+            keeper.done()
+        keeper.settle()
+
+    def _note_whole(self):
         """Notes that a pair of the user's name is whole, where CNTK keeps but that one."""
         if self.engine.phases.optimized and self._checkpoints is not None \
                 and not self._hands_over_only and self.engine.workers.is_main:

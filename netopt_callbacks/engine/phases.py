@@ -4,6 +4,7 @@ A phase begins with each applied optimization. The graph carries its label (see 
 file in the checkpoint's folder what else a resumed run needs (see `checkpoint`).
 """
 import collections
+import contextlib
 import os
 import uuid
 
@@ -160,6 +161,25 @@ class Phases(object):
         if self.optimized and checkpoints is not None and not checkpoints.holds(self.label(len(self.applied))):
             self.write()
 
+    def keeper(self, file=None):
+        """Returns the Checkpoints of `file`, or of the one of C++, where this process keeps them whole; else None."""
+        checkpoints = self._of(file) if file else self.checkpoints
+        return checkpoints if self.optimized and self._network.workers.is_main else None
+
+    @contextlib.contextmanager
+    def saving(self, file):
+        """Context for a save of CNTK: what it replaces is kept until the new one is known to be whole.
+
+        Raises:
+            RuntimeError: it is not whole, and the one before is in its place.
+        """
+        keeper = self.keeper(file)
+        if keeper is not None:
+            keeper.begin(self._network.counts()[0])
+        yield
+        if keeper is not None:
+            keeper.done()
+
     def saved(self, file):
         """Notes that the user's code has saved a checkpoint: of plain CNTK's nothing else tells the start."""
         self._starts[os.path.abspath(file)] = self._clock.base
@@ -170,7 +190,7 @@ class Phases(object):
         if workers.is_main:
             self.checkpoints.find()
         workers.barrier()
-        return self.checkpoints.find()
+        return checkpoint.newest(self._file)
 
     def restore(self, file, restore):
         """Restores a checkpoint into the structure it was written with.
