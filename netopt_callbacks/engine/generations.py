@@ -87,11 +87,6 @@ class Generations(object):
             RuntimeError: it is not whole; names file and disk.
         """
         torn = pair.fault(file)
-        if torn is None:
-            try:
-                pair.reach_disk(file)
-            except OSError as error:
-                torn = '%s did not reach the disk: %s' % (error.filename, disk.why(error))
         if torn is not None:
             left = self._take_back(file, otherwise)
             raise RuntimeError('the checkpoint %s could not be written whole to %s: %s. %s' % (

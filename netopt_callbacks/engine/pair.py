@@ -78,22 +78,6 @@ def _varint(stream):
     raise ValueError('it is damaged')
 
 
-def reach_disk(file):
-    """Waits until the pair is on the disk; what the system could not write later is an error here.
-
-    Raises:
-        OSError: names the file.
-    """
-    for path in (file, file + STATE):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path)
-        finally:
-            os.close(descriptor)
-
-
 def digests(file):
     """Returns texts that tell the two files of a pair from all others: size and CRC-32, which any flipped bit changes."""
     return tuple(_digest(path) for path in (file, file + STATE))
