@@ -13,7 +13,7 @@ from cntk.train.trainer import Trainer
 from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig, DataUnit,
                                          TestConfig, TrainingSession, _unpack_parameter_frequency)
 
-from .engine import directors, learners as learner_facts, random_state, remember, sources
+from .engine import directors, learners as learner_facts, random_state, remember, sources, temporary
 from .engine.checkpoint import HANDED_OVER
 from .engine.engine import Engine
 from .engine.exchanged import trained_samples
@@ -150,6 +150,7 @@ class Session(object):
         with directors.guarded() as self.caught:
             try:
                 self.engine.serve(self._samples_left())
+                self.engine.phases.lock(self._given['filename'])
                 restored = self.engine.start(self._to_restore())
                 self.caught.check()
                 self._run(device, restored)
@@ -219,7 +220,7 @@ class Session(object):
         if not own and self._hands_over_only and self.engine.workers.is_main:
             self._checkpoints.note(HANDED_OVER)
         if own:
-            self._save(target)
+            self._save_temporary(target, 'going on after an optimization, without a checkpoint_config,')
         else:
             with self.engine.phases.saving(target):
                 self._save(target)
@@ -234,6 +235,14 @@ class Session(object):
     def _save(self, file):
         Trainer.save_checkpoint(self.trainer, file,
                                 {_SOURCE: self._source.get_checkpoint_state()})
+
+    def _save_temporary(self, file, what):
+        is_main = self.engine.workers.is_main
+        if is_main:
+            temporary.room_for(os.path.dirname(file), self.trainer.loss_function, self.trainer.parameter_learners, what)
+        self._save(file)
+        if is_main:
+            temporary.check(file, what)
 
     def segment_started(self):
         """Removes the checkpoint the segment was restored from, where the user has none such."""
@@ -320,7 +329,7 @@ class Session(object):
         """Runs the user's test on the network as it is after the last change."""
         if remember.config(self._test, 'test_config').get('source') is None:
             return
-        self._save(file)
+        self._save_temporary(file, 'the test of an optimized network')
         config = CheckpointConfig(file, frequency=0, restore=True)
         segment = TrainingSession(self.trainer, self._source, self._size, self._streams,
                                   self.trainer.total_number_of_samples_seen or self._max_samples,
