@@ -13,10 +13,11 @@ from cntk.train.trainer import Trainer
 from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig, DataUnit,
                                          TestConfig, TrainingSession, _unpack_parameter_frequency)
 
-from .engine import directors, learners as learner_facts, random_state, remember, sources
+from .engine import directors, learners as learner_facts, random_state, remember, sources, temporary
 from .engine.callbacks import refuse_epochs_that_never_come
 from .engine.checkpoint import HANDED_OVER
 from .engine.engine import Engine
+from .engine.exchanged import trained_samples
 from .engine.held_out import held_out
 from .engine.schedule import Clock
 from .engine.segment import Segment
@@ -104,6 +105,7 @@ class Session(object):
             self._warn_of_what_is_not_exact()
         self._remove = ()
         self._counted = {}
+        self._checkpoints_counted = None
 
     def _samples_left(self):
         """Returns how many samples the run trains: CNTK counts `max_samples` over the learners' life.
@@ -164,6 +166,7 @@ class Session(object):
         with directors.guarded() as self.caught:
             try:
                 self.engine.serve(self._samples_left())
+                self.engine.phases.lock(self._given['filename'])
                 restored = self.engine.start(self._to_restore())
                 self.caught.check()
                 self._run(device, restored)
@@ -186,7 +189,7 @@ class Session(object):
             return None
         file = self.engine.phases.find()
         if file:
-            self.checkpoint_written()
+            self._note_whole()
         if file == self._given['filename'] and self._checkpoints.noted(HANDED_OVER):
             self._remove = (file, file + '.ckp')    # as the run that was killed was about to do
         return file
@@ -203,6 +206,7 @@ class Session(object):
             while not self._segment(config, test).run(self.caught, device):
                 self._fire()
                 config = self._hand_over(os.path.join(folder, 'segment'))
+            self._all_written()
             self.engine.workers.meet(self.trainer)      # one may still be in its last summary
             self._fire()
             if self._needs_segments:
@@ -232,10 +236,14 @@ class Session(object):
         target = file if own else self._given['filename']
         if not own and self._hands_over_only and self.engine.workers.is_main:
             self._checkpoints.note(HANDED_OVER)
-        self._save(target)
+        if own:
+            self._save_temporary(target, 'going on after an optimization, without a checkpoint_config,')
+        else:
+            with self.engine.phases.saving(target):
+                self._save(target)
+            self._note_whole()
         if own or self._hands_over_only:
             self._remove = (target, target + '.ckp')
-        self.checkpoint_written()
         if own:
             return CheckpointConfig(target, frequency=0, restore=True)
         return CheckpointConfig(target, frequency=(self._given['frequency'], self._given['unit']),
@@ -245,8 +253,17 @@ class Session(object):
         Trainer.save_checkpoint(self.trainer, file,
                                 {_SOURCE: self._source.get_checkpoint_state()})
 
+    def _save_temporary(self, file, what):
+        is_main = self.engine.workers.is_main
+        if is_main:
+            temporary.room_for(os.path.dirname(file), self.trainer.loss_function, self.trainer.parameter_learners, what)
+        self._save(file)
+        if is_main:
+            temporary.check(file, what)
+
     def segment_started(self):
         """Removes the checkpoint the segment was restored from, where the user has none such."""
+        self._checkpoints_counted = None
         if self.engine.workers.is_main:
             for file in self._remove:
                 if os.path.exists(file):
@@ -255,7 +272,37 @@ class Session(object):
                 self._checkpoints.forget(HANDED_OVER)
         self._remove = ()
 
-    def checkpoint_written(self):
+    def checkpoint_may_come(self):
+        """Keeps the pair of before where C++ may write one after this minibatch: always, rather than not once."""
+        keeper = self.engine.phases.keeper()
+        if keeper is None or not self._given['frequency']:
+            return
+        counted = self.trainer.total_number_of_units_seen(self._given['unit']) // self._given['frequency']
+        if counted != self._checkpoints_counted or not trained_samples(self.trainer):
+            keeper.begin(self.trainer.total_number_of_samples_seen)
+        self._checkpoints_counted = counted
+
+    def checkpoint_written(self, index):
+        """Makes sure that the pair C++ has just written is whole.
+
+        Raises:
+            RuntimeError: it is not, see `generations`.
+        """
+        keeper = self.engine.phases.keeper()
+        if keeper is not None:
+            keeper.done(str(index) if self._given['preserve_all'] else '')
+        self._note_whole()
+
+    def _all_written(self):
+        """Makes sure of the pair that C++ writes of the end where it keeps all; no other save comes."""
+        keeper = self.engine.phases.keeper()
+        if keeper is None:
+            return
+        if self._given['preserve_all'] and os.path.exists(self._given['filename']):
+            keeper.done()
+        keeper.settle()
+
+    def _note_whole(self):
         """Notes that a pair of the user's name is whole, where CNTK keeps but that one."""
         if self.engine.phases.optimized and self._checkpoints is not None \
                 and not self._hands_over_only and self.engine.workers.is_main:
@@ -311,7 +358,7 @@ class Session(object):
         """Runs the user's test on the network as it is after the last change."""
         if remember.config(self._test, 'test_config').get('source') is None:
             return
-        self._save(file)
+        self._save_temporary(file, 'the test of an optimized network')
         config = CheckpointConfig(file, frequency=0, restore=True)
         segment = TrainingSession(self.trainer, self._source, self._size, self._streams,
                                   self.trainer.total_number_of_samples_seen or self._max_samples,

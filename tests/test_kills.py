@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import netopt_callbacks as nc
 from netopt_callbacks.engine import held_out, learners, network, readers
 from netopt_callbacks.engine.engine import Engine
+from netopt_callbacks.engine.generations import Generations
 from netopt_callbacks.engine.phases import Phases
 from netopt_callbacks.session import Session
 from user_script import Identity, Script, hidden
@@ -146,6 +147,12 @@ PHASES = collections.OrderedDict([
                              [('overwritten', (1, 3, 4)), ('preserved', (1, 1))])),
     ('after the renames', (in_file('rename', 'after', '.ckp'),
                            [('overwritten', (1, 4)), ('preserved', (1,))])),
+    ('the pair before kept, nothing written', (Point(Generations, 'begin', 'after'),
+                                               [('overwritten', (1, 3, 4)), ('preserved', (2, 5))])),
+    ('written, not known whole', (Point(Generations, 'done', 'before'),
+                                  [('overwritten', (1, 2, 3)), ('preserved', (1, 2, 4)), ('at the boundary', (2, 2))])),
+    ('known whole, the pair before not let go', (Point(Generations, 'settle', 'before'),
+                                                 [('overwritten', (2, 3, 5)), ('preserved', (3, 4))])),
     ('preserve_all: between the renames', (in_file('rename', 'after', '[0-9]'),
                                            [('preserved', (1, 3, 2))])),
     ('preserve_all: hand-over half written', (in_file('write', 'half', '.ckp.tmp'),
@@ -260,7 +267,7 @@ def test_killed_in_a_phase(phase, name, counts, tmpdir):
 @pytest.mark.parametrize('name, kills', [
     ('overwritten', [('learner state half written', 1), ('between the unlinks', 1),
                      ('rebuilding learners', 1), ('manifest before its rename', 4),
-                     ('between the renames', 3)]),
+                     ('between the renames', 3), ('written, not known whole', 1)]),
     ('preserved', [('swap', 3), ('restored after the hand-over', 2)])])
 def test_killed_in_some_phases(name, kills, tmpdir):
     check(str(tmpdir), name, kills)

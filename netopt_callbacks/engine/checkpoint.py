@@ -22,13 +22,14 @@ import re
 
 from cntk import cntk_py
 
-from . import phase_file, saved_graph
+from . import generations, phase_file, saved_graph
+from .generations import Generations
 from .load import load_graph
 from .mark import label_of as label_in
+from .pair import STATE
 from .state import own
 
 FOLDER = '.netopt'
-STATE = '.ckp'
 TEMPORARY = '.tmp'
 
 # A pair of the user's name has been whole once, so a missing one was being replaced.
@@ -125,7 +126,51 @@ class Checkpoints(object):
         for file in _numbered(self._file, STATE + TEMPORARY):
             if not os.path.isdir(file + FOLDER):        # else it is of another run, or saved by hand
                 complete(file, False)
-        return newest(self._file)
+        return self._newest_whole()
+
+    def _newest_whole(self):
+        """Returns the newest checkpoint, after what is damaged was put aside where there is one before it."""
+        known = Generations(self._folder)
+        while True:
+            file = newest(self._file)
+            if file is None:
+                known.settle()
+                return None
+            wrong = _fault(file)
+            if wrong is None:
+                known.accept(file)
+                return file
+            if file == self._file and known.go_back(file):
+                before = file
+            else:
+                before = self._whole_number_but(file)
+                if before is None:
+                    return file         # `load` says what is wrong
+                known.put_aside(file)
+            generations.warn_of_going_back(file, wrong, before, os.path.join(self._folder, generations.DAMAGED))
+
+    def _whole_number_but(self, file):
+        """Returns the newest numbered checkpoint that is known to be whole, and is another; None where there is none."""
+        for number in reversed(_numbered(self._file, STATE)):
+            if number != file and os.path.exists(number) and _fault(number) is None:
+                return number
+        return None
+
+    def begin(self, samples):
+        """Keeps what CNTK may replace in the next save, see `generations`; `samples` is what the trainer has seen."""
+        Generations(self._folder).begin(self._file, samples)
+
+    def done(self, number=''):
+        """Notes that CNTK has saved, under the name and this number, or puts the one before in its place.
+
+        Raises:
+            RuntimeError: what it has saved is not whole.
+        """
+        Generations(self._folder).done(self._file + number, lambda: self._whole_number_but(self._file + number))
+
+    def settle(self):
+        """Takes away what a save needs: training is over."""
+        Generations(self._folder).settle()
 
     def note(self, what):
         """Makes a note: `WHOLE` or `HANDED_OVER`."""
@@ -156,6 +201,10 @@ class Checkpoints(object):
         if not os.path.exists(file):
             raise ValueError('the checkpoint to restore must be a file, and there is none named %s; give the '
                              'name it was saved under' % file)
+        wrong = _fault(file)
+        if wrong is not None:
+            raise ValueError('the checkpoint %s cannot be read (%s): remove it to start anew, or put a copy in its '
+                             'place%s' % (file, wrong, Generations(self._folder).said()))
         try:
             graph = own(load_graph(file))
             # CNTK would find this one torn only after it has restored the graph.
@@ -186,6 +235,11 @@ class Checkpoints(object):
         os.replace(half, _path(self._folder, label_of(len(phase.fired), phase.run)))
 
 
+def _fault(file):
+    """Returns what is wrong with a pair by what the folders it may be of know; None where nothing is."""
+    return generations.fault(file, [Generations(name + FOLDER) for name in _names_of(file)])
+
+
 def label_of(applied, run):
     """Returns the label of a phase: how many optimizations were applied, and the run that applied them."""
     return '%d.%s' % (applied, run)
@@ -206,9 +260,9 @@ def _phase_of(file, graph, label):
         path = _path(name + FOLDER, label)
         try:
             phase = phase_file.read(path)
-            if label_of(len(phase.fired), phase.run) != label:
-                raise ValueError('its fields "fired" and "run" are not those of its name')
-            phase_file.check_against(phase, graph)
+            fits = saved_graph.fingerprint(graph, phase.outputs) == phase.fingerprint
+            if fits:
+                phase_file.check_against(phase, graph, label)
         except (OSError, ValueError, RecursionError) as error:
             errors.insert(0 if os.path.exists(path) else len(errors),
                           'the checkpoint %s was written while the network was being optimized, and %s, which '
@@ -216,7 +270,7 @@ def _phase_of(file, graph, label):
                           % (file, path, error, 'put a copy in its place' if os.path.exists(path)
                              else 'keep the folder with the checkpoint'))
             continue
-        if saved_graph.fingerprint(graph, phase.outputs) != phase.fingerprint:
+        if not fits:
             errors.insert(0, 'the checkpoint %s is not of the network that %s tells of: keep each checkpoint '
                              'with the folder it was written with' % (file, path))
         elif name == file:

@@ -266,7 +266,9 @@ class Engine(object):
 
     def _apply(self, index):
         optimization = self.optimizations[index]
-        change = self._network.transformed(optimization, index, self._minibatches)
+        # CNTK clones, and makes a RuntimeError of a Ctrl-C in what it calls meanwhile.
+        with directors.uninterrupted():
+            change = self._network.transformed(optimization, index, self._minibatches)
         record = Record(optimization.name, self.clock.epoch, self.clock.samples,
                         metric_before=self._recovery.metric, larger_is_better=self._larger_is_better,
                         network_before=self._network.totals())
@@ -305,7 +307,8 @@ class Engine(object):
     def _export(self):
         """Exports the model; one that CNTK cannot clone is no error where nothing was changed."""
         try:
-            self.result.model, self.result.criterion = self._network.export()
+            with directors.uninterrupted():
+                self.result.model, self.result.criterion = self._network.export()
         except Exception as error:
             if self.phases.applied or self._lower is not None:
                 raise

@@ -90,11 +90,14 @@ class Exchanged(object):
 
     def save_checkpoint(self, filename, *rest, **options):
         phases = remember.handed(self).phases
-        if phases is not None:
-            phases.write(filename)
-        super(Exchanged, self).save_checkpoint(filename, *rest, **options)
-        if phases is not None:
-            phases.saved(filename)
+        save = super(Exchanged, self).save_checkpoint
+        if phases is None:
+            save(filename, *rest, **options)
+            return
+        phases.write(filename)
+        with phases.saving(filename):
+            save(filename, *rest, **options)
+        phases.saved(filename)
 
     def restore_from_checkpoint(self, filename):
         phases = remember.handed(self).phases

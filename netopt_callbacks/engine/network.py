@@ -19,7 +19,7 @@ from cntk.train.trainer import Trainer
 
 from .. import count, graph
 from ..optimizations.base import Optimization, as_transformed
-from . import difference, directors, learners as learner_facts, random_state, readers, remember, saved_graph, state, swap, windows
+from . import difference, directors, learners as learner_facts, random_state, readers, remember, saved_graph, state, swap, temporary, windows
 from .export import exported
 from .known import known_model
 from .learners import Trained
@@ -392,6 +392,7 @@ class Network(object):
         now = self.now
         if random_state.has_state(now.whole):
             with tempfile.TemporaryDirectory() as folder:
+                temporary.room_for(folder, now.loss, now.learners, 'exchanging a network with random state')
                 Trainer.save_checkpoint(self.trainer, folder + '/pulled')
         return now
 

@@ -5,7 +5,6 @@ was changed does not fit. What is wrong is told by the file and the field.
 """
 import hashlib
 import json
-import os
 import re
 
 from .. import graph
@@ -44,8 +43,6 @@ def write(path, phase):
     fields = dict(phase.to_dict(), version=VERSION)
     with open(path, 'w', encoding='utf-8') as stream:
         json.dump(dict(fields, checksum=_checksum(fields)), stream, indent=1, sort_keys=True)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def read(path):
@@ -79,16 +76,19 @@ def read(path):
     return Phase(**fields)
 
 
-def check_against(phase, saved):
-    """Refuses places that a saved graph does not have.
+def check_against(phase, saved, label):
+    """Refuses what a saved graph does not have.
 
     Args:
         phase (Phase): as read.
         saved (cntk.Function): the graph of its checkpoint, as loaded.
+        label (str): that of the graph.
 
     Raises:
         ValueError: says which field is wrong.
     """
+    if '%d.%s' % (len(phase.fired), phase.run) != label:
+        raise ValueError('its fields "fired" and "run" are not of the phase %s, which the graph is of' % label)
     counted = [('outputs', len(saved.outputs)), ('arguments', len(saved.arguments)),
                ('parameters', len(saved.parameters)), ('constants', len(saved.constants))]
     for name, count in counted:

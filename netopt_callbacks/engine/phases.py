@@ -4,6 +4,7 @@ A phase begins with each applied optimization. The graph carries its label (see 
 file in the checkpoint's folder what else a resumed run needs (see `checkpoint`).
 """
 import collections
+import contextlib
 import os
 import uuid
 
@@ -11,6 +12,7 @@ from cntk.train.trainer import Trainer
 
 from ..records import Record
 from . import checkpoint, directors, learners as learner_facts, phase_file
+from .lock import Lock
 
 Restored = collections.namedtuple('Restored', 'state, changed')
 """What a checkpoint gave: its external state, and whether the trainer's graph is no longer the
@@ -50,8 +52,9 @@ class Phases(object):
         self._file = file
         self._restorer = restorer
         self._before = None
-        self._begun = False
+        self._begun = self._ended = False
         self._places = None
+        self._locks = {}
 
     @property
     def checkpoints(self):
@@ -123,6 +126,8 @@ class Phases(object):
     def end(self):
         """Ends the run: what it leaves restores by itself, and a finished result stays as it is."""
         self._restorer = None
+        self._ended = True
+        self.unlock()
         self._records = _copied(self._records)
         if self._serves and not (self._begun and self.optimized):
             self._network.handed.phases = self._before
@@ -160,6 +165,43 @@ class Phases(object):
         if self.optimized and checkpoints is not None and not checkpoints.holds(self.label(len(self.applied))):
             self.write()
 
+    def keeper(self, file=None):
+        """Returns the Checkpoints of `file`, or of the one of C++, where this process keeps them whole; else None."""
+        checkpoints = self._of(file) if file else self.checkpoints
+        return checkpoints if self.optimized and self._network.workers.is_main else None
+
+    @contextlib.contextmanager
+    def saving(self, file):
+        """Context for a save of CNTK: what it replaces is kept until the new one is known to be whole.
+
+        Raises:
+            RuntimeError: it is not whole, and the one before is in its place.
+        """
+        keeper = self.keeper(file)
+        if keeper is None:
+            yield
+            return
+        self.lock(file, shared=True)
+        try:
+            keeper.begin(self._network.counts()[0])
+            yield
+            keeper.done()
+        finally:
+            if self._ended:
+                self.unlock()
+
+    def lock(self, file, shared=False):
+        """Keeps other processes from training under a checkpoint name while the run lasts: see `lock.Lock`."""
+        if file and self.keeper(file) is not None and file not in self._locks:
+            lock = Lock(file, file + checkpoint.FOLDER)
+            lock.take(shared)
+            self._locks[file] = lock
+
+    def unlock(self):
+        """Lets other processes train under the names of this run."""
+        while self._locks:
+            self._locks.popitem()[1].release()
+
     def saved(self, file):
         """Notes that the user's code has saved a checkpoint: of plain CNTK's nothing else tells the start."""
         self._starts[os.path.abspath(file)] = self._clock.base
@@ -170,7 +212,7 @@ class Phases(object):
         if workers.is_main:
             self.checkpoints.find()
         workers.barrier()
-        return self.checkpoints.find()
+        return checkpoint.newest(self._file)
 
     def restore(self, file, restore):
         """Restores a checkpoint into the structure it was written with.

@@ -7,7 +7,7 @@ import warnings
 
 from cntk.train.trainer import Trainer
 
-from . import learners as learner_facts
+from . import learners as learner_facts, temporary
 
 
 @contextlib.contextmanager
@@ -39,7 +39,10 @@ def _saved(trainer, stack):
         folder = tempfile.mkdtemp()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         file = os.path.join(folder, 'before')
+        what = 'a restore that goes in whole or not at all'
+        temporary.room_for(folder, trainer.loss_function, trainer.parameter_learners, what)
         Trainer.save_checkpoint(trainer, file)
+        temporary.check(file, what)
         return file
     except Exception as error:
         warnings.warn('should this restore raise half way, the trainer is left as it then is: a copy of '

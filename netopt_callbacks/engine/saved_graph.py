@@ -10,6 +10,7 @@ import cntk as C
 from cntk import cntk_py
 
 from .. import graph
+from . import temporary
 from .load import load_graph
 from .mark import labelled, reaching
 from .plan import unread
@@ -61,8 +62,11 @@ def _saved(state):
     loss = reaching(state.loss, unread(state.trained, state.loss))
     model = labelled(state.model.outputs if state.models else (), 'places')
     writer = native_trainer(model, (loss, state.metric), [C.sgd(list(loss.parameters), 0.0)], [])
+    what = 'a checkpoint of an optimized network'
     with tempfile.TemporaryDirectory() as folder:
+        temporary.room_for(folder, loss, [], what)
         writer.save_checkpoint(folder + '/places')
+        temporary.check(folder + '/places', what)
         return own(load_graph(folder + '/places'))
 
 

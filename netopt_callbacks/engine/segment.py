@@ -57,6 +57,7 @@ class Segment(TrainingSession):
         if self._due:
             # The empty minibatch. Where training has come to its end, so let it end in C++.
             if session.at_end(self):
+                session.checkpoint_may_come()
                 return True
             raise directors.EndOfSegment
         self._due = session.engine.after_minibatch()
@@ -64,12 +65,13 @@ class Segment(TrainingSession):
             if self._due:
                 return session.leave_at_once(self)
             session.count()
+        session.checkpoint_may_come()
         return not self._due
 
     def on_checkpoint_end(self, index):
         """Called by C++ after it has written a checkpoint."""
         try:
-            self._session.checkpoint_written()
+            self._session.checkpoint_written(index)
         except BaseException as error:
             self._keep(error)
 

@@ -1,0 +1,28 @@
+"""What is said of a disk that is full or fails."""
+import errno
+import os
+import shutil
+
+
+def disk_of(path):
+    """Returns in words which disk a path is on, and how much room it has."""
+    mounted = os.path.abspath(path)
+    while not os.path.exists(mounted):
+        mounted = os.path.dirname(mounted)
+    try:
+        free = '%.1f MB free' % (shutil.disk_usage(mounted).free / 1e6)
+    except OSError as error:
+        free = 'no answer: %s' % error.strerror
+    while not os.path.ismount(mounted):
+        mounted = os.path.dirname(mounted)
+    return 'the disk mounted at %s (%s)' % (mounted, free)
+
+
+def why(error):
+    """Returns what an OSError says, without its number."""
+    return error.strerror or str(error)
+
+
+def has_no_links(error):
+    """Whether an OSError says that a file system has no hard links."""
+    return error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL)

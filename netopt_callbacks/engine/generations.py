@@ -1,0 +1,264 @@
+"""The pairs that a checkpoint's folder knows to be whole, and the one before while CNTK writes the next.
+
+CNTK does not look whether its writes succeeded, and unlinks the pair it replaces. So while it
+may be writing, the folder `NAME.netopt/` has a note and hard links to the pair of before:
+
+    writing                     how many samples the trainer had seen then
+    previous, previous.ckp      the pair of before; nothing of it is copied
+    pairs                       a line for each pair that was found whole: the digests of its two files
+
+A new pair that is whole gets its line, then links and note go. A kill in between leaves the note, by which
+a new pair without a line is taken for what it is. Without the note, a pair that has no line was changed.
+"""
+import os
+import shutil
+import warnings
+import zlib
+
+from . import disk, pair
+from .pair import STATE
+
+WRITING = 'writing'
+PREVIOUS = 'previous'
+DAMAGED = 'damaged'
+_PAIRS = 'pairs'
+_found_whole = {}       # by absolute path: the stamps of a pair that was found whole in this process
+
+
+class Generations(object):
+    """What a folder knows of the pairs written beside it.
+
+    Args:
+        folder (str): `NAME.netopt`; need not exist.
+    """
+
+    def __init__(self, folder):
+        self._folder = folder
+        self.previous = os.path.join(folder, PREVIOUS)
+
+    def pairs(self):
+        """Returns the digests of all pairs found whole, as a set of (graph, state)."""
+        try:
+            with open(self._path(_PAIRS), 'rb') as stream:
+                lines = stream.read().split(b'\n')
+        except OSError:
+            return set()
+        fields = [line.split(b' ') for line in lines]
+        return {tuple(text.decode('ascii') for text in each[:2]) for each in fields
+                if len(each) == 3 and each[2] == _check(b' '.join(each[:2]))}
+
+    def writing(self):
+        """Returns what the trainer had seen when CNTK may have begun to write; None where it has not."""
+        try:
+            with open(self._path(WRITING)) as stream:
+                return int(stream.read() or -1)
+        except (OSError, ValueError):
+            return None
+
+    def begin(self, file, samples):
+        """Keeps the pair that CNTK may be about to replace, if it is a whole one.
+
+        Args:
+            file (str): the name CNTK writes to.
+            samples (int): what the trainer has seen.
+
+        Raises:
+            RuntimeError: the folder cannot be written.
+        """
+        with _said(file, 'is not written, since beside it'):
+            os.makedirs(self._folder, exist_ok=True)
+            if self._is_whole(file):
+                self._link(file, self.previous)
+            else:
+                _remove(self.previous)
+            with open(self._path(WRITING + '.tmp'), 'w') as stream:
+                stream.write('%d' % samples)
+            os.replace(self._path(WRITING + '.tmp'), self._path(WRITING))
+
+    def done(self, file, otherwise):
+        """Notes that the pair CNTK has written is whole, or puts the one before in its place.
+
+        Args:
+            file (str): the name CNTK wrote to.
+            otherwise (callable): returns the whole pair that is left where there was none before under that name,
+                or None.
+
+        Raises:
+            RuntimeError: it is not whole; names file and disk.
+        """
+        torn = pair.fault(file)
+        if torn is not None:
+            left = self._take_back(file, otherwise)
+            raise RuntimeError('the checkpoint %s could not be written whole to %s: %s. %s' % (
+                file, disk.disk_of(file), torn, 'Make room, and go on from the one before, %s' % left if left else
+                'There is none before it: make room, and start anew'))
+        with _said(file, 'is whole, and beside it'):
+            os.makedirs(self._folder, exist_ok=True)
+            self._add(file)
+        self.settle()
+
+    def settle(self):
+        """Takes away what a save needs: none is under way."""
+        _remove(self._path(WRITING))
+        _remove(self.previous)
+        _remove(self.previous + STATE)
+
+    def accept(self, file):
+        """Takes a pair that a kill has left for whole, if it is."""
+        if self.writing() is not None and os.path.isfile(file + STATE) and pair.fault(file) is None:
+            self._add(file)
+        self.settle()
+
+    def go_back(self, file):
+        """Puts the pair of before in the place of `file`, which is kept beside it; returns whether there is one."""
+        if not self._has_previous():
+            return False
+        for end in ('', STATE):
+            if os.path.exists(file + end):
+                self._replace(file + end, self._path(DAMAGED) + end)
+        self._put_previous(file)
+        return True
+
+    def said(self):
+        """Returns what an error about a pair adds where the one before is there."""
+        return '; the one before is kept as %s' % self.previous if self._has_previous() else ''
+
+    def put_aside(self, file):
+        """Takes a pair out of the way; CNTK counts one that lacks its state for none."""
+        for end in (STATE, ''):
+            if os.path.exists(file + end):
+                os.replace(file + end, self._path(DAMAGED) + end)
+
+    def _is_whole(self, file):
+        """Whether there is a whole pair of this name; one that was found so in this process is not read again."""
+        if not all(os.path.isfile(file + end) for end in ('', STATE)):
+            return False
+        if _found_whole.get(os.path.abspath(file)) == _stamps(file):
+            return True
+        if fault(file, [self]) is not None or pair.fault(file) is not None:
+            return False
+        self._add(file)
+        return True
+
+    def _has_previous(self):
+        return all(os.path.isfile(self.previous + end) for end in ('', STATE)) \
+            and pair.digests(self.previous) in self.pairs()
+
+    def _take_back(self, file, otherwise):
+        if self._has_previous():
+            self._put_previous(file)
+            self.settle()
+            return file
+        for end in (STATE, ''):
+            _remove(file + end)
+        self.settle()
+        return otherwise()
+
+    def _put_previous(self, file):
+        # A kill between the two leaves a pair that is none, and the one before is put there again.
+        self._replace(self.previous, file)
+        self._replace(self.previous + STATE, file + STATE)
+
+    def _link(self, file, to):
+        for end in (STATE, ''):
+            self._replace(file + end, to + end)
+
+    def _replace(self, file, other):
+        """Makes `other` a link to a file, whatever it was; a copy where the file system has no links."""
+        half = self._path('link.tmp')
+        _remove(half)
+        try:
+            os.link(file, half)
+        except OSError as error:
+            if not disk.has_no_links(error):
+                raise
+            shutil.copyfile(file, half)
+        os.replace(half, other)
+        _remove(half)           # which a rename of a link to the same file leaves
+
+    def _add(self, file):
+        stamps, digests = _stamps(file), pair.digests(file)
+        if digests not in self.pairs():
+            line = ' '.join(digests).encode('ascii')
+            with open(self._path(_PAIRS), 'ab') as stream:
+                # A line that a kill has cut ends here.
+                stream.write((b'\n' if stream.tell() else b'') + line + b' ' + _check(line))
+        _found_whole[os.path.abspath(file)] = stamps
+
+    def _path(self, name):
+        return os.path.join(self._folder, name)
+
+
+def fault(file, folders):
+    """Returns what is wrong with a pair by what folders know of it; None where nothing is, or nothing is known.
+
+    Args:
+        file (str): the graph's file.
+        folders (list of Generations): that may know it.
+    """
+    known = set().union(*(folder.pairs() for folder in folders))
+    if not known:
+        return None
+    if not os.path.exists(file + STATE):
+        return 'there is no %s' % (file + STATE)
+    found = pair.digests(file)
+    if found in known:
+        return None
+    graph_known, state_known = [any(found[place] == one[place] for one in known) for place in (0, 1)]
+    if graph_known:
+        return '%s is not the file that was written with %s, or has changed since' % (file + STATE, file)
+    if not state_known and not pair.is_marked(file):
+        return None             # plain CNTK wrote it, which notes nothing
+    torn = pair.fault(file)
+    # The learners' state may be that of an earlier run, to the bit.
+    if torn is None and any(folder.writing() is not None and _counts(file) in (folder.writing(), None)
+                            for folder in folders):
+        return None
+    if state_known:
+        return '%s is not the file that was written with %s, or has changed since' % (file, file + STATE)
+    return torn or 'it is none of those that were written beside this folder, or both its files have changed since'
+
+
+def _counts(file):
+    try:
+        return pair.samples_of(file)
+    except Exception:           # CNTK's, of a file that is no state of learners
+        return -2
+
+
+def _stamps(file):
+    found = [os.stat(file + end) for end in ('', STATE)]
+    return [(one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in found]
+
+
+def _check(line):
+    return b'%08x' % zlib.crc32(line)
+
+
+def _remove(path):
+    try:
+        os.remove(path)
+    except FileNotFoundError:
+        pass
+
+
+class _said(object):
+    """Context that makes an OSError a sentence which names the checkpoint and the disk."""
+
+    def __init__(self, file, what):
+        self._file, self._what = file, what
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, OSError):
+            raise RuntimeError('the checkpoint %s %s %s cannot be written (%s), on %s: make room, and start the script '
+                               'again' % (self._file, self._what, error.filename or 'the folder', disk.why(error),
+                                          disk.disk_of(self._file))) from error
+
+
+def warn_of_going_back(file, wrong, before, kept):
+    """Says that a checkpoint is not gone on from, but the one before it."""
+    warnings.warn('the checkpoint %s is damaged (%s): this run goes on from the one before it, %s. The damaged one is '
+                  'kept as %s' % (file, wrong, before, kept))

@@ -1,0 +1,53 @@
+"""Temporary folders that what is to be written into fits: CNTK does not look whether it did.
+
+A graph that is cut ends the process where CNTK reads it again.
+"""
+import shutil
+import tempfile
+
+import numpy as np
+
+from . import disk, pair, remember
+
+# Numbers that a learner keeps for each that it trains, by the name of its factory.
+_KEPT = {'sgd_learner': 0, 'momentum_sgd_learner': 1, 'nesterov_learner': 1, 'ada_grad_learner': 1, 'adam_learner': 2,
+         'fsada_grad_learner': 2, 'rmsprop_learner': 3, 'ada_delta_learner': 2}
+_MOST = 3
+_BESIDE = 1 << 16       # bytes of all that is no array
+
+
+def room_for(folder, graph, learners, what):
+    """Refuses to write a checkpoint where there is no room for it.
+
+    Args:
+        folder (str): where it is to be written.
+        graph (cntk.Function): that is written.
+        learners (list of cntk.learners.Learner): whose state is written.
+        what (str): what the checkpoint is for.
+
+    Raises:
+        RuntimeError: says what is needed and what is there.
+    """
+    needed = _BESIDE + _bytes(graph.parameters) + _bytes(graph.constants)
+    for learner in learners:
+        needed += _KEPT.get(remember.learner(learner)[0], _MOST) * _bytes(learner.parameters)
+    if shutil.disk_usage(folder).free < needed:
+        raise RuntimeError('%s takes a temporary file of about %.1f MB in %s, and that is on %s: make room, or name '
+                           'another folder in the environment variable TMPDIR'
+                           % (what, needed / 1e6, tempfile.gettempdir(), disk.disk_of(folder)))
+
+
+def _bytes(leaves):
+    return sum(max(0, int(np.prod(leaf.shape))) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+
+def check(file, what):
+    """Refuses a temporary checkpoint that CNTK could not write whole.
+
+    Raises:
+        RuntimeError: says what is missing.
+    """
+    torn = pair.fault(file)
+    if torn is not None:
+        raise RuntimeError('%s takes a temporary file, which could not be written whole to %s (%s): make room, or '
+                           'name another folder in the environment variable TMPDIR' % (what, disk.disk_of(file), torn))
