@@ -6,7 +6,7 @@ import pytest
 from binary_networks import convolutions, images
 from netopt_callbacks.lowering import compare
 from netopt_callbacks.lowering.output_parity import OutputParity
-from netopt_callbacks.lowering.replace import lower_binary_convolutions
+from netopt_callbacks.lowering.replace import lower_binary_layers
 from test_lowering import binarized
 
 INF, NAN = float('inf'), float('nan')
@@ -98,7 +98,7 @@ def gated():
     """Returns (arguments, trained, lowered): outputs that overflow where `gate` is 100."""
     features, model = convolutions()
     trained, gate = binarized(model), C.input_variable(1)
-    lowered = lower_binary_convolutions(trained)
+    lowered = lower_binary_layers(trained)
     return (features, gate), trained + C.exp(gate), lowered + C.exp(gate)
 
 
@@ -118,7 +118,7 @@ def test_a_sample_that_is_not_finite(value):
     trained = binarized(model)
     values = images(features.shape)
     values[2, 0, 3, 4] = value
-    lowered = lower_binary_convolutions(trained)
+    lowered = lower_binary_layers(trained)
     parity = compare(trained, lowered, [{features: values}], tolerance=0)
     assert parity.passed and parity.not_finite > 0 and 'NaN or infinite: the same' in str(parity)
     assert not compare(trained, lowered * np.float32(2), [{features: values}], tolerance=0.1).passed
@@ -127,7 +127,7 @@ def test_a_sample_that_is_not_finite(value):
 def test_nothing_finite_is_nothing_compared():
     features, model = convolutions()
     trained = binarized(model)
-    lowered = lower_binary_convolutions(trained)
+    lowered = lower_binary_layers(trained)
     parity = compare(trained, lowered, [{features: np.full_like(images(features.shape), np.nan)}], tolerance=1)
     assert not parity.passed and 'nothing could be compared' in str(parity)
 
@@ -135,7 +135,7 @@ def test_nothing_finite_is_nothing_compared():
 def test_each_output_has_a_scale_of_its_own():
     features, model = convolutions()
     trained = binarized(model)
-    lowered = lower_binary_convolutions(trained)
+    lowered = lower_binary_layers(trained)
     data = [{features: images(features.shape)}]
     both, wrong = C.combine(trained, trained * 1e8), C.combine(lowered + 0.1, lowered * 1e8)
     assert compare(both, C.combine(lowered, lowered * 1e8), data, tolerance=1e-5).passed

@@ -74,13 +74,11 @@ class SegmentProgram(object):
         return Program(self.ops, self.inputs, [self.output], implementation)
 
     def program_with_sums(self):
-        """Returns (Program, uids): its outputs are the integers of the layers with these uids, in order."""
-        uids = list(self.sums)
-        ops = list(self.ops)
-        for number, uid in enumerate(uids):
-            # Right after what it reads; the rest may stand in any order that this one has.
-            ops.append(dict(self.sums[uid], values='sums %d' % number))
-        return Program(ops, self.inputs, ['sums %d' % number for number in range(len(uids))]), uids
+        """Returns a Program of which the outputs are the integers of the segment's layers, in order."""
+        uids = [node.output.uid for node in self.segment.nodes if node.kind == 'product']
+        names = ['sums %d' % number for number in range(len(uids))]
+        ops = [dict(self.sums[uid], values=name) for uid, name in zip(uids, names)]
+        return Program(self.ops + ops, self.inputs, names)
 
     # What is computed before a sign
 

@@ -20,33 +20,59 @@ class LoweredSegment(object):
     """A segment and its program.
 
     Attributes:
-        name (str): of the block around the native Function.
+        name (str): of the block around the native Function; each has another one.
         segment (Segment): of the trained graph.
         program (SegmentProgram): what was written for it.
-        trained (cntk.Function): what the segment computes in the trained graph, over `source`: its output, then
-            for each layer what its block reads and its integers.
-        source (cntk.Variable): an input.
+        layers_at (list of int): where its layers are among the binary blocks of `Lowering.reference`.
     """
 
     def __init__(self, segment, program):
         self.name = segment.name
         self.segment = segment
         self.program = program
+        self.layers_at = []
 
 
 class Lowering(object):
-    """What a pass made of a model.
+    """What the pass made of a model.
 
     Attributes:
         model (cntk.Function): the lowered one; the given one where there is no segment.
-        segments (list of LoweredSegment): in the order of their layers.
-        reasons (list of (str, str)): of each binary layer that is in none, its name and why.
+        reference (cntk.Function): the trained one: its outputs, then what each segment reads.
+        segments (list of LoweredSegment): in the order of the network.
+        alone (list of int): where the other binary layers are among the binary blocks of `reference`, in
+            the order that they have in `model`.
+        reasons (list of (str, str)): of each of these its name and why it is in no segment.
     """
 
-    def __init__(self, model, segments=(), reasons=()):
+    def __init__(self, model, segments=(), reference=None, reasons=()):
         self.model = model
         self.segments = list(segments)
+        self.reference = model if reference is None else reference
         self.reasons = list(reasons)
+        blocks = binary_block.binary_blocks(self.reference)
+        inside = {unit.function.uid: part for part in self.segments for unit in part.segment.units
+                  if unit.layer is not None}
+        left = []
+        for index, block in enumerate(blocks):
+            if block.uid in inside:
+                inside[block.uid].layers_at.append(index)
+            else:
+                left.append((_key(block), index))
+        self.alone = [_taken(left, _key(block)) for block in binary_block.binary_blocks(model)] \
+            if self.segments else [index for _, index in left]
+
+
+def _key(block):
+    """What a layer has in common with its copy: the name and the Parameter."""
+    W = binary_block.BinaryLayer(block).W
+    return block.name, None if W is None else W.uid
+
+
+def _taken(left, key):
+    """Takes the first of (key, index) with that key out of a list; returns its index."""
+    place = next(place for place, (other, _) in enumerate(left) if other == key)
+    return left.pop(place)[1]
 
 
 def lower_segments(model):
@@ -69,11 +95,12 @@ def lower_segments(model):
     if not written:
         return Lowering(model, reasons=reasons)
     replacements = {}
-    for lowered in written:
-        entry, result = lowered.segment.entry.variable, lowered.segment.units[-1].function.outputs[0]
-        replacements[result] = _block(lowered, entry)(entry).outputs[0]
-    new_model = graph.substitute(flat.model, replacements)
-    return Lowering(new_model, written, reasons)
+    for part in written:
+        entry = part.segment.entry.variable
+        replacements[part.segment.exit_variable] = _block(part, entry)(entry).outputs[0]
+    reference = C.combine(list(flat.model.outputs)
+                          + [C.alias(part.segment.entry.variable).output for part in written])
+    return Lowering(graph.substitute(flat.model, replacements), written, reference, reasons)
 
 
 def _written(flat):
@@ -83,7 +110,7 @@ def _written(flat):
     while True:
         segment = largest_segment(flat, taken)
         if segment is None:
-            return sorted(written, key=lambda lowered: index_of[id(lowered.segment.units[0])])
+            return _named(sorted(written, key=lambda part: index_of[id(part.segment.units[0])]))
         try:
             program = SegmentProgram(segment)
             program.program()
@@ -92,6 +119,16 @@ def _written(flat):
             continue
         written.append(LoweredSegment(segment, program))
         taken.update(index_of[id(unit)] for unit in segment.units)
+
+
+def _named(parts):
+    """Gives each part a name of its own; returns the parts."""
+    seen = {}
+    for part in parts:
+        seen[part.name] = seen.get(part.name, 0) + 1
+        if seen[part.name] > 1:
+            part.name = '%s_%d' % (part.name, seen[part.name])
+    return parts
 
 
 def _reasons(flat, written):
