@@ -64,7 +64,8 @@ class Node(object):
 
     Attributes:
         function (cntk.Function): the primitive, or a block that is one operation.
-        kind (str): 'identity', 'map', 'join', 'max_pool', 'average_pool', 'reshape', 'sign' or 'product'.
+        kind (str): 'identity', 'map', 'join', 'max_pool', 'average_pool', 'reshape', 'sign',
+            'product', 'magnitude' or 'mean_abs'.
         operands (list of (cntk.Variable, Value)): as the Function reads them, fixed ones among them.
         inputs (list of Value): those that are not fixed.
         output (Value): what it computes.
@@ -107,6 +108,11 @@ class Node(object):
             return 'sign'
         if name == 'Reshape':
             return 'reshape'
+        if name == 'Abs' and one:
+            return 'magnitude'
+        if name == 'ReduceElements' and one and self.inputs[0].producer is not None \
+                and self.inputs[0].producer.kind == 'magnitude' and int(np.prod(self.function.shape)) == 1:
+            return 'mean_abs'
         if name == 'Pooling' and self.function.attributes['poolingType'] in _POOLS:
             return _POOLS[self.function.attributes['poolingType']]
         raise Unsupported(self, '%s is not an operation of programs' % name)

@@ -208,6 +208,25 @@ def steps_of(node):
     return _mixed(node, candidates, chosen[0])
 
 
+def is_mean_of_magnitudes(node, value):
+    """Whether a reduction of |value| is what the op mean_abs of a program computes, in every bit, on random samples.
+
+    Args:
+        node (Node): of kind 'mean_abs'.
+        value (Value): whose magnitudes are reduced.
+    """
+    magnitude = node.inputs[0].producer
+    source = C.input_variable(value.shape)
+    inner = C.as_composite(magnitude.function).clone(C.CloneMethod.share, {magnitude.data: source})
+    whole = C.as_composite(node.function).clone(C.CloneMethod.share, {node.data: inner.outputs[0]})
+    rows = np.random.RandomState(2).standard_normal((8,) + value.shape) * 10.0 ** np.arange(-4, 4).reshape(
+        (8,) + (1,) * len(value.shape))
+    rows = rows.astype(np.float32)
+    expected, = graph.evaluate(list(whole.outputs), {source: rows})
+    program = Program([dict(op='mean_abs', input='x', values='y')], dict(x=value.shape), ['y'])
+    return bool(_same_bits(program(rows).ravel(), np.asarray(expected, np.float32).ravel()).all())
+
+
 def _mixed(node, candidates, chosen):
     """Returns steps of which each channel's numbers come from its own candidate."""
     names = {tuple(step[0] for step in candidates[number]) for number in set(chosen) if number >= 0}

@@ -61,6 +61,7 @@ class SegmentProgram(object):
         self.ops = []
         self.sums = {}
         self.decisions = []
+        self._names = 0
         self._known = {id(segment.entry): Floats()}
         self._paths = {id(node): self._path(node) for node in segment.nodes if node.kind == 'sign'}
         absorbed = {id(node) for path, _ in self._paths.values() for node in path}
@@ -122,10 +123,23 @@ class SegmentProgram(object):
         one, other = node.inputs
         if self._floats(one).emitted and not self._floats(other).emitted:
             one, other = other, one
-        if one.shape != node.output.shape or other.shape not in (one.shape, (one.channels, 1, 1)):
+        if one.shape != node.output.shape:
+            one, other = other, one
+        if one.shape != node.output.shape or other.shape not in (one.shape, (one.channels, 1, 1), ()):
             raise Unsupported(node, '%s of shapes %s and %s is not one of programs' % (node.op_name, one.shape, other.shape))
         name = self._stored(self._floats(other))
         return self._with_steps(one, [('add_value' if node.op_name == 'Plus' else 'multiply_value', name)])
+
+    def _magnitude(self, node):
+        if any(reader is None or reader.kind != 'mean_abs' for reader in node.output.readers):
+            raise Unsupported(node, 'Abs is an operation of programs only where its mean is taken')
+        return self._known[id(node.inputs[0])]
+
+    def _mean_abs(self, node):
+        value = node.inputs[0].producer.inputs[0]
+        if not read_off.is_mean_of_magnitudes(node, value):
+            raise Unsupported(node, 'native code does not give the bits of its ReduceElements')
+        return self._emitted(dict(op='mean_abs', input=self._stored(self._floats(value))))
 
     def _max_pool(self, node):
         return self._pool(node)
@@ -191,7 +205,8 @@ class SegmentProgram(object):
     # Values
 
     def _name(self, letter):
-        return '%s%d' % (letter, len(self.ops))
+        self._names += 1
+        return '%s%d' % (letter, self._names)
 
     def _floats(self, value):
         """Returns the Floats of a Value; of bits +1 and -1."""
