@@ -47,7 +47,7 @@ def entry_and_exit(part, lowering, values):
     """Returns what CNTK computes at the two ends of a segment."""
     segment = part.segment
     data = {lowering.reference.arguments[0]: values}
-    return nc.graph.evaluate([segment.entry.variable, segment.exit_variable], data)
+    return nc.graph.evaluate([segment.entry.variable, segment.exit.variable], data)
 
 
 # Exact

@@ -34,7 +34,7 @@ class Value(object):
 
     Attributes:
         uid (str): of the Variable.
-        variable (cntk.Variable): that the producer computes, inside a block where that is where it is.
+        variable (cntk.Variable): of the top level where units hand it on, else where it is inside a block.
         fixed (bool): depends on Parameters and Constants alone.
         producer (Node): None of an argument, a leaf, and what a unit that is not looked into computes.
         readers (list of Node): of the flat graph; None stands for something outside it.
@@ -214,6 +214,7 @@ class FlatGraph(object):
         if unit.layer is None and any(node.kind == 'product' for node in unit.nodes):
             raise Unsupported(None, 'its binary product is in no block of this package')
         self._values[uid] = result
+        result.variable = outputs[0]        # that of the top level, which other units read
         return result
 
     def _flatten(self, function, operands, unit, output):

@@ -200,7 +200,7 @@ class _SegmentProbe(object):
         self._probes = probes
         entry = part.segment.entry.variable
         source = C.input_variable(entry.shape, np.float32, dynamic_axes=entry.dynamic_axes)
-        wanted = [part.segment.exit_variable] + [layer.input for layer in part.segment.layers]
+        wanted = [part.segment.exit.variable] + [layer.input for layer in part.segment.layers]
         self._trained = C.combine([C.alias(variable).output for variable in wanted]).clone(
             C.CloneMethod.share, {entry: source})
         self._lowered = _on(graph.body(block), source)

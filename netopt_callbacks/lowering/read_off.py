@@ -3,6 +3,8 @@
 Thresholds belong to the machine they are read on: CNTK's BatchNormalization gives other bits where MKL has
 other instructions.
 """
+import itertools
+
 import cntk as C
 import numpy as np
 
@@ -196,16 +198,19 @@ def steps_of(node):
     value = node.inputs[0]
     if node.output.shape != value.shape:
         raise Unsupported(node, '%s computes another shape than it reads' % node.op_name)
-    candidates = list(_candidates(node, value))
     probes = _probes(value.channels)
     expected = Chain([node], value)(probes)[-1]
-    chosen = [np.full(value.channels, -1)]
-    for number, steps in enumerate(candidates):
-        same = _same_bits(_by_program(steps, probes), expected).all(axis=0)
-        chosen[0] = np.where((chosen[0] < 0) & same, number, chosen[0])
-        if same.all():
-            return steps
-    return _mixed(node, candidates, chosen[0])
+    most = 0
+    for candidates in _by_form(_candidates(node, value)):
+        chosen = np.full(value.channels, -1)
+        for number, steps in enumerate(candidates):
+            same = _same_bits(_by_program(steps, probes), expected).all(axis=0)
+            chosen = np.where((chosen < 0) & same, number, chosen)
+            if (chosen >= 0).all():
+                return _mixed(candidates, chosen)
+        most = max(most, int((chosen >= 0).sum()))
+    raise Unsupported(node, 'native code does not give the bits of its %s in %d channels'
+                      % (node.op_name, value.channels - most))
 
 
 def is_mean_of_magnitudes(node, value):
@@ -227,19 +232,20 @@ def is_mean_of_magnitudes(node, value):
     return bool(_same_bits(program(rows).ravel(), np.asarray(expected, np.float32).ravel()).all())
 
 
-def _mixed(node, candidates, chosen):
+def _by_form(candidates):
+    """Yields lists of consecutive candidates that differ in numbers alone."""
+    for _, same_form in itertools.groupby(candidates, lambda steps: [step[0] for step in steps]):
+        yield list(same_form)
+
+
+def _mixed(candidates, chosen):
     """Returns steps of which each channel's numbers come from its own candidate."""
-    names = {tuple(step[0] for step in candidates[number]) for number in set(chosen) if number >= 0}
-    if (chosen < 0).any() or len(names) != 1:
-        raise Unsupported(node, 'native code does not give the bits of its %s in %d channels'
-                          % (node.op_name, max((chosen < 0).sum(), 1)))
-    mixed = []
-    for position, name in enumerate(next(iter(names))):
-        arguments = [np.stack([np.broadcast_to(candidates[number][position][index], chosen.shape)
-                               for number in chosen])[range(len(chosen)), range(len(chosen))]
-                     for index in range(1, len(candidates[chosen[0]][position]))]
-        mixed.append((name,) + tuple(np.ascontiguousarray(argument, np.float32) for argument in arguments))
-    return mixed
+    if (chosen == chosen[0]).all():
+        return candidates[chosen[0]]
+    channels = np.arange(len(chosen))
+    return [(first[0],) + tuple(np.stack([candidate[place][index] for candidate in candidates])[chosen, channels]
+                                for index in range(1, len(first)))
+            for place, first in enumerate(candidates[0])]
 
 
 def _candidates(node, value):

@@ -26,11 +26,6 @@ class Segment(object):
         return [unit.layer for unit in self.units if unit.layer is not None]
 
     @property
-    def exit_variable(self):
-        """The Variable of the model's own level that `exit` is."""
-        return self.units[-1].function.outputs[0]
-
-    @property
     def nodes(self):
         return [node for unit in self.units for node in unit.nodes]
 

@@ -97,7 +97,7 @@ def lower_segments(model):
     replacements = {}
     for part in written:
         entry = part.segment.entry.variable
-        replacements[part.segment.exit_variable] = _block(part, entry)(entry).outputs[0]
+        replacements[part.segment.exit.variable] = _block(part, entry)(entry).outputs[0]
     reference = C.combine(list(flat.model.outputs)
                           + [C.alias(part.segment.entry.variable).output for part in written])
     return Lowering(graph.substitute(flat.model, replacements), written, reference, reasons)
