@@ -69,7 +69,7 @@ def random_network(seed, layers=4):
         skip = y
         if len(y.shape) == 3 and (number < layers - 1 or random.randint(2)):
             filters = int(random.choice([1, 3, 16, 33, 64, y.shape[0]]))
-            side = int(random.choice([1, 3, 3, 5, 2]))
+            side = min(int(random.choice([1, 3, 3, 5, 2])), *y.shape[1:])
             y = C.layers.Convolution2D((side, side), filters, pad=True, strides=int(random.choice([1, 1, 2])),
                                        bias=bool(random.randint(2)), name='layer%d' % number)(y)
         else:

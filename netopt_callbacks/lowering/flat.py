@@ -206,8 +206,8 @@ class FlatGraph(object):
             raise Unsupported(None, 'it is part of a loop')
         for variable in [variable for variable, value in operands if not value.fixed] + outputs:
             if not is_static_image(variable):
-                raise Unsupported(None, 'values must be float32 [channels, height, width] or [channels], of fixed size, '
-                                  'one for each sample, and %s is not' % variable)
+                raise Unsupported(None, 'programs know float32 [channels, height, width] or [channels], of fixed size, one for '
+                                  'each sample, and not %s' % variable)
         result = self._flatten(function, operands, unit, outputs[0])
         if result.fixed or not unit.nodes:
             raise Unsupported(None, 'it computes nothing from what it reads')
