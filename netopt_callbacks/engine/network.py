@@ -18,7 +18,7 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from .. import count, graph
-from ..optimizations.base import Optimization, as_transformed
+from ..optimizations.base import as_transformed
 from . import difference, directors, learners as learner_facts, random_state, readers, remember, saved_graph, state, swap, temporary, windows
 from .export import exported
 from .known import known_model
@@ -48,10 +48,10 @@ class Change(object):
         self.others = others            # (other Trainer, its next State, what its learners begin with)
 
 
-class _Restore(Optimization):
-    """What changes the networks of other Trainers where a checkpoint of another structure is restored."""
+class _Restore(object):
+    """What changes the networks of other Trainers where a checkpoint of another structure is restored: see `planned`."""
 
-    name = 'the restore'
+    name, learner, learner_state = 'the restore', None, 'reset'
 
 
 class Network(object):
@@ -491,7 +491,9 @@ class Network(object):
         original = self.handed.original
         if original.state is not None:
             present = {parameter.uid for parameter in after.whole.parameters}
-            if not set(original.leaves[0]) <= present:
+            # CNTK restores the random state of all workers but the main one by uid, and no new graph can get old ones.
+            by_uid = self.workers.count > 1 and random_state.has_state(original.state.whole)
+            if not by_uid and not set(original.leaves[0]) <= present:
                 self.handed.original = original._replace(state=None)
         if label is not None and self.workers.count > 1 and random_state.has_state(after.whole):
             self.handed.states[after.unique_id] = self.now
