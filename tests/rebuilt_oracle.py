@@ -203,11 +203,11 @@ class Plain(object):
             self._add(own(added))
         self.parameters = exchanged(self.parameters)
         self.factors = added
-        self._over(added)
+        self.over(added)
         self.build()
         return self
 
-    def _over(self, added):
+    def over(self, added):
         """Writes the network down in primitives."""
         W1, W2 = added
         rest = [p for p in self.parameters if p.uid not in (W1.uid, W2.uid)]

@@ -202,22 +202,23 @@ def resumed_main(kind, front, folder, kill):
 @every
 @pytest.mark.parametrize('front', ['session', 'hand loop'])
 def test_readers_follow_a_resume_in_a_new_process(kind, front, tmpdir):
-    whole = new_process(tmpdir.mkdir('whole'), 'resumed_main', kind, front)
+    whole = new_process(tmpdir.mkdir('whole'), 'test_readers.resumed_main', kind, front)
     folder = tmpdir.mkdir('killed')
-    assert new_process(folder, 'resumed_main', kind, front, kill=7) is None
-    assert new_process(folder, 'resumed_main', kind, front) == whole
+    assert new_process(folder, 'test_readers.resumed_main', kind, front, kill=7) is None
+    assert new_process(folder, 'test_readers.resumed_main', kind, front) == whole
 
 
 def new_process(folder, main, *arguments, kill=0):
-    """Returns what a `main` of this file tells, None where it was killed."""
-    call = 'import test_readers; test_readers.%s(*%r)' % (main, arguments + (str(folder), str(kill)))
-    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)]))
+    """Returns what a `main` of a test file tells, None where it was killed."""
+    call = 'import %s; %s(*%r)' % (main.split('.')[0], main, arguments + (str(folder), str(kill)))
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)]))
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', call], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           env=environment, universal_newlines=True)
     if kill and done.returncode == KILLED:
         return None
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [line for line in done.stdout.splitlines() if line.startswith('TOLD')]
+    told = [line for line in done.stdout.splitlines() if line.startswith('TOLD')]
+    assert done.returncode == 0 and told, done.stderr[-3000:]
+    return told
 
 
 # Networks that are no model of a Trainer.
