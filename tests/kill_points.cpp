@@ -1,12 +1,14 @@
 // Loaded into a training process with LD_PRELOAD: ends it, as kill -9 does, at one call of the
-// file system that CNTK's C++ or Python makes. What the kill test cannot reach from Python.
+// file system that CNTK's C++ or Python makes, or lets that call fail. What a test cannot reach from Python.
 //
 // NETOPT_KILL_POINT is CALL:WHEN:COUNT:PATTERN:
 //   CALL     unlink, rename (of the file it makes) or write
-//   WHEN     before, after, or half (a write of which half the bytes reach the file)
+//   WHEN     before, after, or half (a write of which half the bytes reach the file); EIO lets this one
+//            write fail and the process live, ENOSPC this one and all that follow on such a path
 //   COUNT    the how-manieth call on a path that matches, from 1
 //   PATTERN  of the whole path, as fnmatch has it
 #include <dlfcn.h>
+#include <errno.h>
 #include <fnmatch.h>
 #include <signal.h>
 #include <stdio.h>
@@ -87,33 +89,43 @@ extern "C" int rename(const char* from, const char* to) {
 namespace {
 
 // Ends the process at a write to `descriptor`, after half of `bytes`, where that is the point.
-void maybe_write(int descriptor, const void* bytes, size_t count) {
+// Returns the error the write is to fail with; 0 where it is to be made.
+int error_of_write(int descriptor, const void* bytes, size_t count) {
     static const auto original = next<ssize_t (*)(int, const void*, size_t)>("write");
-    if (point().left == 0 || point().call != "write")
-        return;
+    static bool full = false;
+    if ((point().left == 0 && !full) || point().call != "write")
+        return 0;
     char link[32], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     const ssize_t length = readlink(link, path, sizeof path - 1);
     path[length > 0 ? length : 0] = 0;
+    if (full)
+        return fnmatch(point().pattern.c_str(), path, 0) == 0 ? ENOSPC : 0;
     if (!point().reached("write", path))
-        return;
+        return 0;
+    if (point().when == "EIO")
+        return EIO;
+    if (point().when == "ENOSPC") {
+        full = true;
+        return ENOSPC;
+    }
     if (point().when == "half")
         (void)!original(descriptor, bytes, count / 2);
     die();
+    return 0;
 }
 
 }  // namespace
 
 extern "C" ssize_t write(int descriptor, const void* bytes, size_t count) {
     static const auto original = next<ssize_t (*)(int, const void*, size_t)>("write");
-    maybe_write(descriptor, bytes, count);
-    return original(descriptor, bytes, count);
+    errno = error_of_write(descriptor, bytes, count);
+    return errno ? -1 : original(descriptor, bytes, count);
 }
 
 // What C++ streams write with.
 extern "C" ssize_t writev(int descriptor, const iovec* parts, int count) {
     static const auto original = next<ssize_t (*)(int, const iovec*, int)>("writev");
-    if (count > 0)
-        maybe_write(descriptor, parts[0].iov_base, parts[0].iov_len);
-    return original(descriptor, parts, count);
+    errno = count > 0 ? error_of_write(descriptor, parts[0].iov_base, parts[0].iov_len) : 0;
+    return errno ? -1 : original(descriptor, parts, count);
 }

@@ -55,6 +55,18 @@ class Generations(object):
         except (OSError, ValueError):
             return None
 
+    def may_have_written(self, file, state):
+        """Whether a pair that has no line may be of a save that a kill ended before it got one.
+
+        Args:
+            file (str): the graph's file.
+            state (str): digest of the learners' state.
+        """
+        samples = self.writing()
+        if samples is None or _counts(file) not in (samples, None):
+            return False
+        return not self._has_previous() or pair.digests(self.previous)[1] != state
+
     def begin(self, file, samples):
         """Keeps the pair that CNTK may be about to replace, if it is a whole one.
 
@@ -210,9 +222,8 @@ def fault(file, folders):
     if not state_known and not pair.is_marked(file):
         return None             # plain CNTK wrote it, which notes nothing
     torn = pair.fault(file)
-    # The learners' state may be that of an earlier run, to the bit.
-    if torn is None and any(folder.writing() is not None and _counts(file) in (folder.writing(), None)
-                            for folder in folders):
+    # The learners' state may be that of an earlier run, to the bit; that of the pair before tells an old graph, changed.
+    if torn is None and any(folder.may_have_written(file, found[1]) for folder in folders):
         return None
     if state_known:
         return '%s is not the file that was written with %s, or has changed since' % (file, file + STATE)
