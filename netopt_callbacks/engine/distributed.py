@@ -137,7 +137,7 @@ class Workers(object):
         if self.count == 1:
             return None
         number = cntk_py.new_unique_id()
-        begin = (number // _UIDS + 1) * _UIDS if at is None else at
+        begin = (self._largest(number) // _UIDS + 1) * _UIDS if at is None else at
         if number >= begin:
             raise RuntimeError('the checkpoint is of another process, and with random state in the network '
                                '(Dropout is such) several workers cannot go back to it so late: restore it '
@@ -145,6 +145,12 @@ class Workers(object):
         while number < begin:
             number = cntk_py.new_unique_id()
         return begin
+
+    def _largest(self, number):
+        """Returns the largest of the workers' numbers; all of them call this at once."""
+        numbers = np.zeros(self.count)
+        numbers[Communicator.rank()] = number
+        return int(self._summed(numbers).max())
 
     def end_all(self):
         """Ends every worker, after the traceback of the present exception is printed.
