@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import subprocess
+import time
 import sys
 
 import cntk as C
@@ -119,6 +120,19 @@ def trained(kind, source, folder, swaps, **options):
             [event for event in log.events if event[0] == 'summary'], records]
 
 
+def ended(folder, run, rank):
+    """Waits until both workers have ended a run: plain CNTK lets one of them go on while the other still sends.
+
+    By files, since a message of the next run may be taken for one of the last.
+    """
+    for worker in rank, 1 - rank:
+        file = os.path.join(folder, '%s.%d' % (run.replace(' ', '-'), worker))
+        if worker == rank:
+            open(file, 'w').close()
+        while not os.path.exists(file):
+            time.sleep(0.01)
+
+
 PLANS = {'plain': None, 'observer': [], 'at once': [0], 'in the middle': [1, 2], 'at the end': [4],
          'every epoch': [1, 2, 3, 4]}
 
@@ -130,11 +144,15 @@ def main(kind, folder):
     """Trains all plans on all sources, and prints what this worker ends with."""
     rank, found = C.Communicator.rank(), {}
     for source in (OWN_PACE if kind == 'block momentum' else sorted(SOURCES)):
-        found[source] = {name: trained(kind, source, folder, swaps) for name, swaps in PLANS.items()}
+        found[source] = {}
+        for name, swaps in PLANS.items():
+            found[source][name] = trained(kind, source, folder, swaps)
+            ended(folder, source + ', ' + name, rank)
         if kind == 'block momentum' and source != 'even arrays':
             continue
         saves = C.CheckpointConfig(os.path.join(folder, 'model'), frequency=EPOCH, restore=False)
         found[source]['plain that saves'] = trained(kind, source, folder, None, checkpoint_config=saves)
+        ended(folder, source + ', plain that saves', rank)
         if kind == 'block momentum':    # its end is saved as well
             found[source]['swaps that save'] = trained(kind, source, folder, [1, 2, 3], checkpoint_config=saves)
     if kind == 'data parallel':

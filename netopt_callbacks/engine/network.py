@@ -151,8 +151,7 @@ class Network(object):
         after, others = self._numbered(now._replace(whole=whole), others)
         following = {old.uid: new for old, new in zip(
             list(now.whole.outputs) + found.outputs, list(after.whole.outputs) + others)}
-        for trainer in found.trainers:
-            following.update((output.uid, output) for output in state.current(trainer).whole.outputs)
+        _stay(found.trainers, now.whole, following)
         self._exchange(after, label, rest=lambda undo: found.follow(following, undo))
 
     def transformed(self, optimization, index, minibatches):
@@ -192,20 +191,20 @@ class Network(object):
 
     def _others(self, found, following, optimization, index, replaced):
         """Returns what becomes of other Trainers over the same layers, and what the record says of them."""
-        others, messages = [], []
+        others, messages, staying = [], [], []
         for trainer in found.trainers:
             before = state.current(trainer)
             outputs = [following[output.uid] for output in before.whole.outputs]
             after = C.combine(outputs)
             if state.signature(after) == state.signature(before.whole) \
                     and _leaves(after) == _leaves(before.whole):
-                for output in before.whole.outputs:
-                    following[output.uid] = output      # it stays as it is
+                staying.append(trainer)
                 continue
             plan = planned(optimization, index, before.whole, after, replaced, before.trained)
             others.append((trainer, before._replace(whole=own(after), trained=plan.trained), plan.begin_with))
             messages.append('another Trainer reads these layers too; its network and its learners (%s) changed with '
                             'this one' % ', '.join(learner_facts.describe(one.learner) for one in before.trained))
+        _stay(staying, self.now.whole, following)
         return others, messages
 
     def commit(self, change, label):
@@ -542,6 +541,14 @@ def _as_one(edit, whole, others):
         return whole, list(others)
     outputs = list(edited.outputs)
     return own(C.combine(outputs[:count])), outputs[count:]
+
+
+def _stay(trainers, whole, following):
+    """Lets what other Trainers compute, and `whole` does not, stay as it is."""
+    mine = {output.uid for output in whole.outputs}
+    for trainer in trainers:
+        following.update((output.uid, output) for output in state.current(trainer).whole.outputs
+                         if output.uid not in mine)
 
 
 def _same(whole, outputs):
