@@ -104,7 +104,8 @@ def test_lowered_equals_trained_in_every_form_on_every_implementation(form, impl
     lowered, found = Lower(tolerance=0).run(trained, [nc.BinarizeDense()], data)
     assert found.passed and found.largest_difference == 0
     assert found.layers[0].integers == 20 * np.prod(model.shape) and found.layers[0].different_integers == 0
-    assert [block.name for block in blocks(lowered, 'BinaryDenseOp')] == ['layer'] and lowered.shape == model.shape
+    assert [block.name for op_name in ('BinaryDenseOp', 'BinarySegmentOp') for block in blocks(lowered, op_name)] == ['layer']
+    assert lowered.shape == model.shape
     for batch in (1, 3, 64):
         values = images(x.shape, batch, seed=batch)
         assert same_bits(lowered.eval(values), trained.eval(values))
@@ -233,7 +234,7 @@ def test_convolutions_and_dense_layers_of_one_network():
     lowered, found = Lower(tolerance=0).run(trained, [one, other], data)
     assert [layer.name for layer in found.layers] == ['b', 'd']
     assert sorted(block.op_name for block in graph.walk(lowered) if block.is_block and block.op_name.endswith('Op')) \
-        == ['BinaryConvolveOp', 'BinaryDenseOp']
+        == ['BinarySegmentOp', 'BinarySegmentOp']
 
 
 # Saved, loaded, read back

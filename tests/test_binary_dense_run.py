@@ -161,7 +161,7 @@ def test_optimize_transforms_trains_and_lowers():
     values = images(features.shape, 9, seed=4)
     assert same_bits(lowered.eval(values), seen[0].eval(values))
     unfitted = nc.optimize(model, nc.BinarizeDense(filter_function=lambda layer: True))
-    assert sorted(f.name for f in nc.graph.walk(unfitted) if f.op_name == 'BinaryDenseOp') == ['first', 'last', 'second']
+    assert [f.name for f in nc.graph.walk(unfitted) if f.op_name == 'BinarySegmentOp'] == ['first_to_last']
 
 
 def test_binary_layers_that_the_model_came_with_are_lowered_too():
@@ -169,7 +169,7 @@ def test_binary_layers_that_the_model_came_with_are_lowered_too():
     binary = nc.BinarizeDense(filter_function=lambda layer: layer.name == 'second').transform(model).model
     lowered = nc.optimize(binary, nc.FactorDense(rank=2, filter_function=lambda layer: layer.name == 'first'))
     names = {f.op_name for f in nc.graph.walk(lowered)}
-    assert {'BinaryDenseOp', 'Dense', 'DenseFactored'} < names and 'BinaryDense' not in names
+    assert {'BinarySegmentOp', 'Dense', 'DenseFactored'} < names and 'BinaryDense' not in names
 
 
 def main(folder, kill):

@@ -106,7 +106,7 @@ def test_optimize_transforms_trains_lowers():
     lowered = nc.optimize(model, optimization, train, data=images(features.shape, 20))
     values = images(features.shape, seed=2)
     assert same_bits(lowered.eval(values), seen[0].eval(values))
-    assert [block.name for block in blocks(lowered, 'BinaryConvolveOp')] == ['second']
+    assert [block.name for block in blocks(lowered, 'BinarySegmentOp')] == ['second']
 
 
 def test_optimize_takes_the_model_that_training_returns():

@@ -117,6 +117,12 @@ def _written(flat):
         except Unsupported as refused:
             refused.node.unit.reason = refused.reason
             continue
+        except (RuntimeError, TypeError, ValueError) as error:
+            # Of native code (a size that it does not take) or of CNTK (an operation it cannot evaluate so): no
+            # node is named, so the whole segment is left to the pass that lowers layers one by one.
+            for unit in segment.units:
+                unit.reason = 'no program can be made of it: %s' % (str(error).strip().splitlines() or [''])[0]
+            continue
         written.append(LoweredSegment(segment, program))
         taken.update(index_of[id(unit)] for unit in segment.units)
 
