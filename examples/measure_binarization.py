@@ -2,9 +2,11 @@
 
     python examples/measure_binarization.py --data DIR
 
-DIR holds the four original files (train-images-idx3-ubyte.gz ...). For each network of the CNTK 103D
-tutorial and each seed a float network is trained; from there, for each combination,
-its second convolution is binarized and trained on. The table shows test errors in percent:
+DIR holds the four original files (train-images-idx3-ubyte.gz ...). For each network and each seed a float
+network is trained; from there, for each combination, it is binarized and trained on. 'strided' and 'pooled' are those
+of the CNTK 103D tutorial, of which the second convolution is binarized; 'perceptron' is that of CNTK 103C, of which
+both hidden Dense layers are, 'inner' the same, of which the second is, and 'tail' is 'strided' with a hidden
+Dense, which alone is. The table shows test errors in percent:
 right after the swap (on 2000 images), and after retraining (mean over the seeds, and their range). A second table
 compares the values of each option with all else equal. Raw results go to
 --output, one JSON object a line; a run that was broken off goes on from there.
@@ -24,7 +26,12 @@ import netopt_callbacks as nc
 MINIBATCH = 64
 HELD_OUT = 1000
 DIVERGED = 50   # percent: a network that learned anything is far below, one that did not is near 90
-NETWORKS = ('strided', 'pooled')
+# What is binarized of each network, and by which optimization.
+NETWORKS = {'strided': (nc.BinarizeConvolution, ('second_conv',)),
+            'pooled': (nc.BinarizeConvolution, ('second_conv',)),
+            'perceptron': (nc.BinarizeDense, ('first_hidden', 'hidden')),
+            'inner': (nc.BinarizeDense, ('hidden',)),
+            'tail': (nc.BinarizeDense, ('hidden',))}
 NAMES = ('weight_scale', 'input_scale', 'input_shift', 'output_scale', 'clip')
 
 
@@ -55,7 +62,7 @@ def measure(network, seed, wanted, train, held_out, test, options, results):
     for combination in wanted:
         for parameter in model.parameters:
             parameter.value = trained[parameter.uid]
-        new_model = binarized(model, combination, held_out)
+        new_model = binarized(network, model, combination, held_out)
         after = error(new_model, tuple(part[:2000] for part in test))
         fit(new_model, train, options.epochs_after, seed + 1000)
         result = {'network': network, 'seed': seed, 'combination': name_of(combination),
@@ -68,23 +75,28 @@ def measure(network, seed, wanted, train, held_out, test, options, results):
 
 
 def build(network):
-    """Returns a network of CNTK 103D: 'strided', or 'pooled' with max pooling; not applied."""
-    strides = (2, 2) if network == 'strided' else (1, 1)
-    pool = (lambda side: []) if network == 'strided' else \
+    """Returns one of NETWORKS, not applied."""
+    strides = (1, 1) if network == 'pooled' else (2, 2)
+    pool = (lambda side: []) if network != 'pooled' else \
         (lambda side: [C.layers.MaxPooling((side, side), strides=(side, side))])
     with C.layers.default_options(init=C.glorot_uniform(), activation=C.relu):
+        if network in ('perceptron', 'inner'):
+            return C.layers.Sequential([C.layers.Dense(200, name='first_hidden'), C.layers.Dense(200, name='hidden'),
+                                        C.layers.Dense(10, activation=None, name='classify')])
         return C.layers.Sequential(
             [C.layers.Convolution2D((5, 5), 8, strides=strides, pad=True, name='first_conv')] + pool(2)
             + [C.layers.Convolution2D((5, 5), 16, strides=strides, pad=True, name='second_conv')] + pool(3)
+            + ([C.layers.Dense(64, name='hidden')] if network == 'tail' else [])
             + [C.layers.Dense(10, activation=None, name='classify')])
 
 
-def binarized(model, combination, held_out):
-    """Returns the model with its second convolution binarized; None leaves it float."""
+def binarized(network, model, combination, held_out):
+    """Returns the model with the layers binarized that NETWORKS names; a combination of None leaves it float."""
     if combination is None:
         return model
-    optimization = nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second_conv',
-                                          learner=lambda parameters: None, **combination)
+    binarize, names = NETWORKS[network]
+    optimization = binarize(filter_function=lambda layer: layer.name in names, learner=lambda parameters: None,
+                            **combination)
     optimization.prepare(model, [{model.arguments[0]: held_out}])
     return optimization.transform(model).model
 
@@ -127,7 +139,7 @@ def core():
     defaults = dict(zip(NAMES, ('channel', 'sample', 'calibrate', 'calibrate', None)))
     changes = [{}, dict(weight_scale='layer'), dict(weight_scale=None), dict(input_scale=None),
                dict(input_shift='learn'), dict(clip='calibrate'), dict(input_scale=None, input_shift=None),
-               dict(input_shift=None, output_scale=None)]
+               dict(input_shift=None, output_scale=None), dict(input_scale=None, input_shift=None, output_scale=None)]
     return [None] + [dict(defaults, **change) for change in changes]
 
 
@@ -218,7 +230,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--data', required=True, help='folder with the four MNIST files')
     parser.add_argument('--output', default='binarization.jsonl', help='raw results, appended to')
-    parser.add_argument('--networks', nargs='+', default=NETWORKS, choices=NETWORKS)
+    parser.add_argument('--networks', nargs='+', default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--samples', type=int, default=60000 - HELD_OUT, help='training samples to use')
     parser.add_argument('--epochs-before', type=int, default=4)

@@ -10,12 +10,13 @@
 #include "implementations.h"
 
 #pragma GCC push_options
-#pragma GCC target("avx2")
+#pragma GCC target("avx2,fma")
 
 namespace bitconv {
 namespace {
 
 using Vector = __m256i;
+constexpr Encoding encoding = Encoding::nibbles;
 constexpr int lanes = 32;
 constexpr int large = 6, small = 2;  // 12 registers of counts, 2 of weights, 1 row, 1 temporary
 constexpr int panel_pixels = 12;
@@ -26,7 +27,11 @@ inline void store(void* to, Vector v) { _mm256_storeu_si256(static_cast<Vector*>
 inline Vector broadcast_row(const std::uint8_t* row) {
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
 }
-inline Vector shuffle8(Vector row, Vector indices) { return _mm256_shuffle_epi8(row, indices); }
+inline __attribute__((always_inline)) void look_up_and_add(Vector& count, Vector row, Vector indices) {
+    count = _mm256_add_epi8(count, _mm256_shuffle_epi8(row, indices));
+    __asm__("" : "+x"(count));  // added here: gcc would add pairs of lookups first
+}
+
 inline Vector add8(Vector a, Vector b) { return _mm256_add_epi8(a, b); }
 inline Vector sub16(Vector a, Vector b) { return _mm256_sub_epi16(a, b); }
 inline Vector widen_low(Vector v) { return _mm256_unpacklo_epi8(v, zero()); }
@@ -36,39 +41,77 @@ inline Vector widen_high(Vector v) { return _mm256_unpackhi_epi8(v, zero()); }
 const std::uint8_t lane_of[lanes] = {0, 1, 2,  3,  4,  5,  6,  7,  16, 17, 18, 19, 20, 21, 22, 23,
                                      8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31};
 
-#include "nibble_kernel.inc"
 #include "transpose_avx2.inc"
 
-bool supported() { return cpu_has({cpu::avx2}); }
+bool supported() { return cpu_has({cpu::avx2, cpu::fma}); }
 
 inline __m256i first_lanes(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
+// Floats of an ending.
+using Floats = __m256;
+constexpr int float_lanes = 8;
+
+inline Floats splat(float v) { return _mm256_set1_ps(v); }
+inline Floats load_whole(const float* from) { return _mm256_loadu_ps(from); }
+inline Floats load_first(const float* from, int count) { return _mm256_maskload_ps(from, first_lanes(count)); }
+inline void store_first(float* to, Floats v, int count) {
+    if (count >= float_lanes) _mm256_storeu_ps(to, v); else _mm256_maskstore_ps(to, first_lanes(count), v);
+}
+inline Floats fused(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats converted(const std::int32_t* sums) { return _mm256_cvtepi32_ps(load(sums)); }
+inline Floats converted(const std::int16_t* sums) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(sums))));
+}
+inline unsigned within(Floats v, Floats low, Floats high) {
+    return unsigned(_mm256_movemask_ps(_mm256_and_ps(_mm256_cmp_ps(v, low, _CMP_GE_OQ), _mm256_cmp_ps(v, high, _CMP_LE_OQ))));
+}
+inline unsigned above_zero(const std::int16_t* sums) {
+    const __m256i above = _mm256_cmpgt_epi16(load(sums), zero());
+    return unsigned(_mm_movemask_epi8(_mm_packs_epi16(_mm256_castsi256_si128(above), _mm256_extracti128_si256(above, 1))));
+}
+inline unsigned above_zero(const std::int32_t* sums) {
+    const auto eight = [](const std::int32_t* from) {
+        return unsigned(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(load(from), zero()))));
+    };
+    return eight(sums) | eight(sums + 8) << 8;
+}
+
+#include "ending.inc"
+
 // Eight pixels of up to 16 channels. The comparison's -1 is subtracted as a 1; doubling moves it up, channel by channel
 // from the last to the first, and a shift by five steps over the empty half of a byte.
-template <bool Whole>
+template <bool Whole, bool Ranges>
 inline __attribute__((always_inline)) __m256i pack8(const PackArguments& a, const float* x, int channels, __m256i mask) {
     __m256i word = zero();
 #pragma GCC unroll 16
     for (int c = channels - 1; c >= 0; --c) {
         const float* from = x + c * a.channel_stride;
         const __m256 values = Whole ? _mm256_loadu_ps(from) : _mm256_maskload_ps(from, mask);
-        const __m256 above = _mm256_cmp_ps(values, _mm256_broadcast_ss(a.thresholds + c), _CMP_GT_OQ);
+        const __m256 bound = _mm256_broadcast_ss(a.thresholds + c);
+        const __m256 above = !Ranges ? _mm256_cmp_ps(values, bound, _CMP_GT_OQ)
+                                     : _mm256_and_ps(_mm256_cmp_ps(values, bound, _CMP_GE_OQ),
+                                                     _mm256_cmp_ps(values, _mm256_broadcast_ss(a.highs + c), _CMP_LE_OQ));
         word = c % 4 == 3 ? _mm256_slli_epi32(word, 5) : _mm256_add_epi32(word, word);
         word = _mm256_sub_epi32(word, _mm256_castps_si256(above));
     }
-    return _mm256_slli_epi32(word, 4);
+    word = _mm256_slli_epi32(word, 4);
+    return Ranges ? _mm256_xor_si256(word, _mm256_set1_epi32(int(a.flip))) : word;
 }
 
-void pack(const PackArguments& a) {
+template <bool Ranges>
+void pack_all(const PackArguments& a) {
     std::size_t p = 0;
     for (; p + 8 <= a.pixels; p += 8) {
-        const __m256i word = a.channels == 16 ? pack8<true>(a, a.x + p, 16, zero()) : pack8<true>(a, a.x + p, a.channels, zero());
+        const __m256i word = a.channels == 16 ? pack8<true, Ranges>(a, a.x + p, 16, zero())
+                                              : pack8<true, Ranges>(a, a.x + p, a.channels, zero());
         store(a.plane + p, word);
     }
-    if (p < a.pixels) store(a.plane + p, pack8<false>(a, a.x + p, a.channels, first_lanes(int(a.pixels - p))));
+    if (p < a.pixels) store(a.plane + p, pack8<false, Ranges>(a, a.x + p, a.channels, first_lanes(int(a.pixels - p))));
 }
+
+void pack(const PackArguments& a) { a.highs ? pack_all<true>(a) : pack_all<false>(a); }
 
 // All ones in the lanes of eight pixels that lie inside.
 inline __m256i lanes_inside(const Window& window, int first) {
@@ -143,12 +186,16 @@ void epilogue16(const EpilogueArguments& arguments) {
     }
 }
 
+#define BITCONV_OWN_COUNT "count_avx2.inc"
+#include "nibble_kernel.inc"
+
 }  // namespace
 
 const Implementation avx2 = {
     "avx2", supported, Encoding::nibbles, lanes, panel_pixels,
-    lane_of, nullptr, pack, gather,
-    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr}, nibble_peak, nibble_ports,
+    lane_of, nullptr, pack, gather, map, multiply_floats,
+    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr},
+    nibble_peak, nibble_ports,
 };
 
 }  // namespace bitconv

@@ -2,6 +2,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "contract.h"
 #include "cpu.h"
 #include "filters_in_lanes.h"
@@ -25,7 +27,10 @@ inline void store(void* to, Vector v) { _mm512_storeu_si512(to, v); }
 inline Vector broadcast_row(const std::uint8_t* row) {
     return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
 }
-inline Vector shuffle8(Vector row, Vector indices) { return _mm512_shuffle_epi8(row, indices); }
+inline __attribute__((always_inline)) void look_up_and_add(Vector& count, Vector row, Vector indices) {
+    count = _mm512_add_epi8(count, _mm512_shuffle_epi8(row, indices));
+    __asm__("" : "+v"(count));  // added here: gcc would collect the lookups first, and spill
+}
 inline Vector add8(Vector a, Vector b) { return _mm512_add_epi8(a, b); }
 inline Vector sub16(Vector a, Vector b) { return _mm512_sub_epi16(a, b); }
 inline Vector widen_low(Vector v) { return _mm512_unpacklo_epi8(v, zero()); }
@@ -36,9 +41,9 @@ const std::uint8_t lane_of[lanes] = {
     0, 1, 2,  3,  4,  5,  6,  7,  16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 34, 35, 36, 37, 38, 39, 48, 49, 50, 51, 52, 53, 54, 55,
     8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31, 40, 41, 42, 43, 44, 45, 46, 47, 56, 57, 58, 59, 60, 61, 62, 63};
 
-#include "nibble_kernel.inc"
 #include "transpose_avx2.inc"
 #include "avx512.inc"
+#include "nibble_kernel.inc"
 
 bool supported() { return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::avx512dq, cpu::avx512vl}); }
 
@@ -46,8 +51,9 @@ bool supported() { return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::
 
 const Implementation avx512bw = {
     "avx512bw", supported, encoding, lanes, panel_pixels,
-    lane_of, nullptr, pack, gather,
-    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr}, nibble_peak, nibble_ports,
+    lane_of, nullptr, pack, gather, map, multiply_floats,
+    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr},
+    nibble_peak, nibble_ports,
 };
 
 }  // namespace bitconv

@@ -2,6 +2,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "contract.h"
 #include "cpu.h"
 #include "filters_in_lanes.h"
@@ -85,11 +87,46 @@ inline void store_sums(std::int32_t* sums, const std::int32_t* bases, __m512i tw
     _mm512_storeu_si512(sums, _mm512_sub_epi32(_mm512_loadu_si512(bases), twice));
 }
 
-// Filters in lanes: `Count` pixels of a panel, from `first` on.
+inline __m512i wide_bases(const std::int16_t* bases) {
+    return _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bases)));
+}
+
+inline __m512i wide_bases(const std::int32_t* bases) { return _mm512_loadu_si512(bases); }
+
+// Filters in lanes, one pixel: `Count` blocks at once, so that their sums need not wait for each other.
+template <int Count, typename Sum>
+void blocks_of(const Tile<Sum>& tile, int block) {
+    __m512i carries[Count], low[Count];
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) carries[i] = low[i] = _mm512_setzero_si512();
+    const std::uint8_t* weights = tile.weights + block * tile.block_bytes;
+    const std::int32_t* words = reinterpret_cast<const std::int32_t*>(tile.panels);
+    for (int row = 0; row < tile.rows; row += 2, weights += 2 * panel_row_bytes, words += 2 * panel_width) {
+        const __m512i first = _mm512_set1_epi32(words[0]), both = _mm512_set1_epi32(words[panel_width]);
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) {
+            const std::uint8_t* w = weights + i * tile.block_bytes;
+            const __m512i next = _mm512_ternarylogic_epi32(both, _mm512_load_si512(w + panel_row_bytes), low[i], sum_bit);
+            const __m512i mismatch = _mm512_xor_si512(first, _mm512_load_si512(w));
+            const __m512i carry = _mm512_ternarylogic_epi32(mismatch, next, low[i], carry_bit);
+            carries[i] = _mm512_add_epi32(carries[i], _mm512_popcnt_epi32(carry));
+            low[i] = next;
+        }
+    }
+    Mismatches<1> found;
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) {
+        found.carries[0] = carries[i];
+        found.ones[0] = _mm512_popcnt_epi32(low[i]);
+        store_sums(tile.sums + (block + i) * lanes, bases_of(tile, 0) + (block + i) * lanes, found.twice(0));
+    }
+}
+
+// Filters in lanes: `Count` pixels, of one panel, from `first` on.
 template <int Count, typename Sum>
 void pixels_of(const Tile<Sum>& tile, int first) {
     for (int block = 0; block < tile.blocks; ++block) {
-        const auto found = count_pairs<Count>(tile.weights + block * tile.block_bytes, tile.panel + 4 * first, tile.rows);
+        const auto found = count_pairs<Count>(tile.weights + block * tile.block_bytes, words_of<panel_width>(tile, first), tile.rows);
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i)
             store_sums(tile.sums + (first + i) * sum_stride + block * lanes, bases_of(tile, first + i) + block * lanes, found.twice(i));
@@ -100,6 +137,12 @@ template <typename Sum>
 void tiles(const Tile<Sum>& tile) {
     static void (*const of[])(const Tile<Sum>&, int) = {pixels_of<1>, pixels_of<2>, pixels_of<3>, pixels_of<4>,
                                                         pixels_of<5>, pixels_of<6>, pixels_of<7>, pixels_of<8>};
+    if (tile.pixels == 1) {
+        int block = 0;
+        for (; block + at_once <= tile.blocks; block += at_once) blocks_of<at_once>(tile, block);
+        for (; block < tile.blocks; ++block) blocks_of<1>(tile, block);
+        return;
+    }
     for (int first = 0; first < tile.pixels; first += at_once)
         of[(tile.pixels - first < at_once ? tile.pixels - first : at_once) - 1](tile, first);
 }
@@ -107,8 +150,40 @@ void tiles(const Tile<Sum>& tile) {
 #include "transpose_avx2.inc"
 #include "avx512.inc"
 
+// An ending in bits alone needs no sums: bits of `Count` pixels of a panel, from `first` on, against a block.
+template <int Count, typename Sum>
+void signs_of(const MultiplyArguments& a, int block, int pixel, int first) {
+    const std::uint8_t* panel = a.panels + pixel / panel_width * a.panel_bytes + 4 * first;
+    const auto found = count_pairs<Count>(a.weights + block * a.block_bytes, panel, a.rows);
+    const int filter = block * lanes, left = a.filters - filter;
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) {
+        const int p = pixel + first + i;
+        const Sum* bases = static_cast<const Sum*>(a.bases) + a.border_case[p] * a.base_stride + filter;
+        const __mmask16 bits = _mm512_mask_cmpgt_epi32_mask(first_lanes(std::size_t(left)), wide_bases(bases), found.twice(i));
+        write_unit(*a.ending, p, block, left <= lanes, bits);
+    }
+}
+
+template <typename Sum>
+void multiply_signs(const MultiplyArguments& a) {
+    static void (*const of[])(const MultiplyArguments&, int, int, int) = {
+        signs_of<1, Sum>, signs_of<2, Sum>, signs_of<3, Sum>, signs_of<4, Sum>,
+        signs_of<5, Sum>, signs_of<6, Sum>, signs_of<7, Sum>, signs_of<8, Sum>};
+    for (int pixel = 0; pixel < a.pixels; pixel += panel_width) {
+        const int pixels = a.pixels - pixel < panel_width ? a.pixels - pixel : panel_width;
+        for (int first = 0; first < pixels; first += at_once) {
+            const int count = pixels - first < at_once ? pixels - first : at_once;
+            for (int block = 0; block * lanes < a.filters; ++block) of[count - 1](a, block, pixel, first);
+        }
+    }
+}
+
 template <typename Sum, void (*epilogue)(const EpilogueArguments&)>
-constexpr auto multiply_filters = multiply_filters_in_lanes<lanes, panel_width, Sum, tiles<Sum>, epilogue>;
+void multiply_filters(const MultiplyArguments& a) {
+    if (a.ending && a.ending->sign_of_sum && a.pixels > 1) return multiply_signs<Sum>(a);
+    multiply_filters_in_lanes<lanes, Sum, tiles<Sum>, epilogue, end_sums<Sum>>(a);
+}
 
 // base - 2 * (2 * carries + ones) in two operations, on the low 16 bits of each lane: carries fit them up to
 // rows_of_pixels rows of 16 carries, and the high 16 bits, which are 0, meet a 0.
@@ -193,7 +268,7 @@ BITCONV_PORT_LOOP(bit_counts, "vpopcntd %0, %0")
 
 const Implementation avx512vpopcntdq = {
     "avx512vpopcntdq", supported, encoding, lanes, panel_width,
-    nullptr, pixels_in_lanes, pack, gather,
+    nullptr, pixels_in_lanes, pack, gather, map, multiply_floats,
     {multiply_filters<std::int16_t, epilogue16>, multiply_filters<std::int32_t, scalar_epilogue<std::int32_t>>, multiply_pixels},
     peak, {exclusive_ors, bit_counts, 3, 512},
 };

@@ -15,6 +15,7 @@
 #include "cpu.h"
 #include "implementations.h"
 #include "measure.h"
+#include "program_bindings.h"
 #include "thread_pool.h"
 
 namespace py = pybind11;
@@ -148,5 +149,6 @@ PYBIND11_MODULE(_native, module) {
     module.def("peak", &peak_of, py::arg("implementation"), py::arg("seconds"));
     module.def("port_limit", &port_limit_of, py::arg("implementation"), py::arg("seconds"));
     module.def("stream", &stream_of, py::arg("x"), py::arg("out"));
+    bind_program(module);
     module.def("clock_rate", &clock_rate, py::arg("seconds"));
 }

@@ -45,6 +45,12 @@
 // Epilogue: y = float(dot) * scale, rounded, then + bias, rounded: two IEEE float32 operations, never one fused
 //   multiply-add. float(dot) is exact up to 2^24. Absent scale is 1 and absent bias is -0, both exact identities.
 //
+// Endings: in a program, what follows the sums of filters in lanes is data (Ending): float steps in order, each rounded by
+//   itself, then the value is stored [pixel][channel] or compared, or both; what is compared gives the packed bits that the
+//   next gather reads. Where only a sign reads the sums, an integer threshold T per filter replaces all steps; it is taken
+//   off the bases beforehand, and the bit is sum > 0. Sums then fit int16 where 3 * taps * channels + 1 does.
+//   map() ends float values [pixel][channel] in the same way. Per-filter vectors are filled up to whole units of 16.
+//
 // Ownership: kernels allocate nothing, throw nothing, keep nothing. Buffers are the caller's, 64-byte aligned, and end
 //   in slack_bytes that may be read or, where they are written, overwritten.
 #pragma once
@@ -65,10 +71,17 @@ constexpr int run_panels = 4;  // at most this many panels are multiplied at onc
 constexpr std::size_t scratch_bytes = 64 << 10;
 
 constexpr int channels_per_word(Encoding encoding) { return encoding == Encoding::nibbles ? 16 : 32; }
+constexpr int bit_of(Encoding encoding, int channel) {  // of a plane's word
+    return encoding == Encoding::nibbles ? channel / 4 * 8 + 4 + channel % 4 : channel;
+}
 constexpr int rows_per_step(Encoding encoding) { return encoding == Encoding::pairs ? 2 : 1; }
+constexpr int channel_unit = 16;  // what an ending works on at once
+constexpr int max_steps = 24;
+
 constexpr std::size_t plane_pixels(std::size_t pixels) { return (pixels + 15) / 16 * 16; }
 
-// Channels [0, channels) of one group's plane, pixels [0, pixels): x[c * channel_stride + p] against thresholds[c].
+// Channels [0, channels) of one group's plane, pixels [0, pixels), of v = x[c * channel_stride + p]. The bit is
+// v > thresholds[c]; or, where there are highs, thresholds[c] <= v <= highs[c], and then the word is xored with flip.
 struct PackArguments {
     const float* x;
     std::size_t channel_stride;
@@ -76,6 +89,8 @@ struct PackArguments {
     int channels;             // 1 .. channels_per_word
     std::size_t pixels;
     std::uint32_t* plane;
+    const float* highs;       // channels_per_word of them, or null
+    std::uint32_t flip;       // bits as in a plane
 };
 
 // What a tap reads for the pixels of a panel: bit p of `inside` says that pixel p reads a word at all. Those words follow
@@ -97,6 +112,61 @@ struct GatherArguments {
     std::uint8_t* panel;
 };
 
+// One float32 step on v, the value of a pixel and channel. A NaN stays one, but where a comparison says otherwise.
+enum class StepKind {
+    multiply,         // v * a
+    add,              // v + a
+    normalize,        // fma(v - a, b, c), the form of CNTK's BatchNormalization where there is a fused multiply-add
+    normalize_apart,  // (v - a) * b + c, rounded three times
+    relu,             // v < 0 ? 0 : v
+    relu_halves,      // 0.5 * v + 0.5 * |v|, the form of CNTK's ReLU: infinity for infinity, NaN for -infinity
+    leaky,            // v > 0 ? v : v * a
+    clip,             // v < a ? a : v, then v > b ? b : v
+    add_value,        // v + value[pixel][channel]
+    multiply_value,   // v * value[pixel][channel]
+};
+
+struct Step {
+    StepKind kind;
+    const float *a, *b, *c;      // [channel], filled up to whole units
+    const float* value;          // value[pixel * pixel_stride + channel * channel_stride]; the last unit's may be read whole
+    std::size_t pixel_stride;
+    int channel_stride;          // 1, or 0 for one value to all channels
+};
+
+// Everything from the first pixel and channel of the call on; the first channel begins a plane.
+struct Ending {
+    const Step* steps;
+    int count;                   // up to max_steps
+    bool sign_of_sum;            // only bits, of sum > 0: no steps, no y, no low and high
+    float* y;                    // y[pixel * pixel_stride + channel], or null
+    std::size_t pixel_stride;
+    std::uint32_t* plane;        // plane[q * plane_words + pixel * word_stride], or null
+    std::size_t plane_words, word_stride;
+    const float *low, *high;     // the bit is low <= v <= high, xored with flip; past the last channel low > high
+    const std::uint16_t* flip;   // [unit], bit i is channel i of the unit
+};
+
+// Ends float values x[pixel * pixel_stride + channel]; none past the last channel is read.
+struct MapArguments {
+    const float* x;
+    std::size_t pixel_stride;
+    int pixels, channels;
+    const Ending* ending;
+};
+
+// A float32 convolution of pixels with filters: fma(row[c], weight, sum) in the order taps, channels, from 0, the same order on
+// every implementation; then the ending.
+constexpr int float_run = 48;  // at most this many pixels at once
+struct FloatArguments {
+    const float* const* rows;    // [tap][float_run]: the channels that the tap of a pixel reads
+    int pixels, taps, channels;
+    const float* weights;        // [unit][tap][channel][channel_unit], filled up to whole units of filters
+    int filters;
+    float* sums;                 // [pixels][filters filled up], scratch
+    const Ending* ending;
+};
+
 // The pixels of up to run_panels panels against the filters of adjacent blocks.
 struct MultiplyArguments {
     const std::uint8_t* panels;
@@ -115,6 +185,7 @@ struct MultiplyArguments {
     float* y;                        // y[f * filter_stride + p]
     std::size_t filter_stride;
     std::uint8_t* scratch;           // scratch_bytes, for whatever lies between
+    const Ending* ending;            // not with Layout::pixels; null: scale, bias and y as above
 };
 
 // A loop that lives in registers. Runs `rounds` rounds and returns how much it has done; `sink` keeps the result alive.
@@ -138,6 +209,8 @@ struct Implementation {
     bool (*pixels_in_lanes)(int rows, int pixels, int filters);  // the better layout for so many
     void (*pack)(const PackArguments&);
     void (*gather)(const GatherArguments&);
+    void (*map)(const MapArguments&);
+    void (*multiply_floats)(const FloatArguments&);
     void (*multiply[3])(const MultiplyArguments&);  // by Layout; null where pixels_in_lanes never asks for it
     Loop peak;  // binary multiply-adds, the most this instruction set can do: for the bench's ideal
     Ports ports;

@@ -12,9 +12,9 @@ namespace bitconv {
 namespace {
 
 #ifdef BITCONV_X86
-// Leaf 7 and XCR0; all 0 where there is no AVX or the operating system does not save its registers.
+// Leaf 7, ecx of leaf 1, and XCR0; all 0 where there is no AVX or the operating system does not save its registers.
 struct Answers {
-    std::uint32_t words[3];
+    std::uint32_t words[4];
     std::uint64_t states;
 };
 
@@ -30,9 +30,10 @@ Answers ask() {
     Answers answers = {};
     std::uint32_t a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return answers;
+    const std::uint32_t base = c;
     const bool os_saves = bit(c, 27), avx = bit(c, 28);
     if (!os_saves || !avx || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return answers;
-    return {{b, c, d}, saved_states()};
+    return {{b, c, d, base}, saved_states()};
 }
 
 struct Name {

@@ -5,9 +5,10 @@
 
 namespace bitconv {
 
-// A bit of CPUID leaf 7 and the register state (bits of XCR0) that the operating system has to save for its instructions.
+// A bit of CPUID leaf 7, or of leaf 1 for `base`, and the register state (bits of XCR0) that the operating system has to save
+// for its instructions.
 struct CpuFeature {
-    enum Word { ebx, ecx, edx } word;
+    enum Word { ebx, ecx, edx, base } word;
     int bit;
     std::uint64_t states;
 };
@@ -17,6 +18,7 @@ constexpr std::uint64_t zmm_state = 0xe6;  // and the mask registers and both ha
 
 namespace cpu {
 constexpr CpuFeature avx2 = {CpuFeature::ebx, 5, ymm_state};
+constexpr CpuFeature fma = {CpuFeature::base, 12, ymm_state};
 constexpr CpuFeature avx512f = {CpuFeature::ebx, 16, zmm_state};
 constexpr CpuFeature avx512dq = {CpuFeature::ebx, 17, zmm_state};
 constexpr CpuFeature avx512bw = {CpuFeature::ebx, 30, zmm_state};

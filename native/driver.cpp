@@ -78,6 +78,8 @@ void Driver::pack(const Image& image, int item) const {
     a.channels = std::min(per_word, layer_.shape.channels - first);
     a.pixels = std::min(pack_pixels, pixels - begin);
     a.plane = reinterpret_cast<std::uint32_t*>(image.packed) + plane * sized_.plane_words + begin;
+    a.highs = nullptr;
+    a.flip = 0;
     implementation_.pack(a);
 }
 
@@ -128,6 +130,7 @@ void Driver::multiply(const Image& image, const Share& share, int item, WorkerSc
     a.y = image.y + channel * plan.output_pixels + pixel;
     a.filter_stride = std::size_t(plan.output_pixels);
     a.scratch = scratch.between.get();
+    a.ending = nullptr;
     implementation_.multiply[int(sized_.layout)](a);
 }
 

@@ -9,10 +9,11 @@ namespace bitconv {
 
 constexpr int blocks_at_once = 2;
 
-// One panel against one or two blocks.
+// The panels of a run against one or two blocks; one pixel against as many as sums have room for.
 template <typename Sum>
 struct Tile {
-    const std::uint8_t* panel;
+    const std::uint8_t* panels;
+    std::size_t panel_bytes;      // distance to the next
     int pixels;
     int rows;
     const std::uint8_t* weights;  // the first block
@@ -24,19 +25,34 @@ struct Tile {
     Sum* sums;                    // [pixel][sum_stride], written; whole tiles of the kernel's size may be
 };
 
+// The first word of a pixel, whose panel is of PanelPixels.
+template <int PanelPixels, typename Sum>
+inline const std::uint8_t* words_of(const Tile<Sum>& tile, int pixel) {
+    return tile.panels + pixel / PanelPixels * tile.panel_bytes + 4 * (pixel % PanelPixels);
+}
+
 template <typename Sum>
 inline const Sum* bases_of(const Tile<Sum>& tile, int pixel) {
     return tile.bases + tile.border_case[pixel] * tile.base_stride;
 }
 
-// Lanes and PanelPixels are the implementation's; `tiles` and `epilogue` are entered with this machine's instructions.
-template <int Lanes, int PanelPixels, typename Sum, void (*tiles)(const Tile<Sum>&), void (*epilogue)(const EpilogueArguments&)>
+// Sums of a call with an ending: pixels [0, pixels) of the call's filters [first, first + count).
+struct SumsToEnd {
+    const void* sums;  // [pixels][sum_stride], int16 or int32
+    int pixels;
+    int first, count;
+};
+
+// Lanes is the implementation's; `tiles`, `epilogue` and `end` are entered with this machine's instructions.
+template <int Lanes, typename Sum, void (*tiles)(const Tile<Sum>&), void (*epilogue)(const EpilogueArguments&),
+          void (*end)(const SumsToEnd&, const Ending&)>
 void multiply_filters_in_lanes(const MultiplyArguments& a) {
     static_assert(blocks_at_once * Lanes <= sum_stride, "sums of a pixel overlap");
     static_assert((run_panels + 1) * panel_width * sum_stride * sizeof(Sum) <= scratch_bytes, "sums do not fit");
     Sum* sums = reinterpret_cast<Sum*>(a.scratch);
-    for (int filter = 0; filter < a.filters; filter += blocks_at_once * Lanes) {
-        const int filters = std::min(blocks_at_once * Lanes, a.filters - filter);
+    const int at_once = a.pixels == 1 ? sum_stride : blocks_at_once * Lanes;  // one pixel: many blocks against its words
+    for (int filter = 0; filter < a.filters; filter += at_once) {
+        const int filters = std::min(at_once, a.filters - filter);
         Tile<Sum> tile;
         tile.rows = a.rows;
         tile.weights = a.weights + filter / Lanes * a.block_bytes;
@@ -44,14 +60,14 @@ void multiply_filters_in_lanes(const MultiplyArguments& a) {
         tile.blocks = (filters - 1) / Lanes + 1;
         tile.bases = static_cast<const Sum*>(a.bases) + filter;
         tile.base_stride = a.base_stride;
-        for (int pixel = 0; pixel < a.pixels; pixel += PanelPixels) {
-            tile.panel = a.panels + pixel / PanelPixels * a.panel_bytes;
-            tile.pixels = std::min(PanelPixels, a.pixels - pixel);
-            tile.border_case = a.border_case + pixel;
-            tile.sums = sums + pixel * sum_stride;
-            tiles(tile);
-        }
-        epilogue({sums, a.pixels, filters, a.y + filter * a.filter_stride, a.filter_stride, a.scale + filter, a.bias + filter});
+        tile.panels = a.panels;
+        tile.panel_bytes = a.panel_bytes;
+        tile.pixels = a.pixels;
+        tile.border_case = a.border_case;
+        tile.sums = sums;
+        tiles(tile);
+        if (a.ending) end({sums, a.pixels, filter, filters}, *a.ending);
+        else epilogue({sums, a.pixels, filters, a.y + filter * a.filter_stride, a.filter_stride, a.scale + filter, a.bias + filter});
     }
 }
 

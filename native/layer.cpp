@@ -18,7 +18,9 @@ void require_length(std::size_t received, std::int64_t expected, const char* nam
                                                     " elements, expected " + std::to_string(expected));
 }
 
-void validate_shape(const Shape& s) {
+}  // namespace
+
+void validate(const Shape& s) {
     require(s.groups > 0 && s.filters > 0 && s.channels > 0, "groups, filters and channels must be positive");
     require(std::int64_t(s.groups) * s.filters <= size_limit && std::int64_t(s.groups) * s.channels <= size_limit,
             "too many filters or channels");
@@ -33,11 +35,9 @@ void validate_shape(const Shape& s) {
     require(taps <= size_limit / 4 / s.channels, "channels * kernel height * kernel width is too large");
 }
 
-}  // namespace
-
 void validate(const Layer& layer) {
     const Shape& s = layer.shape;
-    validate_shape(s);
+    validate(s);
     const std::int64_t rows = std::int64_t(s.total_filters()) * s.taps();
     require_length(layer.words.size(), rows * s.words64(), "words");
     require_length(layer.scale.size(), s.total_filters(), "scale");

@@ -28,6 +28,9 @@ struct Layer {
 // The whole layer or std::invalid_argument: sizes positive and without overflow, arrays of the right length, tail bits 0.
 void validate(const Layer& layer);
 
+// The shape alone.
+void validate(const Shape& shape);
+
 // Sign bits of float weights [filters][channels][taps] in the layout of Layer::words.
 std::vector<std::uint64_t> pack_weights(const float* weights, std::int64_t filters, int channels, int taps);
 

@@ -1,4 +1,5 @@
 // The portable implementation: plain C++, any processor; what the others are compared with when there is no oracle.
+#include <cmath>
 #include <cstring>
 
 #include "contract.h"
@@ -12,11 +13,51 @@ constexpr int lanes = 16;
 
 bool supported() { return true; }
 
+// Floats of an ending.
+typedef float Floats __attribute__((vector_size(16)));
+constexpr int float_lanes = 4;
+constexpr Encoding encoding = Encoding::words;
+
+inline Floats splat(float v) { return Floats{v, v, v, v}; }
+inline Floats load_first(const float* from, int count) {
+    Floats v = {};
+    std::memcpy(&v, from, 4 * std::size_t(count < float_lanes ? count : float_lanes));
+    return v;
+}
+inline Floats load_whole(const float* from) { return load_first(from, float_lanes); }
+inline void store_first(float* to, Floats v, int count) {
+    std::memcpy(to, &v, 4 * std::size_t(count < float_lanes ? count : float_lanes));
+}
+inline Floats fused(Floats a, Floats b, Floats c) {
+    for (int i = 0; i < float_lanes; ++i) a[i] = std::fma(a[i], b[i], c[i]);
+    return a;
+}
+template <typename Sum>
+inline Floats converted(const Sum* sums) { return Floats{float(sums[0]), float(sums[1]), float(sums[2]), float(sums[3])}; }
+inline unsigned within(Floats v, Floats low, Floats high) {
+    unsigned bits = 0;
+    for (int i = 0; i < float_lanes; ++i) bits |= unsigned(low[i] <= v[i] && v[i] <= high[i]) << i;
+    return bits;
+}
+template <typename Sum>
+inline unsigned above_zero(const Sum* sums) {
+    unsigned bits = 0;
+    for (int i = 0; i < channel_unit; ++i) bits |= unsigned(sums[i] > 0) << i;
+    return bits;
+}
+
+#include "ending.inc"
+
 void pack(const PackArguments& a) {
-    for (std::size_t p = 0; p < a.pixels; ++p) a.plane[p] = 0;
+    for (std::size_t p = 0; p < a.pixels; ++p) a.plane[p] = a.highs ? a.flip : 0;
     for (int c = 0; c < a.channels; ++c) {
         const float* x = a.x + c * a.channel_stride;
         const float threshold = a.thresholds[c];
+        if (a.highs) {
+            const float high = a.highs[c];
+            for (std::size_t p = 0; p < a.pixels; ++p) a.plane[p] ^= std::uint32_t(threshold <= x[p] && x[p] <= high) << c;
+            continue;
+        }
         for (std::size_t p = 0; p < a.pixels; ++p) a.plane[p] |= std::uint32_t(x[p] > threshold) << c;
     }
 }
@@ -49,7 +90,7 @@ void tiles(const Tile<Sum>& tile) {
     for (int block = 0; block < tile.blocks; ++block) {
         for (int p = 0; p < tile.pixels; ++p) {
             std::uint32_t mismatches[lanes] = {};
-            const std::uint32_t* x = reinterpret_cast<const std::uint32_t*>(tile.panel) + p;
+            const std::uint32_t* x = reinterpret_cast<const std::uint32_t*>(words_of<panel_width>(tile, p));
             const std::uint32_t* w = reinterpret_cast<const std::uint32_t*>(tile.weights + block * tile.block_bytes);
             for (int row = 0; row < tile.rows; ++row, x += panel_width, w += lanes)
                 for (int s = 0; s < lanes; ++s) mismatches[s] += popcount(*x ^ w[s]);
@@ -61,7 +102,8 @@ void tiles(const Tile<Sum>& tile) {
 }
 
 template <typename Sum>
-constexpr auto multiply = multiply_filters_in_lanes<lanes, panel_width, Sum, tiles<Sum>, scalar_epilogue<Sum>>;
+constexpr auto multiply = multiply_filters_in_lanes<lanes, Sum, tiles<Sum>, scalar_epilogue<Sum>,
+                                                    end_sums<Sum>>;
 
 std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
     std::uint32_t x = std::uint32_t(rounds), counts[lanes] = {};
@@ -75,7 +117,7 @@ std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
 
 const Implementation portable = {
     "portable", supported, Encoding::words, lanes, panel_width,
-    nullptr, nullptr, pack, gather, {multiply<std::int16_t>, multiply<std::int32_t>, nullptr}, peak, {},
+    nullptr, nullptr, pack, gather, map, multiply_floats, {multiply<std::int16_t>, multiply<std::int32_t>, nullptr}, peak, {},
 };
 
 }  // namespace bitconv

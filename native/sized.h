@@ -1,4 +1,4 @@
-// A layer and one image size: the plan, the layout, and the bases (contract.h, "Padding").
+// A layer and one image size: the plan, the layout, and the bases (contract.h, "Padding" and "Endings").
 #pragma once
 #include "blocks.h"
 #include "contract.h"
@@ -18,10 +18,18 @@ struct Sized {
     Sized(const Layer& layer, const Blocks& blocks, const Implementation& implementation, std::int64_t height,
           std::int64_t width);
 
+    // For multiplications with an ending, which have filters in lanes; `thresholds` [groups * filters], each at most one
+    // beyond a dot product, are taken off the bases; null: none.
+    Sized(const Layer& layer, const Blocks& blocks, const Implementation& implementation, std::int64_t height,
+          std::int64_t width, const std::int32_t* thresholds);
+
     // The bases of a group from one of its filters on.
     const void* bases(int group, int filter) const;
 
 private:
+    Sized(Plan planned, Layout chosen, const Layer& layer, const Blocks& blocks, const Implementation& implementation,
+          const std::int32_t* thresholds);
+
     std::size_t group_bases_;
 };
 

@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from netopt_callbacks import bench_peers, native
+from netopt_callbacks import bench_peers, bench_program, native
 
 SHAPES = ((64, 56, 64, 3), (128, 28, 128, 3), (256, 14, 256, 3), (512, 7, 512, 3), (256, 56, 64, 1))
 PEAK_SECONDS = 0.1
@@ -24,8 +24,11 @@ PEAK_SECONDS = 0.1
 def main(argv=None):
     """`python -m netopt_callbacks bench`: prints a table, or with --json one JSON object; returns the exit code."""
     options = _parser().parse_args(argv)
-    report = measure(options.shapes, options.batches, options.threads, options.rounds, options.peer_python,
-                     lambda line: print(line, file=sys.stderr, flush=True))
+    def progress(line):
+        print(line, file=sys.stderr, flush=True)
+    report = measure(options.shapes, options.batches, options.threads, options.rounds, options.peer_python, progress)
+    if options.program:
+        report['programs'] = bench_program.measure(options.batches, options.threads, options.rounds, progress)
     print(json.dumps(report, indent=1) if options.json else table(report))
     if options.plot:
         plot(report, options.plot)
@@ -40,6 +43,7 @@ def _parser():
     parser.add_argument('--batches', nargs='+', type=int, default=[1, 8])
     parser.add_argument('--threads', nargs='+', type=int, default=[1, 2])
     parser.add_argument('--rounds', type=int, default=30, help='timed rounds of every contestant')
+    parser.add_argument('--no-program', dest='program', action='store_false', help='leave out the program of whole layers')
     parser.add_argument('--peer-python', metavar='PATH',
                         help='a Python with the int8 convolutions of onnxruntime, torch or both, for docs/performance.md: '
                              + bench_peers.PINNED)
@@ -170,7 +174,8 @@ def table(report):
                 ', '.join(map(str, result['shape'])), result['batch'], result['threads'], name, summary['median'] * 1e3,
                 summary['low'] * 1e3, summary['high'] * 1e3, summary['least'] * 1e3, ideal,
                 alone, summary['median'] / best['median']))
-    return '\n'.join(lines + [''] + _over_shapes(report['results'], next(iter(report['peaks']))))
+    lines += [''] + _over_shapes(report['results'], next(iter(report['peaks'])))
+    return '\n'.join(lines + ([''] + bench_program.table(report['programs']) if 'programs' in report else []))
 
 
 def _over_shapes(results, ours):

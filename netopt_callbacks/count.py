@@ -67,9 +67,9 @@ def rows(model):
     layers = {layer.root.uid: layer for layer in graph.layers(model)}
     bare = {layer.core.uid: layer for layer in layers.values() if not layer.root.is_block}
     counted, found = set(), []
-    for function, enclosing in _units(model):
+    for function, level, enclosing in _units(model):
         layer = bare.get(function.uid) or (layers.get(function.uid) if function.is_block else None)
-        row = _row(function, layer, counted)
+        row = _row(function, level, layer, counted)
         if row.parameters != 0 or row.macs != 0 or row.frozen:
             row.name = row.name or enclosing
             found.append(row)
@@ -93,17 +93,23 @@ def total(numbers):
     return None if None in numbers else sum(numbers)
 
 
-def macs_of(function):
-    """Returns the multiply-adds of a times or convolution; 0 of anything else, None where a side is free."""
+def macs_of(function, computed=None):
+    """Returns the multiply-adds of a times or convolution; 0 of anything else, None where a side is free.
+
+    Args:
+        function (cntk.Function): any.
+        computed (cntk.Variable): its output, where that is at hand (see `graph.Level`).
+    """
     if function.is_block or function.op_name not in ('Times', 'Convolution'):
         return 0
     left, right = function.inputs[:2]
+    computed = function.outputs[0] if computed is None else computed
     if function.op_name == 'Times':
-        counted, each = function.outputs[0].shape, right.shape[:-function.attributes['outputRank']]
+        counted, each = computed.shape, right.shape[:-function.attributes['outputRank']]
     elif function.attributes['transpose']:      # every input is spread over the outputs
         counted, each = right.shape, left.shape[1:]
     else:
-        counted, each = function.outputs[0].shape, left.shape[1:]
+        counted, each = computed.shape, left.shape[1:]
     return elements(tuple(counted) + tuple(each))
 
 
@@ -113,27 +119,32 @@ def elements(shape):
 
 
 def _units(model):
-    """Yields (primitive, or block that is one layer; name of the innermost named block around it)."""
-    pending = [(iter(graph.primitives(model)), '')]
+    """Yields (primitive, or block that is one layer; its Level; name of the innermost named block around it)."""
+    def opened(composite, name):
+        level = graph.Level(composite.outputs)
+        return iter(level.functions), level, name
+
+    pending = [opened(model, '')]
     while pending:
-        content, enclosing = pending[-1]
+        content, level, enclosing = pending[-1]
         function = next(content, None)
         if function is None:
             pending.pop()
         elif function.is_block and not blocks.is_unit(function.op_name):
-            pending.append((iter(graph.functions(graph.body(function).outputs)), function.name or enclosing))
+            pending.append(opened(graph.body(function), function.name or enclosing))
         else:
-            yield function, enclosing
+            yield function, level, enclosing
 
 
-def _row(function, layer, counted):
-    """Returns the row of a primitive or block; what is in `counted` is not counted again."""
+def _row(function, level, layer, counted):
+    """Returns the row of a primitive or block of a level; what is in `counted` is not counted again."""
     content = list(graph.walk(graph.body(function))) if function.is_block else [function]
     parameters = _new_parameters(function, layer, counted)
     frozen = _new_frozen(function, content, counted)
     row = Row(layer.name if layer else function.name, layer.op_name if layer else function.op_name,
               _shape(layer, parameters or frozen), total(elements(one.shape) for one in parameters),
-              total(macs_of(primitive) for primitive in content),
+              total(macs_of(primitive, level.output(primitive) if primitive is function else None)
+                    for primitive in content),
               frozen=total(elements(one.shape) for one in frozen))
     sizes = [(elements(one.shape) or 0, np.dtype(one.dtype).itemsize) for one in parameters + frozen]
     if sizes:

@@ -4,7 +4,10 @@ import sys
 import threading
 
 import cntk as C
+from cntk.internal.sanitize import _as_tuple
+from cntk.io import MinibatchSource, UserMinibatchSource
 
+from .integers import plain
 from .observers.base import Observer
 from .optimizations.base import Optimization
 from .session import training_session
@@ -15,16 +18,18 @@ _lock = threading.Lock()
 def train(criterion, minibatch_source, minibatch_size=32, streams=None,
           model_inputs_to_streams=None, parameter_learners=[], callbacks=[],
           progress_frequency=None, max_epochs=None, epoch_size=None, max_samples=None, data=None,
-          larger_is_better=False):
+          larger_is_better=False, model=None):
     """Trains a criterion as `criterion.train(...)` does, with optimization attached.
 
-    The arguments but the last two are those of `cntk.Function.train`, with its defaults and
+    The arguments but the last three are those of `cntk.Function.train`, with its defaults and
     its behaviour; `callbacks` also takes `nc.Optimization` and `nc.Observer` objects.
 
     Args:
         criterion (cntk.Function): loss and metric.
-        epoch_size (int): also the epochs that the optimizations count in; None is one sweep.
-        data, larger_is_better: as in `nc.training_session`.
+        epoch_size (int): also the epochs that the optimizations count in; None is what it is to
+            `Function.train`: the length of the first array, which of sequences is their number, though
+            samples are counted against it. With `max_samples` alone, None is one sweep.
+        data, larger_is_better, model: as in `nc.training_session`.
 
     Returns:
         cntk.variables.Record: that of `Function.train`, and `result`, an `nc.Result`.
@@ -36,14 +41,17 @@ def train(criterion, minibatch_source, minibatch_size=32, streams=None,
             is then the partial result, also that of a KeyboardInterrupt.
     """
     ours, theirs = _parted(callbacks)
+    minibatch_size, progress_frequency, max_epochs, epoch_size, max_samples = plain(
+        (minibatch_size, progress_frequency, max_epochs, epoch_size, max_samples))
+    counted = _epoch_size(minibatch_source, max_samples) if epoch_size is None else epoch_size
     if epoch_size is None and max_epochs is not None:
         _check_epochs(ours, max_epochs)
     sessions = []
 
     def session(*arguments, **options):
         sessions.append(training_session(
-            *arguments, callbacks=ours, epoch_size=epoch_size, data=data,
-            larger_is_better=larger_is_better, **options))
+            *arguments, callbacks=ours, epoch_size=counted, data=data,
+            larger_is_better=larger_is_better, model=model, **options))
         return sessions[0]
 
     try:
@@ -57,6 +65,14 @@ def train(criterion, minibatch_source, minibatch_size=32, streams=None,
             error.result = sessions[0].result
         raise
     return summary.updated_with(result=sessions[0].result)
+
+
+def _epoch_size(source, max_samples):
+    """Returns the samples of an epoch as `Function.train` derives them; None where it does not."""
+    if max_samples is not None or isinstance(source, (MinibatchSource, UserMinibatchSource)):
+        return None
+    first = _as_tuple(source)[0]
+    return int(first.shape[0] if hasattr(first, 'shape') and first.shape else len(first)) or None
 
 
 def _check_epochs(callbacks, max_epochs):

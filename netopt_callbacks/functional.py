@@ -27,6 +27,11 @@ def optimize(model, optimization, train_function=None, data=None):
         ValueError: the model is not applied to its inputs yet.
         nc.LoweringError: the lowered network differs from the trained one.
     """
+    return optimized(model, optimization, train_function, data)
+
+
+def optimized(model, optimization, train_function=None, data=None, segments=True):
+    """Does what `optimize` says; `segments` as of `nc.Lower.run`."""
     _check(model, optimization, train_function)
     optimization.prepare(model, _minibatches(model, data))
     trained = as_transformed(optimization.transform(model), optimization.name).model
@@ -36,7 +41,7 @@ def optimize(model, optimization, train_function=None, data=None):
         raise TypeError('optimize: train_function must return a cntk.Function, which takes the place of the model, '
                         'or None, where it trained in place; got %r' % (returned,))
     trained = trained if returned is None else returned
-    lowered, _ = Lower().run(trained, [optimization], _minibatches(trained, data))
+    lowered, _ = Lower().run(trained, [optimization], _minibatches(trained, data), segments)
     return lowered
 
 

@@ -14,16 +14,19 @@ from cntk.train.training_session import DataUnit
 
 from . import graph
 from .engine import directors, readers, remember
+from .engine.callbacks import refuse_epochs_that_never_come
 from .engine.engine import Engine
 from .engine.exchanged import Exchanged, class_of, subclass
-from .engine.held_out import held_out
+from .engine.held_out import held_out, samples_of
 from .engine.schedule import Clock
+from .lowering import Lower
 
+_GOES_ON = 1        # in a mask: a step of a sequence, and not its first
 _unfinished = weakref.WeakSet()
 
 
 def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None,
-           larger_is_better=False):
+           larger_is_better=False, model=None):
     """Attaches callbacks to a trainer that a loop of the user's own drives.
 
         with nc.attach(trainer, callbacks=[...], epoch_size=60000, data=(x, y)) as run:
@@ -39,6 +42,7 @@ def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None
         data: held-out data, as in `nc.training_session`.
         progress_writers (list): those of a trainer built before the import of this package.
         larger_is_better (bool): direction of the metric.
+        model (cntk.Function): as in `nc.training_session`.
 
     Returns:
         Attached: a context manager; or call its `finish()`.
@@ -47,7 +51,7 @@ def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None
         TypeError, ValueError: an argument does not fit.
         RuntimeError: the trainer is attached already.
     """
-    return Attached(trainer, callbacks, epoch_size, data, progress_writers, larger_is_better)
+    return Attached(trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model)
 
 
 class Attached(object):
@@ -57,17 +61,19 @@ class Attached(object):
         result (nc.Result): filled as the run goes on; `finish` completes it.
     """
 
-    def __init__(self, trainer, callbacks, epoch_size, data, progress_writers, larger_is_better):
+    def __init__(self, trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model):
         handed = remember.trainer(trainer, progress_writers)
         if remember.attached_to(trainer) is not None:
             raise RuntimeError('this trainer is attached already: call finish() on the run that '
                                'nc.attach returned first')
         self._trainer = trainer
-        self.engine = Engine(trainer, handed, callbacks, Clock(epoch_size),
-                             held_out(data, handed.arguments), larger_is_better)
+        self._data = held_out(data, handed.arguments)
+        self.engine = Engine(trainer, handed, callbacks, Clock(epoch_size), self._data, larger_is_better, model=model)
         clock = self.engine.clock
-        self._needs_sweeps = clock.unit == DataUnit.sweep or any(
-            isinstance(optimization.epoch, tuple) for optimization in self.engine.optimizations)
+        refuse_epochs_that_never_come(self.engine.optimizations, clock, handed.learners, self.engine.workers, False)
+        self._needs_sweeps = clock.unit == DataUnit.sweep and any(
+            not isinstance(callback, Lower) for callback in callbacks or ()) or any(
+                isinstance(optimization.epoch, tuple) for optimization in self.engine.optimizations)
         self._finished = False
         self._class = type(trainer)
         trainer.__class__ = subclass(Watched, self._class)
@@ -145,9 +151,14 @@ class Attached(object):
         if self._needs_sweeps and is_sweep_end is None and not _tells_sweeps(arguments):
             raise ValueError('minibatches of NumPy arrays do not tell where an epoch ends: give '
                              'nc.attach(..., epoch_size=...) in samples')
+        if self._data is not None and not self.engine.started:
+            self._data.learn_size(samples_of(arguments))
         self.start()
-        if self.engine.due() and not _continues_sequences(arguments):
-            self.engine.fire()
+        if self.engine.due():
+            workers = self.engine.workers
+            workers.meet(self._trainer)
+            if not workers.any(continues_sequences(arguments)):
+                self.engine.fire()
 
     def after_minibatch(self):
         """Counts a trained minibatch."""
@@ -212,10 +223,23 @@ def _tells_sweeps(arguments):
     return not values or any(isinstance(value, MinibatchData) for value in values)
 
 
-def _continues_sequences(arguments):
-    """Whether a minibatch goes on with sequences of the one before: a new trainer has lost these."""
-    _, new = _data_of(arguments)
-    return bool(new) and not all(new)
+def continues_sequences(arguments):
+    """Whether a minibatch goes on with sequences of the one before: a new trainer has lost these.
+
+    Flags tell, or the mask of data that CNTK has cut (`truncation_length`): 2 where a sequence begins.
+    """
+    data, new = _data_of(arguments)
+    if new:
+        return not all(new)
+    masks = [_mask(value) for value in (data.values() if isinstance(data, dict) else [data])]
+    return any(mask is not None and (mask[:, 0] == _GOES_ON).any() for mask in masks)
+
+
+def _mask(value):
+    """Returns what CNTK knows of the steps of a minibatch, None where every sequence is new and whole."""
+    value = value.data if isinstance(value, MinibatchData) else value
+    mask = C.cntk_py.Value.mask(value) if isinstance(value, C.cntk_py.Value) else None
+    return None if mask is None else mask.asarray()
 
 
 class Watched(Exchanged):

@@ -6,104 +6,19 @@ sign(v) is +1 where v > 0 and -1 elsewhere (so for 0, -0 and NaN); a padded tap 
 convolution. The convolution itself is an integer, the same on every implementation and with any number of threads; the
 rest is one float32 multiplication, rounded, and one float32 addition, rounded. `docs/native.md` has the details.
 """
-import os
-
 import numpy as np
 
-try:
-    from netopt_callbacks import _native
-except ImportError as error:
-    raise ImportError('the native extension netopt_callbacks._native is missing or broken (%s); '
-                      'reinstall the package with a C++17 compiler at hand' % error) from error
+from netopt_callbacks import native_limits
+from netopt_callbacks.native_arrays import (INT32, check_out, checked_integer, empty, float32_array, float32_vector, frozen,
+                                             pair_of_integers, two)
+from netopt_callbacks.native_machine import (_native, all_implementations, clock_rate, cpu_name, implementation,
+                                              implementations, num_threads, peak, port_limit, set_num_threads, stream)
+from netopt_callbacks.native_program import Program
 
-__all__ = ['BinaryConvolution', 'BinaryDense', 'all_implementations', 'clock_rate', 'cpu_name', 'empty',
+__all__ = ['BinaryConvolution', 'BinaryDense', 'Program', 'all_implementations', 'clock_rate', 'cpu_name', 'empty',
            'implementation', 'implementations', 'num_threads', 'peak', 'port_limit', 'set_num_threads', 'stream']
 
 STATE_VERSION = 1
-
-
-def all_implementations():
-    """Names of all compiled implementations, best first, whether or not this machine can run them."""
-    return _native.all_implementations()
-
-
-def implementations():
-    """Names of the implementations this machine (processor and operating system) can run, best first."""
-    return _native.implementations()
-
-
-def implementation():
-    """Name of the implementation that a new object gets: the best one, or the one `NETOPT_NATIVE` names.
-
-    Raises:
-        ValueError: `NETOPT_NATIVE` names no implementation.
-        RuntimeError: it names one that this machine cannot run. Another one is never taken instead.
-    """
-    forced = os.environ.get('NETOPT_NATIVE')
-    if not forced:
-        return implementations()[0]
-    if forced not in all_implementations():
-        raise ValueError('NETOPT_NATIVE=%s is unknown; known: %s' % (forced, ', '.join(all_implementations())))
-    if forced not in implementations():
-        raise RuntimeError('NETOPT_NATIVE=%s cannot run on this machine; it can run: %s'
-                           % (forced, ', '.join(implementations())))
-    return forced
-
-
-def num_threads():
-    """The number of threads a call may use; by default the number of processors this process may run on."""
-    return _native.num_threads()
-
-
-def set_num_threads(threads):
-    """Sets the number of threads a call may use, 1 to 256, for the whole process. Results do not depend on it."""
-    _native.set_num_threads(_integer(threads, 'threads', 1, 256))
-
-
-def cpu_name():
-    """The processor's name as it gives it itself."""
-    return _native.cpu_name().strip('\0 ')
-
-
-def peak(name, seconds):
-    """Binary multiply-adds per second of an implementation's arithmetic in registers, one thread, the best of `seconds`."""
-    return _native.peak(name, seconds)
-
-
-def port_limit(name, seconds):
-    """Binary multiply-adds per second that this machine's clock and ports allow an implementation, or None where not known.
-
-    Measured: how many of its instructions of either kind the processor takes when nothing else runs. A check of `peak`,
-    which should come near it."""
-    return _native.port_limit(name, seconds) or None
-
-
-def stream(x, out):
-    """Seconds to read the float32 array x once and write out once, and nothing else, one thread."""
-    return _native.stream(x, out)
-
-
-def clock_rate(seconds):
-    """The processor's clock in Hz now, from a chain of dependent additions, the best of `seconds`."""
-    return _native.clock_rate(seconds)
-
-
-def empty(shape):
-    """An array to give as `out`, not filled: its data begin at a multiple of 64 bytes.
-
-    There no vector that is stored crosses a cache line; elsewhere it may, which costs large outputs of
-    small kernels a fifth of their time.
-
-    Args:
-        shape (tuple of int): of the array.
-
-    Returns:
-        float32 array of that shape, C-contiguous.
-    """
-    size = int(np.prod(shape, dtype=np.int64))
-    items = np.empty(size + 15, np.float32)
-    first = -items.__array_interface__['data'][0] % 64 // 4
-    return items[first:first + size].reshape(shape)
 
 
 class BinaryConvolution(object):
@@ -131,7 +46,7 @@ class BinaryConvolution(object):
 
     def __init__(self, weights, strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, scale=None,
                  bias=None, threshold=None, implementation=None):
-        weights = _float32(weights, 'weights', 4)
+        weights = float32_array(weights, 'weights', 4)
         if 0 in weights.shape:
             raise ValueError('weights must not be empty, received shape %s' % (weights.shape,))
         self._build(dict(version=STATE_VERSION, words=_native.pack_weights(weights), channels=weights.shape[1],
@@ -148,7 +63,7 @@ class BinaryConvolution(object):
         Returns:
             float32 `[batch, filters, height', width']`; `out` itself if it was given.
         """
-        x = _float32(x, 'x', 4)
+        x = float32_array(x, 'x', 4)
         channels = self._state['channels'] * self._state['groups']
         if x.shape[1] != channels:
             raise ValueError('x has %d channels (shape %s), the weights expect %d' % (x.shape[1], x.shape, channels))
@@ -156,7 +71,7 @@ class BinaryConvolution(object):
         if out is None:
             out = empty(shape)
         else:
-            _check_out(out, shape)
+            check_out(out, shape)
             if np.may_share_memory(x, out):
                 x = x.copy()
         self._convolution.run(x, out)
@@ -185,7 +100,7 @@ class BinaryConvolution(object):
 
         `BinaryConvolution.from_state` makes an equal object of it on any machine. The arrays are copies.
         """
-        return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in self._state.items()}
+        return _copied(self._state)
 
     @classmethod
     def from_state(cls, state, implementation=None):
@@ -209,7 +124,7 @@ class BinaryConvolution(object):
 
     def _build(self, state, name):
         self._implementation = implementation() if name is None else name
-        self._state = _checked_state(state)
+        self._state = checked_state(state)
         arguments = {key: value for key, value in self._state.items() if key != 'version'}
         self._convolution = _native.Convolution(implementation=self._implementation, **arguments)
 
@@ -231,11 +146,12 @@ class BinaryDense(object):
     """
 
     def __init__(self, weights, scale=None, bias=None, threshold=None, implementation=None):
-        weights = _float32(weights, 'weights', 2)
+        weights = float32_array(weights, 'weights', 2)
         if 0 in weights.shape:
             raise ValueError('weights must not be empty, received shape %s' % (weights.shape,))
-        self._convolution = BinaryConvolution(np.ascontiguousarray(weights.T)[:, :, None, None], scale=scale, bias=bias,
-                                              threshold=threshold, implementation=implementation)
+        words = _native.pack_weights(np.ascontiguousarray(weights.T)[:, :, None, None])
+        self._build(dict(_PLAIN, version=STATE_VERSION, words=words, channels=weights.shape[0], scale=scale, bias=bias,
+                         threshold=threshold), implementation)
 
     def __call__(self, x, out=None):
         """Multiplies a batch.
@@ -247,16 +163,16 @@ class BinaryDense(object):
         Returns:
             float32 `[batch, outputs]`; `out` itself if it was given.
         """
-        x = _float32(x, 'x', 2)
+        x = float32_array(x, 'x', 2)
         if x.shape[1] != self.inputs:
             raise ValueError('x has %d columns (shape %s), the weights expect %d' % (x.shape[1], x.shape, self.inputs))
-        shape = self.output_shape(x.shape)
         if out is None:
-            out = np.empty(shape, np.float32)
+            out = empty((x.shape[0], self.outputs))
         else:
-            _check_out(out, shape)
-        if x.shape[0] > 0:
-            out[...] = self._convolution(x.T[None, :, None, :])[0, :, 0, :].T
+            check_out(out, (x.shape[0], self.outputs))
+            if np.may_share_memory(x, out):
+                x = x.copy()
+        self._program.run_arrays([x], _ONE_PIXEL, x.shape[0], [out])
         return out
 
     def output_shape(self, input_shape):
@@ -266,26 +182,26 @@ class BinaryDense(object):
     @property
     def inputs(self):
         """Number of inputs."""
-        return self._convolution._state['channels']
+        return self._state['channels']
 
     @property
     def outputs(self):
         """Number of outputs."""
-        return self._convolution.words.shape[0]
+        return self._state['words'].shape[0]
 
     @property
     def implementation(self):
         """Name of the implementation this object runs on."""
-        return self._convolution.implementation
+        return self._program.implementation
 
     @property
     def words(self):
         """The packed weights, read-only: uint64 `[outputs, ceil(inputs / 64)]`; bit c % 64 of word c // 64 is input c."""
-        return self._convolution.words[:, 0, 0, :]
+        return self._state['words'][:, 0, 0, :]
 
     def state(self):
         """As `BinaryConvolution.state`, of the convolution with a 1 x 1 kernel that this is."""
-        return self._convolution.state()
+        return _copied(self._state)
 
     @classmethod
     def from_state(cls, state, implementation=None):
@@ -295,12 +211,7 @@ class BinaryDense(object):
             ValueError, TypeError: as `BinaryConvolution.from_state`; a state of another convolution than that of a Dense.
         """
         made = cls.__new__(cls)
-        made._convolution = convolution = BinaryConvolution.from_state(state, implementation)
-        plain = dict(strides=(1, 1), dilation=(1, 1), padding=((0, 0), (0, 0)), groups=1)
-        if convolution.words.shape[1:3] != (1, 1) or any(convolution._state[key] != plain[key] for key in plain):
-            raise ValueError('state describes a %d x %d convolution with strides %s, padding %s and %d groups, not a '
-                             'dense layer' % (convolution.words.shape[1:3] + tuple(
-                                 convolution._state[key] for key in ('strides', 'padding', 'groups'))))
+        made._build(state, implementation)
         return made
 
     def __reduce__(self):
@@ -309,85 +220,60 @@ class BinaryDense(object):
     def __repr__(self):
         return '%s(%d inputs, %d outputs, %s)' % (type(self).__name__, self.inputs, self.outputs, self.implementation)
 
+    def _build(self, state, name):
+        self._state = state = checked_state(state)
+        if state['words'].shape[1:3] != (1, 1) or any(state[key] != _PLAIN[key] for key in _PLAIN):
+            raise ValueError('state describes a %d x %d convolution with %s, not a dense layer' % (
+                state['words'].shape[1:3] + (', '.join('%s %s' % (key, state[key]) for key in sorted(_PLAIN)),)))
+        steps = [(step, state[key]) for step, key in (('multiply', 'scale'), ('add', 'bias')) if state[key] is not None]
+        threshold = 0.0 if state['threshold'] is None else state['threshold']
+        threshold = np.where(np.isnan(threshold), np.float32(np.inf), threshold).reshape(-1)  # nothing is above either
+        self._program = Program(
+            [dict(op='pack', input='x', bits='signs', threshold=threshold.astype(np.float32)),
+             dict(op='convolution', input='signs', words=state['words'], channels=state['channels'], steps=steps, values='y')],
+            dict(x=(state['channels'],)), ['y'], implementation=name)
 
-_STATE_KEYS = ('version', 'words', 'channels', 'strides', 'padding', 'dilation', 'groups', 'scale', 'bias', 'threshold')
-_INT32 = 2 ** 31 - 1
+
+# Of a Dense as a convolution; and the size of its images.
+_PLAIN = dict(strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1)
+_ONE_PIXEL = [(1, 1)]
+
+STATE_KEYS = ('version', 'words', 'channels', 'strides', 'padding', 'dilation', 'groups', 'scale', 'bias', 'threshold')
 
 
-def _checked_state(state):
+def _copied(state):
+    return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in state.items()}
+
+
+def checked_state(state):
     """A complete, consistent, immutable copy of a state, or TypeError or ValueError."""
-    if not isinstance(state, dict) or set(state) != set(_STATE_KEYS):
+    if not isinstance(state, dict) or set(state) != set(STATE_KEYS):
         raise ValueError('state must be a dict of %s, received %s' % (
-            ', '.join(_STATE_KEYS), sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__))
+            ', '.join(STATE_KEYS), sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__))
     if state['version'] != STATE_VERSION:
         raise ValueError('state is of version %s, this package reads version %d' % (state['version'], STATE_VERSION))
     words = state['words']
     if not isinstance(words, np.ndarray) or words.dtype != np.uint64 or words.ndim != 4:
-        raise TypeError('words must be a uint64 array of rank 4')
-    checked = dict(version=STATE_VERSION, words=_frozen(words),
-                   channels=_integer(state['channels'], 'channels', 1, _INT32),
-                   groups=_integer(state['groups'], 'groups', 1, _INT32),
-                   strides=_pair(state['strides'], 'strides', 1), dilation=_pair(state['dilation'], 'dilation', 1))
+        raise TypeError('words must be a uint64 array of rank 4 in the byte order of this machine, received %s'
+                        % ('%s of rank %d' % (words.dtype.str, words.ndim) if isinstance(words, np.ndarray)
+                           else type(words).__name__))
+    if 0 in words.shape:
+        raise ValueError('words must not be empty, received shape %s' % (words.shape,))
+    checked = dict(version=STATE_VERSION, words=frozen(words),
+                   channels=checked_integer(state['channels'], 'channels', 1, INT32),
+                   groups=checked_integer(state['groups'], 'groups', 1, INT32),
+                   strides=pair_of_integers(state['strides'], 'strides', 1),
+                   dilation=pair_of_integers(state['dilation'], 'dilation', 1))
     filters, channels, groups = words.shape[0], checked['channels'], checked['groups']
-    if 0 in words.shape or filters % groups:
+    if filters % groups:
         raise ValueError('%d filters cannot be divided into %d groups' % (filters, groups))
     if words.shape[3] != (channels + 63) // 64:
         raise ValueError('words has %d words per tap, %d channels need %d'
                          % (words.shape[3], channels, (channels + 63) // 64))
-    sides = _two(state['padding'], 'padding')
-    checked['padding'] = tuple(_pair(side, 'padding', 0) for side in sides)
+    sides = two(state['padding'], 'padding')
+    checked['padding'] = tuple(pair_of_integers(side, 'padding', 0) for side in sides)
+    native_limits.refuse_geometry(filters, words.shape[1:3], checked['strides'], checked['padding'],
+                                  checked['dilation'])
     for name, length in (('scale', filters), ('bias', filters), ('threshold', channels * groups)):
-        checked[name] = None if state[name] is None else _frozen(_vector(state[name], name, length))
+        checked[name] = None if state[name] is None else frozen(float32_vector(state[name], name, length))
     return checked
-
-
-def _frozen(array):
-    copy = np.array(array, order='C')
-    copy.flags.writeable = False
-    return copy
-
-
-def _float32(array, name, rank):
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-        received = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise TypeError('%s must be a float32 array, received %s' % (name, received))
-    if array.ndim != rank:
-        raise ValueError('%s must have rank %d, received shape %s' % (name, rank, array.shape))
-    if array.flags.c_contiguous and array.flags.aligned:
-        return array  # np.require would find the same, in 2 microseconds
-    return np.require(array, requirements=['C_CONTIGUOUS', 'ALIGNED'])
-
-
-def _vector(array, name, length):
-    array = _float32(array, name, 1)
-    if array.shape != (length,):
-        raise ValueError('%s must have shape (%d,), received %s' % (name, length, array.shape))
-    return array
-
-
-def _check_out(out, shape):
-    if not isinstance(out, np.ndarray) or out.dtype != np.float32:
-        raise TypeError('out must be a float32 array')
-    if out.shape != shape or not out.flags.carray:
-        raise ValueError('out must be C-contiguous, aligned and writable with shape %s, received shape %s'
-                         % (shape, out.shape))
-
-
-def _two(values, name):
-    try:
-        first, second = values
-    except (TypeError, ValueError):
-        raise TypeError('%s must be a pair, for height and width, received %r' % (name, values)) from None
-    return first, second
-
-
-def _pair(values, name, least):
-    return tuple(_integer(value, name, least, _INT32) for value in _two(values, name))
-
-
-def _integer(value, name, least, most):
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError('%s must be an integer, received %r' % (name, value))
-    if not least <= value <= most:
-        raise ValueError('%s must be from %d to %d, received %d' % (name, least, most, value))
-    return int(value)

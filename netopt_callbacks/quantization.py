@@ -1,5 +1,5 @@
 """The names of `cntk.contrib.netopt.quantization`, so that changing the import is the whole port."""
-from .functional import optimize
+from .functional import optimized
 from .lowering import Lower
 from .lowering.lower import check_applied
 from .optimizations.binarize_convolution import BinarizeConvolution
@@ -30,7 +30,7 @@ def binarize_convolution(model, train_function, filter_function=None):
         raise TypeError('binarize_convolution: train_function must be a function of the binarized model, '
                         'got %r; to train it yourself take convert_to_binary_convolution'
                         % (train_function,))
-    return optimize(model, BinarizeConvolution(filter_function=filter_function or _every), train_function)
+    return optimized(model, BinarizeConvolution(filter_function=filter_function or _every), train_function, segments=False)
 
 
 def convert_to_binary_convolution(model, filter_function=None):
@@ -50,7 +50,7 @@ def convert_to_binary_convolution(model, filter_function=None):
 
 
 def convert_to_native_binary_convolution(model):
-    """Returns a model with its blocks 'BinaryConvolution' on native ops; it may come from a file.
+    """Returns a model with its blocks 'BinaryConvolution' and 'BinaryDense' on native ops; it may come from a file.
 
     Args:
         model (cntk.Function): left as it is.
@@ -63,7 +63,7 @@ def convert_to_native_binary_convolution(model):
         nc.LoweringError: the native network differs from the trained one, on seeded random input.
     """
     check_applied('convert_to_native_binary_convolution', model)
-    lowered, _ = Lower().run(model, [BinarizeConvolution()])
+    lowered, _ = Lower().run(model, [BinarizeConvolution()], segments=False)
     return lowered
 
 

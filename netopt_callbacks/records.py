@@ -98,6 +98,7 @@ class Result(object):
     Attributes:
         model (cntk.Function): the optimized model with Parameters of its own, trainable and
             savable; None while training has not started.
+        criterion (cntk.Function): loss and metric over the optimized model, with Parameters of its own.
         lowered (cntk.Function): the model on native ops, evaluation only; None without
             `nc.Lower`.
         parity (nc.lowering.Parity): how `lowered` compares with `model`; None without `nc.Lower`.
@@ -107,6 +108,7 @@ class Result(object):
 
     def __init__(self):
         self.model = None
+        self.criterion = None
         self.lowered = None
         self.parity = None
         self.records = []

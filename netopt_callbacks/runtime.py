@@ -67,12 +67,19 @@ class Links(object):
         self.folder = folder
 
     def listed(self):
-        """Returns {name: target} of the links that were made, or were about to be."""
+        """Returns {name: target} of the links that were made, or were about to be.
+
+        The list is a file like any other: what it names outside of the folder was not made here.
+        """
+        if os.path.islink(self._path(self.LIST)):
+            return {}
         try:
             with open(self._path(self.LIST)) as file:
-                return json.load(file)
+                links = json.load(file)
         except (OSError, ValueError):
             return {}
+        return {name: target for name, target in links.items() if name == os.path.basename(name)
+                and isinstance(target, str)} if isinstance(links, dict) else {}
 
     def target(self, name):
         """Returns where the link leads, as it is written in it; None where there is no link."""
@@ -109,8 +116,8 @@ class Links(object):
         """
         wrong = self.wrong(targets)
         listed = self.listed()
-        if any(listed.get(name) != target for name, target in targets.items()):
-            self._write(dict(listed, **targets))
+        if any(listed.get(name) != targets[name] for name in wrong):
+            self._write(dict(listed, **{name: targets[name] for name in wrong}))
         for name in wrong:
             if self.target(name) is not None:
                 os.unlink(self._path(name))
@@ -118,14 +125,19 @@ class Links(object):
         return wrong
 
     def undo(self):
-        """Takes away every link that was made here, and the list; returns their names."""
+        """Takes away every link that was made here, and the list; returns their names.
+
+        Only links go, never what they lead to, and none that has been exchanged since.
+        """
         ours = [name for name, target in self.listed().items() if self.target(name) == target]
-        # CNTK runs ldconfig whenever it is imported, which links libmpi.so.40 to libmpi.so.12.
-        ours += [name for name in os.listdir(self.folder) if self.target(name) in ours]
+        # CNTK runs ldconfig whenever it is imported, which links libmpi.so.40 to our libmpi.so.12.
+        if MPI in ours and self.target(OPENMPI_FILES[MPI]) == MPI:
+            ours.append(OPENMPI_FILES[MPI])
         for name in ours:
             os.unlink(self._path(name))
-        if os.path.exists(self._path(self.LIST)):
-            os.unlink(self._path(self.LIST))
+        for name in (self.LIST, self.LIST + '.new'):
+            if os.path.isfile(self._path(name)) and not os.path.islink(self._path(name)):
+                os.unlink(self._path(name))
         return sorted(ours)
 
     def _path(self, name):
@@ -133,7 +145,9 @@ class Links(object):
 
     def _write(self, links):
         new = self._path(self.LIST + '.new')
-        with open(new, 'w') as file:
+        if os.path.lexists(new):
+            os.unlink(new)
+        with open(new, 'x') as file:    # never through a link that somebody laid there
             json.dump(links, file, indent=1, sort_keys=True)
         os.rename(new, self._path(self.LIST))
 

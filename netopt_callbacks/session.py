@@ -14,12 +14,14 @@ from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig
                                          TestConfig, TrainingSession, _unpack_parameter_frequency)
 
 from .engine import directors, learners as learner_facts, random_state, remember, sources, temporary
+from .engine.callbacks import refuse_epochs_that_never_come
 from .engine.checkpoint import HANDED_OVER
 from .engine.engine import Engine
 from .engine.exchanged import trained_samples
 from .engine.held_out import held_out
 from .engine.schedule import Clock
 from .engine.segment import Segment
+from .integers import plain
 
 _SOURCE = 'TrainingMinibatchSource'
 
@@ -27,7 +29,7 @@ _SOURCE = 'TrainingMinibatchSource'
 def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
                      progress_frequency=None, max_samples=None, checkpoint_config=None,
                      cv_config=None, test_config=None, callbacks=None, epoch_size=None, data=None,
-                     progress_writers=None, larger_is_better=False):
+                     progress_writers=None, larger_is_better=False, model=None):
     """Creates a training session that optimizes the network while it trains.
 
     The first nine arguments are those of `cntk.training_session`, with its defaults and its
@@ -45,6 +47,8 @@ def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
             of `cv_config`.
         progress_writers (list): those of a trainer built before the import of this package.
         larger_is_better (bool): direction of the metric, the criterion's second output.
+        model (cntk.Function): the network for `result.model`, where the trainer was given only a criterion and several
+            Functions of the script read it.
 
     Returns:
         Session: call `train()` once, then read `result`.
@@ -52,9 +56,9 @@ def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
     Raises:
         TypeError, ValueError: an argument does not fit, before training starts.
     """
-    return Session(trainer, mb_source, mb_size, model_inputs_to_streams, progress_frequency,
-                   max_samples, checkpoint_config, cv_config, test_config, callbacks, epoch_size,
-                   data, progress_writers, larger_is_better)
+    return Session(trainer, mb_source, plain(mb_size), model_inputs_to_streams, plain(progress_frequency),
+                   plain(max_samples), checkpoint_config, cv_config, test_config, callbacks, plain(epoch_size),
+                   data, progress_writers, larger_is_better, model)
 
 
 class Session(object):
@@ -67,7 +71,7 @@ class Session(object):
 
     def __init__(self, trainer, mb_source, mb_size, model_inputs_to_streams, progress_frequency,
                  max_samples, checkpoint_config, cv_config, test_config, callbacks, epoch_size,
-                 data, progress_writers, larger_is_better):
+                 data, progress_writers, larger_is_better, model):
         self.trainer = trainer
         self.caught = None
         self._trained = False
@@ -85,9 +89,12 @@ class Session(object):
         self._segment(self._checkpoint, self._test)     # CNTK's own checks, before training
         cross_validation = remember.config(cv_config, 'cv_config')
         self.engine = Engine(
-            trainer, handed, callbacks, Clock(epoch_size, self._samples_left()),
-            held_out(data, handed.arguments, self._streams, cross_validation), larger_is_better,
-            self._given['filename'], holds_trainer=True)
+            trainer, handed, callbacks, Clock(epoch_size, self._samples_left(), self._source_length()),
+            held_out(data, handed.arguments, self._streams, cross_validation, mb_size), larger_is_better,
+            self._given['filename'], holds_trainer=True, model=model)
+        refuse_epochs_that_never_come(
+            self.engine.optimizations, self.engine.clock, handed.learners, self.engine.workers,
+            sources.tells_all_workers_of_sweeps(self._source))
         self._needs_segments = bool(self.engine.optimizations)
         # Whether a pair of the user's name is only what one segment hands to the next: CNTK
         # itself keeps others, or writes none where it counts no samples.
@@ -108,6 +115,15 @@ class Session(object):
         if self._max_samples in (None, sys.maxsize) or self._given['filename'] and self._given['restore']:
             return self._max_samples
         return max(0, self._max_samples - self.trainer.total_number_of_samples_seen)
+
+    def _source_length(self):
+        """Returns at most how many (samples, sweeps) are trained, by what the source gives and max_samples."""
+        restores = bool(self._given['filename'] and self._given['restore'])
+        samples, sweeps = sources.length(self._source, anew=restores)
+        once, limit = sources.sweep_of(self._source), self._samples_left()
+        if sweeps is None and once and limit not in (None, sys.maxsize):
+            sweeps = -(-limit // once)
+        return samples, sweeps
 
     def _warn_of_what_is_not_exact(self):
         if remember.truncated(self._source):
@@ -155,8 +171,8 @@ class Session(object):
                 self.caught.check()
                 self._run(device, restored)
                 self.engine.finish()
-            except BaseException:
-                if self.engine.workers.count > 1:
+            except BaseException as error:
+                if self.engine.workers.count > 1 and not getattr(error, 'on_all_workers', False):
                     self.engine.workers.end_all()
                 self.engine.abandon()
                 raise
@@ -191,6 +207,7 @@ class Session(object):
                 self._fire()
                 config = self._hand_over(os.path.join(folder, 'segment'))
             self._all_written()
+            self.engine.workers.meet(self.trainer)      # one may still be in its last summary
             self._fire()
             if self._needs_segments:
                 self._run_test(os.path.join(folder, 'test'), device)
@@ -298,10 +315,20 @@ class Session(object):
         that C++ has due after this minibatch are left out, but for the progress summary, which
         is made here.
         """
-        if self.at_end(segment):
-            return True
-        if self._summary_is_due():
+        ahead, workers = self._ahead(segment), self.engine.workers
+        due = self._summary_is_due()
+        # Where nobody has more, C++ makes the summary.
+        summarized = due and ahead.has_more
+        if summarized:
             self.trainer.summarize_training_progress()
+        workers.meet(self.trainer)
+        if ahead.at_end(workers):
+            return True
+        if workers.any(due and not summarized):
+            if summarized:
+                workers.averaged(0, 0)      # the others' summary waits for all
+            else:
+                self.trainer.summarize_training_progress()
         raise directors.EndOfSegment
 
     def _summary_is_due(self):
@@ -316,14 +343,16 @@ class Session(object):
         self._counted = {unit: self.trainer.total_number_of_units_seen(unit) for unit in DataUnit}
 
     def at_end(self, segment):
-        """Whether the training data has come to its end."""
+        """Whether the training data has come to its end, or the segment was stopped, on every worker."""
+        return self._ahead(segment).at_end(self.engine.workers)
+
+    def _ahead(self, segment):
         seen, limit = self.trainer.total_number_of_samples_seen, self._max_samples
         size = segment.get_minibatch_size()
         if limit not in (None, sys.maxsize):
-            if seen >= limit:
-                return True
-            size = min(size, limit - seen)
-        return sources.at_end(self._source, size, self.engine.workers.count)
+            size = min(size, max(0, limit - seen))
+        return sources.Ahead(self._source, 0 if segment.stopped else size,
+                             self.engine.workers.shares(seen))
 
     def _run_test(self, file, device):
         """Runs the user's test on the network as it is after the last change."""

@@ -2,10 +2,9 @@
 import argparse
 import sys
 
-import cntk as C
 import numpy as np
 
-from . import count
+from . import count, safe_load
 from .table import UNKNOWN, Table
 
 
@@ -56,7 +55,7 @@ def main(argv=None):
     parser.add_argument('model', help='a file written by Function.save')
     arguments = parser.parse_args(argv)
     try:
-        model = C.load_model(arguments.model)
+        model = safe_load.load_model(arguments.model)
     except (RuntimeError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines()
         sys.stderr.write('%s is no CNTK model that can be loaded: %s\n'

@@ -1,4 +1,5 @@
 """Tables of text, for reports."""
+from numbers import Integral
 
 
 UNKNOWN = 'unknown'
@@ -58,6 +59,6 @@ def shown(value):
         return before if before == after else '%s -> %s' % (before, after)
     if isinstance(value, float):
         return '%.4f' % value if value == 0 or 1e-3 <= abs(value) < 1e4 else '%.4g' % value
-    if isinstance(value, int):
+    if isinstance(value, Integral):
         return '{:,}'.format(value)
     return str(value)

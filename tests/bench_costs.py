@@ -20,6 +20,7 @@ import numpy as np
 from cntk.train.training_session import TrainingSession
 
 from examples.mnist import create_network
+from netopt_callbacks.engine import readers, state
 
 MINIBATCH = 64
 LAYERS = 100
@@ -241,6 +242,55 @@ def swaps(repetitions):
     return found
 
 
+# A factored training step against the same step over factors that the script made itself.
+
+SIDE, RANK = 1024, 128
+
+
+def wide(x):
+    return C.layers.Dense(10, name='last')(C.layers.Dense(SIDE, activation=C.tanh, name='wide')(x))
+
+
+def explicit(x):
+    left, right = C.parameter((SIDE, RANK), init=C.glorot_uniform()), C.parameter((RANK, SIDE), init=C.glorot_uniform())
+    hidden = C.tanh(C.times(C.times(x, left), right) + C.parameter(SIDE))
+    return C.layers.Dense(10, name='last')(hidden)
+
+
+def factored_step(repetitions):
+    """Prints and returns how much longer a factored step takes than one over explicit factors, as a ratio."""
+    (factored, data), (plain, _) = trainer_of(wide, (SIDE,), 10), trainer_of(explicit, (SIDE,), 10)
+    feeds = [dict(zip(trainer.loss_function.arguments, data)) for trainer in (factored, plain)]
+    with nc.attach(factored, [nc.FactorDense(epoch=0, rank=RANK, filter_function=lambda layer: layer.name == 'wide')],
+                   epoch_size=MINIBATCH):
+        steps = [lambda: factored.train_minibatch(feeds[0]), lambda: plain.train_minibatch(feeds[1])]
+        for step in steps:
+            times_of(step, 20)
+        rounds = [[median(sorted(times_of(step, 50))) for step in steps] for _ in range(max(3, repetitions))]
+    ratios = sorted(ours / theirs for ours, theirs in rounds)
+    print('factored training step, %dx%d, rank %d, minibatch %d: %.3f (%.3f to %.3f) of the step over explicit factors'
+          % (SIDE, SIDE, RANK, MINIBATCH, median(ratios), ratios[0], ratios[-1]))
+    return median(ratios)
+
+
+# Finding what reads a network, which each swap does.
+
+def finding_readers(repetitions):
+    """Prints and returns the time to find the readers of 100 layers among a million live objects."""
+    x = C.input_variable(64)
+    held = [x]
+    for number in range(LAYERS):
+        held.append(C.layers.Dense(64, activation=C.tanh)(held[-1]))
+    label = C.input_variable(64)
+    trainer = C.Trainer(held[-1], (C.squared_error(held[-1], label), None),
+                        [C.sgd(held[-1].parameters, C.learning_parameter_schedule(0.01))])
+    others = [[number] for number in range(1000000)]
+    whole = state.current(trainer).whole
+    times = sorted(times_of(lambda: readers.Readers(trainer, whole), repetitions))
+    print('finding the readers of %d layers among %d objects more: %s' % (LAYERS, len(others), said(times)))
+    return median(times)
+
+
 def median(times):
     return times[len(times) // 2]
 
@@ -257,7 +307,7 @@ def main(repetitions=7):
     """Prints what attaching costs on this machine."""
     print('%s, %s, CNTK %s, minibatch %d, %d repetitions' % (
         nc.native.cpu_name(), time.strftime('%Y-%m-%d'), C.__version__, MINIBATCH, repetitions))
-    return idle(repetitions), swaps(repetitions)
+    return idle(repetitions), swaps(repetitions), factored_step(repetitions), finding_readers(repetitions)
 
 
 if __name__ == '__main__':

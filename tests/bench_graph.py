@@ -1,8 +1,9 @@
-"""Replacing every convolution of a residual network: `graph.replace` against `cntk.misc.convert`.
+"""Replacing every convolution of a residual network: `graph.replace` against `cntk.misc.convert`; a deep network.
 
 `python -m tests.bench_graph [repetitions]`, from the root of the checkout. Both replace each
 convolution by the same new block; times are medians with the spread of the repetitions, in
-seconds, in one process.
+seconds, in one process. In a deep network two Dense layers are replaced, and all are found and counted: the
+time goes up with the number of layers, not with its square.
 """
 import sys
 import time
@@ -11,9 +12,10 @@ import cntk as C
 import cntk.misc
 import numpy as np
 
-from netopt_callbacks import graph, native
+from netopt_callbacks import count, graph, native
 
 SIZES = (10, 30, 100)
+DEEP = (100, 400, 1500)
 
 
 def residual_network(convolutions):
@@ -49,6 +51,22 @@ def with_convert(model):
         lambda f: new_block(f.W, f.b, f.name.startswith('a'))(f.inputs[-1]))
 
 
+def deep_network(layers):
+    """Returns a chain of Dense layers, without and with a block in turns."""
+    h = C.input_variable(8)
+    for index in range(layers):
+        name = 'layer%d' % index
+        h = C.layers.Dense(8, activation=C.relu, name=name)(h) if index % 2 else C.relu(
+            C.plus(C.times(h, C.parameter((8, 8), init=C.glorot_uniform())), C.parameter(8), name=name))
+    return h
+
+
+def two_replaced(model):
+    """Replaces two layers of a deep network by new ones."""
+    taken = graph.layers(model, lambda layer: layer.name in ('layer2', 'layer3'))
+    return graph.replace(model, {layer: C.layers.Dense(8) for layer in taken})
+
+
 def seconds(function, model, repetitions):
     """Returns the times of some calls, fastest first."""
     times = []
@@ -67,7 +85,7 @@ def agrees(model, new):
             and replaced == len(graph.layers(model, op_name='Convolution')))
 
 
-def main(repetitions=5, sizes=SIZES):
+def main(repetitions=5, sizes=SIZES, deep=DEEP):
     """Prints one row per size and function; returns {(size, name): median seconds}."""
     medians = {}
     print('%s, %s, CNTK %s' % (native.cpu_name(), time.strftime('%Y-%m-%d'), C.__version__))
@@ -81,6 +99,14 @@ def main(repetitions=5, sizes=SIZES):
             medians[size, name] = times[len(times) // 2]
             print('%-12d %-18s %9.3f %9.3f %9.3f %9s'
                   % (size, name, medians[size, name], times[0], times[-1], correct))
+    print('%-12s %-18s %9s %9s %9s' % ('layers', 'function', 'median', 'fastest', 'slowest'))
+    for size in deep:
+        model = deep_network(size)
+        for name, function in (('graph.layers', graph.layers), ('two replaced', two_replaced),
+                               ('count.whole', count.whole)):
+            times = seconds(function, model, repetitions)
+            medians[size, name] = times[len(times) // 2]
+            print('%-12d %-18s %9.3f %9.3f %9.3f' % (size, name, medians[size, name], times[0], times[-1]))
     return medians
 
 

@@ -28,25 +28,28 @@ def compile_sources(arguments, timeout_seconds=900):
     assert done.returncode == 0, done.stdout[-4000:]
 
 
-def build_fuzz_target(folder):
-    """The sanitized fuzz target with its own main; returns its path."""
-    program = os.path.join(str(folder), 'fuzz_convolution')
-    compile_sources(SANITIZE + ['-DBITCONV_FUZZ_MAIN', os.path.join(SOURCES, 'fuzz', 'fuzz_convolution.cpp')] +
-                    core_sources() + ['-o', program])
-    return program
+def build_fuzz_targets(folder):
+    """The sanitized fuzz targets with a main of their own; returns their paths, by name."""
+    objects = os.path.join(str(folder), 'core.o')
+    compile_sources(SANITIZE + ['-r', '-nostdlib'] + core_sources() + ['-o', objects])
+    programs = {name: os.path.join(str(folder), name) for name in ('fuzz_convolution', 'fuzz_program')}
+    for name, program in programs.items():
+        compile_sources(SANITIZE + ['-DBITCONV_FUZZ_MAIN', os.path.join(SOURCES, 'fuzz', name + '.cpp'), objects, '-o', program])
+    return programs
 
 
 def build_sanitized_package(folder):
-    """A folder with a package netopt_callbacks that holds native.py and a sanitized extension; returns the folder."""
+    """A folder with a package netopt_callbacks that holds native*.py and a sanitized extension; returns the folder."""
     import pybind11
     package = os.path.join(str(folder), 'netopt_callbacks')
     os.mkdir(package)
     open(os.path.join(package, '__init__.py'), 'w').close()
-    shutil.copy(os.path.join(os.path.dirname(SOURCES), 'netopt_callbacks', 'native.py'), package)
+    for path in glob.glob(os.path.join(os.path.dirname(SOURCES), 'netopt_callbacks', 'native*.py')):
+        shutil.copy(path, package)
     extension = os.path.join(package, '_native' + sysconfig.get_config_var('EXT_SUFFIX'))
     include = ['-I', pybind11.get_include(), '-I', sysconfig.get_paths()['include']]
-    compile_sources(SANITIZE + ['-shared', '-fPIC', '-fvisibility=hidden'] + include +
-                    core_sources() + [os.path.join(SOURCES, 'bindings.cpp'), '-o', extension])
+    sources = sorted(glob.glob(os.path.join(SOURCES, '*.cpp')))
+    compile_sources(SANITIZE + ['-shared', '-fPIC', '-fvisibility=hidden'] + include + sources + ['-o', extension])
     return str(folder)
 
 

@@ -209,12 +209,15 @@ def endless_source():
     script.run(data=C.io.MinibatchSourceFromData({'x': script.images, 'label': script.labels}))
 
 
-def sparse_input():
-    x, label = C.input_variable(12, is_sparse=True), C.input_variable(30)
-    model = C.layers.Dense(30, name='hidden')(x)
-    trainer = C.Trainer(model, C.squared_error(model, label), [C.sgd(model.parameters, 0.1)])
-    with nc.attach(trainer, [factor()], epoch_size=8):
-        trainer.train_minibatch({x: C.Value.one_hot([1, 2], 12), label: np.ones((2, 30), 'f')})
+class Unknown(C.io.MinibatchSourceFromData):
+    """A source of the user's own, that does not tell how much it gives."""
+
+
+def epoch_behind_an_unknown_end():
+    script = Script()
+    source = Unknown(dict(x=(script.images, C.layers.typing.Tensor[1, 6, 6]),
+                          label=(script.labels, C.layers.typing.Tensor[5])), max_samples=4 * SAMPLES)
+    script.run([Identity(epoch=9)], mb_source=source, model_inputs_to_streams=script._streams(source, 'data'))
 
 
 def trained_twice():
@@ -263,7 +266,11 @@ TABLE = [
         'FactorDense: epoch', '(number, cntk.train.DataUnit.sweep)', 'DataUnit.sample', 'epoch_size'),
     Row('epoch past the end', lambda: run(Identity(epoch=5), max_samples=4 * SAMPLES), ValueError,
         'Identity(epoch=5)', '4 is the last epoch', 'this run 2800 samples', 'train longer'),
-    Row('epoch that never came', lambda: run(Identity(epoch=9)), ValueError,
+    Row('epoch past the source', lambda: run(Identity(epoch=9)), ValueError,
+        'Identity(epoch=9)', '4 is the last epoch', 'gives 2800 samples', 'let the source give more'),
+    Row('sweeps of a UserLearner', lambda: run(Identity(epoch=2), learner='user', epoch_size=None), ValueError,
+        'Identity(epoch=2)', 'must have epochs that come', 'counts no sweeps', 'give epoch_size in samples'),
+    Row('epoch that never came', epoch_behind_an_unknown_end, ValueError,
         'Identity(epoch=9)', 'before Identity', 'after 2800 samples (4 epochs)', 'give an earlier epoch'),
     Row('epoch size of a float', lambda: run(epoch_size=1.5), TypeError,
         'epoch_size', 'a number of samples', 'got 1.5', 'the number of training samples'),
@@ -371,7 +378,7 @@ TABLE = [
         "Convolution 'conv'", 'must be float32', 'got float64', 'build the network in float32'),
     Row('groups padded unevenly', lambda: binarize_convolution(bare_convolution(
         (4, 1, 2, 3), (2, 9, 9), groups=2, auto_padding=[False, True, True]), every), NotImplementedError,
-        "Convolution 'conv'", 'the same on both sides', 'got 2 groups', 'filters of odd sides'),
+        "Convolution 'conv'", 'no axis may be padded more after than before', 'with 2 groups', 'filters of odd sides'),
     Row('two stages that exclude each other', twice_the_inputs, ValueError,
         "Convolution 'second'", 'its input must be float', 'has made it binary', "take operands='both'"),
     Row('filter that parts applications', some_applications, ValueError,
@@ -404,6 +411,21 @@ TABLE = [
     Row('kind of layer', lambda: graph.layers(dense(), op_name='LSTM'), ValueError,
         'op_name', "'Dense', 'Convolution', None, or one that an optimization has declared", "got 'LSTM'",
         'nc.graph.walk'),
+    Row('op name of a block that is none', lambda: nc.Block(3), TypeError,
+        'Block: op_name', 'must be a word', 'got 3', "nc.Block('DensePruned')"),
+    Row('op name of a block that is a layer of CNTK', lambda: nc.Block('LSTM'), ValueError,
+        'Block: op_name', 'a name of your own', "got 'LSTM'", 'layer.rebuilt'),
+    Row('layer of a block that is none', lambda: nc.Block('Mine', layer='LSTM'), ValueError,
+        "Block 'Mine'", "'Dense', 'Convolution' or None", "got 'LSTM'", 'leave it out'),
+    Row('count of a block that is a number', lambda: nc.Block('Mine', count=3), TypeError,
+        "Block 'Mine': count", 'a function', 'got 3', 'leave it out'),
+    Row('blocks that are names', lambda: graph.blocks.declare(Identity, ['Mine']), TypeError,
+        'Identity: blocks', 'nc.Block', "got 'Mine'", "blocks = [nc.Block('DensePruned')]"),
+    Row('op name of another class', lambda: graph.blocks.declare(Identity, [nc.Block('DenseFactored')]), ValueError,
+        'Identity', 'its own', "got 'DenseFactored'", 'another op name'),
+    Row('layer without one weight', lambda: graph.layers(nc.FactorDense(rank=2).transform(dense()).model,
+                                                         op_name='DenseFactored')[0].rebuilt(C.placeholder() * 1, 'X'),
+        ValueError, "DenseFactored 'hidden'", 'one Parameter', 'it does not', 'nc.graph.replace'),
     Row('replacement that is applied', lambda: replaced(C.square(C.input_variable(3))), ValueError,
         "Dense 'classify'", 'one placeholder', 'got outputs', 'cntk.placeholder()'),
     Row('replacement of another shape', lambda: replaced(C.layers.Dense(4)), ValueError,
@@ -436,14 +458,12 @@ TABLE = [
         'Transforming: transform(model)', 'must keep the arguments', 'other is new', 'use nc.graph'),
     Row('transform that cuts the loss off', lambda: run(Transforming(loss_of_nothing)), ValueError,
         'Transforming', 'must depend on each Parameter', 'does not on W', 'keep it in the graph'),
-    Row('new Parameters that fit nowhere', lambda: run(Transforming(adds((100, 100)))), ValueError,
-        'more of shape (100, 100)', 'leaves room for it', 'no learner would', 'learner=lambda'),
-    Row('learner that trains no adopted factors', lambda: run(factor(), learner='adagrad'), ValueError,
-        'layer hidden', 'a learner of their own', 'need_ave_multiplier', 'learner=lambda'),
+    Row('new Parameters and several learners', lambda: run(Transforming(adds((9, 9))), learner='several'), ValueError,
+        'Transforming', 'more of shape (9, 9)', 'which of 2 learners (momentum_sgd, adam)', 'learner=lambda'),
+    Row('learner that cannot be rebuilt', lambda: run(factor(), learner='user'), ValueError,
+        'layer hidden', 'its learner (Halves)', 'a method rebuilt(parameters)', 'learner=lambda'),
     Row('learner without a state to project', lambda: run(factor(learner_state='project'), learner='adam'), ValueError,
         "FactorDense: learner_state='project'", 'no learner it is defined for', 'it has adam', "Use learner_state='reset'"),
-    Row('adopted factors of a sparse input', sparse_input, ValueError,
-        'layer hidden', 'a learner of their own', 'reads a sparse input', 'learner=lambda'),
     Row('learner that forgets a Parameter', lambda: run(factor(
         learner=lambda parameters: C.sgd(parameters[:1], C.learning_parameter_schedule(.1)))), ValueError,
         'FactorDense', 'must train all new Parameters', 'got one without W', 'the whole list'),
@@ -468,6 +488,8 @@ TABLE = [
         'data', 'the same number of samples', 'x: 3, label: 2', 'cut the arrays alike'),
     Row('held-out data of another shape', lambda: run(data=(np.ones((3, 1, 6, 6), 'f'), np.ones((3, 4), 'f'))),
         ValueError, 'data for argument label', '[samples, 5]', 'got [3, 4]', 'those of the input_variable'),
+    Row('held-out data that CNTK cannot read', lambda: run(data=(np.ones((3, 1, 6, 6), 'i'), np.ones((3, 5), 'f'))),
+        ValueError, 'data for argument x', 'what CNTK can read', 'int32', 'in the order x, label'),
     Row('held-out source without the stream', lambda: source_without(['x']), ValueError,
         'argument label', 'must have a stream', 'the streams x', 'alike'),
     Row('held-out source without an end', endless_source, ValueError,

@@ -125,9 +125,32 @@ def test_integers_are_those_of_numpy(inputs, implementation, monkeypatch):
         assert np.array_equal(lower_binary_layers(trained).eval(values), expected)
 
 
+@pytest.mark.parametrize('seed', range(25))
+def test_lowered_equals_trained_for_random_layers(seed):
+    random = np.random.RandomState(seed)
+
+    def sides(rank):
+        return tuple(int(side) for side in random.choice([1, 2, 3, 5, 9, 33], rank))
+
+    mapped, inputs, outputs = sides(random.randint(3)), sides(random.randint(1, 3)), sides(random.randint(1, 3))
+    x = C.input_variable(mapped + inputs)
+    layer = C.layers.Dense(outputs, map_rank=len(mapped), bias=bool(random.randint(2)), init_bias=0.2, name='layer',
+                           activation=[None, C.relu, C.tanh, C.sigmoid][random.randint(4)])
+    options = dict(weight_scale=random.choice(['channel', 'layer', None]), input_scale=random.choice(['sample', None]),
+                   input_shift=random.choice(['calibrate', None]), output_scale=random.choice(['calibrate', None]),
+                   clip=random.choice(['calibrate', None]))
+    data = [{x: images(x.shape, 12, seed)}] if random.randint(4) else ()
+    trained = binarize_dense(layer(x), every, minibatches=data, **options).model
+    lowered, found = Lower(tolerance=0).run(trained, [nc.BinarizeDense()], data)
+    assert found.layers[0].integers > 0 and found.largest_difference == 0
+    for batch in (1, 2, 7):
+        values = images(x.shape, batch, seed=100 + batch)
+        assert same_bits(lowered.eval(values), trained.eval(values))
+
+
 @pytest.mark.parametrize('options', [
-    dict(), dict(weight_scale='layer'), dict(weight_scale=None, input_scale=None), dict(input_scale=None),
-    dict(clip='calibrate'), dict(input_shift=None), dict(output_scale=None), dict(input_shift='learn')], ids=str)
+    dict(), dict(weight_scale='layer'), dict(weight_scale=None), dict(input_scale='sample'), dict(clip='calibrate'),
+    dict(input_shift=None), dict(output_scale=None), dict(input_shift='learn')], ids=str)
 def test_lowered_equals_trained_for_every_option(options):
     features, model = dense_layers()
     data = [{features: 3 * images(features.shape, 20)}]
@@ -139,14 +162,15 @@ def test_lowered_equals_trained_for_every_option(options):
     assert same_bits(lowered.eval(values), trained.eval(values))
 
 
-def test_fitted_values_are_where_the_formula_has_them():
+@pytest.mark.parametrize('scale', ['sample', None])
+def test_fitted_values_are_where_the_formula_has_them(scale):
     features, model = dense_layers(names=('layer', 'last'))
     data = images(features.shape, 40)
-    trained = binarize_dense(model, minibatches=[{features: data}]).model
+    trained = binarize_dense(model, minibatches=[{features: data}], input_scale=scale).model
     block = trained.layer
     named = {constant.name: constant.value for constant in block.constants}
     expected = binary_dense(data, model.layer.W.value, model.layer.b.value, shift=named['input_shift'],
-                            gain=named['gain'], offset=named['offset'])
+                            gain=named['gain'], offset=named['offset'], input_scale=scale)
     np.testing.assert_allclose(C.combine([block]).eval(data), np.maximum(expected, 0), rtol=1e-5, atol=1e-5)
 
 
@@ -158,7 +182,8 @@ def test_sequences_free_axes_and_any_batch():
             (C.input_variable((C.FreeDimension, 6)), [images((4, 6)), images((2, 6)), images((4, 6), 2)])):
         trained = binarize_dense(C.layers.Dense(5, map_rank=len(x.shape) - 1, activation=C.tanh, name='layer')(x),
                                  every).model
-        lowered = lower_binary_layers(trained)
+        lowered, found = Lower(tolerance=0).run(trained, [nc.BinarizeDense()], [{x: batch} for batch in batches])
+        assert found.layers[0].integers > 0
         for batch in batches:
             for one, other in zip(trained.eval({x: batch}), lowered.eval({x: batch})):
                 assert same_bits(one, other)
@@ -300,7 +325,7 @@ def test_flipping_one_packed_weight_bit_is_found(monkeypatch):
 
 def test_training_a_lowered_network_says_what_to_do(capfd):
     features, model = dense_layers()
-    lowered = lower_binary_layers(binarize_dense(model).model)
+    lowered = lower_binary_layers(binarize_dense(model, lambda layer: layer.name == 'second').model)
     target = C.input_variable(3)
     trainer = C.Trainer(lowered, C.cross_entropy_with_softmax(lowered, target),
                         [C.sgd(lowered.parameters, C.learning_parameter_schedule(0.1))])
@@ -329,6 +354,20 @@ def test_a_saved_state_of_another_version_is_refused():
     with pytest.raises(ValueError, match="BinaryDenseOp 'op'.*version 99.*reads version 1"):
         native_dense.BinaryDenseOp.deserialize([None], 'op', {'version': 99})
     assert binary_convolve.STATE_VERSION == native_dense.STATE_VERSION == 1
+
+
+@pytest.mark.parametrize('field, value', [
+    ('shapes', '[[6]]'), ('shapes', '[[6], ["x"]]'), ('shapes', '6'), ('shapes', '{'), ('state', '{"words": 1'),
+    ('state', '{"words": {"dtype": "<u8", "shape": [4, 1, 1, 1], "base64": "AAAA"}}'), ('state', None)])
+def test_a_damaged_saved_state_is_told_as_such(field, value):
+    op = native_dense.BinaryDenseOp(C.input_variable((6,)), state_of(), (6,), (4,), name='op')
+    saved = dict(op.serialize())
+    assert native_dense.BinaryDenseOp.deserialize([C.input_variable((6,))], 'op', saved).input_shape == (6,)
+    saved[field] = value
+    if value is None:
+        del saved[field]
+    with pytest.raises(ValueError, match="BinaryDenseOp 'op': its saved state is damaged .*save the network again"):
+        native_dense.BinaryDenseOp.deserialize([C.input_variable((6,))], 'op', saved)
 
 
 def test_a_foreign_block_of_that_name_is_refused():

@@ -164,6 +164,14 @@ def test_optimize_transforms_trains_and_lowers():
     assert sorted(f.name for f in nc.graph.walk(unfitted) if f.op_name == 'BinaryDenseOp') == ['first', 'last', 'second']
 
 
+def test_binary_layers_that_the_model_came_with_are_lowered_too():
+    features, model = dense_layers()
+    binary = nc.BinarizeDense(filter_function=lambda layer: layer.name == 'second').transform(model).model
+    lowered = nc.optimize(binary, nc.FactorDense(rank=2, filter_function=lambda layer: layer.name == 'first'))
+    names = {f.op_name for f in nc.graph.walk(lowered)}
+    assert {'BinaryDenseOp', 'Dense', 'DenseFactored'} < names and 'BinaryDense' not in names
+
+
 def main(folder, kill):
     """Runs the script in `folder`; prints what it leaves."""
     script = Script(checkpoint=300, folder=folder, test=False, cross_validation=0)

@@ -51,7 +51,20 @@ def test_all_combinations_are_options_of_the_optimization(measure):
     assert len(every) == len({measure.name_of(each) for each in every}) == 1 + 3 * 2 * 3 * 2 * 2
     assert set(map(measure.name_of, measure.core())) < set(map(measure.name_of, every))
     for combination in every[1:]:
-        nc.BinarizeConvolution(learner=lambda parameters: None, **combination)
+        for binarize, _ in measure.NETWORKS.values():
+            binarize(learner=lambda parameters: None, **combination)
+
+
+def test_the_layers_named_are_those_that_are_binarized(measure):
+    import cntk as C
+    import netopt_callbacks as nc
+    held_out = np.random.RandomState(0).rand(8, 1, 28, 28).astype(np.float32)
+    for network, (_, names) in measure.NETWORKS.items():
+        model = measure.build(network)(C.input_variable((1, 28, 28)))
+        new_model = measure.binarized(network, model, measure.core()[1], held_out)
+        binary = [f.name for f in nc.graph.walk(new_model) if f.op_name in ('BinaryConvolution', 'BinaryDense')]
+        assert binary == list(names)
+        assert measure.binarized(network, model, None, held_out) is model
 
 
 def test_mnist_files_are_read(measure, tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 import netopt_callbacks as nc
 from netopt_callbacks import factorization, graph
+from netopt_callbacks.optimizations.factor_dense import factor_dense
 
 import graph_networks as networks
 from graph_networks import factored_blocks, full, parameters_of, quietly, wide
@@ -267,3 +268,33 @@ def test_factors_of_complex_numbers_are_refused():
     with pytest.raises(ValueError, match="Dense 'hidden'.*of complex numbers, and W is real"):
         nc.FactorDense(rank=2, factor_function=lambda W, k: (W[:, :k] * 1j, W[:k])).transform(
             C.layers.Dense(30, name='hidden')(C.input_variable(20)))
+
+
+@pytest.mark.parametrize('columns, rank, said', [
+    ([], 0, 'all 0, so there was nothing to lose (energy 1, error 0)'),
+    ([3], 1, 'rank 1, so rank 3 lost nothing and 2'),
+    ([0, 5, 9], 3, None)])
+@pytest.mark.parametrize('split', ['even', 'right'])
+def test_every_pair_of_factors_of_weights_that_lack_rank_trains(columns, rank, said, split):
+    """The product is W, and after a few minibatches it has moved in every direction that it may."""
+    x, target = C.input_variable(12), C.input_variable(10)
+    W = np.zeros((12, 10), np.float32)
+    W[:, columns] = np.random.RandomState(0).randn(12, len(columns))
+    model = Dense(10, bias=False, name='h')(x)
+    model.h.W.value = W
+    transformed = factor_dense(model, 3, split=split)
+    note, = transformed.layers
+    assert note.energy == pytest.approx(1, abs=1e-6) and note.error == pytest.approx(0, abs=1e-6)
+    assert (note.message is None) == (said is None) and (said is None or said in note.message)
+    new = transformed.model
+    before = new.h.W1.value.dot(new.h.W2.value)
+    np.testing.assert_allclose(before, W, rtol=0, atol=1e-6)
+    learner = C.sgd(new.parameters, C.learning_parameter_schedule(0.05))
+    trainer = C.Trainer(new, C.squared_error(new, target), [learner])
+    random = np.random.RandomState(1)
+    rows, wanted = random.randn(200, 12).astype('f'), random.randn(200, 10).astype('f')
+    for _ in range(20):
+        trainer.train_minibatch({x: rows, target: wanted})
+    moved = new.h.W1.value.dot(new.h.W2.value) - before
+    assert np.linalg.matrix_rank(moved, tol=1e-3) >= 3
+    assert (np.linalg.norm(new.h.W2.value, axis=1) > 0.01).all()

@@ -52,6 +52,55 @@ def test_even_factors_have_equal_norms_and_right_ones_are_netopts():
     assert np.allclose(left.dot(right), U[:, :3].dot(np.diag(s[:3])).dot(V[:3]))
 
 
+@st.composite
+def deficient(draw):
+    """Returns (W, its rank): a product of integers, so that its rank is known; 0, 1 and full among them."""
+    rows, columns = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    rank = draw(st.sampled_from(sorted({0, 1, min(rows, columns), draw(st.integers(0, min(rows, columns)))})))
+    whole = st.integers(-4, 4)
+    left = draw(hnp.arrays(np.int64, (rows, rank), elements=whole))
+    right = draw(hnp.arrays(np.int64, (rank, columns), elements=whole))
+    left[:rank] += 100 * np.eye(rank, dtype=int)            # as the other: of full rank
+    right[:, :rank] += 100 * np.eye(rank, dtype=int)
+    scale = draw(st.sampled_from([1, 1e-3, 1e3]))
+    return left.dot(right) * scale, rank
+
+
+@settings(max_examples=150, deadline=None)
+@given(deficient(), st.sampled_from(low_rank.SPLITS), st.sampled_from([np.float32, np.float64]), st.data())
+def test_factors_of_weights_of_any_rank_can_train(found, split, dtype, data):
+    W, rank = found[0].astype(dtype), found[1]
+    k = data.draw(st.integers(1, min(W.shape)))
+    left, right = low_rank.factors(W, k, split)
+    assert left.shape == (W.shape[0], k) and right.shape == (k, W.shape[1])
+    if k >= rank:       # the product is W still, to the rounding of the factors
+        rounding = 8 * k * np.finfo(dtype).eps * np.abs(W).max()
+        assert np.abs(left.astype(float).dot(right) - W).max() <= rounding
+    assert low_rank.silent_pairs(left, right) == max(0, k - rank)
+    silent = left[:, min(k, rank):].astype(np.float64)
+    # An orthonormal basis where W has no direction, and orthogonal to what W has.
+    assert np.allclose(silent.T.dot(silent), np.eye(silent.shape[1]), rtol=0, atol=1e-6)
+    assert np.allclose(left[:, :rank].T.dot(silent), 0, rtol=0, atol=1e-5 * max(1, np.abs(left).max()))
+    # What training sees at its first step: W moves in each direction that it may.
+    gradient = np.random.RandomState(0).randn(*W.shape)
+    to_left, to_right = low_rank.projected(gradient, left, right)
+    assert (np.linalg.norm(to_right, axis=1) > 1e-3 * np.linalg.norm(left, axis=0)).all()
+    assert (np.linalg.norm(to_right, axis=1)[rank:] > 1e-3).all()
+
+
+def test_silent_pairs_of_zeros_and_of_a_few_columns():
+    left, right = low_rank.factors(np.zeros((20, 30), np.float32), 8)
+    assert np.array_equal(right, np.zeros((8, 30))) and np.allclose(left.T.dot(left), np.eye(8), atol=1e-6)
+    assert np.abs(left).max() < 0.7         # no direction is a single input
+    W = np.zeros((16, 16), np.float32)
+    W[:, [3, 7]] = np.random.RandomState(0).randn(16, 2)
+    left, right = low_rank.factors(W, 6)
+    assert low_rank.silent_pairs(left, right) == 4
+    assert np.allclose(left[:, 2:].T.dot(left[:, 2:]), np.eye(4), atol=1e-6)
+    assert np.allclose(np.linalg.norm(left[:, :2], axis=0), np.linalg.norm(right[:2], axis=1))
+    assert low_rank.relative_error(W, left, right) < 1e-6
+
+
 def test_signs_do_not_depend_on_those_of_the_library(monkeypatch):
     W = np.random.RandomState(3).randn(6, 4)
     expected = low_rank.factors(W, 4)

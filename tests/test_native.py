@@ -231,3 +231,12 @@ def test_dense(implementation, channels, batch, filters):
         assert made(x[:0]).shape == (0, filters)
         out = np.empty((batch, filters), np.float32)
         assert made(x, out=out) is out and out.tobytes() == expected.tobytes()
+
+
+def test_dense_with_special_thresholds(implementation):
+    values = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 1e-45, -1e-45, 1, -1, 3.4028235e38, -3.4028235e38], np.float32)
+    x, threshold = (values[index].ravel() for index in np.indices((values.size, values.size)))
+    weights = np.eye(x.size, dtype=np.float32) * 2 - 1  # +1 on the diagonal, -1 elsewhere
+    dense = native.BinaryDense(weights, threshold=threshold, implementation=implementation)
+    signs = native_oracle.signs(x, threshold)
+    assert np.array_equal(dense(x[None])[0], (2 * signs - signs.sum()).astype(np.float32))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import native_oracle
-from netopt_callbacks import bench, native
+from netopt_callbacks import bench, bench_program, native
 
-ARGUMENTS = ['--shapes', '8,6,40,3', '--batches', '2', '--threads', '1', '--rounds', '3']
+ARGUMENTS = ['--shapes', '8,6,40,3', '--batches', '2', '--threads', '1', '--rounds', '3', '--no-program']
 
 
 def test_json(capsys):
@@ -95,3 +95,33 @@ def test_bad_shapes(shape, capsys):
     with pytest.raises(SystemExit):
         bench.main(['--shapes', shape])
     assert 'four positive integers' in capsys.readouterr().err
+
+
+SMALL = dict(shape=(40, 8, 8), convolutions=((33, True), (70, False)), dense=(50, 20))
+
+
+def test_program():
+    told = []
+    results = bench_program.measure(batches=(1, 3), threads=(1, 2), rounds=3, progress=told.append, **SMALL)
+    assert [(one['threads'], one['batch']) for one in results] == [(1, 1), (1, 3), (2, 1), (2, 3)] and len(told) == 4
+    macs = 8 * 8 * 33 * 40 * 9 + 4 * 4 * 70 * 33 * 9 + 4 * 4 * 70 * 50 + 50 * 20
+    for one in results:
+        assert one['binary_macs'] == one['batch'] * macs and one['implementation'] == native.implementations()[0]
+        assert 0 < one['least'] <= one['low'] <= one['median'] <= one['high'] and one['times_limit'] > 0 < one['limit']
+    lines = bench_program.table(results)
+    assert len(lines) == 6 and '| 3 | 2 |' in lines[-1] and len({line.count('|') for line in lines}) == 1
+
+
+def test_program_is_compared_with_the_limit_of_its_round(monkeypatch):
+    peaks, seconds = iter([1e9, 2e9, 4e9]), iter([8e-3, 2e-3, 3e-3])
+    monkeypatch.setattr(native, 'peak', lambda name, duration: next(peaks))
+    monkeypatch.setattr(bench_program.bench_peers, 'warm_seconds', lambda call: next(seconds))
+    one = bench_program._timed(lambda x, out=None: x, None, 4e6, 'portable', 3)  # limits 4, 2 and 1 ms
+    assert (one['median'], one['limit'], one['least']) == (3e-3, 2e-3, 2e-3)
+    assert one['times_limit'] == 2 and one['least_times_limit'] == 2               # of 2, 1 and 3; and 2 ms to 1 ms
+
+
+def test_a_wrong_program_is_not_timed(monkeypatch):
+    monkeypatch.setattr(bench_program, 'naive', lambda ops, x: np.zeros(1))
+    with pytest.raises(RuntimeError, match='nothing was timed'):
+        bench_program.measure(rounds=1, **SMALL)

@@ -11,8 +11,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 @pytest.fixture(scope='module')
-def fuzz_target(tmp_path_factory):
-    return native_builds.build_fuzz_target(tmp_path_factory.mktemp('fuzz'))
+def fuzz_targets(tmp_path_factory):
+    return native_builds.build_fuzz_targets(tmp_path_factory.mktemp('fuzz'))
 
 
 def fuzz(program, cases, seed):
@@ -23,14 +23,16 @@ def fuzz(program, cases, seed):
     assert summary.split(':')[1].split() == native.implementations()
 
 
-def test_fuzz_slice(fuzz_target):
-    fuzz(fuzz_target, 40, 0)
+@pytest.mark.parametrize('name, cases', [('fuzz_convolution', 40), ('fuzz_program', 400)])
+def test_fuzz_slice(fuzz_targets, name, cases):
+    fuzz(fuzz_targets[name], cases, 0)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name, cases', [('fuzz_convolution', 400), ('fuzz_program', 4000)])
 @pytest.mark.parametrize('seed', range(1, 3))
-def test_fuzz(fuzz_target, seed):
-    fuzz(fuzz_target, 400, seed)
+def test_fuzz(fuzz_targets, name, cases, seed):
+    fuzz(fuzz_targets[name], cases, seed)
 
 
 @pytest.fixture(scope='module')
@@ -39,7 +41,8 @@ def package(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['test_native.py', 'test_native_interface.py', 'test_native_properties.py'])
+@pytest.mark.parametrize('name', ['test_native.py', 'test_native_interface.py', 'test_native_properties.py',
+                                  'test_native_program.py', 'test_native_program_interface.py', 'test_native_program_state.py'])
 def test_all_tests_sanitized(package, name):
     code = ('import sys, netopt_callbacks._native as n; assert n.__file__.startswith(%r), n.__file__; import pytest; '
             'sys.exit(pytest.main(sys.argv[1:]))' % package)

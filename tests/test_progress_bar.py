@@ -5,8 +5,8 @@ import sys
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.observers.base import Run
-from test_observers import tell
+from netopt_callbacks.observers.base import Evaluation, Run
+from test_observers import factored, tell
 
 
 class Terminal(io.StringIO):
@@ -68,3 +68,49 @@ def test_the_stream_is_the_one_at_the_start_of_training(monkeypatch):
 def test_what_is_no_file():
     with pytest.raises(TypeError, match='file'):
         nc.ProgressBar('progress.txt')
+
+
+def test_the_bar_ends_at_the_epoch_trained_last_with_its_last_numbers():
+    out = Terminal()
+    tell(nc.ProgressBar(out))
+    # Epoch 4 as its line has it, and the held-out metric that was measured after it.
+    last = out.getvalue().rstrip('\n').splitlines()[-1].rpartition('\r')[2]
+    assert last.startswith('epoch 4: 100%') and '400/400' in last
+    assert last.endswith('loss 0.5000, errs 0.3000, held out 0.1250]')
+
+
+def test_a_swap_takes_the_bar_away_until_training_goes_on():
+    """CNTK itself prints a line when a session goes on after a swap: it must find an empty one."""
+    out = Terminal()
+    bar = nc.ProgressBar(out)
+    bar.on_start(Run(epoch_size=100, max_samples=400))
+    bar._bar.mininterval = 0
+    for samples in (50, 100):
+        bar.on_minibatch(samples, 1.0, 0.5)
+    bar.on_evaluation(Evaluation('before', 100, 1, 0.1))
+    assert shown(out) == ''
+    bar.on_epoch(1, 100)
+    assert shown(out).startswith('epoch 1:')
+    bar.on_optimization(factored(100))
+    assert shown(out) == ''
+    out.write('Restoring training session from the checkpoint\n')
+    bar.on_minibatch(150, 1.0, 0.5)
+    assert shown(out).startswith('epoch 2:')
+    bar.close()
+    assert [line.split()[0] for line in screen(out)[:-1]] == ['epoch', 'FactorDense', 'Restoring', 'epoch']
+
+
+def shown(out):
+    """Returns what a terminal shows in the line of the cursor."""
+    return screen(out)[-1]
+
+
+def screen(out):
+    """Returns the lines that a terminal shows."""
+    lines = []
+    for line in out.getvalue().split('\n'):
+        seen = ''
+        for text in line.split('\r'):
+            seen = text + seen[len(text):]
+        lines.append(seen.strip())
+    return lines

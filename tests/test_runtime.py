@@ -134,6 +134,62 @@ def test_undo_takes_away_what_ldconfig_links_to_ours(environment):
     assert environment.content() == {}
 
 
+def test_undo_leaves_a_link_of_others_to_one_of_ours(environment):
+    environment.runtime().make()
+    os.symlink('libmpi.so.12', os.path.join(environment.libs, 'mine.so'))
+    assert environment.runtime().undo() == ALL_LINKS
+    assert environment.content() == {'mine.so': 'libmpi.so.12'}
+
+
+def test_undo_leaves_a_link_that_was_there_before(environment):
+    """Somebody made the very link that we would make."""
+    target = os.path.relpath(os.path.join(environment.prefix, 'lib', 'libmpi.so.40'), environment.libs)
+    os.symlink(target, os.path.join(environment.libs, 'libmpi.so.12'))
+    before = environment.content()
+    assert environment.runtime().make() == [name for name in ALL_LINKS if name != 'libmpi.so.12']
+    environment.runtime().undo()
+    assert environment.content() == before
+
+
+@pytest.mark.parametrize('name', ['../outside', '{outside}', 'folder/inside', '.', '..', ''])
+def test_undo_stays_in_its_folder_whatever_the_list_says(environment, name):
+    environment.runtime().make()
+    outside = os.path.join(os.path.dirname(environment.libs), 'outside')
+    elsewhere = environment.write('elsewhere/file')
+    os.symlink('target', outside)
+    os.symlink('target', os.path.join(os.path.dirname(elsewhere), 'inside'))
+    os.symlink(os.path.dirname(elsewhere), os.path.join(environment.libs, 'folder'))
+    listing = os.path.join(environment.libs, runtime.Links.LIST)
+    with open(listing) as file:
+        links = json.load(file)
+    with open(listing, 'w') as file:
+        json.dump(dict(links, **{name.format(outside=outside): 'target'}), file)
+    assert environment.runtime().undo() == ALL_LINKS
+    assert os.readlink(outside) == 'target'
+    assert os.path.islink(os.path.join(environment.prefix, 'elsewhere', 'inside'))
+    assert environment.content() == {'folder': os.path.dirname(elsewhere)}
+
+
+@pytest.mark.parametrize('content', [b'[]', b'7', b'{"libmpi.so.12": 3}', b'\xff', b'{'])
+def test_undo_of_a_list_that_is_none(environment, content):
+    environment.runtime().make()
+    environment.write(os.path.join(environment.libs, runtime.Links.LIST), content)
+    assert environment.runtime().undo() == []
+    assert sorted(environment.content()) == ALL_LINKS
+
+
+def test_nothing_is_written_or_read_through_a_link_in_the_place_of_the_list(environment):
+    valued = environment.write('valued', b'{"libmpi.so.12": "x"}')
+    for name in (runtime.Links.LIST, runtime.Links.LIST + '.new'):
+        os.symlink(valued, os.path.join(environment.libs, name))
+    environment.runtime().undo()
+    assert len(environment.content()) == 2
+    environment.runtime().make()
+    assert environment.runtime().undo() == ALL_LINKS
+    with open(valued, 'rb') as file:
+        assert file.read() == b'{"libmpi.so.12": "x"}'
+
+
 @pytest.mark.parametrize('name', ALL_LINKS)
 def test_a_file_of_others_is_left_and_named(environment, name):
     environment.write(os.path.join(environment.libs, name), b'of others')

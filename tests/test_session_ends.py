@@ -10,6 +10,7 @@ import pytest
 
 import netopt_callbacks as nc
 from user_script import SAMPLES, Identity, Script
+from user_sources import Images
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +79,7 @@ def test_error_of_a_users_writer_comes_as_raised():
 
 
 def test_source_that_ends_early_fills_the_result_then_raises():
-    script = Script(sweeps=2)
+    script = Images(source='user', sweeps=2)        # it does not tell how much it gives
     with pytest.raises(ValueError, match=r'after 1400 samples \(2 epochs\), before Identity'):
         script.run([Identity(epoch=1), Identity(epoch=3)])
     assert not script.session.result.complete

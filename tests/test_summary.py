@@ -244,3 +244,97 @@ def test_columns():
     assert table.markdown().splitlines()[2] == '| a | 5 | - |'
     with pytest.raises(ValueError, match='3 values'):
         table.row('a')
+
+
+# What a count must get right, or say that it does not know.
+
+def of_run(model, loss, *optimizations, **options):
+    """Returns the result of a short run over random numbers."""
+    arguments = list(loss.arguments)
+    random = np.random.RandomState(0)
+    sides = options.get('sides', 6)
+    data = {argument: random.rand(4, *[sides if side < 0 else side for side in argument.shape]).astype(argument.dtype)
+            for argument in arguments}
+    trainer = C.Trainer(model, loss, C.sgd(loss.parameters, C.learning_parameter_schedule(0.01)))
+    with nc.attach(trainer, list(optimizations) + options.get('observers', []), epoch_size=4) as run:
+        for _ in range(len(optimizations) + 1):
+            trainer.train_minibatch(data)
+    return run.result
+
+
+def totals_of(result):
+    return [cells(result.summary(), when) for when in ('before', 'after')]
+
+
+def test_layers_that_only_the_loss_reads_are_not_the_models():
+    x, y = C.input_variable(20), C.input_variable(4)
+    trunk = C.layers.Dense(30, name='trunk')(x)
+    model = C.layers.Dense(4, name='head')(trunk)
+    aux = C.layers.Dense(4, name='aux')(C.layers.Dense(100, name='wide')(trunk))
+    loss = C.squared_error(model, y) + C.squared_error(aux, y)
+    result = of_run(model, loss, nc.FactorDense(1, rank=2))
+    before, after = 20 * 30 + 30 + 30 * 4 + 4, 2 * 50 + 30 + 2 * 34 + 4
+    assert totals_of(result) == [['before', str(before), '720', '{:,}'.format(4 * before)],
+                                 ['after', str(after), '168', str(4 * after)]]
+    assert {note.name for note in result.records[0].layers} == {'trunk', 'head', 'wide', 'aux'}
+
+
+def test_a_layer_applied_twice_counts_its_parameters_once_and_its_work_twice():
+    x, y = C.input_variable(20), C.input_variable(20)
+    layer = C.layers.Dense(30, name='twin')
+    model = layer(x) - layer(y)
+    result = of_run(model, C.reduce_sum(C.square(model)), nc.FactorDense(1, rank=2))
+    assert totals_of(result) == [['before', '630', '1,200', '2,520'], ['after', '130', '200', '520']]
+
+
+def test_a_criterion_over_the_model_is_no_second_application():
+    x, y = C.input_variable(20), C.input_variable(30)
+    model = C.layers.Dense(30, name='once')(x)
+    scaled = model.clone('share', {x: x / 255})
+    result = of_run(model, C.squared_error(scaled, y), nc.FactorDense(1, rank=2))
+    assert totals_of(result) == [['before', '630', '600', '2,520'], ['after', '130', '100', '520']]
+
+
+def test_two_dtypes_in_one_network():
+    x, y = C.input_variable(20), C.input_variable(6)
+    with C.layers.default_options(dtype=np.float64):
+        wide = C.layers.Dense(6, name='double')
+    single = C.layers.Dense(30, name='single')(x)
+    model = wide(C.cast(single, np.float64))
+    assert count.whole(model).bytes == 4 * 630 + 8 * 186
+    [_, row] = count.rows(model)
+    assert (row.float_bytes, row.bytes) == (8, 8 * 186)
+    result = of_run(model, C.squared_error(C.cast(model, np.float32), y), nc.FactorDense(1, rank=2))
+    assert cells(result.summary(), 'FactorDense', 'single')[-1] == '2,520 -> 520'
+    assert cells(result.summary(), 'FactorDense', 'double')[-1] == '1,488 -> 624'
+    assert totals_of(result) == [['before', '816', '780', '4,008'], ['after', '208', '172', '1,144']]
+
+
+def free():
+    """Returns a network over images of any size, and its loss."""
+    x, y = C.input_variable((1, C.FreeDimension, C.FreeDimension)), C.input_variable(5)
+    maps = C.layers.Convolution2D((3, 3), 8, pad=True, activation=C.relu, name='maps')(x)
+    model = C.layers.Sequential([C.layers.Dense(20, name='hidden'), C.layers.Dense(5, name='out')])(
+        C.reshape(C.reduce_mean(maps, axis=(1, 2)), (8,)))
+    return model, C.squared_error(model, y)
+
+
+def test_free_axes_are_unknown_and_end_no_training(tmp_path):
+    model, loss = free()
+    result = of_run(model, loss, nc.FactorDense(1, rank=2, filter_function=lambda layer: layer.name == 'hidden'),
+                    nc.BinarizeConvolution(2, filter_function=lambda layer: True),
+                    observers=[nc.TensorBoard(str(tmp_path)), nc.ProgressBar(), nc.Observer()])
+    assert result.complete and [record.network_after.macs for record in result.records] == [None, None]
+    assert totals_of(result)[0] == ['before', '365', 'unknown', '1,460']
+    assert cells(summary.of_model(result.model), 'total')[2] == 'unknown'
+    assert result.records[1].network_before == result.records[0].network_after
+
+
+def test_records_of_older_checkpoints_know_no_totals():
+    fields = result().records[0].to_dict()
+    for name in ('network_before', 'network_after'):
+        del fields[name]
+    for layer in fields['layers']:
+        del layer['float_bytes']
+    old = nc.Record.from_dict(fields)
+    assert old.network_before is None and old.layers[0].float_bytes is None

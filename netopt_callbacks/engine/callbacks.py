@@ -1,4 +1,6 @@
 """The callbacks of a run: sorted, and refused where they do not fit it."""
+from cntk.train.training_session import DataUnit
+
 from ..lowering import Lower
 from ..observers.base import Observer
 from ..optimizations.base import Optimization
@@ -47,6 +49,37 @@ def refuse_lower_without_data(lower, data):
         raise ValueError('Lower() compares the lowered network with the trained one on '
                          'held-out data, and this run has none: give data=(inputs, labels) '
                          'or a cross-validation source')
+
+
+def on_all_workers(error):
+    """Marks an error that every worker raises alike: none has to be ended by the others."""
+    error.on_all_workers = True
+    return error
+
+
+def refuse_epochs_that_never_come(optimizations, clock, learners, workers, sweeps_are_told):
+    """Refuses optimizations that wait for what CNTK, or not every worker, is told of.
+
+    Args:
+        optimizations (list of nc.Optimization), clock (schedule.Clock), learners (list), workers: of the run.
+        sweeps_are_told (bool): whether the source tells every worker where a sweep ends.
+
+    Raises:
+        ValueError: names the optimization, and what to count in.
+    """
+    for optimization in optimizations:
+        sweeps = clock.needs_sweeps(optimization)
+        if sweeps and learner_facts.counts_nothing(learners):
+            raise ValueError('%s(epoch=%r) must have epochs that come, and CNTK counts no sweeps where a UserLearner '
+                             'is the only or the first learner: give epoch_size in samples, or put a learner of CNTK '
+                             'first' % (optimization.name, optimization.epoch))
+        if workers.count == 1 or optimization.epoch in (0, (0, DataUnit.sweep)):
+            continue
+        if sweeps and not sweeps_are_told or workers.drops_empty_minibatch and (
+                sweeps or clock.unit != DataUnit.sample):
+            raise ValueError('%s(epoch=%r) must come on all workers at once, and CNTK counts sweeps, and under block '
+                             'momentum minibatches, on each worker alone: give epoch_size in samples'
+                             % (optimization.name, optimization.epoch))
 
 
 def refuse_writers(observers, writers):

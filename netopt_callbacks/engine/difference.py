@@ -23,7 +23,7 @@ DEPTH = 8
 Part = collections.namedtuple('Part', 'before, before_input, after, after_input')
 """A part of a network and what stands for it: output and input of each."""
 
-_Place = collections.namedtuple('_Place', 'output, input, label')
+_Place = collections.namedtuple('_Place', 'output, input, label, name')
 
 
 def parts(before, after):
@@ -170,7 +170,7 @@ def _applications(whole, path):
             below = data[0]
             current = below.owner if below.is_output else None
         else:
-            found.append(_Place(function.outputs[0], below, function.name or function.op_name))
+            found.append(_Place(function.outputs[0], below, function.name or function.op_name, function.name))
     return found
 
 

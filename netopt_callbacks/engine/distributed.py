@@ -8,16 +8,20 @@ communicator, which has a sum but no broadcast: main's value plus zeros is main'
 import ctypes
 import os
 import sys
+import tempfile
 import traceback
 
 import cntk as C
 import numpy as np
 from cntk import cntk_py
+from cntk.train import Trainer
 from cntk.train.distributed import Communicator, DistributedLearner
 
 from . import remember
 
 _UIDS = 100000
+# What the main worker and the others bring to a meeting: small, exact in any sum, and no open window's 0.
+_MAIN, _OTHER = np.float32(2. ** -100), np.float32(2. ** -99)
 
 
 class Workers(object):
@@ -31,17 +35,61 @@ class Workers(object):
         distributed = [learner for learner in learners if isinstance(learner, DistributedLearner)]
         self.count = Communicator.num_workers() if distributed else 1
         self.is_main = self.count == 1 or Communicator.rank() == 0
+        self._rank = Communicator.rank() if self.count > 1 else 0
+        self._alone_until = max([learner.parallelization_after() for learner in distributed] or [0])
         self._communicator = C.train.distributed.mpi_communicator() if self.count > 1 else None
-        self.drops_empty_minibatch = self.count > 1 and any(
-            remember.learner(learner)[0] == 'create_block_momentum_distributed_learner'
-            for learner in distributed)
+        self._at_own_pace = [
+            learner for learner in distributed if self.count > 1
+            and remember.learner(learner)[0] == 'create_block_momentum_distributed_learner']
+        self.drops_empty_minibatch = bool(self._at_own_pace)
+
+    def shares(self, seen):
+        """Returns (number of workers, rank) by which C++ shares data out, after `seen` samples.
+
+        Before `distributed_after` samples every worker reads all of it.
+        """
+        return (1, 0) if seen < self._alone_until else (self.count, self._rank)
+
+    def any(self, flag):
+        """Returns whether a flag is set on any worker; all of them call this at once."""
+        return bool(flag) if self.count == 1 else self._summed(np.array([float(bool(flag))]))[0] > 0
+
+    def meet(self, trainer):
+        """Waits until all workers are here, where each trains at its own pace: under block momentum.
+
+        Its counts, and so what is due, may be ahead on one worker. Only what CNTK does itself lets
+        the others come here: to average metrics is a meeting that changes nothing. One that is met in
+        a progress summary comes here after it, and its summary lacks no more than a number this small.
+        One that has come to the end of its data, or is in a checkpoint, goes on after a save alone.
+        """
+        while self._at_own_pace:
+            mine = _MAIN if self.is_main else _OTHER
+            average, _ = self.averaged(mine, mine)
+            if average == np.float32(_MAIN + (self.count - 1) * _OTHER) / np.float32(self.count):
+                return
+            if average == mine:
+                with tempfile.TemporaryDirectory() as folder:
+                    Trainer.save_checkpoint(trainer, os.path.join(folder, 'met'))
+
+    def averaged(self, loss, metric):
+        """Returns two numbers averaged over all workers as CNTK does for a progress summary.
+
+        Only block momentum does; under other learners they come back as they are.
+        """
+        if not self._at_own_pace:
+            return loss, metric
+        views = [C.NDArrayView.from_dense(np.array(value, np.float32)) for value in (loss, metric)]
+        self._at_own_pace[0].do_aggregate_metrics_if_needed(*views)
+        return tuple(np.float32(view.asarray()) for view in views)
 
     def shared(self, value):
         """Returns the main worker's array (float32 or float64, same shape everywhere)."""
         if self.count == 1:
             return value
-        mine = value if self.is_main else np.zeros_like(value)
-        view = C.NDArrayView.from_dense(np.ascontiguousarray(mine))
+        return self._summed(value if self.is_main else np.zeros_like(value))
+
+    def _summed(self, value):
+        view = C.NDArrayView.from_dense(np.ascontiguousarray(value))
         self._communicator.aggregate_in_place([view], self._communicator.workers())
         return view.asarray().reshape(np.shape(value))
 

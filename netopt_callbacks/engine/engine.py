@@ -18,8 +18,8 @@ from ..observers.base import Run
 from ..records import Record, Result
 from . import directors, learners as learner_facts
 from .audience import Audience
-from .callbacks import (in_order, refuse_lower_without_data, refuse_projection, refuse_writers,
-                        sorted_callbacks)
+from .callbacks import (in_order, on_all_workers, refuse_lower_without_data, refuse_projection,
+                        refuse_writers, sorted_callbacks)
 from .distributed import Workers
 from .exchanged import trained_averages, trained_samples
 from .held_out import Minibatches
@@ -39,6 +39,7 @@ class Engine(object):
         data (held_out.Arrays or held_out.Source): held-out data, or None.
         larger_is_better (bool): direction of the metric.
         checkpoint_file (str): the user's checkpoint name, None where C++ writes none.
+        model (cntk.Function): the network the user knows, where the trainer was given but a criterion.
         holds_trainer (bool): whether C++'s loop holds the C++ trainer while this run lasts.
 
     Attributes:
@@ -52,7 +53,7 @@ class Engine(object):
     """
 
     def __init__(self, trainer, handed, callbacks, clock, data, larger_is_better=False,
-                 checkpoint_file=None, holds_trainer=False):
+                 checkpoint_file=None, holds_trainer=False, model=None):
         self.optimizations, observers, self._lower = sorted_callbacks(callbacks)
         refuse_lower_without_data(self._lower, data)
         refuse_writers(observers, handed.writers)
@@ -72,7 +73,7 @@ class Engine(object):
         self._attends = bool(self.optimizations or observers)
         self._audience = Audience(observers if self.workers.is_main else [])
         self._network = Network(trainer, handed, self.workers, self._on_training_summary,
-                                self._on_test_summary)
+                                self._on_test_summary, model)
         self._recovery = Recovery(self._network, clock, data, self.result.records)
         self.phases = Phases(self._network, clock, self.optimizations, self.result.records,
                              checkpoint_file, self._restore_file)
@@ -125,16 +126,18 @@ class Engine(object):
     def after_minibatch(self):
         """Counts the minibatch just trained; returns whether an optimization is due.
 
-        An empty minibatch, CNTK's end of the data, counts for nothing.
+        An empty minibatch, CNTK's end of the data, counts for nothing, but under block momentum: a
+        worker without data learns there how far the others are.
         """
         self.check()
         samples = trained_samples(self._trainer)
-        if not samples:
+        if not samples and not self.workers.drops_empty_minibatch:
             return False
         self._recovery.forget()
         ended = self.clock.advance(self._network.counts(), samples)
-        self._audience.tell('on_minibatch', self.clock.samples,
-                            *trained_averages(self._trainer, self._has_metric))
+        if samples:
+            self._audience.tell('on_minibatch', self.clock.samples,
+                                *trained_averages(self._trainer, self._has_metric))
         due = self.due()
         if ended or due:
             self._evaluate('before' if due else 'epoch')
@@ -152,6 +155,7 @@ class Engine(object):
         Raises:
             Whatever the optimization raises: the trainer is then as it was before it.
         """
+        self.workers.meet(self._trainer)
         self._tell_of_optimization()
         if self._recovery.pending:
             self._evaluate('before')
@@ -170,9 +174,9 @@ class Engine(object):
             self._evaluate('end')
         self._export()
         if self._pending():
-            raise ValueError('training ended after %d samples (%d epochs), before %s; %s' % (
+            raise on_all_workers(ValueError('training ended after %d samples (%d epochs), before %s; %s' % (
                 self.clock.samples, self.clock.epoch,
-                ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in self._pending()), self._remedy()))
+                ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in self._pending()), self._remedy())))
         if self._lower is not None:
             self.result.lowered, self.result.parity = self._lower.run(
                 self.result.model, self.optimizations, self._minibatches(
@@ -195,7 +199,7 @@ class Engine(object):
         """Ends a run that an error or an interrupt broke off; raises nothing in its place."""
         try:
             if self.result.model is None:
-                self.result.model = self._network.export()
+                self.result.model, self.result.criterion = self._network.export()
         except Exception as error:
             warnings.warn('the network could not be exported into result.model: %r' % (error,))
         for error in self._end():
@@ -304,7 +308,7 @@ class Engine(object):
         """Exports the model; one that CNTK cannot clone is no error where nothing was changed."""
         try:
             with directors.uninterrupted():
-                self.result.model = self._network.export()
+                self.result.model, self.result.criterion = self._network.export()
         except Exception as error:
             if self.phases.applied or self._lower is not None:
                 raise

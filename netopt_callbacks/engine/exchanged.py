@@ -67,12 +67,26 @@ class Exchanged(object):
     @property
     def model(self):
         """As of `cntk.Trainer`: the model, which in C++ has one more output, see `mark`."""
-        state = remember.handed(self).state
-        return super(Exchanged, self).model if state is None else state.model
+        handed = remember.handed(self)
+        if handed.label is None:
+            return super(Exchanged, self).model
+        # The user's own object follows every change. CNTK asks in each minibatch, and a new one would cost.
+        return handed.model if isinstance(handed.model, cntk_py.Function) else handed.state.model
 
     def summarize_training_progress(self):
         with _as_last_trained(self):
             super(Exchanged, self).summarize_training_progress()
+
+    def summarize_test_progress(self):
+        handed = remember.handed(self)
+        if handed.last_tested is None:
+            super(Exchanged, self).summarize_test_progress()
+            return
+        now, self.this = self.this, handed.last_tested
+        try:
+            super(Exchanged, self).summarize_test_progress()
+        finally:
+            self.this, handed.last_tested = now, None
 
     def save_checkpoint(self, filename, *rest, **options):
         phases = remember.handed(self).phases

@@ -22,7 +22,8 @@ def exported(model):
     """
     keep = {argument: argument for argument in model.arguments}
     try:
-        return model.clone(C.CloneMethod.clone, keep)
+        with graph.cloned_whole():
+            return model.clone(C.CloneMethod.clone, keep)
     except Exception as refused:
         try:
             with tempfile.TemporaryDirectory() as folder:

@@ -4,13 +4,14 @@ import warnings
 
 import cntk as C
 import numpy as np
-from cntk.io import (INFINITELY_REPEAT, MinibatchSource, MinibatchSourceFromData,
+from cntk.io import (INFINITELY_REPEAT, MinibatchData, MinibatchSource, MinibatchSourceFromData,
                      UserMinibatchSource)
 
 from .. import graph
-from .sources import has_position
-
-ROWS = 256
+from .arrays import ROWS, Arrays, name_of, size_at
+from .random_state import draws_when_evaluated
+from .sources import has_position, next_minibatch
+from .state import own
 
 
 class Minibatches(object):
@@ -32,55 +33,18 @@ class Minibatches(object):
         return iter(()) if self._data is None else self._data.read(self._arguments)
 
 
-class Arrays(object):
-    """Held-out data as arrays, one for each of the criterion's arguments, in their order.
-
-    Args:
-        arrays (tuple): NumPy arrays, SciPy sparse matrices or lists of sequences.
-        arguments (tuple of cntk.Variable): the criterion's.
-
-    Raises:
-        ValueError: not one array for each argument, or different lengths, or none at all.
-    """
-
-    def __init__(self, arrays, arguments):
-        names = [argument.name or argument.uid for argument in arguments]
-        if len(arrays) != len(arguments):
-            raise ValueError('data must be one array for each argument, in the '
-                             'order %s; got %d; give all of them in a tuple' % (', '.join(names), len(arrays)))
-        rows = [_rows(array) for array in arrays]
-        if len(set(rows)) != 1 or rows[0] == 0:
-            raise ValueError('data must hold the same number of samples, at least 1, for each '
-                             'argument, got %s; cut the arrays alike' % ', '.join(
-                                 '%s: %d' % pair for pair in zip(names, rows)))
-        for name, array, argument in zip(names, arrays, arguments):
-            shape = getattr(array, 'shape', None)
-            if isinstance(array, np.ndarray) and argument.shape and -1 not in argument.shape \
-                    and len(argument.dynamic_axes) == 1 \
-                    and np.prod(shape[1:]) != np.prod(argument.shape):
-                raise ValueError('data for argument %s must have shape [samples, %s], got %s; samples are the '
-                                 'first axis, the others those of the input_variable'
-                                 % (name, ', '.join(map(str, argument.shape)), list(shape)))
-        self._rows = rows[0]
-        self._arrays = dict(zip(arguments, arrays))
-
-    def read(self, arguments):
-        """Yields dicts of up to `ROWS` rows."""
-        for start in range(0, self._rows, ROWS):
-            yield {argument: self._arrays[argument][start:start + ROWS] for argument in arguments}
-
-
 class Source(object):
     """Held-out data of a minibatch source, whose position is left as it was.
 
     Args:
         source (cntk.io.MinibatchSource or cntk.io.UserMinibatchSource): a finite source.
         streams (dict): the criterion's arguments to the source's stream infos.
-        minibatch_size (int): samples per minibatch.
+        minibatch_size (int or minibatch_size_schedule): the user's, in samples, since a source may
+            give nothing for another; None where it is not known yet.
         max_samples (int): how many samples to read, None for all.
     """
 
-    def __init__(self, source, streams, minibatch_size=ROWS, max_samples=None):
+    def __init__(self, source, streams, minibatch_size=None, max_samples=None):
         self._source = source
         self._streams = streams
         self._size = minibatch_size
@@ -94,17 +58,22 @@ class Source(object):
                              'restore_from_checkpoint(state), or give NumPy arrays'
                              % type(source).__name__)
 
-    def read(self, arguments):
-        """Yields dicts of MinibatchData."""
+    def learn_size(self, samples):
+        """Sets the minibatch size of the training where it was not known."""
+        self._size = self._size or samples
+
+    def read(self, arguments, as_trained=False):
+        """Yields dicts of MinibatchData, in minibatches of the user's size in any case."""
         state = self._source.get_checkpoint_state()
-        left = self._limit
+        seen = 0
         try:
-            while left > 0:
-                minibatch = _next(self._source, min(self._size, left))
+            while seen < self._limit:
+                size = size_at(self._size, seen) or ROWS
+                minibatch = next_minibatch(self._source, min(size, self._limit - seen))
                 if not minibatch:
                     return
                 yield {argument: minibatch[self._streams[argument]] for argument in arguments}
-                left -= max(data.num_samples for data in minibatch.values())
+                seen += max(data.num_samples for data in minibatch.values())
         finally:
             self._source.restore_from_checkpoint(state)
 
@@ -115,18 +84,7 @@ def _is_endless(source):
         or isinstance(source, MinibatchSourceFromData) and source._max_samples >= INFINITELY_REPEAT
 
 
-def _next(source, size):
-    """Returns the next minibatch as {StreamInformation: MinibatchData}, empty at the end."""
-    if isinstance(source, UserMinibatchSource):
-        return source.next_minibatch(size, 1, 0)
-    return source.next_minibatch(size)
-
-
-def _rows(array):
-    return array.shape[0] if hasattr(array, 'shape') else len(array)
-
-
-def held_out(data, arguments, streams=None, cross_validation=None):
+def held_out(data, arguments, streams=None, cross_validation=None, minibatch_size=None):
     """Returns the held-out data of a run, or None where it has none.
 
     Args:
@@ -136,6 +94,7 @@ def held_out(data, arguments, streams=None, cross_validation=None):
         streams (dict): the training's map of arguments to stream infos, whose names a
             source given as `data` must have too.
         cross_validation (dict): a remembered CrossValidationConfig's arguments.
+        minibatch_size (int or minibatch_size_schedule): of the training, None where not known.
 
     Raises:
         TypeError, ValueError: `data` is neither, or does not fit the criterion.
@@ -143,13 +102,14 @@ def held_out(data, arguments, streams=None, cross_validation=None):
     if data is None:
         return _of_cross_validation(cross_validation or {}, streams)
     if isinstance(data, (MinibatchSource, UserMinibatchSource)):
-        return Source(data, _streams_of(data, arguments, streams))
+        return Source(data, _streams_of(data, arguments, streams), minibatch_size)
     if isinstance(data, np.ndarray) or not isinstance(data, (tuple, list)):
         data = (data,)
-    if not all(hasattr(array, '__len__') or hasattr(array, 'shape') for array in data):
+    if not all(hasattr(array, '__len__') or hasattr(array, 'shape') or isinstance(array, MinibatchData)
+               for array in data):
         raise TypeError('data must be NumPy arrays in the order of the arguments, or a '
                         'minibatch source, got %r; give for example data=(images, labels)' % (data,))
-    return Arrays(tuple(data), arguments)
+    return Arrays(tuple(data), arguments, minibatch_size)
 
 
 def _of_cross_validation(given, streams):
@@ -166,7 +126,7 @@ def _of_cross_validation(given, streams):
                       'it is read for recovery and calibration: override restore_from_checkpoint, '
                       'or give data=' % type(source).__name__)
         return None
-    return Source(source, given.get('streams') or streams, max_samples=limit)
+    return Source(source, given.get('streams') or streams, given.get('minibatch_size'), limit)
 
 
 def _streams_of(source, arguments, streams):
@@ -176,53 +136,76 @@ def _streams_of(source, arguments, streams):
         if name not in source.streams.keys():
             raise ValueError('the minibatch source given as data must have a stream %r for the argument %s, '
                              'got one with the streams %s; name the stream or the argument alike'
-                             % (name, argument.name or argument.uid,
+                             % (name, name_of(argument),
                                 ', '.join(sorted(source.streams.keys()))))
         found[argument] = source.streams[name]
     return found
+
+
+def samples_of(minibatch):
+    """Returns the samples of a minibatch as `train_minibatch` takes it; None where that is not known."""
+    data = minibatch[0] if isinstance(minibatch, tuple) and len(minibatch) == 2 else minibatch
+    counts = [_samples(each) for each in (data.values() if isinstance(data, dict) else [data])]
+    return max([count for count in counts if count] or [0]) or None
+
+
+def _samples(data):
+    if isinstance(data, MinibatchData):
+        return data.num_samples
+    if isinstance(data, (list, tuple)):
+        return sum(row.shape[0] if getattr(row, 'ndim', 0) > 1 else 1 for row in data)
+    return data.shape[0] if getattr(data, 'shape', None) else None
 
 
 class Measure(object):
     """The average of a metric over held-out data, on a network of its own.
 
     The copy shares the Parameters and nothing else with the trainer, so that measuring
-    moves no random state, no recurrence and no statistics of the training network.
+    moves no random state, no recurrence and no statistics of the training network. It may be
+    called any number of times, as long as the trainer has the same network.
+
+    A metric that is one number for a whole minibatch is averaged as CNTK does: the sum of the numbers
+    over the samples of what its last operation reads first.
 
     Args:
         metric (cntk.Function): summed over its elements, as CNTK's trainer does, for each sample.
     """
 
     def __init__(self, metric):
-        copy = graph.clone_shared(metric)
+        copy = own(graph.clone_shared(metric))
+        self._counted = copy.root_function.inputs[0]
         if copy.output.shape:
-            copy = C.reduce_sum(copy, C.Axis.all_static_axes())
+            copy = own(C.reduce_sum(copy, C.Axis.all_static_axes()))
         self.arguments = list(copy.arguments)
         self._per_sample = bool(copy.output.dynamic_axes)
+        # What draws random numbers would draw others in a second measurement.
+        self.repeats = not draws_when_evaluated(copy)
         if self._per_sample:
             every = C.Axis.all_axes()
-            self._sums = C.combine([C.reduce_sum(copy, every),
-                                    C.reduce_sum(C.ones_like(copy), every)])
+            self._sums = C.combine([C.reduce_sum(copy, every), C.reduce_sum(C.ones_like(copy), every)])
         else:
-            self._sums = copy
+            self._counted = self._counted if self._counted.is_output else C.alias(self._counted).output
+            self._sums = C.combine([copy.output, self._counted])
+        own(self._sums)
 
     def __call__(self, data, device=None):
         """Returns the average over `data`, an `Arrays` or `Source`, as a float."""
         total, count = 0.0, 0.0
-        for minibatch in data.read(self.arguments):
-            values = self._sums.eval(minibatch, device=device)
-            if self._per_sample:
-                summed, samples = (float(np.asarray(values[output]).ravel()[0])
-                                   for output in self._sums.outputs)
-            else:
-                samples = _samples(minibatch)
-                summed = float(np.asarray(values).ravel()[0]) * samples
-            total += summed
-            count += samples
+        for minibatch in data.read(self.arguments, as_trained=not self._per_sample):
+            _, values = self._sums.forward(minibatch, list(self._sums.outputs), device=device, as_numpy=False)
+            summed, counted = (values[output] for output in self._sums.outputs)
+            total += _number(summed)
+            count += _number(counted) if self._per_sample else _sample_count(self._counted, counted)
         if not count:
             raise ValueError('the held-out data is empty')
         return total / count
 
 
-def _samples(minibatch):
-    data = next(iter(minibatch.values()))
-    return data.num_sequences if hasattr(data, 'num_sequences') else _rows(data)
+def _number(value):
+    return float(np.asarray(value.asarray()).ravel()[0])
+
+
+def _sample_count(variable, value):
+    """Returns how many samples a Value holds, as CNTK's trainer counts them."""
+    shape = value.shape
+    return int(np.prod(shape[:len(shape) - len(variable.shape)])) - value.masked_count()

@@ -13,6 +13,7 @@ from cntk.internal import map_if_possible
 from cntk.internal.utils import _to_cntk_dict_value
 from cntk.learners import UserLearner
 from cntk.train.distributed import DistributedLearner
+from cntk.train.training_session import DataUnit
 
 from . import remember
 
@@ -129,6 +130,19 @@ def any_distributed(learners):
 def counts_nothing(learners):
     """Whether CNTK counts no samples under these learners: it asks the first, a UserLearner."""
     return isinstance(learners[0], UserLearner)
+
+
+def counts(trainer, learners, units):
+    """Returns what a trainer has seen in its life, in each unit.
+
+    A distributed learner counts samples alone; minibatches and sweeps are counted by the one in it.
+    """
+    first = _innermost(learners[0])
+    if first is learners[0]:
+        return [trainer.total_number_of_units_seen(unit) for unit in units]
+    return [{DataUnit.sample: trainer.total_number_of_units_seen(DataUnit.sample),
+             DataUnit.minibatch: first.total_number_of_minibatches_seen(),
+             DataUnit.sweep: first.total_number_of_sweeps_seen()}[unit] for unit in units]
 
 
 def shares_count(learner):

@@ -1,7 +1,12 @@
-"""The one place where the engine lets CNTK read a graph from a file."""
-import cntk as C
+"""The one place where the engine reads a saved graph."""
+from ..safe_load import load_model
 
 
 def load_graph(file):
-    """Returns the Function that a file holds, as `cntk.load_model` does."""
-    return C.load_model(file)
+    """Returns the Function that a file holds, once the names in it that CNTK would run have been looked at.
+
+    Raises:
+        ValueError: a name in the file is none of a package that is there.
+        RuntimeError: of CNTK, where the file cannot be loaded.
+    """
+    return load_model(file)

@@ -18,9 +18,10 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from .. import count, graph
-from ..optimizations.base import Optimization, as_transformed
+from ..optimizations.base import as_transformed
 from . import difference, directors, learners as learner_facts, random_state, readers, remember, saved_graph, state, swap, temporary, windows
 from .export import exported
+from .known import known_model
 from .learners import Trained
 from .plan import planned, refuse_expected
 from .put_back import or_as_it_was
@@ -47,10 +48,10 @@ class Change(object):
         self.others = others            # (other Trainer, its next State, what its learners begin with)
 
 
-class _Restore(Optimization):
-    """What changes the networks of other Trainers where a checkpoint of another structure is restored."""
+class _Restore(object):
+    """What changes the networks of other Trainers where a checkpoint of another structure is restored: see `planned`."""
 
-    name = 'the restore'
+    name, learner, learner_state = 'the restore', None, 'reset'
 
 
 class Network(object):
@@ -61,6 +62,7 @@ class Network(object):
         handed (remember.Handed): what it was built with.
         workers (distributed.Workers): of the run.
         on_training_summary, on_test_summary (callable): see `windows.Tracker`.
+        model (cntk.Function): the one the user says it is, see `known.known_model`.
 
     Attributes:
         trainer, handed, workers: as given.
@@ -68,7 +70,8 @@ class Network(object):
             or those it was built with, where a plain checkpoint was gone back to.
     """
 
-    def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary):
+    def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary, model=None):
+        self._named = model
         self.trainer = trainer
         self.handed = handed
         self.workers = workers
@@ -93,7 +96,7 @@ class Network(object):
 
     def counts(self):
         """Returns the samples, minibatches and sweeps the trainer has seen in its life."""
-        return [self.trainer.total_number_of_units_seen(unit) for unit in UNITS]
+        return learner_facts.counts(self.trainer, self.handed.learners, UNITS)
 
     def go_on_from(self, before):
         """Takes over what the network of an earlier run knew of the trainer's learners."""
@@ -134,8 +137,23 @@ class Network(object):
             learner_facts.keep_state(self.given)
             # What learner= of an optimization of an earlier run made is one of the script's own in this run.
             trained = tuple(one._replace(made_by=None) for one in now.trained)
-            now = self._numbered(now._replace(whole=random_state.open_blocks(now.whole), trained=trained))
+            now = now._replace(trained=trained)
+            if random_state.has_state(now.whole):
+                self._open(now, label)
+                return
+            now, _ = self._numbered(now)
         self._exchange(now, label)
+
+    def _open(self, now, label):
+        """Takes over a network with random state: its blocks with such state are opened, also where others read it."""
+        found = readers.Readers(self.trainer, now.whole)
+        whole, others = _as_one(random_state.open_blocks, now.whole, found.outputs)
+        after, others = self._numbered(now._replace(whole=whole), others)
+        following = {old.uid: new for old, new in zip(
+            list(now.whole.outputs) + found.outputs, list(after.whole.outputs) + others)}
+        for trainer in found.trainers:
+            following.update((output.uid, output) for output in state.current(trainer).whole.outputs)
+        self._exchange(after, label, rest=lambda undo: found.follow(following, undo))
 
     def transformed(self, optimization, index, minibatches):
         """Transforms the network; the trainer is as it was, whatever comes of it.
@@ -153,17 +171,20 @@ class Network(object):
         outputs = list(before.whole.outputs)
         if self.workers.count > 1:
             self.workers.align_unique_id()      # CNTK aggregates gradients in the order of their uids
-        optimization.prepare(before.whole, minibatches(before.whole.arguments))
-        done = _applied(optimization, outputs, found)
+        with graph.trained_by(parameter.uid for one in before.trained for parameter in one.parameters):
+            optimization.prepare(before.whole, minibatches(before.whole.arguments))
+            done = _applied(optimization, outputs, found)
         new = list(done.model.outputs)
         plan = planned(optimization, index, before.whole, C.combine(new[:len(outputs)]), done.replaced, before.trained)
         after = before._replace(whole=_same(before.whole, new[:len(outputs)]), trained=plan.trained)
+        others = new[len(outputs):]
         if after.whole is not before.whole:
-            after = self._numbered(after._replace(whole=random_state.open_blocks(after.whole)))
+            whole, others = _as_one(random_state.open_blocks, after.whole, others)
+            after, others = self._numbered(after._replace(whole=whole), others)
         swap.check(before.whole, after, plan.trained, optimization.name)
         self.workers.agree(lambda: state.signature(after.whole), optimization.name)
         following = {old.uid: output for old, output in zip(outputs, after.whole.outputs)}
-        following.update((old.uid, output) for old, output in zip(found.outputs, new[len(outputs):]))
+        following.update((old.uid, output) for old, output in zip(found.outputs, others))
         others, messages = self._others(found, following, optimization, index, done.replaced)
         messages += found.left
         return Change(after, plan.begin_with, _added(before.whole, after.whole), done.layers,
@@ -240,7 +261,7 @@ class Network(object):
             trained = self._trained(learners, given, optimizations)
             after = self.now._replace(whole=whole, trained=trained)
             learner_facts.check_states(saved, trained)
-            after = self._numbered(after, unique_id=saved.phase.unique_id)
+            after, _ = self._numbered(after, unique_id=saved.phase.unique_id)
         else:
             after, given = kept, self.given
             learner_facts.check_states(saved, after.trained)
@@ -337,8 +358,10 @@ class Network(object):
         return saved_graph.places(self.now, self.original, self.handed.arguments)
 
     def export(self):
-        """Returns a copy of the model with Parameters of its own."""
-        return exported(self._model)
+        """Returns copies with Parameters of their own: of the model the user knows, and of the criterion."""
+        now = self.now
+        criterion = C.combine(list(now.whole.outputs)[now.models:])
+        return exported(self._model), exported(criterion)
 
     def totals(self):
         """Returns the `count.Totals` of the model."""
@@ -357,8 +380,8 @@ class Network(object):
 
     @property
     def _model(self):
-        """The model; the loss where the trainer was given none."""
-        return self.now.model or self.now.loss
+        """The model that the user knows; the criterion where there is none."""
+        return known_model(self.trainer, self.now, self._named)
 
     def _pulled(self):
         """Returns the present State with the random state pulled out of C++ into its graph.
@@ -373,22 +396,26 @@ class Network(object):
                 Trainer.save_checkpoint(self.trainer, folder + '/pulled')
         return now
 
-    def _numbered(self, after, unique_id=None):
-        """Returns the State with the uids its graph needs.
+    def _numbered(self, after, others=(), unique_id=None):
+        """Returns the State with the uids its graph needs, and the outputs of others that share its Functions.
 
         With several workers and random state they must be the same on all, and after a resume: CNTK
         restores the random state of all workers but the main one by uid.
 
         Args:
             after (State): whose graph may be a new one.
+            others (sequence of cntk.Variable): what else reads it.
             unique_id (int): where the uids began when the checkpoint was saved that is to be restored.
         """
         own(after.whole)
         if self.workers.count == 1:
             saved_graph.advance_unique_id(unique_id or 0)
-            return after._replace(unique_id=cntk_py.new_unique_id())
-        begin = self.workers.align_unique_id(unique_id if random_state.has_state(after.whole) else None)
-        return after._replace(whole=own(graph.clone_shared(after.whole)), unique_id=begin)
+            return after._replace(unique_id=cntk_py.new_unique_id()), list(others)
+        if not random_state.has_state(after.whole):
+            return after._replace(unique_id=self.workers.align_unique_id()), list(others)
+        begin = self.workers.align_unique_id(unique_id)
+        whole, others = _as_one(graph.clone_shared, after.whole, others)
+        return after._replace(whole=whole, unique_id=begin), others
 
     def _kept(self, saved):
         """Returns the State of a checkpoint, where the trainer has had that very one and it is kept.
@@ -438,7 +465,7 @@ class Network(object):
                 ExitStack of what takes back what it did.
             undo (contextlib.ExitStack): the one of a change that this is a part of; None for one of its own.
         """
-        sums = self._tracker.sums
+        sums = self._tracker.open
         before, original = self.now, self.original
         with directors.uninterrupted(), contextlib.ExitStack() as mine:
             undo, whole = (mine, mine) if undo is None else (undo, None)
@@ -452,7 +479,7 @@ class Network(object):
             elif after.whole is not before.whole:
                 readers.Readers(self.trainer, before.whole).follow(
                     {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}, undo)
-            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype)
+            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype, self.workers.averaged)
             self._tracker.listen(*self._listeners)
             self.handed.tracker = self._tracker
             self._keep(after, label)
@@ -464,7 +491,9 @@ class Network(object):
         original = self.handed.original
         if original.state is not None:
             present = {parameter.uid for parameter in after.whole.parameters}
-            if not set(original.leaves[0]) <= present:
+            # CNTK restores the random state of all workers but the main one by uid, and no new graph can get old ones.
+            by_uid = self.workers.count > 1 and random_state.has_state(original.state.whole)
+            if not by_uid and not set(original.leaves[0]) <= present:
                 self.handed.original = original._replace(state=None)
         if label is not None and self.workers.count > 1 and random_state.has_state(after.whole):
             self.handed.states[after.unique_id] = self.now
@@ -476,24 +505,43 @@ def _applied(optimization, outputs, found):
     Where an optimization cannot change a reader (a layer function that knows no shapes yet, say), the network is
     transformed alone, and the reader, which then goes on computing what it did, is named.
     """
-    if not found.outputs:
-        return _alone(optimization, outputs)
-    try:
-        with graph.seen_first(len(outputs)):
-            done = as_transformed(optimization.transform(own(C.combine(outputs + found.outputs))), optimization.name)
-        if len(done.model.outputs) == len(outputs) + len(found.outputs):
-            return done
-    except Exception:
-        done = _alone(optimization, outputs)        # an error of the network itself is raised by it, too
-    swap.check_outputs(len(outputs), done.model)
+    for others in found.variants():
+        try:
+            with graph.seen_first(len(outputs)), graph.cloned_whole():
+                done = as_transformed(optimization.transform(own(C.combine(outputs + others))), optimization.name)
+            if len(done.model.outputs) == len(outputs) + len(others):
+                return done
+        except Exception:       # an error of the network itself is raised by it alone, too
+            continue
+    done = _alone(optimization, outputs)
     found.leave(optimization.name)
     return done
 
 
 def _alone(optimization, outputs):
-    done = as_transformed(optimization.transform(own(C.combine(outputs))), optimization.name)
+    with graph.cloned_whole():
+        done = as_transformed(optimization.transform(own(C.combine(outputs))), optimization.name)
     swap.check_outputs(len(outputs), done.model)
     return done
+
+
+def _as_one(edit, whole, others):
+    """Edits a network and what else reads it as one graph, so that they go on sharing Functions.
+
+    Args:
+        edit (callable): graph -> graph with as many outputs; the same object where there is nothing to do.
+        whole (cntk.Function), others (sequence of cntk.Variable): the network, and outputs beside it.
+
+    Returns:
+        (cntk.Function, list of cntk.Variable): the same, edited.
+    """
+    count = len(whole.outputs)
+    together = C.combine(list(whole.outputs) + list(others))
+    edited = edit(together)
+    if edited is together:
+        return whole, list(others)
+    outputs = list(edited.outputs)
+    return own(C.combine(outputs[:count])), outputs[count:]
 
 
 def _same(whole, outputs):

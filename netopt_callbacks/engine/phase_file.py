@@ -76,6 +76,9 @@ def read(path):
     return Phase(**fields)
 
 
+_COUNTED_ON = 10 ** 6
+
+
 def check_against(phase, saved, label):
     """Refuses what a saved graph does not have.
 
@@ -95,9 +98,9 @@ def check_against(phase, saved, label):
         _check_places(name, getattr(phase, name), count)
     for number, (_, owned) in enumerate(phase.learners):
         _check_places('learners[%d][1]' % number, owned, len(saved.parameters))
-    # The label was made after the graph it is in, and has a number of its own.
+    # A process that resumes counts on before it writes; one that is far past the graph would be counted up to.
     largest = max(_numbers(saved))
-    if phase.unique_id is not None and phase.unique_id > largest:
+    if phase.unique_id is not None and phase.unique_id > largest + _COUNTED_ON:
         raise ValueError('its field "unique_id" must not be past the numbers of the graph, which end with %d, and is '
                          '%d' % (largest, phase.unique_id))
 

@@ -7,6 +7,7 @@ import collections
 
 import cntk as C
 
+from .. import graph
 from ..optimizations.base import Transformed
 from . import learners as learner_facts
 from .callbacks import in_order
@@ -177,9 +178,11 @@ def refuse_expected(optimizations, model, trained):
         TypeError, ValueError: what `check` raises or returns wrongly; a learner that does not fit.
     """
     owners = {parameter.uid: one.learner for one in trained for parameter in one.parameters}
+    known = set(owners)
     for index in in_order(optimizations):
         optimization = optimizations[index]
-        returned = optimization.check(model)
+        with graph.trained_by(known):
+            returned = optimization.check(model)
         if returned is None:
             return
         expected = returned if isinstance(returned, Transformed) else Transformed(returned)
@@ -192,6 +195,7 @@ def refuse_expected(optimizations, model, trained):
             owner = next((owners[old.uid] for old in one.retired if old.uid in owners), None)
             if owner is not None and optimization.learner is None:
                 owners.update((new.uid, owner) for new in one.added)
+        known.update(new.uid for one in expected.replaced for new in one.added)
         model = expected.model
 
 

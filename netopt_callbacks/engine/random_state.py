@@ -26,6 +26,12 @@ def has_state(model):
                for function in graph.walk(model, into_blocks=True))
 
 
+def draws_when_evaluated(model):
+    """Whether `model` draws random numbers outside training too, as Dropout does not."""
+    return any(not function.is_block and function.op_name in STATEFUL and function.op_name != 'Dropout'
+               for function in graph.walk(model, into_blocks=True))
+
+
 def _holds_state(block):
     return has_state(C.as_composite(block.block_root))
 
@@ -47,8 +53,9 @@ def open_blocks(model):
 
 
 def _open(model, block):
-    body = C.as_composite(block.block_root).clone(
-        C.CloneMethod.share, dict(block.block_arguments_mapping))
+    with graph.cloned_whole():
+        body = C.as_composite(block.block_root).clone(
+            C.CloneMethod.share, dict(block.block_arguments_mapping))
     if block.name and len(body.outputs) == 1:
         body = C.alias(body, name=block.name)
     return graph.substitute(model, dict(zip(block.outputs, body.outputs)))

@@ -13,11 +13,12 @@ from cntk import cntk_py
 from cntk.ops.functions import UserFunction
 
 from ..graph.edit import with_outputs
-from ..graph.walk import functions
+from ..graph.walk import functions, walk
 from . import remember, state
 from .load import load_graph
 from .state import OWN, signature
 
+_UNKNOWN = C.placeholder().shape
 _moved = {}             # uid of an output before a change: the Variable that stands for it
 
 
@@ -28,19 +29,22 @@ def now(variable):
     return variable
 
 
-class _Kinds(dict):
-    """Says of each type whether it is one of Functions: looked up in C, once for each type."""
-
-    def __missing__(self, kind):
-        self[kind] = issubclass(kind, cntk_py.Function) and not issubclass(kind, UserFunction)
-        return self[kind]
-
-
 def live_functions():
     """Returns the Function objects that are alive, but for the engine's own."""
-    objects = gc.get_objects()
-    found = itertools.compress(objects, map(_Kinds().__getitem__, map(type, objects)))
+    objects = gc.get_objects()      # often a million: they are gone through in C
+    found = itertools.compress(objects, map(_kinds(cntk_py.Function).__contains__, map(type, objects)))
     return [function for function in found if 'this' in function.__dict__ and OWN not in function.__dict__]
+
+
+def _kinds(base):
+    """Returns a class and all derived from it, but for UserFunctions: their Python object computes them."""
+    found, pending = set(), [base]
+    while pending:
+        kind = pending.pop()
+        if kind is not UserFunction and kind not in found:
+            found.add(kind)
+            pending.extend(kind.__subclasses__())
+    return found
 
 
 def live_leaves(uids):
@@ -67,18 +71,46 @@ class Readers(object):
     """
 
     def __init__(self, trainer, whole):
-        candidates = [function for function in live_functions() if function.outputs]
-        others = [(other, state.current(other).whole) for other in remember.trainers() if other is not trainer]
-        reads = _Reading([candidate.outputs for candidate in candidates]
-                         + [graph.outputs for _, graph in others]).of(whole.parameters)
-        self.functions = [candidate for candidate in candidates if reads(candidate.outputs)]
-        self.trainers = [other for other, graph in others if reads(graph.outputs)]
+        # CNTK walks the graph each time it is asked for outputs.
+        live = [(function, function.outputs) for function in live_functions()]
+        others = [(other, state.current(other).whole.outputs) for other in remember.trainers() if other is not trainer]
+        reads = _Reading([outputs for _, outputs in live + others]).of(whole.parameters)
+        reading, trainers = ([(one, outputs) for one, outputs in group if reads(outputs)] for group in (live, others))
+        self.functions = [function for function, _ in reading]
+        self.trainers = [other for other, _ in trainers]
         mine = {output.uid for output in whole.outputs}
-        theirs = [output for function in self.functions for output in function.outputs]
-        theirs += [output for other in self.trainers for output in state.current(other).whole.outputs]
+        theirs = [output for _, outputs in reading + trainers for output in outputs]
         self.outputs = list({output.uid: output for output in theirs if output.uid not in mine}.values())
         self.left = []          # what the record says of those that could not follow
         self._mine = mine
+        self._whole = whole
+        self._held = None       # a Variable does not keep its Function alive
+
+    def variants(self):
+        """Yields the outputs an optimization is to change beside the network's, and lets `outputs` be those they stand for.
+
+        First all as they are. A layer function that is applied to no input yet knows no shapes, which some
+        optimizations need: then it is taken as the network applies it, or left where that cannot be seen.
+        """
+        if not self.outputs:
+            return
+        yield self.outputs
+        applied, self.left = {}, []
+        for function in self.functions:
+            if function.placeholders:
+                known = applied_as_in(function, self._whole)
+                if known is None and function.is_composite:
+                    self.left.append(_left(function, 'the optimization'))
+                applied.update((old.uid, new) for old, new in zip(
+                    function.outputs, known.outputs if known is not None else [None] * len(function.outputs)))
+        if not applied:
+            return
+        self._held = applied
+        pairs = [(output, applied.get(output.uid, output)) for output in self.outputs]
+        self.outputs = [old for old, new in pairs if new is not None]
+        for message in self.left:
+            warnings.warn(message)
+        yield [new for _, new in pairs if new is not None]
 
     def leave(self, optimization):
         """Notes that those beside the trainer's own outputs cannot follow a change, and warns of it.
@@ -97,9 +129,7 @@ class Readers(object):
         # One that is no composite cannot be evaluated; most are what a graph search has left behind.
         stale = [function for function in self.functions if function.is_composite
                  and not all(output.uid in self._mine for output in function.outputs)]
-        self.left = ['%s reads layers that %s changed and could not follow: it computes what it did. Rebuild it over '
-                     'the present network with run.current(function)' % (_named(function), optimization)
-                     for function in stale]
+        self.left = [_left(function, optimization) for function in stale]
         for message in self.left:
             warnings.warn(message)
         self.outputs = []
@@ -122,21 +152,22 @@ class _Reading(object):
 
     def __init__(self, groups):
         self._leaf_readers = {}     # uid of a leaf: (the leaf, uid of a Function that reads it)
-        self._readers = {}          # uid of a Function's output: uids of the Functions that read it
-        self._owner = {}            # uid of an output: uid of its Function
-        self._outputs = {}
+        self._readers = {}          # uid of a Function: uids of the Functions that read it
+        self._owner = {}            # uid of an output that is read or wanted: uid of its Function
+        seen = set()
         for outputs in groups:
             for function in functions(outputs, stop=self._owner):
-                if function.uid not in self._outputs:
+                if function.uid not in seen:
+                    seen.add(function.uid)
                     self._add(function)
+            self._owner.update((output.uid, output.owner.uid) for output in outputs if output.is_output)
 
     def _add(self, function):
         uid = function.uid
-        self._outputs[uid] = [output.uid for output in function.outputs]
-        self._owner.update((output, uid) for output in self._outputs[uid])
         for variable in function.inputs:
             if variable.is_output:
-                self._readers.setdefault(variable.uid, []).append(uid)
+                owner = self._owner[variable.uid] = variable.owner.uid
+                self._readers.setdefault(owner, []).append(uid)
             else:
                 self._leaf_readers.setdefault(variable.uid, []).append((variable, uid))
 
@@ -148,11 +179,36 @@ class _Reading(object):
         pending = [uid for leaf in leaves for mine, uid in self._leaf_readers.get(leaf.uid, ()) if mine == leaf]
         reached = set(pending)
         while pending:
-            for output in self._outputs[pending.pop()]:
-                new = [uid for uid in self._readers.get(output, ()) if uid not in reached]
-                reached.update(new)
-                pending.extend(new)
+            new = [uid for uid in self._readers.get(pending.pop(), ()) if uid not in reached]
+            reached.update(new)
+            pending.extend(new)
         return lambda variables: any(self._owner.get(variable.uid) in reached for variable in variables)
+
+
+def applied_as_in(function, whole):
+    """Returns a layer function applied to an input as a network gives it; None where that is not seen.
+
+    Args:
+        function (cntk.Function): with one placeholder.
+        whole (cntk.Function): the network, in which the Parameters that it applies to its input are applied, too.
+    """
+    if len(function.placeholders) != 1:
+        return None
+    inlet = function.placeholders[0].uid
+    first = {(part.op_name, leaf.uid) for part in functions(function.outputs)
+             for leaf in part.inputs if leaf.is_parameter and any(v.uid == inlet for v in part.inputs)}
+    for part in walk(whole):
+        if any((part.op_name, leaf.uid) in first for leaf in part.inputs if leaf.is_parameter):
+            data = [variable for variable in part.inputs if not (variable.is_parameter or variable.is_constant)]
+            if len(data) == 1 and data[0].shape != _UNKNOWN:
+                return function(data[0] if data[0].is_input else C.input_variable(
+                    data[0].shape, data[0].dtype, dynamic_axes=data[0].dynamic_axes, name=data[0].name))
+    return None
+
+
+def _left(function, optimization):
+    return ('%s reads layers that %s changed and could not follow: it computes what it did. Rebuild it over the '
+            'present network with run.current(function)' % (_named(function), optimization))
 
 
 def _named(function):

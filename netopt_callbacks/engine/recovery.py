@@ -25,6 +25,7 @@ class Recovery(object):
         self._records = records
         self.metric = None
         self.device = None
+        self._of = self._built = None       # uid of the metric, and what measures it
 
     @property
     def pending(self):
@@ -39,12 +40,19 @@ class Recovery(object):
         """Measures, and appends to the curve of the latest record; without data does nothing."""
         if self._data is None:
             return
-        self.metric = Measure(self._network.metric)(self._data, self.device)
+        self.metric = self._measure()(self._data, self.device)
         if self._records:
             curve = self._records[-1].curve
             if curve and curve[-1][0] == self._clock.samples:
                 curve.pop()             # a resumed run measures a point again
             curve.append((self._clock.samples, self.metric))
+
+    def _measure(self):
+        """Returns what measures the network: built once for each, since CNTK gives its memory back late."""
+        of = self._network.now.whole        # asking a Function for its outputs makes Functions
+        if self._of is not of or not self._built.repeats:
+            self._of, self._built = of, Measure(self._network.metric)
+        return self._built
 
     def evaluation(self, kind, metric=None):
         """Returns an `Evaluation` of now; `metric` is CNTK's where the measurement was."""

@@ -10,7 +10,7 @@ import inspect
 import weakref
 
 from cntk import cntk_py
-from cntk.io import MinibatchSource
+from cntk.io import INFINITELY_REPEAT, MinibatchSource
 from cntk.ops.functions import Function
 from cntk.train.trainer import Trainer
 from cntk.train.training_session import TrainingSession
@@ -42,6 +42,8 @@ class Handed(object):
         states (dict): the States that are kept, by where their uids begin.
         last (SwigPyObject): the C++ trainer that trained last, while the present one has not, see
             `exchanged`; None where the present one has.
+        last_tested (SwigPyObject): the C++ trainer that tested last, while a test window is open and the
+            present one has not tested; None else.
         phases (phases.Phases): what a save or restore by the user's code concerns: those of the
             run on the trainer now, or of the last that optimized it; None before the first.
     """
@@ -57,7 +59,7 @@ class Handed(object):
         self.label = None
         self.original = None
         self.states = {}
-        self.last = None
+        self.last = self.last_tested = None
         self.phases = None
 
 
@@ -106,7 +108,8 @@ def _remember_learner(create):
     @functools.wraps(create)
     def factory(*args, **options):
         learner = create(*args, **options)
-        setattr(learner, ATTRIBUTE, (create.__name__, args))
+        # The update function of C.universal reads the Parameters; kept, it would pass for one of the script's.
+        setattr(learner, ATTRIBUTE, (create.__name__, args[:1] if create.__name__ == 'universal_learner' else args))
         return learner
     return factory
 
@@ -118,7 +121,7 @@ def _remember_truncation(construct):
     def constructor(self, *args, **options):
         construct(self, *args, **options)
         given = signature.bind(self, *args, **options).arguments
-        setattr(self, ATTRIBUTE, bool(given.get('truncation_length')))
+        setattr(self, ATTRIBUTE, dict(given))
     return constructor
 
 
@@ -256,7 +259,15 @@ def config(config, what):
 
 def truncated(source):
     """Whether a minibatch source cuts sequences for truncated back-propagation through time."""
-    return source.__dict__.get(ATTRIBUTE, False)
+    return bool(source.__dict__.get(ATTRIBUTE, {}).get('truncation_length'))
+
+
+def length(source):
+    """Returns (samples, sweeps) that one of CNTK's minibatch sources gives, each None where not known."""
+    given = source.__dict__.get(ATTRIBUTE, {})
+    samples, sweeps = given.get('max_samples', INFINITELY_REPEAT), given.get('max_sweeps', INFINITELY_REPEAT)
+    return tuple(count if isinstance(count, int) and 0 < count < INFINITELY_REPEAT else None
+                 for count in (samples, sweeps))
 
 
 def learner(learner):

@@ -15,7 +15,7 @@ from .load import load_graph
 from .mark import labelled, reaching
 from .plan import unread
 from .remember import native_trainer
-from .state import Original, current, own, parts, signature
+from .state import Original, current, operations_of, own, signature
 
 
 def original_of(state):
@@ -188,8 +188,8 @@ def fingerprint(saved, places_of_outputs):
     """
     if max(places_of_outputs) >= len(saved.outputs):
         return None
-    texts = sorted(parts(C.combine([saved.outputs[place] for place in places_of_outputs])))
-    return hashlib.sha256('\n'.join(texts).encode('utf-8')).hexdigest()
+    operations = sorted(operations_of(C.combine([saved.outputs[place] for place in places_of_outputs])))
+    return hashlib.sha256('\n'.join(operations).encode('utf-8')).hexdigest()
 
 
 def refuse_other(trainer, file):

@@ -4,6 +4,8 @@ import sys
 
 from cntk.train.training_session import DataUnit
 
+from ..integers import plain
+
 UNITS = DataUnit.sample, DataUnit.minibatch, DataUnit.sweep
 
 
@@ -19,6 +21,7 @@ def checked_epoch_size(epoch_size):
     """
     if epoch_size is None:
         return 1, DataUnit.sweep
+    epoch_size = plain(epoch_size)
     count, unit = epoch_size if isinstance(epoch_size, tuple) and len(epoch_size) == 2 \
         else (epoch_size, DataUnit.sample)
     if isinstance(count, bool) or not isinstance(count, int) or not isinstance(unit, DataUnit):
@@ -38,14 +41,16 @@ class Clock(object):
     Args:
         epoch_size: as `checked_epoch_size` takes it.
         max_samples (int): length of the run, None where the source decides.
+        source (tuple): at most how many (samples, sweeps) the source gives, each None where not known.
 
     Attributes:
         base (list of int): samples, minibatches and sweeps the trainer had seen when the run began.
         seen (dict): the same of this run, by DataUnit.
     """
 
-    def __init__(self, epoch_size=None, max_samples=None):
+    def __init__(self, epoch_size=None, max_samples=None, source=(None, None)):
         self.count, self.unit = checked_epoch_size(epoch_size)
+        self._source = source
         self.limit(max_samples)
         self.base = [0, 0, 0]
         self.seen = dict.fromkeys(UNITS, 0)
@@ -86,7 +91,7 @@ class Clock(object):
         """
         epoch, before = self.epoch, dict(self.seen)
         self.set(counts)
-        if self.samples <= before[DataUnit.sample]:
+        if samples and self.samples <= before[DataUnit.sample]:
             self.seen = before
             self.seen[DataUnit.sample] += samples
             self.seen[DataUnit.minibatch] += 1
@@ -108,17 +113,39 @@ class Clock(object):
             raise ValueError('%s needs a sample to train, and max_samples, which CNTK counts over the life of '
                              'the learners, leaves this run none: give more; nc.optimize(...) changes a network '
                              'without training it' % optimization.name)
-        if self.max_samples is None or self.unit != DataUnit.sample \
-                or isinstance(optimization.epoch, tuple):
-            return
-        last = self.max_samples // self.count
-        if optimization.epoch > last:
+        known = self.max_samples is not None and self.unit == DataUnit.sample \
+            and not isinstance(optimization.epoch, tuple)
+        last = self.max_samples // self.count if known else None
+        if known and optimization.epoch > last:
             raise ValueError(
                 '%s(epoch=%d) is past the end of training: max_samples, which CNTK counts over the '
                 'life of the learners, leaves this run %d samples, %s of epoch_size=%d, so %d is the '
                 'last epoch it can name; give that, or train longer'
                 % (optimization.name, optimization.epoch, self.max_samples,
                    _epochs(self.max_samples / float(self.count)), self.count, last))
+        self._check_source(optimization)
+
+
+    def needs_sweeps(self, optimization):
+        """Whether it takes ends of sweeps to bring an optimization due."""
+        if isinstance(optimization.epoch, tuple):
+            return optimization.epoch[0] > 0
+        return self.unit == DataUnit.sweep and optimization.epoch > 0
+
+    def _check_source(self, optimization):
+        samples, sweeps = self._source
+        if self.needs_sweeps(optimization):
+            counted, known, unit = isinstance(optimization.epoch, tuple), sweeps, 'sweeps'
+        elif self.unit == DataUnit.sample:
+            counted, known, unit = False, samples, 'samples'
+        else:
+            return
+        last = None if known is None else known if counted else known // self.count
+        epoch = optimization.epoch[0] if counted else optimization.epoch
+        if last is not None and epoch > last:
+            raise ValueError('%s(epoch=%r) never comes: the minibatch source gives %d %s, so %d is the last epoch it '
+                             'can name; give that, or let the source give more'
+                             % (optimization.name, optimization.epoch, known, unit, last))
 
 
 def _epochs(number):

@@ -16,13 +16,16 @@ class Segment(TrainingSession):
     Args:
         session (nc.session.Session): whose engine is asked.
         arguments: those of `cntk.train.TrainingSession`.
+
+    Attributes:
+        stopped (bool): whether the user's cross-validation callback has ended training.
     """
 
     def __init__(self, session, *arguments):
         self._session = session
         self._first = True
         self._due = False
-        self._stopped = False
+        self.stopped = False
         self._left = False
         super(Segment, self).__init__(*arguments)
 
@@ -53,7 +56,7 @@ class Segment(TrainingSession):
         session.caught.check()
         if self._due:
             # The empty minibatch. Where training has come to its end, so let it end in C++.
-            if self._stopped or session.at_end(self):
+            if session.at_end(self):
                 session.checkpoint_may_come()
                 return True
             raise directors.EndOfSegment
@@ -83,5 +86,5 @@ class Segment(TrainingSession):
             engine.tell_test('test' if cntk_tested else 'cross_validation')
         except BaseException as error:
             self._keep(error)
-        self._stopped = self._stopped or not goes_on
+        self.stopped = self.stopped or not goes_on
         return goes_on

@@ -1,5 +1,9 @@
 """Where a minibatch source stands: whether it can go back, whether it has come to its end."""
-from cntk.io import UserMinibatchSource
+import math
+
+from cntk.io import INFINITELY_REPEAT, MinibatchSourceFromData, UserMinibatchSource
+
+from . import remember
 
 
 def has_position(source):
@@ -20,37 +24,94 @@ def refuse_half_position(source):
                          'leave get_checkpoint_state() out' % type(source).__name__)
 
 
-def at_end(source, size, workers=1):
-    """Returns whether a minibatch source has nothing left.
-
-    One sample is looked at, and the source put back to where it was. A source of the user's own
-    without checkpoint state cannot be put back: its next minibatch is read, and kept for the
-    next call of `next_minibatch`.
+def length(source, anew=False):
+    """Returns (samples, sweeps) that a source gives at most, each None where that is not known.
 
     Args:
         source (cntk.io.MinibatchSource or cntk.io.UserMinibatchSource): of the training.
-        size (int): what the next call will ask for.
-        workers (int): how many share the source; with several, a source without state counts
-            as not at its end.
+        anew (bool): from its beginning, and not from where it stands.
     """
-    own = isinstance(source, UserMinibatchSource)
-    state = source.get_checkpoint_state()
-    if own and not (state and has_position(source)):
-        return workers == 1 and _read_ahead(source, size)
-    ahead = source.next_minibatch(1, 1, 0) if own else source.next_minibatch(1)
-    source.restore_from_checkpoint(state)
-    return not ahead
+    if type(source) is MinibatchSourceFromData:
+        if source._max_samples >= INFINITELY_REPEAT:
+            return None, None
+        left = source._max_samples - (0 if anew else source._total_num_samples)
+        return left, int(math.ceil(left / float(sweep_of(source))))
+    return remember.length(source)
 
 
-def _read_ahead(source, size):
-    """Returns whether there is no next minibatch; keeps it for the next call where there is."""
+def sweep_of(source):
+    """Returns the samples of one sweep, None where that is not known."""
+    if type(source) is not MinibatchSourceFromData:
+        return None
+    length_of = MinibatchSourceFromData._get_len
+    sequences = [source._data[name] for name in source._data if source._is_sequence[name]]
+    if not sequences:
+        return source._num_samples
+    return sum(max(length_of(data[row]) for data in sequences) for row in range(source._num_samples))
+
+
+def tells_all_workers_of_sweeps(source):
+    """Whether every worker is told where a sweep ends; a worker without data there is not, else."""
+    return isinstance(source, MinibatchSourceFromData)
+
+
+class Ahead(object):
+    """One worker's look at its share of the next minibatch, as C++ will read it.
+
+    The source is put back to where it was. One of the user's own without checkpoint state cannot be:
+    what was read is kept for the next call of `next_minibatch`.
+
+    Args:
+        source (cntk.io.MinibatchSource or cntk.io.UserMinibatchSource): of the training.
+        size (int): what the next call will ask for, since a source may have nothing for another
+            size; 0 looks at nothing.
+        share ((int, int)): number of workers, and rank, by which the data is shared out.
+
+    Attributes:
+        has_more (bool): whether there is anything for this worker.
+    """
+
+    def __init__(self, source, size, share):
+        self._source, self._kept = source, None
+        if not size:
+            self.has_more = False
+            return
+        state = source.get_checkpoint_state()
+        ahead = next_minibatch(source, size, *share)
+        self.has_more = bool(ahead)
+        if isinstance(source, UserMinibatchSource) and not (state and has_position(source)):
+            self._kept = ahead
+        else:
+            source.restore_from_checkpoint(state)
+
+    def at_end(self, workers):
+        """Returns whether no worker has more; all of them call this at once.
+
+        Data may be shared out so that one has none of it left, or none in this minibatch, while
+        others go on: each alone cannot tell.
+
+        Args:
+            workers (distributed.Workers): of the run.
+        """
+        ended = not workers.any(self.has_more)
+        if not ended and self._kept is not None:
+            _keep(self._source, self._kept)
+        return ended
+
+
+def next_minibatch(source, size, count=1, rank=0):
+    """Returns one worker's share of the next minibatch as {StreamInformation: MinibatchData}, empty at the end."""
+    if isinstance(source, UserMinibatchSource):
+        return source.next_minibatch(size, count, rank)
+    return source.next_minibatch(size, num_data_partitions=count, partition_index=rank)
+
+
+def _keep(source, minibatch):
+    """Lets the next call of `next_minibatch` return what was read already."""
     read = source.next_minibatch
-    ahead = read(size, 1, 0)
 
     def once(*arguments, **options):
         source.next_minibatch = read
-        return ahead
+        return minibatch
 
-    if ahead:
-        source.next_minibatch = once
-    return not ahead
+    source.next_minibatch = once

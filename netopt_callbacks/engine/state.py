@@ -109,10 +109,10 @@ Attributes:
 
 def signature(model):
     """Returns a text that two graphs share if they hold the same operations and shapes."""
-    return ' '.join(parts(model))
+    return ' '.join(operations_of(model))
 
 
-def parts(model):
+def operations_of(model):
     """Returns the operations and shapes of a graph as texts, in its order."""
     operations = ['%s%s' % (function.op_name, [tuple(o.shape) for o in function.outputs])
                   for function in graph.walk(model, into_blocks=True)

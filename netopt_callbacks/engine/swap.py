@@ -71,7 +71,9 @@ def exchange(trainer, handed, state, begin_with, writers, label, undo):
     if label is not None:
         model = labelled(model.outputs if model is not None else (), label)
     new = native_trainer(model, (loss, state.metric), learners, list(writers))
+    tested = handed.tracker is not None and handed.tracker.tested is not None
     for name, value in (('last', handed.last or trainer.this), ('learners', learners),
+                        ('last_tested', handed.last_tested or (trainer.this if tested else None)),
                         ('state', state._replace(trained=trained)), ('label', label)):
         undo.callback(setattr, handed, name, getattr(handed, name))
         setattr(handed, name, value)

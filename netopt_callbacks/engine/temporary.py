@@ -8,6 +8,7 @@ import tempfile
 import numpy as np
 
 from . import disk, pair, remember
+from .learners import parameters_of
 
 # Numbers that a learner keeps for each that it trains, by the name of its factory.
 _KEPT = {'sgd_learner': 0, 'momentum_sgd_learner': 1, 'nesterov_learner': 1, 'ada_grad_learner': 1, 'adam_learner': 2,
@@ -30,7 +31,7 @@ def room_for(folder, graph, learners, what):
     """
     needed = _BESIDE + _bytes(graph.parameters) + _bytes(graph.constants)
     for learner in learners:
-        needed += _KEPT.get(remember.learner(learner)[0], _MOST) * _bytes(learner.parameters)
+        needed += _KEPT.get(remember.learner(learner)[0], _MOST) * _bytes(parameters_of([learner]))
     if shutil.disk_usage(folder).free < needed:
         raise RuntimeError('%s takes a temporary file of about %.1f MB in %s, and that is on %s: make room, or name '
                            'another folder in the environment variable TMPDIR'

@@ -12,6 +12,8 @@ import weakref
 import numpy as np
 from cntk import cntk_py
 
+from . import remember
+
 
 class Tracker(cntk_py.ProgressWriter):
     """The engine's own progress writer: the open window's sums, and CNTK's summaries.
@@ -25,13 +27,14 @@ class Tracker(cntk_py.ProgressWriter):
 
     Attributes:
         sums ((float, float)): of loss and metric over the open window; None where there is none.
+        tested (float): sum of the metric over the open test window; None where there is none.
     """
 
     def __init__(self, handed, dtype):
-        super(Tracker, self).__init__(1, 0, sys.maxsize, 0, sys.maxsize, 0)
+        super(Tracker, self).__init__(1, 0, 1, 0, sys.maxsize, 0)
         self.__disown__()
         self.dtype = dtype
-        self.sums = None
+        self.sums = self.tested = None
         self._handed = weakref.ref(handed)      # C++ holds this object for ever, and so what it holds
         self.listen()
 
@@ -45,6 +48,11 @@ class Tracker(cntk_py.ProgressWriter):
         """
         self._training_summary = on_training_summary
         self._test_summary = on_test_summary
+
+    @property
+    def open(self):
+        """The sums of the open windows: of training, and of a test."""
+        return self.sums, self.tested
 
     def on_write_training_update(self, samples, updates, aggregate_loss, aggregate_metric):
         self.sums = (aggregate_loss[1], aggregate_metric[1])
@@ -60,6 +68,7 @@ class Tracker(cntk_py.ProgressWriter):
 
     def on_write_test_summary(self, samples, updates, summaries, aggregate_metric,
                               elapsed_milliseconds):
+        self.tested = None
         if samples and self._test_summary is not None:
             self._test_summary(samples, aggregate_metric / samples)
 
@@ -67,7 +76,10 @@ class Tracker(cntk_py.ProgressWriter):
         """Called by C++ after each minibatch."""
 
     def on_write_test_update(self, samples, updates, aggregate_metric):
-        """Called by C++ during a test."""
+        self.tested = aggregate_metric[1]
+        handed = self._handed()
+        if handed is not None:
+            handed.last_tested = None
 
     def on_write_distributed_sync_update(self, samples, updates, aggregate_metric):
         """Called by C++ after a synchronization."""
@@ -81,7 +93,8 @@ class _OpenWindow(object):
 
     METHODS = ('on_write_training_update', 'on_training_update_end', 'on_write_training_summary')
 
-    def __init__(self, writer, trainer, sums, dtype, told):
+    def __init__(self, writer, trainer, sums, dtype, told, averaged):
+        self._averaged = averaged
         self._writer = writer
         self._trainer = trainer
         self._loss, self._metric = (dtype.type(value) for value in sums)
@@ -90,12 +103,6 @@ class _OpenWindow(object):
         self.told = told
         for name in self.METHODS:
             setattr(writer, name, getattr(self, name))
-
-    @classmethod
-    def of(cls, writer):
-        """Returns the open window of a writer, or None."""
-        method = writer.__dict__.get(cls.METHODS[0])
-        return getattr(method, '__self__', None) if method is not None else None
 
     def _add(self):
         """Adds the minibatch just trained, once, as C++ adds it: in the type of the loss.
@@ -128,8 +135,47 @@ class _OpenWindow(object):
     def on_write_training_summary(self, samples, updates, summaries, aggregate_loss,
                                   aggregate_metric, elapsed_milliseconds):
         self.close()
+        loss, metric = self._averaged(self._loss, self._metric)
         type(self._writer).on_write_training_summary(
-            self._writer, samples, updates, summaries, float(self._loss), float(self._metric),
+            self._writer, samples, updates, summaries, float(loss), float(metric), elapsed_milliseconds)
+
+    def close(self):
+        """Gives the writer its own methods back."""
+        for name in self.METHODS:
+            self._writer.__dict__.pop(name, None)
+
+
+class _OpenTestWindow(object):
+    """One writer's open test window after a swap, in a loop of the user's own: the sum before it is added.
+
+    CNTK adds the minibatches one by one. Their sum after the swap is added here at once, which is the
+    same for counts, as of errors, and else differs by what the order of additions rounds.
+    """
+
+    METHODS = ('on_write_test_update', 'on_write_test_summary')
+
+    def __init__(self, writer, trainer, before, dtype, told):
+        self._writer = writer
+        self._trainer = trainer
+        self._before = dtype.type(before)
+        self._dtype = dtype
+        self.told = told
+        for name in self.METHODS:
+            setattr(writer, name, getattr(self, name))
+
+    def _whole(self, since_swap):
+        return float(self._dtype.type(self._before + self._dtype.type(since_swap)))
+
+    def on_write_test_update(self, samples, updates, aggregate_metric):
+        since = aggregate_metric[0] if self.told is None else self.told
+        self.told = self._whole(aggregate_metric[1])
+        type(self._writer).on_write_test_update(self._writer, samples, updates, (since, self.told))
+
+    def on_write_test_summary(self, samples, updates, summaries, aggregate_metric, elapsed_milliseconds):
+        self.close()
+        tested_since = remember.handed(self._trainer).last_tested is None
+        type(self._writer).on_write_test_summary(
+            self._writer, samples, updates, summaries, self._whole(aggregate_metric if tested_since else 0),
             elapsed_milliseconds)
 
     def close(self):
@@ -138,19 +184,43 @@ class _OpenWindow(object):
             self._writer.__dict__.pop(name, None)
 
 
-def carry(writers, trainer, sums, dtype):
+class _Once(object):
+    """What several workers average is averaged once for all writers: the sums are the same."""
+
+    def __init__(self, averaged):
+        self._averaged, self._values = averaged, None
+
+    def __call__(self, loss, metric):
+        if self._values is None:
+            self._values = self._averaged(loss, metric)
+        return self._values
+
+
+def _taken_back(kind, writer):
+    """Closes a writer's open window of one kind; returns it, or None."""
+    opened = getattr(writer.__dict__.get(kind.METHODS[0]), '__self__', None)
+    if opened is not None:
+        opened.close()
+    return opened
+
+
+def carry(writers, trainer, sums, dtype, averaged):
     """Goes on with the open window of each writer on a trainer whose own sums start at zero.
 
     Args:
         writers (list of cntk_py.ProgressWriter): all writers of the trainer.
         trainer (cntk.Trainer): after the swap.
-        sums ((float, float)): of loss and metric over the open window; None where the
-            window has just been summarized, and there is nothing to carry.
+        sums: of the open windows, as `Tracker.open` told them before the swap; None of one that has
+            just been summarized, where there is nothing to carry.
         dtype (numpy.dtype): type of the loss.
+        averaged (callable): (loss, metric) to what CNTK makes of it over all workers for a summary.
     """
+    trained, tested = sums
+    once = _Once(averaged)
     for writer in writers:
-        opened = _OpenWindow.of(writer)
-        if opened is not None:
-            opened.close()
-        if sums is not None:
-            _OpenWindow(writer, trainer, sums, np.dtype(dtype), opened and opened.told)
+        opened = _taken_back(_OpenTestWindow, writer)
+        if tested is not None:
+            _OpenTestWindow(writer, trainer, tested, np.dtype(dtype), opened and opened.told)
+        opened = _taken_back(_OpenWindow, writer)
+        if trained is not None:
+            _OpenWindow(writer, trainer, trained, np.dtype(dtype), opened and opened.told, once)

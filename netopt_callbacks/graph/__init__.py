@@ -6,10 +6,12 @@ from .blocks import Block
 from .edit import clone_shared, placeholder_like, replace, substitute
 from .find import check_filter, frozen_layers, layers, no_layers_error, other_products
 from .layer import Layer
-from .scope import seen_first, trained_part
+from .scope import is_trained, seen_first, trained_by, trained_part
+from .user_functions import cloned_whole
 from .values import evaluate, flat, opened
-from .walk import body, function_of, functions, primitives, walk
+from .walk import Level, body, function_of, functions, primitives, walk
 
-__all__ = ['Block', 'Layer', 'body', 'check_filter', 'clone_shared', 'evaluate', 'flat', 'frozen_layers',
-           'function_of', 'functions', 'layers', 'no_layers_error', 'opened', 'other_products', 'placeholder_like',
-           'primitives', 'replace', 'seen_first', 'substitute', 'trained_part', 'walk']
+__all__ = ['Block', 'Layer', 'Level', 'body', 'check_filter', 'clone_shared', 'cloned_whole', 'evaluate', 'flat',
+           'frozen_layers', 'function_of', 'functions', 'is_trained', 'layers', 'no_layers_error', 'opened',
+           'other_products', 'placeholder_like', 'primitives', 'replace', 'seen_first', 'substitute', 'trained_by',
+           'trained_part', 'walk']

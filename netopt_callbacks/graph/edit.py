@@ -12,7 +12,8 @@ block's last ("Inputs of the new clone do not match").
 """
 import cntk as C
 
-from .walk import body, function_of, functions, named
+from .user_functions import cloned_whole
+from .walk import Level, body, function_of, named
 
 _UNKNOWN = C.placeholder().shape
 
@@ -35,7 +36,8 @@ class Piece(object):
 
 def clone_shared(model):
     """Returns a copy of `model`, of the same name, that shares its Parameters, its Constants and its arguments."""
-    copy = model.clone(C.CloneMethod.share, {argument: argument for argument in model.arguments})
+    with cloned_whole():
+        copy = model.clone(C.CloneMethod.share, {argument: argument for argument in model.arguments})
     # CNTK forgets what was named by `z.name = 'z'`: only the composite has that name.
     return named(copy, model.name)
 
@@ -141,7 +143,8 @@ def _edited(model, cuts, names):
     """Copies `model` with `cuts`, or raises ValueError naming the cut that is nowhere in it."""
     used = set()
     arguments = [argument for argument in model.arguments if argument.uid not in cuts]
-    new_model = rebuild(model, {argument: argument for argument in arguments}, cuts, used)
+    with cloned_whole():
+        new_model = rebuild(model, {argument: argument for argument in arguments}, cuts, used)
     missing = [str(name) for uid, name in names.items() if uid not in used]
     if missing:
         raise ValueError('what is replaced must be in the model, got %s, which is not; take layers and Variables '
@@ -165,9 +168,10 @@ def rebuild(composite, keep, cuts, used):
     Returns:
         cntk.Function: outputs in the same order; None where the level holds no cut.
     """
-    level = functions(composite.outputs, stop={variable.uid for variable in keep})
-    here = _cuts_of_level(level, composite.outputs, cuts, used)
-    return _Copy(level, composite, keep, here).connected() if here else None
+    outputs = composite.outputs
+    level = Level(outputs, stop={variable.uid for variable in keep})
+    here = _cuts_of_level(level, outputs, cuts, used)
+    return _Copy(level.functions, composite, keep, here).connected() if here else None
 
 
 def _cuts_of_level(level, outputs, cuts, used):
@@ -183,15 +187,15 @@ def _cuts_of_level(level, outputs, cuts, used):
 
     for variable in outputs:
         cut(variable)
-    for function in level:
-        for variable in function.inputs:
+    for function in level.functions:
+        for variable in level.inputs(function):
             if not variable.is_output:
                 cut(variable)
-        if not any([cut(output) for output in function.outputs]) and function.is_block:
+        if not any([cut(output) for output in level.outputs(function)]) and function.is_block:
             piece = _opened(function, cuts, used)
             if piece is not None:
-                here.update((output.uid, (output, piece, index))
-                            for index, output in enumerate(function.outputs))
+                one = [level.output(function)] if len(piece.outputs) == 1 else function.outputs
+                here.update((output.uid, (output, piece, index)) for index, output in enumerate(one))
     return here
 
 

@@ -6,7 +6,7 @@ import cntk as C
 from . import blocks
 from .layer import Layer, label_of
 from .scope import trained_part
-from .walk import body, functions
+from .walk import Level, body
 
 OtherProduct = namedtuple('OtherProduct', 'label W reason')
 OtherProduct.__doc__ = "A product of data with a Parameter that is no Dense layer: its name, W, and why it is none."
@@ -53,8 +53,13 @@ def layers(model, filter_function=None, op_name=None):
                 raise ValueError('%s and %s share W, so they must change together, and filter_function takes '
                                  'only the first; let it take both or neither'
                                  % (layer.label, other.label))
-    weights = {layer.W.uid for layer, takes in taken.items() if takes}
-    return [layer for layer in found if layer.W.uid in weights]
+    keys = {_key(layer) for layer, takes in taken.items() if takes}
+    return [layer for layer in found if taken.get(layer) or layer.follows and _key(layer) in keys]
+
+
+def _key(layer):
+    """Returns what applications of one layer share: its W, or all Parameters of a block that has no such one."""
+    return layer.W.uid if layer.W is not None else frozenset(leaf.uid for leaf in layer.root.parameters)
 
 
 def _found(model):
@@ -62,9 +67,9 @@ def _found(model):
     part = trained_part(model)
     found = [item for item in _search(part) if isinstance(item, Layer)]
     if part is not model:
-        known, weights = set(found), {layer.W.uid for layer in found}
+        known, keys = set(found), {_key(layer) for layer in found}
         others = [item for item in _search(model) if isinstance(item, Layer)
-                  and item.W.uid in weights and item not in known]
+                  and _key(item) in keys and item not in known]
         for layer in others:
             layer.follows = True
         found += others
@@ -126,6 +131,8 @@ def _search(model):
         if item is None:
             pending.pop()
         elif isinstance(item, (Layer, OtherProduct, Frozen)):
+            if isinstance(item, Layer):
+                item.model = model
             found.append(item)
         else:
             block, enclosing = item
@@ -137,31 +144,30 @@ def _search(model):
 
 def _of_level(outputs, bare, enclosing):
     """Returns, inputs first, the layers and other products of a level, and blocks to look into: (block, names)."""
-    level = functions(outputs)
-    readers = _readers(level, outputs)
+    level = Level(outputs)
     items = []
-    for function in level:
+    for function in level.functions:
         layer = None
         if function.is_block:
-            layer = _from_block(function, enclosing)
+            layer = _from_block(function, level, enclosing)
             if not isinstance(layer, Layer) or layer.op_name not in blocks.LAYERS:
                 items.append((function, enclosing))
         elif bare:
-            layer = (_from_primitives(function, readers, enclosing) or _other_product(function, enclosing)
+            layer = (_from_primitives(function, level, enclosing) or _other_product(function, enclosing)
                      or _frozen(function, function, enclosing))
         if layer is not None:
             items.append(layer)
     return items
 
 
-def _from_block(block, enclosing):
+def _from_block(block, level, enclosing):
     """Returns the Layer or the Frozen that a block is, or None."""
     said = blocks.declared(block.op_name)
     op_name = said.layer or block.op_name if said is not None else block.op_name
     if len(block.block_arguments_mapping) != 1 or said is None and op_name not in blocks.LAYERS:
         return None
-    outputs = body(block).outputs
-    content = functions(outputs)
+    inner = Level(body(block).outputs)
+    content = inner.functions
     if op_name in blocks.LAYERS:
         weights_of, products = _weights, [blocks.LAYERS[op_name]]
     else:
@@ -170,26 +176,28 @@ def _from_block(block, enclosing):
     cores = [(function, W) for function, W in cores if W is not None]
     if len(cores) != 1:
         if op_name not in blocks.LAYERS:
-            return Layer(op_name, block, None, None, _named_b(block), enclosing)
+            return Layer(op_name, block, None, None, _named_b(block), enclosing, level.output(block))
         frozen = [_frozen(block, function, enclosing) for function in content if function.op_name in products]
         return next((item for item in frozen if item is not None), None)
-    bias = _bias(cores[0][0], _readers(content, outputs))
-    return Layer(op_name, block, cores[0][0], cores[0][1], bias[1] if bias else _named_b(block), enclosing)
+    core, W = cores[0]
+    bias = _bias(core, inner)
+    return Layer(op_name, block, core, W, bias[1] if bias else _named_b(block), enclosing, level.output(block),
+                 inner.output(core))
 
 
 def _named_b(block):
     return next((parameter for parameter in block.parameters if parameter.name == 'b'), None)
 
 
-def _from_primitives(core, readers, enclosing):
+def _from_primitives(core, level, enclosing):
     """Returns the Layer that a times or convolution outside every layer block is, or None."""
     op_name = next((name for name, op in blocks.LAYERS.items() if op == core.op_name), None)
     W = _weights(core) if op_name and not core.is_block else None
     if W is None:
         return None
-    bias = _bias(core, readers)
+    bias = _bias(core, level)
     root, b = bias if bias else (core, None)
-    return Layer(op_name, root, core, W, b, enclosing)
+    return Layer(op_name, root, core, W, b, enclosing, level.output(root), level.output(core))
 
 
 def _other_product(function, enclosing):
@@ -266,14 +274,14 @@ def _any_weights(core):
     return read[0] if len(read) == 1 else None
 
 
-def _bias(core, readers):
+def _bias(core, level):
     """Returns (the plus that adds a bias Parameter to `core`, that Parameter), or None."""
-    output = core.outputs[0]
-    using = readers.get(output.uid, [])
+    output = level.output(core)
+    using = level.readers.get(output.uid, [])
     if len(using) != 1 or using[0] is None or using[0].op_name != 'Plus' or using[0].is_block:
         return None
-    others = [variable for variable in using[0].inputs if variable.uid != output.uid]
-    if len(others) == 1 and others[0].is_parameter and using[0].shape == output.shape:
+    others = [variable for variable in level.inputs(using[0]) if variable.uid != output.uid]
+    if len(others) == 1 and others[0].is_parameter and level.output(using[0]).shape == output.shape:
         return using[0], _parameter(using[0], others[0])
     return None
 
@@ -281,18 +289,6 @@ def _bias(core, readers):
 def _parameter(function, variable):
     """Returns an input of `function` as the cntk.Parameter it is (`inputs` gives plain Variables)."""
     return next(parameter for parameter in function.parameters if parameter.uid == variable.uid)
-
-
-def _readers(level, outputs):
-    """Returns {uid of a Variable: Functions that read it}; None stands for the level's outputs."""
-    readers = {}
-    for function in level:
-        for variable in function.inputs:
-            if variable.is_output:
-                readers.setdefault(variable.uid, []).append(function)
-    for variable in outputs:
-        readers.setdefault(variable.uid, []).append(None)
-    return readers
 
 
 def _link(found):
@@ -303,4 +299,4 @@ def _link(found):
             groups.setdefault((layer.op_name, layer.W.uid), []).append(layer)
     for group in groups.values():
         for layer in group:
-            layer.shared_with = tuple(other for other in group if other is not layer)
+            layer.share(other for other in group if other is not layer)

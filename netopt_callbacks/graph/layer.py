@@ -1,4 +1,6 @@
 """What a filter and a transform see of a Dense or Convolution layer."""
+import weakref
+
 import cntk as C
 import numpy as np
 
@@ -25,6 +27,7 @@ class Layer(object):
         output (cntk.Variable): what it computes.
         root (cntk.Function): the block; of a layer without one, its last primitive.
         core (cntk.Function): the primitive that applies W to data: times or convolution.
+        data, computed (cntk.Variable): what `core` applies W to and what it computes, inside the block.
         attributes (dict): those of `core`: `outputRank` of a times; `strides`, `autoPadding`,
             `lowerPad`, `upperPad`, `dilation`, `groups` ... of a convolution.
         enclosing (tuple of str): names of the blocks around it, outermost first.
@@ -35,17 +38,27 @@ class Layer(object):
             script that reads the same W: it changes with the layer that is. No filter is asked about it.
     """
 
-    def __init__(self, op_name, root, core, W, b, enclosing=()):
+    def __init__(self, op_name, root, core, W, b, enclosing=(), output=None, computed=None):
         self.op_name = op_name
         self.root = root
         self.core = core
         self.W = W
         self.b = b
-        self.output = root.outputs[0]
+        self.output = root.outputs[0] if output is None else output
+        self.computed = computed if computed is not None or core is None else core.outputs[0]
+        self.model = None       # held: no edge of a CNTK graph keeps a Function alive
         self.name = root.name or ('' if core is None else core.name)
         self.enclosing = tuple(enclosing)
-        self.shared_with = ()
+        self._shared = ()
         self.follows = False
+
+    @property
+    def shared_with(self):
+        return tuple(layer for layer in (other() for other in self._shared) if layer is not None)
+
+    def share(self, others):
+        """Tells the layer which others read its W; held weakly, so that a search leaves no garbage with a graph in it."""
+        self._shared = tuple(weakref.ref(other) for other in others)
 
     @property
     def shape(self):
@@ -55,10 +68,10 @@ class Layer(object):
     def input(self):
         # Asked for each time: CNTK exchanges the placeholders inside a block whenever it infers
         # shapes anew, as it does when a model is evaluated or applied.
-        return self.root.block_arguments_mapping[0][1] if self.root.is_block else self._data
+        return self.root.block_arguments_mapping[0][1] if self.root.is_block else self.data
 
     @property
-    def _data(self):
+    def data(self):
         """What `core` applies W to."""
         return self.core.inputs[1 if self.core.op_name == 'Convolution' else 0]
 
@@ -69,7 +82,7 @@ class Layer(object):
     @property
     def label(self):
         """The layer for messages: its name after those of the blocks around it, and W's shape."""
-        return label_of(self.op_name, self.enclosing, self.name, self.parameters if self.W is None else [self.W])
+        return label_of(self.op_name, self.enclosing, self.name, sorted(self.parameters, key=lambda parameter: parameter.name) if self.W is None else [self.W])
 
     @property
     def output_rank(self):
@@ -84,10 +97,10 @@ class Layer(object):
         that a Dense maps over and positions of a filter count once each. None where such an axis
         has no fixed size (FreeDimension, or the steps that a convolution goes over), and without `core`.
         """
-        if self.core is None or any(side < 0 for side in tuple(self.core.shape) + tuple(self.W.shape)):
+        if self.core is None or any(side < 0 for side in tuple(self.computed.shape) + tuple(self.W.shape)):
             return None
         kernels = self.W.shape[-self.output_rank:] if self.core.op_name == 'Times' else self.W.shape[:1]
-        return int(np.prod(self.core.shape)) * int(np.prod(self.W.shape)) // int(np.prod(kernels))
+        return int(np.prod(self.computed.shape)) * int(np.prod(self.W.shape)) // int(np.prod(kernels))
 
     def rebuilt(self, core, op_name, name=None):
         """Returns the layer with another core: bias, activation and all else as they are.
@@ -109,8 +122,8 @@ class Layer(object):
                              'as a whole with nc.graph.replace' % self.label)
         inlet = placeholder_like(self.input)
         content, source = self._content()
-        piece = unapplied(core, self._data, self.core.outputs[0], 'the core of ' + self.label)
-        new = rebuild(content, {source: inlet}, {self.core.outputs[0].uid: piece}, set())
+        piece = unapplied(core, self.data, self.computed, 'the core of ' + self.label)
+        new = rebuild(content, {source: inlet}, {self.computed.uid: piece}, set())
         outer = placeholder_like(self.input)
         return C.as_block(new, [(inlet, outer)], op_name, self.name if name is None else name)
 
@@ -118,7 +131,7 @@ class Layer(object):
         """Returns what the layer computes as a composite, and which Variable of it is the input."""
         if self.root.is_block:
             return body(self.root), self.root.block_arguments_mapping[0][0]
-        return with_outputs(self.root, list(self.root.outputs)), self.input
+        return with_outputs(self.root, [self.output]), self.input
 
     def __getattr__(self, name):
         if name.startswith('_') or 'root' not in self.__dict__:

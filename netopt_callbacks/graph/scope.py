@@ -33,3 +33,24 @@ def trained_part(model):
     if count is None or count >= len(model.outputs):
         return model
     return C.combine(list(model.outputs)[:count])
+
+
+@contextlib.contextmanager
+def trained_by(parameters):
+    """Says, meanwhile and on this thread, which Parameters the learners of the trainer train.
+
+    Args:
+        parameters (iterable of str): their uids.
+    """
+    before = getattr(_local, 'trained', None)
+    _local.trained = frozenset(parameters)
+    try:
+        yield
+    finally:
+        _local.trained = before
+
+
+def is_trained(parameter):
+    """Whether a learner of the trainer trains a Parameter; true of each outside of a running trainer."""
+    trained = getattr(_local, 'trained', None)
+    return trained is None or parameter.uid in trained

@@ -54,6 +54,54 @@ def functions(outputs, stop=()):
     return found
 
 
+class Level(object):
+    """One level of a graph, with its Variables at hand.
+
+    CNTK's `Function.outputs` makes a composite of everything below, so that asking each Function for its
+    outputs takes quadratic time. Here they are taken from what reads them.
+
+    Args:
+        outputs (sequence of cntk.Variable): where to start.
+        stop (collection of str): uids of Variables that are not looked behind.
+
+    Attributes:
+        functions (list of cntk.Function): inputs first, each once.
+        readers (dict of str to list): by uid of a Variable the Functions that read it; None stands for the
+            level's outputs.
+    """
+
+    def __init__(self, outputs, stop=()):
+        self.functions = functions(outputs, stop)
+        self.readers = {}
+        self._read = {}
+        self._inputs = {}
+        for variable in outputs:
+            self._note(variable, None)
+        for function in self.functions:
+            inputs = self._inputs[function.uid] = function.inputs
+            for variable in inputs:
+                self._note(variable, function)
+
+    def inputs(self, function):
+        """Returns the Variables that one of `functions` reads."""
+        return self._inputs[function.uid]
+
+    def outputs(self, function):
+        """Returns the outputs of one of `functions` that something reads, in the order met."""
+        return list(self._read.get(function.uid, {}).values())
+
+    def output(self, function):
+        """Returns the output of one of `functions` that has one."""
+        read = self.outputs(function)
+        return read[0] if len(read) == 1 else function.outputs[0]
+
+    def _note(self, variable, reader):
+        if variable.is_output:
+            uid = variable.uid
+            self.readers.setdefault(uid, []).append(reader)
+            self._read.setdefault(variable.owner.uid, {}).setdefault(uid, variable)
+
+
 def primitives(model):
     """Returns the Functions of `model`'s top level, inputs first; blocks are not opened."""
     return functions(model.outputs)

@@ -1,10 +1,13 @@
 """Trained blocks to native ops, and the gate that compares the two networks.
 
-The unit of lowering is one binary layer today; a pass is a function of a model (see
-`replace.lower_binary_layers`), so one that lowers a whole binary segment is another such function.
+A pass is a function of a model: `lower_segments` puts one native Function in the place of each segment of
+binary layers, `replace.lower_binary_layers` one in the place of each binary layer that is left.
 """
+from .gate import compare
 from .lower import Lower, LoweringError
-from .parity import LayerParity, Parity, compare
+from .segment_pass import lower_segments
+from .parity import LayerParity, Parity, SegmentParity
 from .replace import lower_binary_layers
 
-__all__ = ['LayerParity', 'Lower', 'LoweringError', 'Parity', 'compare', 'lower_binary_layers']
+__all__ = ['LayerParity', 'Lower', 'LoweringError', 'Parity', 'SegmentParity', 'compare', 'lower_binary_layers',
+           'lower_segments']

@@ -10,12 +10,15 @@ import json
 import cntk as C
 import numpy as np
 
-from .. import native
+from .. import native, native_limits
 from ..optimizations.convolution_geometry import Axis
 from .native_op import NativeOp
 
 OP_NAME = 'BinaryConvolveOp'
 STATE_VERSION = 1
+_TYPES = {'<u8': np.uint64, '<f4': np.float32}      # little-endian, as the state is kept
+_KEPT_OPS = 8
+_UNPADDED = ((0, 0), (0, 0))
 
 
 class BinaryConvolveOp(NativeOp):
@@ -29,12 +32,19 @@ class BinaryConvolveOp(NativeOp):
         name (str): of the Function.
 
     Raises:
-        ValueError: `state` describes no native convolution.
+        TypeError, ValueError: `state` describes no native convolution; or it does not fit the operand
+            or the axes; or it would need minutes or gigabytes.
     """
 
     block_op_name = OP_NAME
 
     def __init__(self, operand, state, axes, name=''):
+        try:
+            words = _check(state, axes)
+            if hasattr(operand, 'dtype'):       # where C++ calls, as in a clone, it may still be unknown
+                _check_operand(operand, words, state, axes)
+        except (TypeError, ValueError) as error:
+            raise type(error)("%s '%s': %s" % (OP_NAME, name, error)) from None
         super(BinaryConvolveOp, self).__init__(operand, name)
         self.state = dict(state)
         self.axes = list(axes)
@@ -64,13 +74,18 @@ class BinaryConvolveOp(NativeOp):
         """Called by CNTK when it loads a model.
 
         Raises:
-            ValueError: the state was written by another version of this package.
+            ValueError: the state was written by another version of this package, or is damaged.
         """
         if state['version'] != STATE_VERSION:
             raise ValueError("%s '%s': state is of version %s, this package reads version %d"
                              % (OP_NAME, name, state['version'], STATE_VERSION))
-        axes = [Axis.from_state(axis) for axis in json.loads(state['axes'])]
-        return BinaryConvolveOp(inputs[0], from_text(state['state']), axes, name)
+        try:
+            axes = [Axis.from_state(axis) for axis in json.loads(state['axes'])]
+            arrays = from_text(state['state'])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("%s '%s': its saved state is damaged (%s: %s); save the network again"
+                             % (OP_NAME, name, type(error).__name__, error)) from error
+        return BinaryConvolveOp(inputs[0], arrays, axes, name)
 
     def _run(self, values):
         """Convolves [..., channels, height, width]; the leading axes are batch and steps."""
@@ -84,23 +99,71 @@ def convolve(ops, state, axes, images):
     """Runs the native op with the padding that CNTK gives images of this size.
 
     Args:
-        ops (dict): the native op for each size of image met so far; one is added for a new size.
+        ops (dict): the native op for each padding met lately; one is added for a new padding.
         state (dict): of a `nc.native.BinaryConvolution`.
         axes (sequence of Axis): height and width.
         images (array): float32 [batch, channels, height, width].
 
     Returns:
         array: float32 [batch, filters, height', width'].
+
+    Raises:
+        ValueError: the images are smaller than a filter, or larger than is affordable.
     """
     sizes = images.shape[-2:]
     (top, bottom), (left, right) = (axis.padding(size) for axis, size in zip(axes, sizes))
-    if sizes not in ops:
-        padding = ((max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)))
-        ops[sizes] = native.BinaryConvolution.from_state(dict(state, padding=padding))
+    padding = ((max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)))
+    if padding not in ops:
+        if len(ops) >= _KEPT_OPS:
+            del ops[next(iter(ops))]
+        ops[padding] = native.BinaryConvolution.from_state(dict(state, padding=padding))
     # Negative padding: rows and columns that no filter reads.
     rows = slice(max(-top, 0), sizes[0] - max(-bottom, 0))
     columns = slice(max(-left, 0), sizes[1] - max(-right, 0))
-    return ops[sizes](images[:, :, rows, columns])
+    return ops[padding](images[:, :, rows, columns])
+
+
+def _check(state, axes):
+    """Returns the packed weights; raises TypeError or ValueError where state and axes make no convolution."""
+    if not isinstance(state, dict):
+        raise TypeError('state must be the dict that nc.native.BinaryConvolution.state() returns, got %s'
+                        % type(state).__name__)
+    words = native.BinaryConvolution.from_state(dict(state, padding=_UNPADDED)).words
+    axes = list(axes)
+    if len(axes) != 2 or not all(isinstance(axis, Axis) for axis in axes):
+        raise TypeError('axes must be two Axis, height and width, got %r' % (axes,))
+    for what, axis, side, stride, dilation in zip(('height', 'width'), axes, words.shape[1:3], state['strides'],
+                                                  state['dilation']):
+        expected, found = (side, stride, dilation), (axis.side, axis.stride, axis.dilation)
+        if found != expected:
+            raise ValueError('the axis of the %s must have the side, stride and dilation of the state, %s, got %s'
+                             % (what, expected, found))
+    _check_sizes(words, axes, [C.FreeDimension] * 2)
+    return words
+
+
+def _check_operand(operand, words, state, axes):
+    """Raises ValueError where an operand is none for these filters."""
+    channels = state['channels'] * state['groups']
+    if operand.dtype != np.float32 or len(operand.shape) != 3 or operand.shape[0] != channels:
+        raise ValueError('the operand must be float32 [%d, height, width], got %s of shape %s'
+                         % (channels, np.dtype(operand.dtype).name, operand.shape))
+    _check_sizes(words, axes, operand.shape[-2:])
+
+
+def _check_sizes(words, axes, sizes):
+    """Raises ValueError where images, of which a side may be free, do not suit the filters."""
+    known = [None if size == C.FreeDimension else size for size in sizes]
+    for what, axis, size in zip(('height', 'width'), axes, known):
+        if size is not None and axis.outputs(size) < 1:
+            raise ValueError('the %s must have room for a filter of %d pixels, got %d' % (what, axis.extent, size))
+    # Where it is free, the padding of the smallest image is that of any, but for a pixel.
+    padding = [axis.padding(axis.extent if size is None else size) for axis, size in zip(axes, known)]
+    native_limits.refuse_geometry(words.shape[0], words.shape[1:3], [axis.stride for axis in axes],
+                                  [[max(side, 0) for side in sides] for sides in padding],
+                                  [axis.dilation for axis in axes])
+    if None not in known:
+        native_limits.refuse_image([axis.outputs(size) for axis, size in zip(axes, known)], words.shape[1:3])
 
 
 def to_text(state):
@@ -118,8 +181,13 @@ def to_text(state):
 def from_text(text):
     """Inverse of `to_text`."""
     state = json.loads(text)
+    if not isinstance(state, dict):
+        raise ValueError('expected an object, got %s' % type(state).__name__)
     for name, value in state.items():
         if isinstance(value, dict):
-            array = np.frombuffer(base64.b64decode(value['base64']), np.dtype(value['dtype']))
-            state[name] = array.astype(array.dtype.newbyteorder('=')).reshape(value['shape'])
+            if value['dtype'] not in _TYPES:
+                raise ValueError("%s must be of type %s, got '%s'"
+                                 % (name, ' or '.join(sorted(_TYPES)), value['dtype']))
+            array = np.frombuffer(base64.b64decode(value['base64'], validate=True), np.dtype(value['dtype']))
+            state[name] = array.astype(_TYPES[value['dtype']]).reshape(value['shape'])
     return state

@@ -57,13 +57,18 @@ class BinaryDenseOp(NativeOp):
         """Called by CNTK when it loads a model.
 
         Raises:
-            ValueError: the state was written by another version of this package.
+            ValueError: the state was written by another version of this package, or is damaged.
         """
         if state['version'] != STATE_VERSION:
             raise ValueError("%s '%s': state is of version %s, this package reads version %d"
                              % (OP_NAME, name, state['version'], STATE_VERSION))
-        input_shape, output_shape = json.loads(state['shapes'])
-        return BinaryDenseOp(inputs[0], from_text(state['state']), input_shape, output_shape, name)
+        try:
+            input_shape, output_shape = ([int(side) for side in shape] for shape in json.loads(state['shapes']))
+            arrays = from_text(state['state'])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("%s '%s': its saved state is damaged (%s: %s); save the network again"
+                             % (OP_NAME, name, type(error).__name__, error)) from error
+        return BinaryDenseOp(inputs[0], arrays, input_shape, output_shape, name)
 
     def _check(self, operand):
         sizes = (int(np.prod(self.input_shape)), int(np.prod(self.output_shape)))
@@ -78,11 +83,11 @@ class BinaryDenseOp(NativeOp):
                              % (OP_NAME, self.name, self.input_shape, operand.shape))
 
     def _run(self, values):
-        values = np.asarray(values)
-        leading = values.shape[:values.ndim - len(self.input_shape)]
-        return multiply(self._product, values).reshape(leading + self.output_shape)
+        return multiply(self._product, np.asarray(values), self.input_shape, self.output_shape)
 
 
-def multiply(product, values):
-    """Returns float32 [rows, outputs] of a `nc.native.BinaryDense`, for values whose elements are rows of inputs."""
-    return product(np.ascontiguousarray(values, np.float32).reshape(-1, product.inputs))
+def multiply(product, values, input_shape, output_shape):
+    """Applies a `nc.native.BinaryDense` to float32 [..., inputs...]; returns float32 [..., outputs...]."""
+    leading = values.shape[:values.ndim - len(input_shape)]
+    rows = np.ascontiguousarray(values, np.float32).reshape(-1, product.inputs)
+    return product(rows).reshape(leading + output_shape)

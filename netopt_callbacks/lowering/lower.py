@@ -1,9 +1,13 @@
 """Lowering at the end of a run: native ops in the place of trained blocks, and the gate."""
+from numbers import Real
+
 import cntk as C
 import numpy as np
 
 from ..observers.base import Observer
-from .parity import compare
+from .gate import compare
+from .segment_pass import lower_segments
+from .replace import lower_binary_layers
 
 # Where the functional API gets no data: this many samples, these sequence lengths, this size of free axes.
 RANDOM_SAMPLES = 16
@@ -21,7 +25,8 @@ class LoweringError(RuntimeError):
     def __init__(self, parity):
         super(LoweringError, self).__init__(
             'the lowered network does not compute what was trained, so it is not handed over; the trained '
-            'one is in result.model.\n%s' % parity)
+            'one is in result.model.%s\n%s' % (
+                '' if parity.first_difference is None else ' It first differs in %s.' % parity.first_difference, parity))
         self.parity = parity
 
 
@@ -35,9 +40,9 @@ class Lower(Observer):
     units in the last place; see `nc.lowering.Parity`.
 
     Args:
-        tolerance (float): largest difference of an output, relative to the largest output, in samples
-            in which no bit ties; it admits float sums that CNTK rounds differently in the layers that are not lowered.
-            0 asks for equality.
+        tolerance (float): largest difference of an output, relative to its sample's scale, in samples in which
+            no bit ties; it admits float sums that CNTK rounds differently in the layers that are not
+            lowered. 0 asks for equality.
 
     Raises:
         TypeError, ValueError: `tolerance` is not a number of at least 0.
@@ -45,21 +50,22 @@ class Lower(Observer):
 
     def __init__(self, tolerance=1e-5):
         super(Lower, self).__init__()
-        if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
+        if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
             raise TypeError('Lower: tolerance must be a number, got %r; leave it out for the default'
                             % (tolerance,))
         if not tolerance >= 0:
             raise ValueError('Lower: tolerance must be at least 0, got %r; 0 asks for equality' % (tolerance,))
-        self.tolerance = tolerance
+        self.tolerance = float(tolerance)
 
-    def run(self, model, optimizations, minibatches=None):
-        """Lowers `model` by every optimization's `lower`, in their order, and compares.
+    def run(self, model, optimizations, minibatches=None, segments=True):
+        """Lowers the segments of `model`, the rest by every optimization's `lower`, in their order, and compares.
 
         Args:
             model (cntk.Function): the exported model.
             optimizations (sequence of nc.Optimization): those of the run.
             minibatches: dicts of the model's arguments to data, may be iterated again; empty or None
                 compares on seeded random input.
+            segments (bool): whether layers are lowered together where they can be; else each alone, as in netopt.
 
         Returns:
             (cntk.Function, Parity): the lowered network; `model` itself where there is nothing to lower.
@@ -67,12 +73,14 @@ class Lower(Observer):
         Raises:
             LoweringError: the two networks differ.
         """
-        lowered = model
+        lowering = lower_segments(model) if segments else None
+        lowered = lowering.model if segments else model
         for optimization in optimizations:
             lowered = optimization.lower(lowered)
+        lowered = lower_binary_layers(lowered)      # those that the model came with
         given = bool(minibatches)
         parity = compare(model, lowered, minibatches if given else [random_minibatch(model)],
-                         self.tolerance, 'held-out' if given else 'seeded random input')
+                         self.tolerance, 'held-out' if given else 'seeded random input', lowering)
         if not parity.passed:
             raise LoweringError(parity)
         return lowered, parity

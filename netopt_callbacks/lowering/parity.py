@@ -1,26 +1,4 @@
-"""The gate between a trained network and its lowered twin: do they compute the same?
-
-What is demanded, and what is admitted:
-
-* A lowered layer that reads the same input computes the same bits: the integers of
-  its convolution are ==, and so is everything computed from them, up to the layer's output. Nothing is admitted.
-* From one end of the network to the other, CNTK evaluates the float layers between twice, in two networks.
-  Where it rounds a sum differently, a value that ties with the threshold of a sign may fall on the
-  other side. Such a bit is admitted if the two values are within `TIE_ULPS` units in the last place of the
-  largest magnitude that the layer reads (a sum's rounding error goes with its largest
-  terms, not with its value). It then explains what follows from it in that sample.
-* Samples without such a bit agree within `tolerance` of the largest output, and predict the same.
-"""
-import cntk as C
-import numpy as np
-
-from .. import graph
-from ..graph import evaluate, flat, opened
-from ..optimizations import binary_block
-from .replace import OP_NAMES, native_integers
-from .undilated import undilated
-
-TIE_ULPS = 8
+"""What the gate found out about a lowered network: per layer, per segment and end to end; see `gate` for what is admitted."""
 
 
 class LayerParity(object):
@@ -67,31 +45,86 @@ class LayerParity(object):
         return "'%s': %s" % (self.name, said)
 
 
+class SegmentParity(object):
+    """How a segment compares with the trained one, given the same input.
+
+    Attributes:
+        name (str): of its block.
+        layers (list of LayerParity): the binary layers in it, inputs first; also among those of `Parity`.
+        values (int): outputs compared.
+        different_values (int): how many of them differ in any bit.
+    """
+
+    def __init__(self, name, layers):
+        self.name = name
+        self.layers = list(layers)
+        self.values = self.different_values = 0
+
+    @property
+    def passed(self):
+        return not self.different_values and all(layer.passed for layer in self.layers)
+
+    @property
+    def first_difference(self):
+        """Where it first differs, as words; None where it does not."""
+        if self.passed:
+            return None
+        layer = next((layer for layer in self.layers if not layer.passed), None)
+        return "segment '%s', %s" % (self.name, "behind its last layer '%s'" % self.layers[-1].name if layer is None
+                                     else "layer '%s'" % layer.name)
+
+    def to_dict(self):
+        """Returns the JSON-ready fields."""
+        return {'name': self.name, 'layers': [layer.name for layer in self.layers], 'values': self.values,
+                'different_values': self.different_values}
+
+    def __str__(self):
+        said = '%s outputs ==' % format(self.values, ',')
+        if self.different_values:
+            said = '%s of %s outputs differ given the same input, first in %s' % (
+                format(self.different_values, ','), format(self.values, ','), self.first_difference)
+        return "segment '%s' of %d layers: %s" % (self.name, len(self.layers), said)
+
+
 class Parity(object):
-    """How a lowered network compares with the trained one; see the module for what is admitted.
+    """How a lowered network compares with the trained one; see `gate` for what is admitted.
 
     Attributes:
         layers (list of LayerParity): the lowered layers; [] where there was nothing to lower.
+        segments (list of SegmentParity): those that are lowered together.
+        alone (list of (str, str)): of each layer that is in no segment its name and why.
         samples (int): samples compared end to end (of a sequence output, its steps).
         data (str): what they are: 'held-out' or 'seeded random input'.
-        largest_difference (float): between outputs, over all samples.
-        largest_output (float): largest magnitude of a trained output.
+        largest_difference (float): between finite outputs, over all samples.
+        largest_output (float): largest finite magnitude of a trained output.
         unexplained_difference (float): as `largest_difference`, over the samples in which no bit ties.
+        unexplained_error (float): as a share of the sample's scale, see `OutputParity`.
+        not_finite (int): trained outputs that are NaN or infinite.
+        different_not_finite (int): how many outputs are so in one network alone, or otherwise so, among
+            the samples in which no bit ties.
+        values (int): outputs compared.
         predictions (int): argmax compared; 0 where no output is a vector.
         different_predictions (int): how many differ, among the samples in which no bit ties.
-        tolerance (float): admitted `unexplained_difference`, relative to `largest_output`.
+        tolerance (float): admitted `unexplained_error`.
     """
 
-    FIELDS = ('samples', 'data', 'largest_difference', 'largest_output', 'unexplained_difference',
-              'predictions', 'different_predictions', 'tolerance')
+    FIELDS = ('samples', 'data', 'values', 'largest_difference', 'largest_output', 'unexplained_difference',
+              'unexplained_error', 'not_finite', 'different_not_finite', 'predictions',
+              'different_predictions', 'tolerance')
 
     def __init__(self, tolerance, data='held-out'):
         self.layers = []
+        self.segments = []
+        self.alone = []
         self.samples = 0
         self.data = data
+        self.values = 0
         self.largest_difference = 0.0
         self.largest_output = 0.0
         self.unexplained_difference = 0.0
+        self.unexplained_error = 0.0
+        self.not_finite = 0
+        self.different_not_finite = 0
         self.predictions = 0
         self.different_predictions = 0
         self.tolerance = tolerance
@@ -102,16 +135,25 @@ class Parity(object):
         return self.different_predictions == 0
 
     @property
+    def first_difference(self):
+        """The first segment or layer that differs given the same input, as words; None where none does."""
+        parts = [segment.first_difference for segment in self.segments]
+        parts += ["layer '%s'" % layer.name for layer in self.layers if not layer.passed]
+        return next((part for part in parts if part), None)
+
+    @property
     def passed(self):
-        """Whether the lowered network may be handed over."""
-        return (self.samples > 0 and self.same_predictions
-                and all(layer.passed for layer in self.layers)
-                and self.unexplained_difference <= self.tolerance * self.largest_output)
+        """Whether the lowered network may be handed over; not where no finite output was compared."""
+        return (self.samples > 0 and self.values > self.not_finite
+                and self.same_predictions and not self.different_not_finite
+                and all(part.passed for part in self.layers + self.segments)
+                and self.unexplained_error <= self.tolerance)
 
     def to_dict(self):
         """Returns the JSON-ready fields, `layers` as a list of dicts."""
         fields = {field: getattr(self, field) for field in self.FIELDS}
-        fields.update(layers=[layer.to_dict() for layer in self.layers], passed=self.passed)
+        fields.update(layers=[layer.to_dict() for layer in self.layers], passed=self.passed,
+                      segments=[segment.to_dict() for segment in self.segments], alone=[list(each) for each in self.alone])
         return fields
 
     def __str__(self):
@@ -120,149 +162,17 @@ class Parity(object):
         if self.predictions:
             lines[0] += ', predictions %s' % ('the same' if self.same_predictions else
                                               'differ in %d' % self.different_predictions)
+        if self.not_finite or self.different_not_finite:
+            lines.append('  %s of %s outputs are NaN or infinite: %s' % (
+                format(self.not_finite, ','), format(self.values, ','),
+                '%s differ' % format(self.different_not_finite, ',') if self.different_not_finite else
+                'the same' if self.values > self.not_finite else 'nothing could be compared'))
         if not self.layers:
             lines.append('  nothing to lower: the lowered network is the exported one')
-        lines += ['  %s' % layer for layer in self.layers]
+        lines += ['  %s' % part for part in self.segments + self.layers]
+        lines += ["  '%s' is lowered alone: %s" % each for each in self.alone]
         if not self.passed:
             lines.append('  REFUSED (tolerance %g)' % self.tolerance)
         return '\n'.join(lines)
 
 
-def compare(model, lowered, minibatches, tolerance, data='held-out'):
-    """Evaluates a trained and a lowered network on the same data.
-
-    Args:
-        model (cntk.Function): trained; its binary convolutions are blocks `BinaryConvolution`.
-        lowered (cntk.Function): the same outputs, from blocks `BinaryConvolveOp`.
-        minibatches: dicts of the model's arguments to data, at least one.
-        tolerance (float): see `Parity`.
-        data (str): what the minibatches are, for the report.
-
-    Returns:
-        Parity: not passed where no sample was compared.
-
-    Raises:
-        ValueError: the two networks do not have the same binary layers in the same order.
-    """
-    parity = Parity(tolerance, data)
-    trained = _Twin(undilated(model), binary_block.OP_NAMES)
-    twin = _Twin(lowered, OP_NAMES)
-    _check_pairs(trained.blocks, twin.blocks)
-    layers = [binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(model)]
-    probes = [_Probe(*each) for each in zip(layers, trained.blocks, twin.blocks)]
-    parity.layers = [probe.parity for probe in probes]
-    for minibatch in minibatches:
-        expected, actual = trained.evaluate(minibatch), twin.evaluate(minibatch)
-        count = len(flat(expected.outputs[0]))
-        explained = np.zeros(count, bool)
-        for probe, read, read_lowered in zip(probes, expected.inputs, actual.inputs):
-            probe.compare(read)
-            explained |= probe.trace(read, read_lowered, explained)
-        parity.samples += count
-        for ours, theirs in zip(actual.outputs, expected.outputs):
-            _compare_outputs(parity, flat(theirs), flat(ours), explained)
-    return parity
-
-
-class _Twin(object):
-    """One of the two networks, with everything that is compared on its own level."""
-
-    def __init__(self, model, op_names):
-        self._model = opened(model, lambda block: block.is_block and block.op_name in op_names)
-        self.blocks = [function for function in graph.primitives(self._model)
-                       if function.is_block and function.op_name in op_names]
-        self._inputs = [block.block_arguments_mapping[0][1] for block in self.blocks]
-        self.outputs = self.inputs = None
-
-    def evaluate(self, minibatch):
-        """Returns itself, with `outputs` and the layers' `inputs` as `graph.values.evaluate` gives them."""
-        outputs = list(self._model.outputs)
-        values = evaluate(outputs + self._inputs, minibatch)
-        self.outputs, self.inputs = values[:len(outputs)], values[len(outputs):]
-        return self
-
-
-class _Probe(object):
-    """One layer, trained and lowered, as networks of their own that read the same input."""
-
-    def __init__(self, layer, block, lowered_block):
-        self.parity = LayerParity(layer.name or '(unnamed)')
-        self._native_integers = native_integers(layer)
-        twin = binary_block.BinaryLayer(block)
-        source = C.input_variable(twin.input.shape, np.float32, dynamic_axes=twin.input.dynamic_axes)
-        content = C.combine([twin.content.outputs[0], twin.core.outputs[0], C.alias(twin.operand).output,
-                             C.alias(twin.signed).output])
-        self._trained = _on(content, source)
-        self._lowered = _on(graph.body(lowered_block), source)
-
-    def compare(self, values):
-        """Compares integers and outputs, both networks reading `values`."""
-        output, integers, operand, _ = _run(self._trained, values)
-        found = self._native_integers(operand)
-        lowered_output, = _run(self._lowered, values)
-        self.parity.integers += integers.size
-        self.parity.different_integers += int(np.sum(integers != found))
-        self.parity.different_outputs += int(np.sum(_bits(output) != _bits(lowered_output)))
-
-    def trace(self, values, lowered_values, explained):
-        """Returns, per sample, whether an input bit differs and ties.
-
-        Args:
-            values, lowered_values: what the layer reads in the two networks.
-            explained (array of bool): samples in which a bit upstream differs and ties.
-        """
-        none = np.zeros(len(explained), bool)
-        if np.array_equal(_bits(flat(values)), _bits(flat(lowered_values))):
-            return none
-        one, other = (_run(self._trained, read)[3] for read in (values, lowered_values))
-        values, lowered_values = flat(values), flat(lowered_values)
-        flips = (one > 0) != (other > 0)
-        largest = np.maximum(np.abs(values), np.abs(lowered_values)).reshape(len(values), -1).max(axis=1)
-        reach = (TIE_ULPS * np.spacing(largest)).reshape((-1,) + (1,) * (one.ndim - 1))
-        tied = flips & (np.abs(one - other) <= reach)
-        if len(values) != len(explained):
-            # Steps here, whole sequences at the output: which step belongs where is not kept.
-            explained, none = np.full(len(values), explained.any()), np.full(len(explained), tied.any())
-        follows = explained.reshape((-1,) + (1,) * (one.ndim - 1))
-        self.parity.ties += int(np.sum(tied & ~follows))
-        self.parity.strays += int(np.sum(flips & ~tied & ~follows))
-        return none if len(none) != len(tied) else tied.reshape(len(tied), -1).any(axis=1)
-
-
-def _on(function, source):
-    """Returns an unapplied Function of one placeholder, applied to `source`."""
-    return function.clone(C.CloneMethod.share, {function.placeholders[0]: source})
-
-
-def _run(network, values):
-    """Returns the outputs of a network of one argument as arrays [samples, ...]."""
-    return [flat(output) for output in
-            evaluate(list(network.outputs), {network.arguments[0]: values})]
-
-
-def _bits(values):
-    return np.ascontiguousarray(values, np.float32).view(np.uint32)
-
-
-def _compare_outputs(parity, expected, actual, explained):
-    """Adds one output of one minibatch to the Parity."""
-    rows = expected.reshape(len(expected), -1).astype(np.float64)
-    difference = np.abs(rows - actual.reshape(len(actual), -1)).max(axis=1)
-    difference[np.isnan(difference)] = np.inf
-    clear = ~explained if len(explained) == len(rows) else np.full(len(rows), not explained.any())
-    parity.largest_difference = max(parity.largest_difference, float(difference.max()))
-    parity.largest_output = max(parity.largest_output, float(np.abs(rows).max()))
-    if clear.any():
-        parity.unexplained_difference = max(parity.unexplained_difference,
-                                            float(difference[clear].max()))
-    if expected.ndim == 2 and expected.shape[1] > 1:
-        parity.predictions += len(rows)
-        same = expected.argmax(axis=1) == actual.argmax(axis=1)
-        parity.different_predictions += int(np.sum(~same & clear))
-
-
-def _check_pairs(blocks, lowered_blocks):
-    names = [[block.name for block in each] for each in (blocks, lowered_blocks)]
-    if names[0] != names[1]:
-        raise ValueError('the lowered network should hold the native ops %s, one for each block '
-                         'BinaryConvolution of the trained one, but holds %s' % tuple(names))

@@ -58,8 +58,9 @@ def native_integers(layer):
     """Returns a function of what the native op reads, [samples, ...shape], that gives the integers of a `BinaryLayer`."""
     state = dict(native_state(layer), scale=None, bias=None)
     if layer.kind is DENSE:
-        product, shape = native.BinaryDense.from_state(state), layer.core.shape
-        return lambda values: binary_dense.multiply(product, values).reshape((len(values),) + shape)
+        product = native.BinaryDense.from_state(state)
+        shapes = DENSE.input_shape(layer.core), DENSE.output_shape(layer.core)
+        return lambda values: binary_dense.multiply(product, values, *shapes)
     ops, axes = {}, axes_of(layer.core)
     return lambda values: convolve(ops, state, axes, values)
 

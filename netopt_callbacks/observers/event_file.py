@@ -1,13 +1,16 @@
 """One TensorBoard event file, written as it is told."""
 import collections
+import math
 import os
-import struct
+import socket
 import tempfile
 import time
 
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from .event_records import RecordFile, events
+from .output import warn
 
 
 class EventFile(object):
@@ -16,6 +19,9 @@ class EventFile(object):
     It is tensorboardX's file format without its `SummaryWriter`, whose background thread
     loses what is in its queue when the process is killed, and which waits for ever on a full
     queue once that thread has died of a full disk.
+
+    Where something cannot be written once the file is open, as on a disk that has run full, it warns
+    once and leaves that out; the file stays whole, and what can be written again is.
 
     Args:
         folder (str): where the file goes; it exists.
@@ -28,20 +34,22 @@ class EventFile(object):
             what was told again.
 
     Raises:
-        RuntimeError: the folder cannot be written to; raised by the call that finds out,
-            here or later. After it the file is closed, and calls do nothing.
+        RuntimeError: the file cannot be made.
     """
 
     def __init__(self, folder, first_step=0):
         self._folder = folder
-        self._file = None
-        earlier = event_files(folder)
-        self.shown = _shown(folder, earlier, first_step)
-        # Readers take the files of a folder in the order of their names, which begin with
-        # the second they were opened in: the number keeps two of the same second apart.
-        self._guarded(self._open, '.%06d' % len(earlier))
-        if earlier:
-            self._write(Event(session_log=SessionLog(status=SessionLog.START)), first_step)
+        self._has_warned = False
+        try:
+            earlier = event_files(folder)
+            self.shown, latest = _shown(folder, earlier, first_step)
+            self._clock = Clock(latest)
+            self._file = _new_file(folder, earlier)
+            self._append(Event(file_version='brain.Event:2'))
+            if earlier:
+                self._append(Event(session_log=SessionLog(status=SessionLog.START)), first_step)
+        except OSError as error:
+            raise RuntimeError(unwritable(folder, error)) from error
 
     def scalar(self, tag, value, step):
         """Writes one point of a curve; what TensorBoard allows in no tag becomes '_'."""
@@ -53,82 +61,123 @@ class EventFile(object):
 
     def close(self):
         """Closes the file."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            self._guarded(file.close)
-
-    def _open(self, suffix):
-        self._file = EventsWriter(os.path.join(self._folder, 'events'), suffix)
-        self._file.flush()
+        self._guarded(self._file.close)
 
     def _summary(self, written, step):
         place = written.value[0].tag, step
         if self.shown[place]:
             self.shown[place] -= 1
         else:
-            self._write(Event(summary=written), step)
+            self._guarded(self._append, Event(summary=written), step)
 
-    def _write(self, event, step):
-        if self._file is None:
-            return
+    def _append(self, event, step=0):
         event.step = step
-        event.wall_time = time.time()
-        self._guarded(self._write_through, event)
-
-    def _write_through(self, event):
-        self._file.write_event(event)
-        self._file.flush()
+        event.wall_time = self._clock.now()
+        self._file.append(event)
 
     def _guarded(self, call, *arguments):
         try:
             call(*arguments)
         except OSError as error:
-            self._file = None
-            raise RuntimeError(unwritable(self._folder, error)) from error
+            if not self._has_warned:
+                self._has_warned = True
+                warn('%s. Training goes on; points that cannot be written are missing'
+                     % unwritable(self._folder, error))
+
+
+class Nowhere(object):
+    """In the place of an `EventFile` that could not be made once training had begun."""
+
+    shown = collections.Counter()
+
+    def scalar(self, tag, value, step):
+        """Writes nothing."""
+
+    def text(self, tag, markdown, step):
+        """Writes nothing."""
+
+    def close(self):
+        """Closes nothing."""
+
+
+class Clock(object):
+    """Seconds since 1970 that never go backward, whatever is done to the machine's clock.
+
+    TensorBoard draws curves over time too, and one that runs backward is no curve.
+
+    Args:
+        latest (float): a time that has been told already; it goes on from there.
+    """
+
+    def __init__(self, latest=0.0):
+        self._latest = latest
+        self._ahead = 0.0
+
+    def now(self):
+        """Returns the time: the machine's, or as much ahead of it as it has been set back."""
+        self._ahead = max(self._ahead, self._latest - time.time())
+        self._latest = max(self._latest, time.time() + self._ahead)
+        return self._latest
+
+
+def shown_tag(tag):
+    """Returns a tag as TensorBoard shows it: with '_' for each character that it allows in none."""
+    return summary.scalar(tag, 0.0).value[0].tag
 
 
 def event_files(folder):
-    """Returns the names of the event files in a folder, oldest first."""
+    """Returns the names of the event files in a folder, in the order they are read: oldest first."""
     return sorted(name for name in os.listdir(folder) if 'tfevents' in name)
 
 
+def file_name(earlier):
+    """Returns a name that readers take after all `earlier` ones.
+
+    They take the files of a folder in the order of their names, which hold the second they were opened
+    in. That need not be later than the last one's: of two within a second, or after the
+    clock was set back, the second one is told a second later than the first.
+    """
+    prefix = 'events.out.tfevents.'
+    ours = [name for name in earlier if name.startswith(prefix)]
+    seconds = [name[len(prefix):].partition('.')[0] for name in ours]
+    second = max([int(time.time())] + [int(digits) + 1 for digits in seconds
+                                       if digits.isdigit() and len(digits) == 10])
+    name = '%s%010d.%s.%06d' % (prefix, second, socket.gethostname(), len(earlier))
+    return name if not ours or name > ours[-1] else ours[-1] + '.1'
+
+
+def _new_file(folder, earlier):
+    while True:
+        try:
+            return RecordFile(os.path.join(folder, file_name(earlier)))
+        except FileExistsError:     # of another process, made in the meantime
+            earlier = event_files(folder)
+
+
 def _shown(folder, names, first_step):
-    """Returns a Counter of the (tag, step) before `first_step` that event files show."""
-    shown = collections.Counter()
+    """Returns a Counter of the (tag, step) before `first_step` that event files show, and the latest time."""
+    shown, latest = collections.Counter(), 0.0
     for name in names:
-        for event in _events(os.path.join(folder, name)):
+        for event in events(os.path.join(folder, name)):
+            if math.isfinite(event.wall_time):
+                latest = max(latest, event.wall_time)
             if event.session_log.status == SessionLog.START:
                 shown = _before(shown, event.step)
             shown.update((value.tag, event.step) for value in event.summary.value)
-    return _before(shown, first_step)
+    return _before(shown, first_step), latest
 
 
 def _before(shown, step):
     return collections.Counter({place: count for place, count in shown.items() if place[1] < step})
 
 
-def _events(path):
-    """Yields the events of a file, up to one that a kill has cut.
-
-    A record is its length (8 bytes), a checksum (4), the event, and a checksum (4).
-    """
-    with open(path, 'rb') as stream:
-        while True:
-            header = stream.read(12)
-            length = struct.unpack('<Q', header[:8])[0] if len(header) == 12 else 0
-            record = stream.read(length + 4)
-            if len(header) < 12 or len(record) < length + 4:
-                return
-            yield Event.FromString(record[:length])
-
-
 def writable_folder(folder):
-    """Makes a folder where it is missing; returns its path.
+    """Makes a folder where it is missing; returns its path, with `~` as the user's home.
 
     Raises:
         RuntimeError: it cannot be made, or no file can be written in it.
     """
-    folder = os.fspath(folder)
+    folder = os.path.expanduser(os.fspath(folder))
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,33 +1,40 @@
 """A bar of the run, and a line for each epoch and each optimization."""
+import io
 import sys
 
 from tqdm import tqdm
 
 from .average import Average
 from .base import Observer
+from .output import TextOutput
 
 
 class ProgressBar(Observer):
     """Shows a run as one tqdm bar, in samples; where the output is no terminal, as lines.
 
     A line stands for every epoch up to the 99th, every 10th up to the 999th and so on, for every
-    optimization, cross-validation and test.
+    optimization, cross-validation and test. Where the output goes away (a closed terminal, a full
+    disk) it warns once, and training goes on.
 
     Args:
         file: where to write, a text file; None is `sys.stderr` as it is when training starts.
+
+    Raises:
+        TypeError: `file` is no open text file.
     """
 
     def __init__(self, file=None):
         super(ProgressBar, self).__init__()
-        if file is not None and not hasattr(file, 'write'):
+        if file is not None and (not hasattr(file, 'write')
+                                 or isinstance(file, (io.RawIOBase, io.BufferedIOBase))):
             raise TypeError('ProgressBar: file must be an open text file or None, got %r' % (file,))
         self._given = file
         self._file = self._bar = None
         self._plain = True
         self._metric_name = 'metric'
-        self._held_out = None
         self._epoch = 0
         self._average = Average()
+        self._loss = self._metric = self._held_out = None
 
     def close(self):
         """Ends the bar.
@@ -35,7 +42,8 @@ class ProgressBar(Observer):
         Only a plain `cntk.Trainer` leaves this to you: a session calls it when it ends.
         """
         if self._bar is not None:
-            self._bar.close()
+            self._bar.set_postfix_str(self._numbers(), refresh=False)
+            self._file.attempt(self._bar.close)
         self._file = self._bar = None
 
     # The events.
@@ -44,17 +52,19 @@ class ProgressBar(Observer):
         self.close()
         self._plain = False
         self._metric_name = run.metric_name
-        self._held_out = None
+        self._loss = self._metric = self._held_out = None
         self._epoch = run.samples // run.epoch_size if run.epoch_size else 0
         self._average = Average(run.samples)
         self._open(run.samples, run.max_samples)
 
     def on_minibatch(self, samples, loss, metric):
         self._average.add(samples, loss, metric)
+        self._loss, self._metric = self._average.loss, self._average.metric
         self._open()
         if self._bar is not None:
+            self._name_epoch()
             self._bar.set_postfix_str(self._numbers(), refresh=False)
-            self._bar.update(samples - self._bar.n)
+            self._file.attempt(self._bar.update, samples - self._bar.n)
 
     def on_evaluation(self, evaluation):
         if evaluation.kind in ('cross_validation', 'test'):
@@ -62,6 +72,8 @@ class ProgressBar(Observer):
                                         evaluation.metric))
         else:
             self._held_out = evaluation.metric
+        if evaluation.kind == 'before':
+            self._clear()
 
     def on_epoch(self, epoch, samples):
         self._epoch = epoch
@@ -72,6 +84,7 @@ class ProgressBar(Observer):
     def on_optimization(self, record):
         self._held_out = record.metric_after
         self._line(_sentence(record, self._metric_name))
+        self._clear()
 
     def on_training_summary(self, samples, loss, metric):
         if self._plain:     # a plain trainer's epochs are what it summarizes
@@ -86,29 +99,35 @@ class ProgressBar(Observer):
     def _open(self, samples=0, total=None):
         if self._file is not None:
             return
-        self._file = self._given or sys.stderr
-        if getattr(self._file, 'isatty', bool)():
-            self._bar = tqdm(total=total, initial=samples, file=self._file, unit='sample',
-                             unit_scale=True, dynamic_ncols=True)
-            self._name_epoch()
+        self._file = TextOutput(sys.stderr if self._given is None else self._given, 'ProgressBar')
+        if self._file.isatty():
+            self._file.attempt(self._show, samples, total)
+
+    def _show(self, samples, total):
+        self._bar = tqdm(total=total, initial=samples, file=self._file, unit='sample',
+                         unit_scale=True, dynamic_ncols=True)
+        self._name_epoch()
 
     def _line(self, text):
         self._open()
         if self._bar is not None:
-            self._name_epoch()
-            tqdm.write(text, file=self._file)
+            self._file.attempt(tqdm.write, text, self._file)
         else:
             self._file.write(text + '\n')
             self._file.flush()
+
+    def _clear(self):
+        """Takes the bar away until the next minibatch: CNTK prints lines of its own at a swap."""
+        if self._bar is not None:
+            self._file.attempt(self._bar.clear)
 
     def _name_epoch(self):
         if not self._plain:
             self._bar.set_description_str('epoch %d' % (self._epoch + 1), refresh=False)
 
     def _numbers(self):
-        """Returns the averages of the epoch so far, and the latest held-out metric."""
-        numbers = [('loss', self._average.loss), (self._metric_name, self._average.metric),
-                   ('held out', self._held_out)]
+        """Returns the averages of the epoch trained last, so far, and the latest held-out metric."""
+        numbers = [('loss', self._loss), (self._metric_name, self._metric), ('held out', self._held_out)]
         return ', '.join('%s %.4f' % pair for pair in numbers if pair[1] is not None)
 
 

@@ -4,11 +4,13 @@
 """
 import os
 import weakref
+from numbers import Integral
 
 from ..table import Table
 from .average import Average
 from .base import Observer
-from .event_file import EventFile, writable_folder
+from .event_file import EventFile, Nowhere, shown_tag, writable_folder
+from .output import warn
 
 _HELD_OUT = ('start', 'epoch', 'before', 'after', 'end')
 _OPEN = weakref.WeakValueDictionary()      # real path of a folder -> the observer that writes there
@@ -17,18 +19,20 @@ _OPEN = weakref.WeakValueDictionary()      # real path of a folder -> the observ
 class TensorBoard(Observer):
     """Writes a run for TensorBoard; every step is in samples trained.
 
-    Look at it with `tensorboard --logdir FOLDER`.
+    Look at it with `tensorboard --logdir FOLDER`. Where something cannot be written once training
+    has begun (a full disk) it warns once, and training goes on.
 
     Args:
-        logdir (str): a folder for this run alone; made where it is missing. A resumed run
-            goes on in its folder; a run from the start hides what an earlier one wrote there.
+        logdir (str): a folder for this run alone; made where it is missing, `~` is the user's
+            home. A resumed run goes on in its folder; a run from the start hides what an
+            earlier one wrote there.
         every (int): minibatches per point of `train/loss` and `train/metric`, which are
             averages over all samples of these minibatches.
 
     Raises:
         TypeError, ValueError: an argument is not one of these.
-        RuntimeError: the folder cannot be written to, or, when training starts, another
-            observer of this process writes there.
+        RuntimeError: the folder cannot be written to, now or when training starts, or then
+            another observer of this process writes there.
     """
 
     def __init__(self, logdir, every=10):
@@ -38,17 +42,18 @@ class TensorBoard(Observer):
         if not str(logdir) or '://' in str(logdir):
             raise ValueError('TensorBoard: logdir must be a folder of this machine, got %r'
                              % (logdir,))
-        if isinstance(every, bool) or not isinstance(every, int):
+        if isinstance(every, bool) or not isinstance(every, Integral):
             raise TypeError('TensorBoard: every must be a number of minibatches, got %r' % (every,))
         if every < 1:
             raise ValueError('TensorBoard: every must be 1 minibatch or more, got %d' % every)
         self.logdir = writable_folder(logdir)
-        self.every = every
+        self.every = int(every)
         self._file = None
         self._window = Average()
         self._last_step = None              # of recovery/metric
         self._parameters = self._macs = None
         self._optimized_at = None
+        self._tags = {}                     # name of a layer -> its tag
 
     def close(self):
         """Closes the file and frees the folder.
@@ -60,7 +65,7 @@ class TensorBoard(Observer):
             if self._optimized_at is not None and self._optimized_at < self._window.samples:
                 self._totals(self._window.samples)
             file, self._file = self._file, None
-            _OPEN.pop(os.path.realpath(self.logdir), None)
+            self._free()
             file.close()
 
     # The events.
@@ -69,6 +74,7 @@ class TensorBoard(Observer):
         self._window = Average(run.samples)
         self._last_step = None
         self._optimized_at = None
+        self._tags = {}
         # What the checkpoint had seen stays, its last point included; what was trained after
         # it is trained again.
         self._open(run.samples + 1 if run.samples else 0)
@@ -96,7 +102,8 @@ class TensorBoard(Observer):
     def on_optimization(self, record):
         self._end_window()
         self._optimized_at = step = record.samples
-        for tag, note in zip(_tags(record.layers), record.layers):
+        tags = self._tags_of(record.layers)
+        for tag, note in zip(tags, record.layers):
             for field in ('rank', 'energy', 'error'):
                 self._scalar('netopt/%s/%s' % (tag, field), getattr(note, field), step)
         if step > 0:
@@ -105,7 +112,7 @@ class TensorBoard(Observer):
         after = record.network_after
         self._parameters, self._macs = (None, None) if after is None else (after.parameters, after.macs)
         self._totals(step)
-        self._opened().text('netopt/%s' % record.optimization, _as_markdown(record), step)
+        self._opened().text('netopt/%s' % record.optimization, _as_markdown(record, tags), step)
 
     def on_end(self, result):
         self.close()
@@ -119,12 +126,26 @@ class TensorBoard(Observer):
                 'TensorBoard: another observer of this process writes to %s; give each a folder '
                 'of its own, or close() the first when its training is over' % self.logdir)
         if self._file is None:
-            self._file = EventFile(writable_folder(self.logdir), first_step)
+            try:
+                self._file = EventFile(writable_folder(self.logdir), first_step)
+            except RuntimeError:
+                self._free()
+                raise
+
+    def _free(self):
+        _OPEN.pop(os.path.realpath(self.logdir), None)
 
     def _opened(self):
         """Returns the open file; a plain trainer, which tells no start, opens it here."""
         if self._file is None:
-            self._open(0)
+            try:
+                self._open(0)
+            except RuntimeError as error:
+                if isinstance(error.__cause__, OSError):
+                    warn('%s. Training goes on, and is not written' % error)
+                    self._file = Nowhere()
+                else:
+                    raise
         return self._file
 
     def _scalar(self, tag, value, step):
@@ -153,25 +174,35 @@ class TensorBoard(Observer):
         self._scalar('recovery/drop', evaluation.drop, step)
         self._scalar('recovery/recovered', evaluation.recovered, step)
 
+    def _tags_of(self, layers):
+        """Returns a tag for each layer; no two layers of the run have the same one.
+
+        TensorBoard allows fewer letters in a tag than CNTK in a name: 'a b' and 'a:b' are both a_b there.
+        """
+        tags = []
+        for number, layer in enumerate(layers, 1):
+            name = layer.name or 'layer%d' % number
+            if self._tags.get(name) in tags or name not in self._tags:
+                taken = set(self._tags.values()) | set(tags)
+                tag = shown_tag(name)
+                while tag in taken:
+                    tag = '%s_%d' % (shown_tag(name), number) if tag == shown_tag(name) else tag + '_'
+                self._tags.setdefault(name, tag)
+            else:
+                tag = self._tags[name]
+            tags.append(tag)
+        return tags
+
     def _totals(self, step):
         self._scalar('netopt/parameters', self._parameters, step)
         self._scalar('netopt/macs', self._macs, step)
 
 
-def _tags(layers):
-    """Returns a tag for each layer, none of them twice."""
-    tags = []
-    for number, layer in enumerate(layers, 1):
-        tag = layer.name or 'layer%d' % number
-        tags.append(tag if tag not in tags else '%s_%d' % (tag, number))
-    return tags
-
-
-def _as_markdown(record):
+def _as_markdown(record, tags):
     """Returns a record as the text TensorBoard shows."""
     table = Table('layer', 'shape', 'rank', 'energy', 'error', 'parameters', 'multiply-adds',
                   'bits per weight', 'left as it was')
-    for tag, note in zip(_tags(record.layers), record.layers):
+    for tag, note in zip(tags, record.layers):
         table.row(tag, 'x'.join(str(side) for side in note.shape), note.rank, note.energy,
                   note.error, (note.parameters_before, note.parameters_after),
                   (note.macs_before, note.macs_after),
@@ -180,6 +211,6 @@ def _as_markdown(record):
     if record.drop is not None:
         said.append('held-out metric %.6g before, %.6g right after: drop %.6g'
                     % (record.metric_before, record.metric_after, record.drop))
-    said += ['%s: %s' % (tag, note.message) for tag, note in zip(_tags(record.layers), record.layers)
+    said += ['%s: %s' % (tag, note.message) for tag, note in zip(tags, record.layers)
              if note.message]
     return '\n\n'.join(said + list(record.notes) + [table.markdown()])

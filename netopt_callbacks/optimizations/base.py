@@ -10,6 +10,7 @@ from numbers import Real
 import cntk as C
 
 from ..graph import blocks as known_blocks
+from ..integers import plain
 
 
 class LayerNote(object):
@@ -20,8 +21,9 @@ class LayerNote(object):
         shape (tuple of int): shape of its weights as CNTK stores them.
         skipped (str): why the layer was left as it was; None where it was changed.
         rank (int): inner size of a factorization.
-        energy (float): fraction of the squared singular values kept, in [0, 1].
-        error (float): relative Frobenius error of the new weights.
+        energy (float): fraction of the squared singular values kept, in [0, 1]; 1 where all are 0
+            and none is lost.
+        error (float): relative Frobenius error of the new weights; 0 where both are 0.
         parameters_before, parameters_after (int): number of stored weights;
             1-bit weights count as one each, `bits_after` tells their size.
         macs_before, macs_after (int): multiply-adds per sample of one application of the layer (of a
@@ -280,7 +282,7 @@ class Optimization(object):
 
 def _checked_epoch(owner, epoch):
     """Returns `epoch` as given once it is known to be a legal point in time."""
-    count = epoch
+    epoch = count = plain(epoch)
     if isinstance(epoch, tuple):
         if len(epoch) != 2 or getattr(epoch[1], 'name', None) != 'sweep':
             raise ValueError('%s: epoch as a tuple must be (number, cntk.train.DataUnit.sweep), got %r; '

@@ -18,23 +18,25 @@ class Sample(object):
 
     Args:
         layer (nc.graph.Layer): the layer.
-        values (array): [samples, ...shape of what it reads], at least one sample.
+        parts (list of array): [samples, ...shape of what it reads] each, at least one sample; of several shapes
+            where axes are free.
     """
 
-    def __init__(self, layer, values):
+    def __init__(self, layer, parts):
         self._kind = kind_of_layer(layer)
         self._core = layer.core
-        self.values = values
+        self._parts = _joined(parts)
 
     def threshold(self):
         """Returns the shift of each channel, float32, in the shape that `Kind.channel_shape` says."""
-        by_channel = self._kind.by_channel(self._core, self.values)
+        by_channel = _flat([self._kind.by_channel(self._core, part) for part in self._parts])
         return binary.threshold(by_channel).reshape(self._kind.channel_shape(self._core))
 
     def histogram(self, shift):
         """Returns the magnitudes of the values less `shift`, which may be None."""
         histogram = binary.MagnitudeHistogram()
-        histogram.update(self.values if shift is None else self.values - shift)
+        for values in self._parts:
+            histogram.update(values if shift is None else values - shift)
         return histogram
 
     def fitted(self, core, binary_core):
@@ -43,10 +45,29 @@ class Sample(object):
         Args:
             core, binary_core (cntk.Function): unapplied, with one placeholder, of the same output shape.
         """
-        source = C.input_variable(self.values.shape[1:])
-        wanted, values = (function.clone(C.CloneMethod.share, {function.placeholders[0]: source}).eval(
-            {source: self.values}) for function in (core, binary_core))
-        return binary.fitted_line(*(self._kind.by_output(self._core, each) for each in (values, wanted)))
+        wanted, values = [], []
+        for part in self._parts:
+            source = C.input_variable(part.shape[1:])
+            for function, outputs in (core, wanted), (binary_core, values):
+                outputs.append(function.clone(C.CloneMethod.share, {function.placeholders[0]: source}).eval(
+                    {source: part}))
+        return binary.fitted_line(*(_flat([self._kind.by_output(self._core, part) for part in parts])
+                                    for parts in (values, wanted)))
+
+
+def _joined(parts):
+    """Returns the arrays with those of one shape (but for the number of samples) put together, in order."""
+    by_shape = {}
+    for part in parts:
+        by_shape.setdefault(part.shape[1:], []).append(part)
+    return [np.concatenate(alike) for alike in by_shape.values()]
+
+
+def _flat(parts):
+    """Returns arrays [samples, channels, ...] as one, each of whose samples is a place where shapes differ."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([np.moveaxis(part, 1, -1).reshape(-1, part.shape[1]) for part in parts])
 
 
 def samples(model, choice, minibatches):
@@ -72,7 +93,7 @@ def samples(model, choice, minibatches):
         for layer, read in zip(wanting, evaluate([layer.input for layer in wanting], minibatch)):
             values = _core_data(layer, read)
             parts[layer.W.uid].append(values[:max(1, VALUES // max(values[:1].size, 1))])
-    return {layer.W.uid: Sample(layer, np.concatenate(parts[layer.W.uid])) for layer in layers
+    return {layer.W.uid: Sample(layer, parts[layer.W.uid]) for layer in layers
             if parts[layer.W.uid] and len(parts[layer.W.uid][0])}
 
 

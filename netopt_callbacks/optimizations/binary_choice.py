@@ -13,6 +13,10 @@ _END = '%s %s of the network: left out unless a filter_function takes it'
 class Choice(object):
     """The layers of one kind of a model, sorted into those to binarize and those to leave.
 
+    A layer that the user gave no name has one here, and so in records, reports and the filters of later
+    optimizations: its kind and its place among those of the network, as 'Convolution_2'. Its binary block
+    bears that name, so that it stays when others change, and in a saved model.
+
     Attributes:
         model (cntk.Function): the one it was made of.
         kind (Kind): of the layers.
@@ -41,11 +45,13 @@ class Choice(object):
         self.model = model
         self.kind = kind
         everything = list(graph.walk(model))
-        staged = staged_layers(everything, kind)
+        staged = _staged_of(model, everything, kind)
         self.staged = set(staged)
         self.layers = _in_order(everything, graph.layers(model, op_name=kind.layer_op_name) + staged)
+        keys = _keys(kind, everything, self.layers)
+        _name(kind, everything, self.layers, keys)
         if filter_function is None:
-            self.skipped = _ends(model, kind, everything, self.layers)
+            self.skipped = _ends(graph.trained_part(model), kind, everything, self.layers, keys)
         else:
             self.skipped = _filtered(self.layers, filter_function)
         self.taken = [layer for layer in self.layers if layer not in self.skipped]
@@ -77,20 +83,48 @@ def _in_order(everything, layers):
 
 def _filtered(layers, filter_function):
     """Returns {layer: reason} for the layers that the filter leaves."""
-    takes = {layer: bool(filter_function(layer)) for layer in layers}
+    takes = {layer: bool(filter_function(layer)) for layer in layers if not layer.follows}
     by_weights = {}
-    for layer in layers:
+    for layer in takes:
         other = by_weights.setdefault(layer.W.uid, layer)
         if takes[layer] != takes[other]:
             raise ValueError('%s and %s are applications of the same weights, which must be binary in both or '
                              'in neither, and filter_function takes only one of them; let it go by the '
                              'name or by W' % (other.label, layer.label))
-    return {layer: 'filter_function leaves it out' for layer in layers if not takes[layer]}
+    taken = {layer.W.uid for layer, takes_it in takes.items() if takes_it}
+    return {layer: 'filter_function leaves it out' for layer in layers if layer.W.uid not in taken}
 
 
-def _ends(model, kind, everything, layers):
+def _staged_of(model, everything, kind):
+    """Returns the staged layers of the part that is trained, and those elsewhere that share their weights."""
+    staged = staged_layers(everything, kind)
+    part = graph.trained_part(model)
+    if part is model:
+        return staged
+    trained = {function.uid for function in graph.walk(part)}
+    weights = {layer.W.uid for layer in staged if layer.root.uid in trained}
+    for layer in staged:
+        layer.follows = layer.root.uid not in trained
+    return [layer for layer in staged if layer.W.uid in weights]
+
+
+def _name(kind, everything, layers, keys):
+    """Gives the layers without a name one of their own; binary and factored ones are counted with the others."""
+    places = {}
+    for function in everything:
+        if function.uid in keys:
+            places.setdefault(keys[function.uid], len(places) + 1)
+    taken = {function.name for function in everything}
+    for layer in layers:
+        if not layer.name:
+            name = '%s_%d' % (kind.layer_op_name, places[layer.W.uid])
+            while name in taken:
+                name += '_'
+            layer.name = name
+
+
+def _ends(model, kind, everything, layers, keys):
     """Returns {layer: reason} for the first and the last layers of the network, binary and factored ones counted."""
-    keys = _keys(kind, everything, layers)
     if not keys:
         return {}
     reasons = {key: _END % ('last', kind.noun) for key in _last(model, kind, keys)}

@@ -1,8 +1,11 @@
 """A binary convolution to build a network with from the start."""
+from numbers import Integral
+
 import cntk as C
 import numpy as np
 
 from .. import graph
+from ..integers import plain
 from .binary_block import Recipe, build
 
 
@@ -27,8 +30,8 @@ def binary_convolution(filter_shape, num_filters=1, channels=1, init=C.glorot_un
     Raises:
         ValueError: `filter_shape` or `strides` is not for 2 axes.
     """
-    strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
-    filter_shape = tuple(filter_shape)
+    strides = plain((strides, strides) if isinstance(strides, Integral) else tuple(strides))
+    filter_shape, num_filters, channels = plain((tuple(filter_shape), num_filters, channels))
     if len(filter_shape) != 2 or len(strides) != 2:
         raise ValueError("binary_convolution '%s': filter_shape and strides must be for height and width, got %r "
                          'and %r; give for example filter_shape=(3, 3), strides=(1, 1)'

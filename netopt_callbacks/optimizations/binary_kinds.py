@@ -163,8 +163,8 @@ class _Convolution(Kind):
                 % (layer.label, data.shape, list(attributes['autoPadding'])))
         if is_computed_wrongly(layer.core):
             raise NotImplementedError(
-                '%s: with groups its padding must be the same on both sides, got %d groups and more on one side, '
-                'which CNTK computes wrongly on a CPU (its fallback engine ignores groups); take filters of odd sides'
+                '%s: with groups no axis may be padded more after than before, and with %d groups one is, which CNTK '
+                'computes wrongly on a CPU (its fallback engine ignores groups); take filters of odd sides'
                 % (layer.label, attributes['groups']))
 
 

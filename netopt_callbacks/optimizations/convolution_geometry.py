@@ -51,10 +51,21 @@ class Axis(object):
             lower = (self.extent - 1) // 2 - spare // 2
         return lower, (outputs - 1) * self.stride + self.extent - size - lower
 
-    def is_asymmetric(self, size):
-        """Whether an input of `size` pixels is padded differently at its two ends."""
-        lower, upper = self.padding(size) if self.automatic else (self.lower, self.upper)
-        return lower != upper
+    def is_left_to_fallback(self, size):
+        """Whether CNTK's CPU cannot pad an input of `size` pixels for its fast engine, which pads both ends alike.
+
+        With automatic padding one pixel less after than before is no obstacle: it pads one more there, which no
+        filter reads (`ConvolveGeometry::GetUpperPad`). That is how an odd filter comes out uneven; an even
+        one comes out the other way round.
+        """
+        if not self.automatic:
+            return self.lower != self.upper
+        lower, upper = self.padding(size)
+        return lower < upper
+
+    def may_be_left_to_fallback(self):
+        """Whether there is a size of which `is_left_to_fallback` holds; the sizes repeat after one stride."""
+        return any(self.is_left_to_fallback(self.extent + self.stride + size) for size in range(self.stride))
 
     def state(self):
         """Returns the arguments as a list of int."""
@@ -62,8 +73,16 @@ class Axis(object):
 
     @classmethod
     def from_state(cls, state):
-        """Inverse of `state`."""
-        side, stride, dilation, automatic, lower, upper = (int(number) for number in state)
+        """Inverse of `state`.
+
+        Raises:
+            ValueError: these are not the numbers of an axis.
+        """
+        numbers = [int(number) for number in state]
+        if len(numbers) != 6 or min(numbers[:3]) < 1 or numbers[3] not in (0, 1):
+            raise ValueError('an axis must be [side, stride, dilation, automatic, lower, upper], the first three at '
+                             'least 1 and automatic 0 or 1, got %s' % (list(state),))
+        side, stride, dilation, automatic, lower, upper = numbers
         return cls(side, stride, dilation, bool(automatic), lower, upper)
 
 
@@ -76,6 +95,11 @@ def axes_of(core):
 
 
 def is_computed_wrongly(core):
-    """Whether CNTK's CPU computes a convolution primitive wrongly: its fallback engine ignores groups."""
-    return core.attributes['groups'] > 1 and any(size > 0 and axis.is_asymmetric(size) for axis, size in
-                                                 zip(axes_of(core), core.inputs[1].shape[1:]))
+    """Whether CNTK's CPU computes a convolution primitive wrongly: its fallback engine ignores groups.
+
+    With a free axis, whether it does so for some size.
+    """
+    if core.attributes['groups'] == 1:
+        return False
+    return any(axis.is_left_to_fallback(size) if size > 0 else axis.may_be_left_to_fallback()
+               for axis, size in zip(axes_of(core), core.inputs[1].shape[1:]))

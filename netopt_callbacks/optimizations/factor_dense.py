@@ -25,7 +25,8 @@ class FactorDense(Optimization):
         rank (int, float or callable): k; a fraction in (0, 1) is one of the smaller side of W;
             a function gets W as [inputs, outputs]: `nc.energy(0.95)`, `nc.stable_rank()`,
             `nc.speedup(2)`, `nc.parameters(0.5)` or your own.
-        filter_function (callable): `nc.graph.Layer -> bool`; None takes every Dense layer.
+        filter_function (callable): `nc.graph.Layer -> bool`; None takes every Dense layer, in a running
+            trainer every one that its learners train.
         projection_function (callable): netopt's name for a rank that is a function.
         factor_function (callable): (W, k) -> (W1, W2), instead of the decomposition; it may
             choose another inner size. Without a rank it gets k = min(W.shape).
@@ -96,9 +97,34 @@ def _expected(model, layers, rank):
 def _taken(model, filter_function):
     """Returns the Dense layers the filter takes, or raises ValueError listing those seen."""
     found = graph.layers(model, filter_function, op_name='Dense')
-    if not found:
-        raise graph.no_layers_error(model, 'FactorDense', op_name='Dense')
-    return found
+    untrained = [] if filter_function is not None else _untrained(found)
+    taken = [layer for layer in found if layer not in untrained]
+    if not taken:
+        error = graph.no_layers_error(model, 'FactorDense', op_name='Dense')
+        raise ValueError('%s. %s: %s' % (error, _UNTRAINED, ', '.join(layer.label for layer in untrained))) \
+            if untrained else error
+    return taken
+
+
+_UNTRAINED = 'left as it was without a filter_function that takes it, because no learner of the trainer trains it'
+
+
+def _untrained(layers):
+    """Returns those of the layers that no learner of the trainer trains, which another one may train."""
+    return [layer for layer in layers if not graph.is_trained(layer.W)]
+
+
+def _notes_of_others(model, filter_function):
+    """Returns a note for each W that is left alone without being asked about."""
+    notes = {}
+    if filter_function is None:
+        for layer in _untrained(graph.layers(model, op_name='Dense')):
+            W = np.broadcast_to(layer.W.dtype(0), layer.W.shape)
+            notes[layer.W.uid] = _note(layer, W, W.size, skipped=_UNTRAINED)
+    for found in graph.frozen_layers(model):
+        if found.op_name == 'Dense' and found.root.is_block:
+            notes[found.W.uid] = LayerNote(found.root.name or found.label, found.W.shape, skipped=found.reason)
+    return list(notes.values()) + notes_of_products(model)
 
 
 def notes_of_products(model):
@@ -142,7 +168,7 @@ def factor_dense(model, rank=None, filter_function=None, factor_function=None, s
         if factored[layer.W.uid] is not None:
             new_functions[layer] = _factored(layer, factored[layer.W.uid])
     return Transformed(graph.replace(model, new_functions) if new_functions else model,
-                       notes + notes_of_products(model), replaced)
+                       notes + _notes_of_others(model, filter_function), replaced)
 
 
 def chosen_rank(what, rank, projection_function, factor_function):
@@ -221,7 +247,7 @@ def _factor(layer, rank, factor_function, split, keep_useless, stays):
     error = low_rank.relative_error(W, left, right)
     energy = max(0., 1. - error ** 2)   # what a truncated decomposition keeps of the squared singular values
     return _note(layer, W, k * sum(W.shape) + (W.size if stays else 0), rank=k, energy=energy,
-                 error=error), factors
+                 error=error, message=_silent(W, left, right) if factor_function is None else None), factors
 
 
 def _replaced(layer, factors, stays):
@@ -231,6 +257,18 @@ def _replaced(layer, factors, stays):
                    zip(factors, ((shape[0], -1), (-1, shape[1]))))
     return Replaced(layer.name or layer.label, () if stays else (layer.W,), factors,
                     lambda gradient: low_rank.projected(gradient.reshape(shape), left, right))
+
+
+def _silent(W, left, right):
+    """Says what energy and error mean where factors begin at 0; None where none do."""
+    silent, k = low_rank.silent_pairs(left, right), left.shape[1]
+    if silent == k:
+        return ('its weights are all 0, so there was nothing to lose (energy 1, error 0); W1 begins as an '
+                'orthonormal basis and W2 at 0, so that they train')
+    if silent:
+        return ('its weights have rank %d, so rank %d lost nothing and %d of its rows of W2 begin at 0; their '
+                'columns of W1 begin orthonormal, so that they train' % (k - silent, k, silent))
+    return None
 
 
 def _check_weights(layer):

@@ -10,6 +10,10 @@ import numpy as np
 
 SPLITS = ('even', 'right')
 
+# Singular values up to this share of the largest are those of a direction that W does not have:
+# of weights rounded to float32, a 0 becomes up to about 8 units of 1.2e-7.
+NO_DIRECTION = 1e-6
+
 
 def singular_values(matrix):
     """Returns the singular values of `matrix`, largest first: float64 [min(m, n)]."""
@@ -53,11 +57,17 @@ def truncated_svd(matrix, rank):
 def factors(matrix, rank, split='even'):
     """Returns W1 [m, rank] and W2 [rank, n], the best approximation of `matrix` of that rank.
 
+    Each can train: the gradient of W1 is G W2^T and that of W2 is W1^T G, so a column of W1 and its row of W2
+    that were both 0 would stay 0 for ever. Where a singular value is 0 (`NO_DIRECTION`), as all are of weights
+    that begin at 0, the column of W1 is a unit vector, orthogonal to all others, and only the row of W2 is 0.
+    These point in no special direction: those of a decomposition may be single inputs, and W1 would see no other.
+
     Args:
         matrix (numpy.ndarray): [m, n]; the factors have its dtype, those of integers are float64.
         rank (int): 1 to min(m, n).
         split (str): 'even' gives U diag(sqrt s) and diag(sqrt s) V, whose norms are equal, so
-            that one learning rate suits both; 'right' gives U and diag(s) V.
+            that one learning rate suits both, but for a singular value of 0; 'right' gives U and
+            diag(s) V.
 
     Raises:
         ValueError: see `truncated_svd`; or `split` is neither.
@@ -66,12 +76,30 @@ def factors(matrix, rank, split='even'):
         raise ValueError("split must be one of %s, got %r; take 'even' to train the factors on"
                          % (', '.join(SPLITS), split))
     U, s, V = truncated_svd(matrix, rank)
-    left = np.sqrt(s) if split == 'even' else np.ones_like(s)
-    right = np.sqrt(s) if split == 'even' else s
+    held = int(np.sum(s > max(U.shape[0], V.shape[1]) * np.finfo(np.float64).eps * s[0]))    # the others are 0
+    U[:, held:], s[held:] = _orthonormal(U[:, :held], rank - held), 0
+    left = np.ones(rank) if split == 'right' else np.where(s > NO_DIRECTION * s[0], np.sqrt(s), 1.)
+    right = s / left
     dtype = np.asarray(matrix).dtype
     dtype = dtype if np.issubdtype(dtype, np.floating) else np.float64
     return (np.ascontiguousarray(U * left, dtype),
             np.ascontiguousarray(right[:, np.newaxis] * V, dtype))
+
+
+def _orthonormal(columns, count):
+    """Returns `count` unit vectors orthogonal to orthonormal `columns` and each other, the same on every machine."""
+    drawn = np.random.RandomState(0).normal(size=(len(columns), count))
+    for _ in range(2):      # once more, for what rounding left
+        drawn -= columns.dot(columns.T.dot(drawn))
+        drawn, triangle = np.linalg.qr(drawn)
+        drawn *= np.where(np.diag(triangle) < 0, -1., 1.)
+    return drawn
+
+
+def silent_pairs(left, right):
+    """Returns how many columns of W1, with their rows of W2, begin by adding nothing to W1 W2."""
+    sizes = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=1)
+    return int(np.sum(sizes <= NO_DIRECTION * sizes.max()))
 
 
 def projected(gradient, left, right):

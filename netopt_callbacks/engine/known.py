@@ -1,0 +1,64 @@
+"""The network that the user knows, where the Trainer was given only a criterion.
+
+`Function.train` builds such a Trainer, and a script may. What the user evaluates then is another live Function over
+the same Parameters: the model inside the criterion.
+"""
+import warnings
+
+import cntk as C
+
+from .. import graph
+from .readers import Readers, applied_as_in
+
+
+def known_model(trainer, state, named=None):
+    """Returns the model of a trainer: its own, or the Function of the script that its criterion is built over.
+
+    Args:
+        trainer (cntk.Trainer): of the network.
+        state (State): its network.
+        named (cntk.Function): the one the user says it is; None looks for it.
+
+    Returns:
+        cntk.Function: the criterion where there is none, or, with a warning, several.
+    """
+    criterion = C.combine([output for output in state.whole.outputs[state.models:]])
+    if named is not None:
+        return applied_as_in(named, criterion) or named
+    if state.models and state.whole.outputs[0].uid != state.whole.outputs[state.models].uid:
+        return state.model
+    found = _candidates(trainer, state)
+    if len(found) > 1:
+        warnings.warn('the Trainer was given no model, and %d Functions of the script read all its Parameters (%s): '
+                      'result.model is the criterion. Say which one it is: model=' % (
+                          len(found), ', '.join(repr(function.name or function.uid) for function in found)))
+    if len(found) != 1:
+        return criterion
+    return applied_as_in(found[0], criterion) or found[0]
+
+
+def _candidates(trainer, state):
+    """Returns the Functions that read the most of what is trained, nearest to the data."""
+    trained = {parameter.uid for one in state.trained for parameter in one.parameters}
+    criterion = {output.uid for output in state.whole.outputs}
+    reading = {}
+    for function in Readers(trainer, state.whole).functions:
+        outputs = tuple(output.uid for output in function.outputs)
+        if function.is_composite and not criterion & set(outputs) and not _labels(function, state):
+            reading.setdefault(outputs, (len(trained & {p.uid for p in function.parameters}), function))
+    most = max([count for count, _ in reading.values()] + [1])
+    full = [function for count, function in reading.values() if count == most]
+    lowest = [function for function in full if not any(
+        other is not function and _is_over(function, other) for other in full)]
+    return [function for function in lowest if not function.placeholders] or lowest
+
+
+def _labels(function, state):
+    """Whether a Function reads as many inputs as a criterion that has several: it is one, too."""
+    return 1 < len(state.whole.arguments) <= len(function.arguments)
+
+
+def _is_over(function, other):
+    """Whether a Function is computed from what another one computes."""
+    inside = {output.uid for part in graph.functions(function.outputs) for output in part.outputs}
+    return all(output.uid in inside for output in other.outputs)

@@ -1,0 +1,162 @@
+"""A segment of binary layers as a CNTK Function: one crossing into one `nc.native.Program`.
+
+The input is read where CNTK has it and the result is written into a buffer that CNTK copies from, where the
+values are dense float32 on the CPU with a batch axis alone; else (sequences, another device) NumPy arrays are exchanged.
+"""
+import base64
+import ctypes
+import glob
+import json
+import os
+
+import cntk as C
+import numpy as np
+from cntk import cntk_py
+
+from .. import count, graph
+from ..graph.blocks import Block, declare
+from ..native_program import Program
+from .native_op import NativeOp
+
+OP_NAME = 'BinarySegmentOp'
+STATE_VERSION = 1
+_FLOAT = 1                              # CNTK's DataType::Float
+_DATA = '_ZNK4CNTK11NDArrayView10DataBufferIfEEPKT_v'     # NDArrayView::DataBuffer<float>() const
+
+
+class BinarySegmentOp(NativeOp):
+    """What a segment computes; evaluation only.
+
+    Args:
+        operand (cntk.Variable): float32, of the shape the segment was read off with.
+        program (bytes): the state of a `nc.native.Program` of one input and one output.
+        shape (tuple of int): of the output, without the batch.
+        layers (list of dict): per binary layer `name`, `kind`, `weights` (shape), `floats` and `macs`.
+        machine (str): where the thresholds were read off.
+        name (str): of the Function.
+
+    Raises:
+        ValueError, TypeError: `program` is none, or does not fit operand and shape.
+    """
+
+    block_op_name = OP_NAME
+
+    def __init__(self, operand, program, shape, layers, machine, name=''):
+        super(BinarySegmentOp, self).__init__(operand, name)
+        self.program_state = program
+        self.shape_of_output = tuple(int(side) for side in shape)
+        self.layers = list(layers)
+        self.machine = machine
+        try:
+            self.program = Program.from_state(program)
+            self._check(operand)
+        except (TypeError, ValueError) as error:
+            raise type(error)("%s '%s': %s" % (OP_NAME, name, error)) from None
+        self._buffer = self._value = None
+        self._sizes = [tuple(shape[1:]) or (1, 1) for shape in self.program.inputs]
+        self._input_rank = len(self.program.inputs[0])
+
+    def infer_outputs(self):
+        operand = self.inputs[0]
+        return [C.output_variable(self.shape_of_output, np.float32, operand.dynamic_axes)]
+
+    def clone(self, cloned_inputs):
+        return BinarySegmentOp(cloned_inputs[0], self.program_state, self.shape_of_output, self.layers, self.machine,
+                               self.name)
+
+    def serialize(self):
+        return {'version': STATE_VERSION, 'program': base64.b64encode(self.program_state).decode('ascii'),
+                'description': json.dumps({'shape': self.shape_of_output, 'layers': self.layers,
+                                           'machine': self.machine})}
+
+    @staticmethod
+    def deserialize(inputs, name, state):
+        """Called by CNTK when it loads a model.
+
+        Raises:
+            ValueError: the state was written by another version of this package, or is damaged.
+        """
+        if state['version'] != STATE_VERSION:
+            raise ValueError("%s '%s': state is of version %s, this package reads version %d"
+                             % (OP_NAME, name, state['version'], STATE_VERSION))
+        try:
+            described = json.loads(state['description'])
+            program = base64.b64decode(state['program'], validate=True)
+            arguments = described['shape'], described['layers'], described['machine']
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("%s '%s': its saved state is damaged (%s: %s); save the network again"
+                             % (OP_NAME, name, type(error).__name__, error)) from error
+        return BinarySegmentOp(inputs[0], program, *arguments, name=name)
+
+    def _check(self, operand):
+        read = self.program.inputs
+        if len(read) != 1 or None in read[0]:
+            raise ValueError('its program must have one input of fixed size, got %s' % (read,))
+        (_, *computed), = self.program.output_shapes((1,) + tuple(read[0]))
+        if int(np.prod(computed)) != int(np.prod(self.shape_of_output)):
+            raise ValueError('its program must compute the shape %s, got %s' % (self.shape_of_output, tuple(computed)))
+        # A placeholder has no type yet, and where C++ calls, as in a clone, the operand may be unknown altogether.
+        known = hasattr(operand, 'dtype') and not operand.is_placeholder
+        if known and (tuple(operand.shape) != tuple(read[0]) or operand.dtype != np.float32):
+            raise ValueError('its operand must be float32 of shape %s, got %s of shape %s; lower the trained model for it'
+                             % (tuple(read[0]), np.dtype(operand.dtype).name, tuple(operand.shape)))
+
+    def _forward(self, arguments, outputs, device=None, outputs_to_retain=None):
+        data = arguments[0].data()
+        shape = data.shape().dimensions()
+        address = _address(arguments[0], data) if len(shape) == self._input_rank + 1 and len(outputs) == 1 else None
+        if address is None:
+            return super(BinarySegmentOp, self)._forward(arguments, outputs, device, outputs_to_retain)
+        if self._buffer is None or len(self._buffer) != shape[0]:
+            self._buffer = np.empty((shape[0],) + self.shape_of_output, np.float32)
+            self._value = cntk_py.Value(cntk_py.NDArrayView(self._buffer, C.cpu(), False, True))
+        self.program.run_at([address], [self._buffer.ctypes.data], shape[0], self._sizes)
+        for output in outputs:
+            outputs[output] = self._value
+        self._state_wrapped = True
+        return self._none_state, outputs
+
+    def _run(self, values):
+        """Evaluates [..., ...shape of the operand]; the leading axes are batch and steps."""
+        values = np.asarray(values, np.float32)
+        images = values.reshape((-1,) + values.shape[values.ndim - self._input_rank:])
+        return self.program(np.ascontiguousarray(images)).reshape(
+            values.shape[:values.ndim - self._input_rank] + self.shape_of_output)
+
+
+def _data_buffer():
+    """Returns CNTK's function that gives the address of an array's data, or None where it exports none."""
+    folder = os.path.join(os.path.dirname(C.__file__), 'libs')
+    for path in sorted(glob.glob(os.path.join(folder, 'libCntk.Core-*.so'))):
+        function = getattr(ctypes.CDLL(path), _DATA, None)
+        if function is not None:
+            function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+            return function
+    return None
+
+
+_data_buffer_of = _data_buffer()
+
+
+def _address(value, data):
+    """Returns the address of dense float32 data on the CPU, without gaps in it; else None."""
+    if _data_buffer_of is None or value.mask() is not None or data.is_sparse() or data.get_data_type() != _FLOAT \
+            or data.device().type() != 0:
+        return None
+    # The SWIG object holds the address of a shared pointer, whose first word is that of the NDArrayView.
+    return _data_buffer_of(ctypes.c_void_p.from_address(int(data.this)).value)
+
+
+def count_segment(block, row):
+    """Fills in the row of a summary."""
+    op = next(function for function in graph.walk(graph.body(block)) if function.op_name == 'UserFunction')
+    layers = json.loads(op.serialize()['state']['description'])['layers']
+    weights = [count.elements(tuple(layer['weights'])) for layer in layers]
+    row.shape = tuple(layers[0]['weights']) if len(layers) == 1 else ()
+    row.binary_weights += sum(weights)
+    row.parameters += row.binary_weights + sum(layer['floats'] for layer in layers)
+    row.binary_macs = sum(layer['macs'] for layer in layers)
+    row.macs = count.total([row.macs, row.binary_macs])
+
+
+declare(BinarySegmentOp, [Block(OP_NAME, count=count_segment)])

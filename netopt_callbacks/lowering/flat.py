@@ -1,0 +1,281 @@
+"""A trained graph as a flat list of operations: what segments are found in, and programs are written from.
+
+The nodes of a graph's top level stay what they are (`Unit`): a segment takes a whole one or none of it, so
+that every other can still be lowered alone. What a block computes is looked up inside it, but not copied out.
+"""
+import cntk as C
+import numpy as np
+
+from .. import graph
+from ..graph.blocks import declared
+from ..graph.walk import Level
+from ..optimizations import binary_block
+
+# Operations by what they are in a segment. A CNTK block that is one operation stands here with its own name.
+IDENTITIES = ('Dropout', 'StopGradient', 'NoOp', 'Pass')
+MAPS = ('ElementTimes', 'Plus', 'Minus', 'Negate', 'BatchNormalization', 'ReLU', 'LeakyReLU', 'PReLU', 'Clip')
+JOINS = ('ElementTimes', 'Plus')
+SIGN = 'StraightThrough'
+_CLOSED = ('LeakyReLU', 'PReLU')
+_POOLS = {0: 'max_pool', 1: 'average_pool'}
+
+
+class Unsupported(Exception):
+    """A node cannot be part of a segment; says why."""
+
+    def __init__(self, node, reason):
+        super(Unsupported, self).__init__(reason)
+        self.node = node
+        self.reason = reason
+
+
+class Value(object):
+    """What one Variable is in the flat graph.
+
+    Attributes:
+        uid (str): of the Variable.
+        variable (cntk.Variable): of the top level where units hand it on, else where it is inside a block.
+        fixed (bool): depends on Parameters and Constants alone.
+        producer (Node): None of an argument, a leaf, and what a unit that is not looked into computes.
+        readers (list of Node): of the flat graph; None stands for something outside it.
+    """
+
+    def __init__(self, variable):
+        self.uid = variable.uid
+        self.variable = variable
+        self.fixed = variable.is_parameter or variable.is_constant
+        self.producer = None
+        self.readers = []
+
+    @property
+    def shape(self):
+        return tuple(self.variable.shape)
+
+    @property
+    def channels(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        return '<Value %s %s>' % (self.uid, self.shape)
+
+
+class Node(object):
+    """One operation.
+
+    Attributes:
+        function (cntk.Function): the primitive, or a block that is one operation.
+        kind (str): 'identity', 'map', 'join', 'max_pool', 'average_pool', 'reshape', 'sign',
+            'product', 'magnitude' or 'mean_abs'.
+        operands (list of (cntk.Variable, Value)): as the Function reads them, fixed ones among them.
+        inputs (list of Value): those that are not fixed.
+        output (Value): what it computes.
+        unit (Unit): it belongs to.
+    """
+
+    def __init__(self, function, operands, unit):
+        self.function = function
+        self.operands = operands
+        self.inputs = [value for _, value in operands if not value.fixed]
+        self.unit = unit
+        self.output = None
+        self.kind = self._kind()
+
+    @property
+    def op_name(self):
+        return self.function.op_name
+
+    @property
+    def data(self):
+        """The Variable, as the Function reads it, of its one input."""
+        return next(variable for variable, value in self.operands if not value.fixed)
+
+    @property
+    def fixed(self):
+        """The fixed operands, as the Function reads them."""
+        return [variable for variable, value in self.operands if value.fixed]
+
+    def _kind(self):
+        name, one = self.op_name, len(self.inputs) == 1
+        if one and not self.function.is_block and binary_block.is_binary_core(self.function):
+            return 'product'
+        if one and name in IDENTITIES:
+            return 'identity'
+        if one and name in MAPS:
+            return 'map'
+        if name in JOINS and len(self.inputs) == 2 and self.inputs[0] is not self.inputs[1]:
+            return 'join'
+        if name == SIGN:
+            return 'sign'
+        if name == 'Reshape':
+            return 'reshape'
+        if name == 'Abs' and one:
+            return 'magnitude'
+        if name == 'ReduceElements' and one and self.inputs[0].producer is not None \
+                and self.inputs[0].producer.kind == 'magnitude' and int(np.prod(self.function.shape)) == 1:
+            return 'mean_abs'
+        if name == 'Pooling' and self.function.attributes['poolingType'] in _POOLS:
+            return _POOLS[self.function.attributes['poolingType']]
+        raise Unsupported(self, '%s is not an operation of programs' % name)
+
+
+class Unit(object):
+    """One Function of the graph's top level.
+
+    Attributes:
+        function (cntk.Function): a primitive or a block.
+        nodes (list of Node): what it computes; [] where it is not looked into.
+        inputs (list of Value): not fixed ones that it reads.
+        outputs (list of Value): what it computes.
+        layer (BinaryLayer): of a block `BinaryConvolution` or `BinaryDense`, else None.
+        reason (str): why it cannot be part of a segment, None where it may.
+    """
+
+    def __init__(self, function):
+        self.function = function
+        self.nodes = []
+        self.inputs = []
+        self.outputs = []
+        self.layer = None
+        self.reason = None
+
+    @property
+    def name(self):
+        return self.function.name or self.function.op_name
+
+
+class FlatGraph(object):
+    """A model, flat.
+
+    Args:
+        model (cntk.Function): its binary blocks are on its own level (`graph.opened`).
+
+    Attributes:
+        model (cntk.Function): held: no Variable keeps its Function alive.
+        units (list of Unit): inputs first.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self._values = {}
+        self._bodies = []
+        level = Level(model.outputs)
+        self.units = [unit for unit in (self._unit(function, level) for function in level.functions)
+                      if unit is not None]
+        for output in model.outputs:
+            self.value(output).readers.append(None)
+
+    def value(self, variable):
+        """Returns the Value of a Variable of the top level."""
+        if variable.uid not in self._values:
+            self._values[variable.uid] = Value(variable)
+        return self._values[variable.uid]
+
+    def _unit(self, function, level):
+        """Returns the Unit of a Function of the top level; None where it depends on nothing but leaves."""
+        operands = [(variable, self.value(variable)) for variable in level.inputs(function)]
+        outputs = level.outputs(function)
+        if operands and all(value.fixed for _, value in operands):
+            for output in outputs:
+                self.value(output).fixed = True
+            return None
+        unit = Unit(function)
+        unit.inputs = _distinct(value for _, value in operands if not value.fixed)
+        try:
+            if binary_block.kind_of_block(function) is not None:
+                unit.layer = binary_block.BinaryLayer(function)
+            unit.outputs = [self._result(function, operands, unit, outputs)]
+        except Unsupported as refused:
+            unit.reason = refused.reason
+            unit.nodes = []
+            unit.outputs = [self.value(output) for output in outputs]
+        # Readers are noted once it is known whether they are nodes.
+        for node in unit.nodes:
+            for value in node.inputs:
+                value.readers.append(node)
+        if not unit.nodes:
+            for value in unit.inputs:
+                value.readers.append(None)
+        return unit
+
+    def _result(self, function, operands, unit, outputs):
+        """Looks into a Function of the top level; returns the Value of its output."""
+        if len(outputs) != 1:
+            raise Unsupported(None, 'it has %d outputs' % len(outputs))
+        uid = outputs[0].uid
+        if uid in self._values:
+            raise Unsupported(None, 'it is part of a loop')
+        for variable in [variable for variable, value in operands if not value.fixed] + outputs:
+            if not is_static_image(variable):
+                raise Unsupported(None, 'programs know float32 [channels, height, width] or [channels], of fixed size, one for '
+                                  'each sample, and not %s' % variable)
+        result = self._flatten(function, operands, unit, outputs[0])
+        if result.fixed or not unit.nodes:
+            raise Unsupported(None, 'it computes nothing from what it reads')
+        if unit.layer is None and any(node.kind == 'product' for node in unit.nodes):
+            raise Unsupported(None, 'its binary product is in no block of this package')
+        self._values[uid] = result
+        result.variable = outputs[0]        # that of the top level, which other units read
+        return result
+
+    def _flatten(self, function, operands, unit, output):
+        """Adds the nodes of a Function to a Unit; returns the Value of its output."""
+        if function.is_block and function.op_name not in _CLOSED:
+            return self._flatten_block(function, operands, unit)
+        node = Node(function, operands, unit)
+        value = Value(output)
+        node.output, value.producer = value, node
+        unit.nodes.append(node)
+        return value
+
+    def _flatten_block(self, block, operands, unit):
+        if declared(block.op_name) is not None and binary_block.kind_of_block(block) is None:
+            raise Unsupported(None, "it is a block '%s', of which another optimization says what it is" % block.op_name)
+        outer = {variable.uid: value for variable, value in operands}
+        body = graph.body(block)
+        self._bodies.append(body)
+        inner = {}
+        for placeholder, actual in block.block_arguments_mapping:
+            inner[placeholder.uid] = outer.get(actual.uid) or self.value(actual)
+        level = Level(body.outputs)
+        for function in level.functions:
+            read = [(variable, inner.get(variable.uid) or self._leaf(variable)) for variable in level.inputs(function)]
+            results = level.outputs(function)
+            if all(value.fixed for _, value in read):
+                for result in results:
+                    inner[result.uid] = value = Value(result)
+                    value.fixed = True
+                continue
+            if len(results) != 1:
+                raise Unsupported(None, '%s inside it has %d outputs' % (function.op_name, len(results)))
+            inner[results[0].uid] = self._flatten(function, read, unit, results[0])
+        return inner[body.outputs[0].uid]
+
+    def _leaf(self, variable):
+        if not (variable.is_parameter or variable.is_constant):
+            raise Unsupported(None, 'it reads %s from outside' % variable)
+        return self.value(variable)
+
+
+def is_static_image(variable):
+    """Whether a Variable is float32 [channels, height, width] or [channels], of fixed size, one per sample."""
+    shape = tuple(variable.shape)
+    return (variable.dtype == np.float32 and len(shape) in (1, 3) and all(side > 0 for side in shape)
+            and len(variable.dynamic_axes) == 1 and not variable.is_sparse)
+
+
+def opened_for_segments(model):
+    """Returns `model` with its binary blocks on its own level."""
+    return graph.opened(model, lambda function: binary_block.kind_of_block(function) is not None)
+
+
+def fixed_value(variable):
+    """Returns the value of a Variable that depends on Parameters and Constants alone, as CNTK evaluates it."""
+    return np.asarray(binary_block._value_of(variable), np.float32)
+
+
+def _distinct(values):
+    found = []
+    for value in values:
+        if not any(value is other for other in found):
+            found.append(value)
+    return found

@@ -1,0 +1,258 @@
+"""The gate between a trained network and its lowered twin: do they compute the same?
+
+What is demanded, and what is admitted:
+
+* A lowered layer or segment that reads the same input computes the same bits: the integers of
+  its convolution are ==, and so is everything computed from them, up to the layer's output. Nothing is admitted.
+* From one end of the network to the other, CNTK evaluates the float layers between twice, in two networks.
+  Where it rounds a sum differently, a value that ties with the threshold of a sign may fall on the
+  other side. Such a bit is admitted if the two values are within `TIE_ULPS` units in the last place of the
+  largest magnitude that the layer reads (a sum's rounding error goes with its largest
+  terms, not with its value). It then explains what follows from it in that sample.
+* Samples without such a bit agree, position by position, within `tolerance` of the sample's own scale
+  (`output_parity` has it), and predict the same. NaN and infinities are at the same positions.
+"""
+import cntk as C
+import numpy as np
+
+from .. import graph
+from ..graph import evaluate, flat, opened
+from ..optimizations import binary_block
+from . import binary_segment
+from .output_parity import OutputParity
+from .parity import LayerParity, Parity, SegmentParity
+from .replace import OP_NAMES, native_integers
+from .undilated import undilated
+
+TIE_ULPS = 8
+
+
+def compare(model, lowered, minibatches, tolerance, data='held-out', lowering=None):
+    """Evaluates a trained and a lowered network on the same data.
+
+    Args:
+        model (cntk.Function): trained; its binary layers are blocks `BinaryConvolution` and `BinaryDense`.
+        lowered (cntk.Function): the same outputs, from blocks `BinaryConvolveOp` and `BinaryDenseOp`, and
+            `BinarySegmentOp` for the segments of `lowering`.
+        minibatches: dicts of the model's arguments to data, at least one.
+        tolerance (float): see `Parity`.
+        data (str): what the minibatches are, for the report.
+        lowering (Lowering): what `lower_segments` made of `model`; None where it is not lowered in segments.
+
+    Returns:
+        Parity: not passed where no sample was compared.
+
+    Raises:
+        ValueError: the two networks do not have the same binary layers in the same order.
+    """
+    parity = Parity(tolerance, data)
+    pair = _Pair(model, lowered, lowering)
+    parity.layers = [probe.parity for probe in pair.probes]
+    parity.segments = [probe.parity for probe in pair.segments]
+    parity.alone = list(lowering.reasons) if pair.segments else []
+    outputs = [OutputParity() for _ in model.outputs]
+    for minibatch in minibatches:
+        expected, actual, explained = pair.evaluate(minibatch)
+        parity.samples += len(explained)
+        for output, ours, theirs in zip(outputs, actual, expected):
+            theirs, ours = flat(theirs), flat(ours)
+            # Where steps and whole sequences meet, which step belongs where is not kept.
+            clear = ~explained if len(explained) == len(theirs) else np.full(len(theirs), not explained.any())
+            output.add(theirs, ours, clear)
+            parity.values += theirs.size
+    _sum_up(parity, outputs)
+    return parity
+
+
+class _Pair(object):
+    """The two networks, layer by layer and segment by segment.
+
+    Attributes:
+        probes (list of _Probe): for each binary layer, in the order of the trained network.
+        segments (list of _SegmentProbe): for each segment.
+    """
+
+    def __init__(self, model, lowered, lowering):
+        reference = lowering.reference if lowering else model
+        layers = [binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(reference)]
+        parts = lowering.segments if lowering else []
+        self._trained = _Twin(undilated(reference), binary_block.OP_NAMES)
+        self._lowered = _Twin(lowered, OP_NAMES + (binary_segment.OP_NAME,))
+        self._alone = lowering.alone if lowering else list(range(len(layers)))
+        blocks = self._lowered.blocks
+        self._places = [place for place, block in enumerate(blocks) if block.op_name in OP_NAMES]
+        by_name = {block.name: place for place, block in enumerate(blocks) if block.op_name not in OP_NAMES}
+        _check_pairs([self._trained.blocks[index] for index in self._alone], [blocks[place] for place in self._places],
+                     [part.name for part in parts], by_name)
+        singles = {index: blocks[place] for index, place in zip(self._alone, self._places)}
+        self.probes = [_Probe(layer, block, singles.get(index))
+                       for index, (layer, block) in enumerate(zip(layers, self._trained.blocks))]
+        self._entries = [by_name[part.name] for part in parts]
+        self.segments = [_SegmentProbe(part, blocks[place], [self.probes[index] for index in part.layers_at])
+                         for part, place in zip(parts, self._entries)]
+        self._parts = parts
+
+    def evaluate(self, minibatch):
+        """Returns (trained outputs, lowered outputs, samples in which a bit differs and ties); compares all on the way."""
+        expected, actual = self._trained.evaluate(minibatch), self._lowered.evaluate(minibatch)
+        count = len(expected.outputs) - len(self._parts)
+        others = {index: actual.inputs[place] for index, place in zip(self._alone, self._places)}
+        for part, probe, place, entry in zip(self._parts, self.segments, self._entries, expected.outputs[count:]):
+            probe.compare(entry)
+            others.update(zip(part.layers_at, probe.inputs_of(actual.inputs[place])))
+        for index in self._alone:
+            self.probes[index].compare(expected.inputs[index])
+        explained = np.zeros(len(flat(expected.outputs[0])), bool)
+        for index, probe in enumerate(self.probes):
+            explained |= probe.trace(expected.inputs[index], others[index], explained)
+        return expected.outputs[:count], actual.outputs, explained
+
+
+def _sum_up(parity, outputs):
+    """Fills in what was found out about the outputs, where there was one."""
+    if parity.samples:
+        for field in ('largest_difference', 'largest_output', 'unexplained_difference', 'unexplained_error'):
+            setattr(parity, field, max(getattr(output, field) for output in outputs))
+        for field in ('not_finite', 'different_not_finite', 'predictions', 'different_predictions'):
+            setattr(parity, field, sum(getattr(output, field) for output in outputs))
+
+
+class _Twin(object):
+    """One of the two networks, with everything that is compared on its own level."""
+
+    def __init__(self, model, op_names):
+        self._model = opened(model, lambda block: block.is_block and block.op_name in op_names)
+        self.blocks = [function for function in graph.primitives(self._model)
+                       if function.is_block and function.op_name in op_names]
+        self._inputs = [block.block_arguments_mapping[0][1] for block in self.blocks]
+        self.outputs = self.inputs = None
+
+    def evaluate(self, minibatch):
+        """Returns itself, with `outputs` and the layers' `inputs` as `graph.values.evaluate` gives them."""
+        outputs = list(self._model.outputs)
+        values = evaluate(outputs + self._inputs, minibatch)
+        self.outputs, self.inputs = values[:len(outputs)], values[len(outputs):]
+        return self
+
+
+class _Probe(object):
+    """One layer, trained and lowered, as networks of their own that read the same input.
+
+    In a segment a layer has no lowered block, and `_SegmentProbe` knows its integers.
+    """
+
+    def __init__(self, layer, block, lowered_block):
+        self.parity = LayerParity(layer.name or '(unnamed)')
+        self._native_integers = None if lowered_block is None else native_integers(layer)
+        twin = binary_block.BinaryLayer(block)
+        source = C.input_variable(twin.input.shape, np.float32, dynamic_axes=twin.input.dynamic_axes)
+        content = C.combine([twin.content.outputs[0], twin.core.outputs[0], C.alias(twin.operand).output,
+                             C.alias(twin.signed).output])
+        self._trained = _on(content, source)
+        self._lowered = None if lowered_block is None else _on(graph.body(lowered_block), source)
+
+    def compare_integers(self, values, found):
+        """Compares the integers of a layer in a segment, which reads `values`, with those found there."""
+        integers = _run(self._trained, values)[1]
+        self.parity.integers += integers.size
+        self.parity.different_integers += int(np.sum(integers != found.reshape(integers.shape)))
+
+    def compare(self, values):
+        """Compares integers and outputs, both networks reading `values`."""
+        output, integers, operand, _ = _run(self._trained, values)
+        found = self._native_integers(operand)
+        lowered_output, = _run(self._lowered, values)
+        self.parity.integers += integers.size
+        self.parity.different_integers += int(np.sum(integers != found))
+        self.parity.different_outputs += _count_different(output, lowered_output)
+
+    def trace(self, values, lowered_values, explained):
+        """Returns, per sample, whether an input bit differs and ties.
+
+        Args:
+            values, lowered_values: what the layer reads in the two networks.
+            explained (array of bool): samples in which a bit upstream differs and ties.
+        """
+        none = np.zeros(len(explained), bool)
+        if np.array_equal(_bits(flat(values)), _bits(flat(lowered_values))):
+            return none
+        one, other = (_run(self._trained, read)[3] for read in (values, lowered_values))
+        values, lowered_values = flat(values), flat(lowered_values)
+        flips = (one > 0) != (other > 0)
+        largest = np.maximum(_finite(values), _finite(lowered_values)).reshape(len(values), -1).max(axis=1)
+        reach = (TIE_ULPS * np.spacing(largest)).reshape((-1,) + (1,) * (one.ndim - 1))
+        with np.errstate(invalid='ignore'):
+            tied = flips & (np.abs(one - other) <= reach)
+        if len(values) != len(explained):
+            # Steps here, whole sequences at the output: which step belongs where is not kept.
+            explained, none = np.full(len(values), explained.any()), np.full(len(explained), tied.any())
+        follows = explained.reshape((-1,) + (1,) * (one.ndim - 1))
+        self.parity.ties += int(np.sum(tied & ~follows))
+        self.parity.strays += int(np.sum(flips & ~tied & ~follows))
+        return none if len(none) != len(tied) else tied.reshape(len(tied), -1).any(axis=1)
+
+
+class _SegmentProbe(object):
+    """A segment, trained and lowered, as networks of their own that read the same input."""
+
+    def __init__(self, part, block, probes):
+        self.parity = SegmentParity(block.name, [probe.parity for probe in probes])
+        self._probes = probes
+        entry = part.segment.entry.variable
+        source = C.input_variable(entry.shape, np.float32, dynamic_axes=entry.dynamic_axes)
+        wanted = [part.segment.exit.variable] + [layer.input for layer in part.segment.layers]
+        self._trained = C.combine([C.alias(variable).output for variable in wanted]).clone(
+            C.CloneMethod.share, {entry: source})
+        self._lowered = _on(graph.body(block), source)
+        self._sums = part.program.program_with_sums()
+
+    def compare(self, values):
+        """Compares the output and every layer's integers, both networks reading `values`."""
+        read = _run(self._trained, values)
+        found, = _run(self._lowered, values)
+        self.parity.values += found.size
+        self.parity.different_values += _count_different(read[0], found)
+        sums = self._sums(np.ascontiguousarray(flat(values), np.float32))
+        for probe, layer_reads, integers in zip(self._probes, read[1:], sums if isinstance(sums, tuple) else [sums]):
+            probe.compare_integers(layer_reads, integers)
+
+    def inputs_of(self, values):
+        """Returns what each layer reads in the trained network where the segment reads `values`."""
+        return _run(self._trained, values)[1:]
+
+
+def _on(function, source):
+    """Returns an unapplied Function of one placeholder, applied to `source`."""
+    return function.clone(C.CloneMethod.share, {function.placeholders[0]: source})
+
+
+def _run(network, values):
+    """Returns the outputs of a network of one argument as arrays [samples, ...]."""
+    return [flat(output) for output in
+            evaluate(list(network.outputs), {network.arguments[0]: values})]
+
+
+def _bits(values):
+    return np.ascontiguousarray(values, np.float32).view(np.uint32)
+
+
+def _finite(values):
+    """Returns the magnitudes, 0 for NaN and infinities."""
+    return np.where(np.isfinite(values), np.abs(values), np.float32(0))
+
+
+def _count_different(expected, found):
+    """Returns how many values differ in a bit."""
+    differ = _bits(expected) != _bits(found)
+    # There are many NaN, and which of them an operation returns is not defined.
+    return int(np.sum(differ & ~(np.isnan(expected) & np.isnan(found))))
+
+
+def _check_pairs(blocks, lowered_blocks, segments, lowered_segments):
+    names = [[block.name for block in each] for each in (blocks, lowered_blocks)]
+    if names[0] != names[1]:
+        raise ValueError('the lowered network should hold the native ops %s, one for each block '
+                         'BinaryConvolution of the trained one, but holds %s' % tuple(names))
+    if sorted(segments) != sorted(lowered_segments):
+        raise ValueError('the lowered network should hold the segments %s, but holds %s'
+                         % (sorted(segments), sorted(lowered_segments)))

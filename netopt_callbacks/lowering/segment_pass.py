@@ -1,0 +1,167 @@
+"""The pass that puts one native Function in the place of each segment of a trained graph.
+
+What cannot be done exactly is left to the pass that lowers layers one by one (`replace`), with a reason: a
+segment that is refused because of one node is looked for again without that node's unit.
+"""
+import platform
+
+import cntk as C
+import numpy as np
+
+from .. import graph
+from ..optimizations import binary_block
+from .binary_segment import OP_NAME, BinarySegmentOp
+from .flat import FlatGraph, Unsupported, opened_for_segments
+from .segment import largest_segment
+from .segment_program import SegmentProgram, terms
+
+
+class LoweredSegment(object):
+    """A segment and its program.
+
+    Attributes:
+        name (str): of the block around the native Function; each has another one.
+        segment (Segment): of the trained graph.
+        program (SegmentProgram): what was written for it.
+        layers_at (list of int): where its layers are among the binary blocks of `Lowering.reference`.
+    """
+
+    def __init__(self, segment, program):
+        self.name = segment.name
+        self.segment = segment
+        self.program = program
+        self.layers_at = []
+
+
+class Lowering(object):
+    """What the pass made of a model.
+
+    Attributes:
+        model (cntk.Function): the lowered one; the given one where there is no segment.
+        reference (cntk.Function): the trained one: its outputs, then what each segment reads.
+        segments (list of LoweredSegment): in the order of the network.
+        alone (list of int): where the other binary layers are among the binary blocks of `reference`, in
+            the order that they have in `model`.
+        reasons (list of (str, str)): of each of these its name and why it is in no segment.
+    """
+
+    def __init__(self, model, segments=(), reference=None, reasons=()):
+        self.model = model
+        self.segments = list(segments)
+        self.reference = model if reference is None else reference
+        self.reasons = list(reasons)
+        blocks = binary_block.binary_blocks(self.reference)
+        inside = {unit.function.uid: part for part in self.segments for unit in part.segment.units
+                  if unit.layer is not None}
+        left = []
+        for index, block in enumerate(blocks):
+            if block.uid in inside:
+                inside[block.uid].layers_at.append(index)
+            else:
+                left.append((_key(block), index))
+        self.alone = [_taken(left, _key(block)) for block in binary_block.binary_blocks(model)] \
+            if self.segments else [index for _, index in left]
+
+
+def _key(block):
+    """What a layer has in common with its copy: the name and the Parameter."""
+    W = binary_block.BinaryLayer(block).W
+    return block.name, None if W is None else W.uid
+
+
+def _taken(left, key):
+    """Takes the first of (key, index) with that key out of a list; returns its index."""
+    place = next(place for place, (other, _) in enumerate(left) if other == key)
+    return left.pop(place)[1]
+
+
+def lower_segments(model):
+    """Lowers the segments of a trained model; other binary layers stay as they are.
+
+    Args:
+        model (cntk.Function): trained, or loaded from a file.
+
+    Returns:
+        Lowering: `model` with a block `BinarySegmentOp` for each segment; evaluation only.
+
+    Raises:
+        ValueError: a binary block that this package did not make.
+    """
+    if not binary_block.binary_blocks(model):
+        return Lowering(model)
+    flat = FlatGraph(opened_for_segments(model))
+    written = _written(flat)
+    reasons = _reasons(flat, written)
+    if not written:
+        return Lowering(model, reasons=reasons)
+    replacements = {}
+    for part in written:
+        entry = part.segment.entry.variable
+        replacements[part.segment.exit.variable] = _block(part, entry)(entry).outputs[0]
+    reference = C.combine(list(flat.model.outputs)
+                          + [C.alias(part.segment.entry.variable).output for part in written])
+    return Lowering(graph.substitute(flat.model, replacements), written, reference, reasons)
+
+
+def _written(flat):
+    """Returns the LoweredSegments of a FlatGraph, in its order; notes in the units why others are in none."""
+    written, taken = [], set()
+    index_of = {id(unit): index for index, unit in enumerate(flat.units)}
+    while True:
+        segment = largest_segment(flat, taken)
+        if segment is None:
+            return _named(sorted(written, key=lambda part: index_of[id(part.segment.units[0])]))
+        try:
+            program = SegmentProgram(segment)
+            program.program()
+        except Unsupported as refused:
+            refused.node.unit.reason = refused.reason
+            continue
+        written.append(LoweredSegment(segment, program))
+        taken.update(index_of[id(unit)] for unit in segment.units)
+
+
+def _named(parts):
+    """Gives each part a name of its own; returns the parts."""
+    seen = {}
+    for part in parts:
+        seen[part.name] = seen.get(part.name, 0) + 1
+        if seen[part.name] > 1:
+            part.name = '%s_%d' % (part.name, seen[part.name])
+    return parts
+
+
+def _reasons(flat, written):
+    inside = {id(unit) for lowered in written for unit in lowered.segment.units}
+    return [(unit.layer.name or '(unnamed)', unit.reason or 'what it computes is read in more than one place')
+            for unit in flat.units if unit.layer is not None and id(unit) not in inside]
+
+
+def _block(lowered, entry):
+    """Returns the segment on its native Function: a block, unapplied, with one placeholder."""
+    segment, result = lowered.segment, lowered.segment.exit
+    inner, outer = graph.placeholder_like(entry), graph.placeholder_like(entry)
+    op = BinarySegmentOp(inner, lowered.program.program().state(), result.shape,
+                         [_described(layer) for layer in segment.layers], machine(), lowered.name)
+    return C.as_block(C.user_function(op), [(inner, outer)], OP_NAME, lowered.name)
+
+
+def _described(layer):
+    """Returns what a summary says of a binary layer in a segment."""
+    weights = tuple(layer.kind.weights_of(layer.core).shape)
+    floats = [layer.scale(), layer.bias(), layer.threshold()]
+    computed = int(np.prod(layer.core.outputs[0].shape, dtype=np.int64))
+    return {'name': layer.name, 'kind': layer.kind.op_name, 'weights': weights,
+            'floats': sum(numbers.size for numbers in floats if numbers is not None),
+            'macs': terms(layer) * computed}
+
+
+def machine():
+    """Returns the processor and the CNTK whose bits were read off."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open('/proc/cpuinfo') as lines:
+            name = next((line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')), name)
+    except OSError:
+        pass
+    return '%s, CNTK %s' % (name, C.__version__)

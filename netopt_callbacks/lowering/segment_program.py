@@ -1,0 +1,327 @@
+"""The program of a segment: ops in the order of its nodes, thresholds and factors as CNTK has them."""
+import numpy as np
+
+from ..native_program import Program
+from ..optimizations.binary_kinds import DENSE
+from ..optimizations.convolution_geometry import Axis, axes_of
+from . import read_off
+from .flat import Unsupported
+
+ENTRY = 'x'
+_WITH_BITS = ('convolution', 'dense', 'map')
+
+
+class Floats(object):
+    """A float value: of an op that may not be in the program yet, as steps can still be added to it.
+
+    Attributes:
+        op (dict): what computes it; None for what the segment reads.
+        emitted (bool): whether the op is in the program.
+    """
+
+    def __init__(self, op=None):
+        self.op = op
+        self.emitted = op is None
+
+
+class Bits(object):
+    """A value of bits.
+
+    Attributes:
+        name (str): in the program.
+        shape (tuple of int): [channels, height, width] or [channels].
+        inverted (array): bool [channels], whose bits are the opposites of the signs; None for none.
+    """
+
+    def __init__(self, name, shape, inverted=None):
+        self.name = name
+        self.shape = shape
+        self.inverted = inverted if inverted is not None and inverted.any() else None
+
+
+class SegmentProgram(object):
+    """Writes the program of a segment.
+
+    Args:
+        segment (Segment): of a trained graph.
+
+    Attributes:
+        ops (list of dict), inputs (dict), output (str): as `nc.native.Program` takes them.
+        sums (dict of str to dict): by the uid of a layer's integers an op that computes them as values, for
+            the parity gate.
+        decisions (list of (str, str)): per sign, what it is the sign of: 'integers', 'values' or 'steps'.
+
+    Raises:
+        Unsupported: names the node that no program can do exactly.
+    """
+
+    def __init__(self, segment):
+        self.segment = segment
+        self.inputs = {ENTRY: segment.entry.shape}
+        self.ops = []
+        self.sums = {}
+        self.decisions = []
+        self._names = 0
+        self._known = {id(segment.entry): Floats()}
+        self._paths = {id(node): self._path(node) for node in segment.nodes if node.kind == 'sign'}
+        absorbed = {id(node) for path, _ in self._paths.values() for node in path}
+        for node in segment.nodes:
+            if id(node) not in absorbed:
+                self._add(node)
+        self.output = self._stored(self._floats(segment.exit))
+
+    def program(self, implementation=None):
+        """Returns the Program."""
+        return Program(self.ops, self.inputs, [self.output], implementation)
+
+    def program_with_sums(self):
+        """Returns a Program of which the outputs are the integers of the segment's layers, in order."""
+        uids = [node.output.uid for node in self.segment.nodes if node.kind == 'product']
+        names = ['sums %d' % number for number in range(len(uids))]
+        ops = [dict(self.sums[uid], values=name) for uid, name in zip(uids, names)]
+        return Program(self.ops + ops, self.inputs, names)
+
+    # What is computed before a sign
+
+    def _path(self, sign):
+        """Returns (nodes, Value): the chain that only this sign reads, and what the chain reads."""
+        path, value = [], sign.inputs[0]
+        while self._inside(value) and len(value.readers) == 1 and value is not self.segment.exit:
+            node = value.producer
+            if node.kind not in ('map', 'identity', 'max_pool') or len(node.inputs) != 1:
+                break
+            path.insert(0, node)
+            value = node.inputs[0]
+        if not self._is_lone_product(value):
+            # Of floats no pooling is done on bits: all there are cannot be tried.
+            pools = [place for place, node in enumerate(path) if node.kind == 'max_pool']
+            if pools:
+                value = path[pools[-1]].output
+                path = path[pools[-1] + 1:]
+        return path, value
+
+    def _inside(self, value):
+        return value is not self.segment.entry and value.producer is not None
+
+    def _is_lone_product(self, value):
+        return self._inside(value) and value.producer.kind == 'product' and len(value.readers) == 1 \
+            and value is not self.segment.exit
+
+    # Nodes
+
+    def _add(self, node):
+        self._known[id(node.output)] = getattr(self, '_' + node.kind)(node)
+
+    def _identity(self, node):
+        return self._known[id(node.inputs[0])]
+
+    def _map(self, node):
+        steps = read_off.steps_of(node)
+        return self._with_steps(node.inputs[0], steps)
+
+    def _join(self, node):
+        one, other = node.inputs
+        if self._floats(one).emitted and not self._floats(other).emitted:
+            one, other = other, one
+        if one.shape != node.output.shape:
+            one, other = other, one
+        if one.shape != node.output.shape or other.shape not in (one.shape, (one.channels, 1, 1), ()):
+            raise Unsupported(node, '%s of shapes %s and %s is not one of programs' % (node.op_name, one.shape, other.shape))
+        name = self._stored(self._floats(other))
+        return self._with_steps(one, [('add_value' if node.op_name == 'Plus' else 'multiply_value', name)])
+
+    def _magnitude(self, node):
+        if any(reader is None or reader.kind != 'mean_abs' for reader in node.output.readers):
+            raise Unsupported(node, 'Abs is an operation of programs only where its mean is taken')
+        return self._known[id(node.inputs[0])]
+
+    def _mean_abs(self, node):
+        value = node.inputs[0].producer.inputs[0]
+        if not read_off.is_mean_of_magnitudes(node, value):
+            raise Unsupported(node, 'native code does not give the bits of its ReduceElements')
+        return self._emitted(dict(op='mean_abs', input=self._stored(self._floats(value))))
+
+    def _max_pool(self, node):
+        return self._pool(node)
+
+    def _average_pool(self, node):
+        return self._pool(node)
+
+    def _pool(self, node):
+        source = self._stored(self._floats(node.inputs[0]))
+        return self._emitted(dict(op=node.kind, input=source, **pooling(node)))
+
+    def _reshape(self, node):
+        shape = node.output.shape
+        known = self._known[id(node.inputs[0])]
+        if isinstance(known, Bits) and len(shape) == 1:
+            return Bits(known.name, known.shape, known.inverted)
+        if len(shape) not in (1, 3):
+            raise Unsupported(node, 'a reshape to %s is none of programs' % (shape,))
+        return self._emitted(dict(op='reshape', input=self._stored(self._floats(node.inputs[0])), shape=shape))
+
+    def _sign(self, node):
+        path, value = self._paths[id(node)]
+        try:
+            return self._bits_by_thresholds(node, path, value)
+        except Unsupported:
+            if not path:
+                raise
+        for step in path:
+            self._add(step)
+        self.decisions.append((node.output.uid, 'steps'))
+        return self._bits(node.inputs[0], dict(threshold=0.0))
+
+    def _bits_by_thresholds(self, node, path, value):
+        if not self._is_lone_product(value):
+            keys = read_off.float_thresholds(path, node, value) if path else dict(threshold=0.0)
+            self.decisions.append((node.output.uid, 'values'))
+            return self._bits(value, keys)
+        threshold, decreasing, inverted = read_off.integer_thresholds(
+            path, node, value, terms(value.producer.unit.layer))
+        op = dict(self._known[id(value)].op)
+        del op['steps']
+        name = self._name('b')
+        op.update(bits=name, sum_threshold=threshold, sum_decreasing=decreasing)
+        pools = [dict(op='or_pool', **pooling(step)) for step in path if step.kind == 'max_pool']
+        self.ops.append(op)
+        for pool in pools:
+            pool.update(input=name, bits=self._name('b'))
+            name = pool['bits']
+            self.ops.append(pool)
+        self.decisions.append((node.output.uid, 'integers'))
+        return Bits(name, node.output.shape, inverted)
+
+    def _product(self, node):
+        bits = self._known[id(node.inputs[0])]
+        if not isinstance(bits, Bits):
+            raise Unsupported(node, 'it reads no sign')
+        layer = node.unit.layer
+        op = _dense(node, layer, bits) if layer.kind is DENSE else _convolution(node, layer, bits)
+        op['steps'] = []
+        self.sums[node.output.uid] = dict(op)
+        return Floats(op)
+
+    # Values
+
+    def _name(self, letter):
+        self._names += 1
+        return '%s%d' % (letter, self._names)
+
+    def _floats(self, value):
+        """Returns the Floats of a Value; of bits +1 and -1."""
+        known = self._known[id(value)]
+        if isinstance(known, Floats):
+            return known
+        floats = self._emitted(dict(op='unpack', input=known.name))
+        if known.inverted is not None:
+            floats = Floats(dict(op='map', input=floats.op['values'],
+                                 steps=[('multiply', np.where(known.inverted, -1, 1).astype(np.float32))]))
+        self._known[id(value)] = floats
+        return floats
+
+    def _emitted(self, op):
+        op['values'] = self._name('v')
+        floats = Floats(op)
+        floats.emitted = True
+        self.ops.append(op)
+        return floats
+
+    def _stored(self, floats):
+        """Returns the name of a float value, which is in the program from now on."""
+        if floats.op is None:
+            return ENTRY
+        if not floats.emitted:
+            self._emit(floats)
+        if 'values' not in floats.op:
+            floats.op['values'] = 'v of %s' % floats.op['bits']
+        return floats.op['values']
+
+    def _emit(self, floats):
+        floats.op.setdefault('values', self._name('v'))
+        self.ops.append(floats.op)
+        floats.emitted = True
+
+    def _with_steps(self, value, steps):
+        floats = self._floats(value)
+        if not floats.emitted and len(value.readers) == 1:
+            floats.op['steps'] = floats.op['steps'] + steps
+            return floats
+        return Floats(dict(op='map', input=self._stored(floats), steps=steps))
+
+    def _bits(self, value, keys):
+        """Returns the bits that a comparison of a float value gives."""
+        floats, name = self._floats(value), self._name('b')
+        if floats.op is not None and floats.op['op'] in _WITH_BITS and 'bits' not in floats.op:
+            floats.op.update(keys, bits=name)
+            if not floats.emitted:
+                self.ops.append(floats.op)
+                floats.emitted = True
+        else:
+            self.ops.append(dict(keys, op='pack', input=self._stored(floats), bits=name))
+        return Bits(name, value.shape)
+
+
+def terms(layer):
+    """Returns of how many +-1 each integer of a BinaryLayer is the sum, at most."""
+    weights = layer.kind.weights_of(layer.core).shape
+    return int(np.prod(weights)) // layer.kind.outputs(layer.core)
+
+
+def _convolution(node, layer, bits):
+    weights, core = layer.signs(), node.function
+    attributes = core.attributes
+    axes = axes_of(core)
+    if len(bits.shape) != 3 or max(axis.dilation for axis in axes) > 1:
+        raise Unsupported(node, "CNTK's CPU has no dilated convolution to compare with")
+    groups = attributes['groups']
+    if bits.inverted is not None:
+        signs = np.where(bits.inverted, -1, 1).astype(np.float32).reshape(groups, 1, -1, 1, 1)
+        weights = (weights.reshape((groups, -1) + weights.shape[1:]) * signs).reshape(weights.shape)
+    return dict(op='convolution', input=bits.name, weights=np.ascontiguousarray(weights),
+                strides=tuple(axis.stride for axis in axes), groups=groups,
+                padding=_padding(node, axes, bits.shape[1:]))
+
+
+def _dense(node, layer, bits):
+    inputs, outputs = DENSE.input_shape(layer.core), DENSE.output_shape(layer.core)
+    size = int(np.prod(inputs))
+    if len(outputs) != 1 or tuple(node.inputs[0].shape) != inputs or size != np.prod(bits.shape):
+        raise Unsupported(node, 'a Dense from %s to %s, applied to %s, is none of programs'
+                          % (inputs, outputs, node.inputs[0].shape))
+    weights = layer.signs().reshape(size, -1)
+    if bits.inverted is not None:
+        signs = np.where(bits.inverted, -1, 1).astype(np.float32)
+        weights = weights * np.repeat(signs, size // len(signs))[:, None]
+    image = tuple(bits.shape) + (1, 1) * (len(bits.shape) == 1)
+    return dict(op='dense', input=bits.name, weights=np.ascontiguousarray(weights), image=image)
+
+
+def pooling(node):
+    """Returns the kernel, strides and padding of a pooling for the size that it reads."""
+    attributes, shape = node.function.attributes, node.inputs[0].shape
+    if len(shape) != 3 or attributes['ceilOutDim'] or attributes['includePad']:
+        raise Unsupported(node, 'its pooling is none of programs (input %s, ceil_out_dim %s, include_pad %s)'
+                          % (shape, attributes['ceilOutDim'], attributes['includePad']))
+
+    def both(name):
+        numbers = attributes[name]
+        return tuple(numbers[-2:]) if len(numbers) > 1 else tuple(numbers) * 2
+
+    window = both('poolingWindowShape')
+    axes = [Axis(*numbers) for numbers in zip(window, both('strides'), (1, 1), both('autoPadding'), both('lowerPad'),
+                                              both('upperPad'))]
+    outputs = tuple(axis.outputs(size) for axis, size in zip(axes, shape[1:]))
+    if len(attributes['poolingWindowShape']) != 2 or outputs != node.output.shape[1:]:
+        raise Unsupported(node, 'its pooling goes over the channels too')
+    return dict(kernel=window, strides=tuple(axis.stride for axis in axes), padding=_padding(node, axes, shape[1:]))
+
+
+def _padding(node, axes, sizes):
+    padding = tuple(axis.padding(size) for axis, size in zip(axes, sizes))
+    if min(min(sides) for sides in padding) < 0:
+        # What CNTK does not read after the last place is not read by a program either.
+        padding = tuple((lower, max(upper, 0)) for lower, upper in padding)
+        if min(lower for lower, _ in padding) < 0:
+            raise Unsupported(node, 'it does not read the first pixels')
+    return padding

@@ -1,0 +1,148 @@
+"""The records of an event file: appended whole or not at all, read up to the first damaged one.
+
+A record is its length (8 bytes), a checksum of these (4), an event, and a checksum of it (4).
+"""
+import collections
+import os
+import struct
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from .output import warn
+
+# The checksum of a longer event, an image of somebody else's, would take seconds; its encoding is checked.
+_CHECKED_BYTES = 1 << 16
+
+
+class RecordFile(object):
+    """A new file of events, each on disk as far as the system can tell when `append` returns.
+
+    Args:
+        path (str): no file of that name exists.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, path):
+        self._stream = open(path, 'xb', buffering=0)
+        self._whole_bytes = 0
+
+    def append(self, event):
+        """Writes one event.
+
+        Raises:
+            OSError: it could not be written. The file then ends with the event before it; where
+                not even that could be seen to, it is closed, and nothing is appended any more.
+        """
+        if self._stream is None:
+            return
+        data = event.SerializeToString()
+        header = struct.pack('<Q', len(data))
+        record = b''.join([header, _checksum(header), data, _checksum(data)])
+        try:
+            written = 0
+            while written < len(record):
+                written += self._stream.write(record[written:])
+        except BaseException:
+            self._cut_back()
+            raise
+        self._whole_bytes += len(record)
+
+    def close(self):
+        """Closes the file."""
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            stream.close()
+
+    def _cut_back(self):
+        try:
+            self._stream.seek(self._whole_bytes)
+            self._stream.truncate()
+        except OSError:
+            stream, self._stream = self._stream, None
+            stream.close()
+
+
+def events(path):
+    """Yields the events of a file, up to one that a kill has cut or that is damaged.
+
+    TensorBoard too shows nothing of a file from its first damaged record on. Damage is warned of;
+    a file that cannot be read, or is none, has no events.
+    """
+    if not os.path.isfile(path):
+        return
+    try:
+        with open(path, 'rb') as stream:
+            data = stream.read()
+    except OSError as error:
+        warn('TensorBoard: cannot read %s (%s); the run starts without what it holds' % (path, error.strerror))
+        return
+    places, damaged = _places(data)
+    damaged = min([damaged] + list(_wrong_checksums(data, places)))
+    for start, length in places:
+        if start >= damaged:
+            break
+        try:
+            event = Event.FromString(data[start + 12:start + 12 + length])
+        except (DecodeError, ValueError):
+            damaged = start
+            break
+        yield event
+    if damaged < len(data):
+        warn('TensorBoard: %s is damaged at byte %d. The run starts all the same; TensorBoard shows what the '
+             'file holds before that byte' % (path, damaged))
+
+
+def _places(data):
+    """Returns (start, bytes of the event) of each whole record, and where a header is damaged, else the end."""
+    places, at, known = [], 0, {}
+    while len(data) - at >= 12:
+        header, checksum = data[at:at + 8], data[at + 8:at + 12]
+        if header not in known:
+            known[header] = _checksum(header)
+        if known[header] != checksum:
+            return places, at
+        length, = struct.unpack('<Q', header)
+        if length + 16 > len(data) - at:
+            break
+        places.append((at, length))
+        at += length + 16
+    return places, len(data)
+
+
+def _wrong_checksums(data, places):
+    """Yields the first record of each length that differs from its checksum: byte by byte, for all of them at once."""
+    values, by_length = np.frombuffer(data, np.uint8), collections.defaultdict(list)
+    for start, length in places:
+        if length <= _CHECKED_BYTES:
+            by_length[length].append(start + 12)
+    for length, starts in by_length.items():
+        starts = np.array(starts)
+        found = np.full(len(starts), 0xffffffff, np.uint32)
+        for place in range(length):
+            found = _TABLE[(found ^ values[starts + place]) & 0xff] ^ (found >> np.uint32(8))
+        found = ~found
+        found = (found >> np.uint32(15) | found << np.uint32(17)) + np.uint32(0xa282ead8)
+        stored = sum(values[starts + length + byte].astype(np.uint32) << np.uint32(8 * byte) for byte in range(4))
+        wrong = starts[found != stored]
+        if wrong.size:
+            yield int(wrong[0]) - 12
+
+
+def _table():
+    """Returns CRC-32C of each byte, by its reversed polynomial."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, table >> np.uint32(1) ^ np.uint32(0x82f63b78), table >> np.uint32(1))
+    return table
+
+
+_TABLE = _table()
+
+
+def _checksum(data):
+    return struct.pack('<I', masked_crc32c(data))

@@ -1,0 +1,78 @@
+"""Output that may go away while training goes on: a terminal, a pipe, a disk."""
+import warnings
+
+
+def warn(message):
+    """Warns, and goes on where the warning cannot be shown: it may be `sys.stderr` that went away."""
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    except Warning:         # the user made warnings errors
+        raise
+    except Exception:       # whatever a broken sys.stderr raises
+        pass
+
+
+class TextOutput(object):
+    """A text stream whose troubles never reach training.
+
+    A letter that its encoding lacks is written as an escape, as `\\xe9`. Where it has no
+    `flush` none is called. Its first error of any other kind ends it: one warning, and nothing is
+    written any more.
+
+    In all else it is the stream: tqdm asks it for size and encoding, and compares it with `sys.stderr`.
+
+    Args:
+        stream: anything with `write`; None, as `sys.stderr` may be, is a stream that has gone.
+        what (str): who writes, for the warning.
+    """
+
+    def __init__(self, stream, what):
+        self._stream = stream
+        self._what = what
+        self.gone = False
+        if stream is None:
+            self._give_up('there is no stream, sys.stderr is None')
+
+    def attempt(self, call, *arguments):
+        """Calls what writes to the stream; an error of it ends the output and nothing else."""
+        try:
+            call(*arguments)
+        except Exception as error:      # a stream is whatever has a `write`, and raises what it likes
+            self._give_up('%s: %s' % (type(error).__name__, error))
+
+    def isatty(self):
+        try:
+            return not self.gone and bool(self._stream.isatty())
+        except Exception:               # none, or closed: then it is no terminal
+            return False
+
+    def write(self, text):
+        if not self.gone:
+            self.attempt(self._write, text)
+        return len(text)
+
+    def flush(self):
+        if not self.gone:
+            self.attempt(getattr(self._stream, 'flush', str))
+
+    def _write(self, text):
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = getattr(self._stream, 'encoding', None) or 'ascii'
+            self._stream.write(text.encode(encoding, 'backslashreplace').decode(encoding))
+
+    def _give_up(self, why):
+        if self.gone:
+            return
+        self.gone = True
+        warn('%s: its output has gone (%s). Training goes on, and nothing more is shown' % (self._what, why))
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__['_stream'], name)
+
+    def __eq__(self, other):
+        return self is other or self._stream is other
+
+    def __hash__(self):
+        return hash(self._stream)

@@ -1,0 +1,128 @@
+"""nc.native.Program against a NumPy oracle, with ==, on every implementation."""
+import numpy as np
+import pytest
+
+import native_program_cases as cases
+import native_program_oracle as oracle
+from netopt_callbacks import native
+from netopt_callbacks.native_program_state import OPS
+
+F = np.float32
+IMPLEMENTATIONS = native.implementations()
+
+
+def observed(builder):
+    """The ops with an unpack of every bit value, so that every value is an output; and the names of all of these."""
+    ops = builder.ops + [dict(op='unpack', input=name, values='seen_' + name) for name in sorted(builder.bits)]
+    names = sorted(name for name in builder.shapes if name not in builder.inputs)
+    return ops, names + ['seen_' + name for name in sorted(builder.bits)]
+
+
+def check(builder, batch, share=0.05, implementations=IMPLEMENTATIONS):
+    """Every value seen, and then one value alone: the others' memory is used again then."""
+    inputs = {name: cases.special(builder.random, (batch,) + shape, share) for name, shape in builder.inputs.items()}
+    ops, names = observed(builder)
+    values = oracle.run(ops, inputs)
+    last = names[-1] if 'seen_' + str(builder.ops[-1].get('bits')) == names[-1] else builder.ops[-1].get('values') or names[-1]
+    shapes = {name: shape[:1] + (None, None) for name, shape in builder.inputs.items()}
+    for name in implementations:
+        got = native.Program(ops, shapes, names, implementation=name)(*inputs.values())
+        for value, array in zip(names, got if len(names) > 1 else [got]):
+            expected = values[value]
+            assert oracle.same(array.reshape(expected.shape), expected), (name, value, builder.ops)
+        alone = native.Program(ops, builder.inputs, [last], implementation=name)
+        assert oracle.same(alone(*inputs.values()).reshape(values[last].shape), values[last]), (name, last, builder.ops)
+
+
+def test_every_op_has_a_row():
+    assert set(cases.ROWS) == set(OPS) == set(oracle.OPS)
+
+
+@pytest.mark.parametrize('name', sorted(cases.ROWS))
+@pytest.mark.parametrize('batch', [0, 1, 2, 17])
+def test_op(name, batch):
+    for seed in range(12):
+        random = np.random.RandomState(seed)
+        check(cases.random_program(random, 1, first=name), batch)
+
+
+@pytest.mark.parametrize('seed', range(60))
+def test_random_program(seed):
+    random = np.random.RandomState(1000 + seed)
+    check(cases.random_program(random, int(random.randint(3, 12))), int(random.choice([1, 2, 3, 5])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(20))
+def test_many_random_programs(seed):
+    for part in range(25):
+        random = np.random.RandomState(100000 + 25 * seed + part)
+        check(cases.random_program(random, int(random.randint(3, 20))), int(random.choice([1, 2, 7, 16, 64])))
+
+
+@pytest.mark.parametrize('channels', [1, 3, 31, 63, 64, 65, 513])
+@pytest.mark.parametrize('size', [(1, 1), (7, 7), (56, 56)])
+def test_sizes(channels, size):
+    random = np.random.RandomState(channels + size[0])
+    builder = cases.Builder(random, (channels,) + size)
+    cases.pack(builder)
+    weights = random.randn(33, channels, 3, 3).astype(F)
+    threshold = random.randint(-20, 20, 33)
+    builder.add(dict(op='convolution', input='b0', weights=weights, padding=((1, 1), (1, 1)), bits='b1', sum_threshold=threshold),
+                (33,) + size)
+    builder.add(dict(op='convolution', input='b1', weights=random.randn(20, 33, 1, 1).astype(F), bits='b2', values='v2',
+                     steps=[('normalize', 1.5, random.randn(20).astype(F), random.randn(20).astype(F)), ('relu',)],
+                     threshold=0.5), (20,) + size)
+    check(builder, 1 if size[0] > 7 else 3)
+
+
+@pytest.mark.parametrize('length', [3640, 3641, 10922, 10923, 33000])
+def test_sums_beyond_int16(length):
+    """Where thresholds no longer fit int16 sums, and where the sums themselves do not."""
+    random = np.random.RandomState(length)
+    weights = np.ones((length, 40), F)
+    weights[random.rand(*weights.shape) < 0.1] = -1
+    x = np.ones((3, length), F)
+    x[1] = -1
+    for threshold in (length, length - 1, -length, -length - 1, length // 2, -2 ** 31, 2 ** 31 - 1):
+        op = dict(op='dense', input='b', weights=weights, sum_threshold=np.full(40, threshold), bits='c',
+                  sum_decreasing=np.arange(40) % 2 == 0)
+        ops = [dict(op='pack', input='x', bits='b', threshold=0.0), op, dict(op='unpack', input='c', values='y')]
+        expected = oracle.run(ops, dict(x=x))['y'][:, :, 0, 0]
+        for name in IMPLEMENTATIONS:
+            assert np.array_equal(native.Program(ops, dict(x=(length,)), ['y'], implementation=name)(x), expected), name
+
+
+@pytest.fixture
+def threads():
+    before = native.num_threads()
+    yield native.set_num_threads
+    native.set_num_threads(before)
+
+
+@pytest.mark.parametrize('count', [2, 3, 8])
+def test_threads(threads, count):
+    for seed in range(8):
+        for batch in (1, 2, 7, 24):
+            threads(count)
+            check(cases.random_program(np.random.RandomState(seed), 8, size=(24, 17) if seed < 2 else None), batch,
+                  implementations=IMPLEMENTATIONS[:1])
+
+
+def test_fused_multiply_add_of_the_oracle():
+    """The oracle's own arithmetic, against exact fractions."""
+    from fractions import Fraction
+    random = np.random.RandomState(3)
+    a, b, c = (cases.special(random, (4000,), 0) * F(10) ** random.randint(-20, 18, 4000).astype(F) for _ in range(3))
+    c[::3] = -(a * b)[::3]
+    with np.errstate(all='ignore'):
+        got = oracle.fused_multiply_add(a, b, c)
+    for i in range(4000):
+        if not np.isfinite([a[i], b[i], c[i]]).all():
+            continue
+        exact = Fraction(float(a[i])) * Fraction(float(b[i])) + Fraction(float(c[i]))
+        if abs(exact) > Fraction(3.4e38):
+            continue
+        neighbours = [got[i], np.nextafter(got[i], F(np.inf)), np.nextafter(got[i], F(-np.inf))]
+        distances = [abs(Fraction(float(n)) - exact) for n in neighbours if np.isfinite(n)]
+        assert distances[0] == min(distances)
