@@ -228,11 +228,12 @@ class Checkpoints(object):
 
     def write(self, phase):
         """Writes what belongs to a phase, whole or not at all."""
-        os.makedirs(self._folder, exist_ok=True)
-        # One name for all, so that what a kill leaves of it is replaced.
-        half = os.path.join(self._folder, 'phase-new' + TEMPORARY)
-        phase_file.write(half, phase)
-        os.replace(half, _path(self._folder, label_of(len(phase.fired), phase.run)))
+        with generations.told(self._file, 'is not written, since beside it'):
+            os.makedirs(self._folder, exist_ok=True)
+            # One name for all, so that what a kill leaves of it is replaced.
+            half = os.path.join(self._folder, 'phase-new' + TEMPORARY)
+            phase_file.write(half, phase)
+            os.replace(half, _path(self._folder, label_of(len(phase.fired), phase.run)))
 
 
 def _fault(file):

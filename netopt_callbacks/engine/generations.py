@@ -77,7 +77,7 @@ class Generations(object):
         Raises:
             RuntimeError: the folder cannot be written.
         """
-        with _said(file, 'is not written, since beside it'):
+        with told(file, 'is not written, since beside it'):
             os.makedirs(self._folder, exist_ok=True)
             if self._is_whole(file):
                 self._link(file, self.previous)
@@ -104,7 +104,7 @@ class Generations(object):
             raise RuntimeError('the checkpoint %s could not be written whole to %s: %s. %s' % (
                 file, disk.disk_of(file), torn, 'Make room, and go on from the one before, %s' % left if left else
                 'There is none before it: make room, and start anew'))
-        with _said(file, 'is whole, and beside it'):
+        with told(file, 'is whole, and beside it'):
             os.makedirs(self._folder, exist_ok=True)
             self._add(file)
         self.settle()
@@ -253,7 +253,7 @@ def _remove(path):
         pass
 
 
-class _said(object):
+class told(object):
     """Context that makes an OSError a sentence which names the checkpoint and the disk."""
 
     def __init__(self, file, what):
