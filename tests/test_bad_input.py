@@ -22,7 +22,7 @@ from netopt_callbacks.optimizations.binarize_convolution import binarize_convolu
 
 import graph_networks as networks
 from binary_networks import convolutions
-from user_script import SAMPLES, Identity, Script
+from user_script import SAMPLES, Halves, Identity, Script
 
 Row = namedtuple('Row', 'id do error about expected got remedy')
 
@@ -141,7 +141,11 @@ class Silent(nc.Optimization):
 
 
 def run(*callbacks, learner='momentum_sgd', **options):
-    Script(learner=learner).run(callbacks, **options)
+    run_of(Script(learner=learner), *callbacks, **options)
+
+
+def run_of(script, *callbacks, **options):
+    script.run(callbacks, **options)
 
 
 def factor(**options):
@@ -209,12 +213,25 @@ def endless_source():
     script.run(data=C.io.MinibatchSourceFromData({'x': script.images, 'label': script.labels}))
 
 
-def sparse_input():
-    x, label = C.input_variable(12, is_sparse=True), C.input_variable(30)
-    model = C.layers.Dense(30, name='hidden')(x)
-    trainer = C.Trainer(model, C.squared_error(model, label), [C.sgd(model.parameters, 0.1)])
-    with nc.attach(trainer, [factor()], epoch_size=8):
-        trainer.train_minibatch({x: C.Value.one_hot([1, 2], 12), label: np.ones((2, 30), 'f')})
+class Forgotten(Halves):
+    """A learner of the user's own whose `rebuilt` forgot its return."""
+
+    def rebuilt(self, parameters):
+        Halves(parameters)
+
+
+def rebuilt_as_nothing():
+    script = Script()
+    script.trainer = C.Trainer(script.z, (script.loss, script.metric), [Forgotten(list(script.z.parameters))], [])
+    run_of(script, factor(), trainer=script.trainer)
+
+
+def other_trainer():
+    """Two Trainers, and an optimization that only knows the three outputs of one."""
+    script = Script()
+    second = C.Trainer(script.z, C.squared_error(script.z, script.label), [C.sgd(script.z.parameters, 0.1)])
+    run_of(script, Transforming(lambda model: factor().transform(model) if len(model.outputs) == 3 else model.outputs))
+    return second
 
 
 def trained_twice():
@@ -436,14 +453,17 @@ TABLE = [
         'Transforming: transform(model)', 'must keep the arguments', 'other is new', 'use nc.graph'),
     Row('transform that cuts the loss off', lambda: run(Transforming(loss_of_nothing)), ValueError,
         'Transforming', 'must depend on each Parameter', 'does not on W', 'keep it in the graph'),
-    Row('new Parameters that fit nowhere', lambda: run(Transforming(adds((100, 100)))), ValueError,
-        'more of shape (100, 100)', 'leaves room for it', 'no learner would', 'learner=lambda'),
-    Row('learner that trains no adopted factors', lambda: run(factor(), learner='adagrad'), ValueError,
-        'layer hidden', 'a learner of their own', 'need_ave_multiplier', 'learner=lambda'),
+    Row('new Parameters of nobody', lambda: run(Transforming(adds((100, 100))), learner='several'), ValueError,
+        'more of shape (100, 100)', 'which of 2 learners', '(momentum_sgd, adam)', 'nc.Replaced(name'),
+    Row('learner that cannot be rebuilt', lambda: run(factor(), learner='user'), ValueError,
+        'layer hidden', 'would have to train its new Parameters', '(Halves)', 'a method rebuilt(parameters)'),
+    Row('learner that is rebuilt as nothing', rebuilt_as_nothing, ValueError,
+        'rebuilt(parameters) of the learner Forgotten', 'must return a UserLearner', 'got None',
+        'exactly the Parameters it is given'),
+    Row('other Trainer that cannot follow', other_trainer, ValueError,
+        'another Trainer over the same layers', 'reads them in a way', 'does not handle', 'train both tasks in one Trainer'),
     Row('learner without a state to project', lambda: run(factor(learner_state='project'), learner='adam'), ValueError,
         "FactorDense: learner_state='project'", 'no learner it is defined for', 'it has adam', "Use learner_state='reset'"),
-    Row('adopted factors of a sparse input', sparse_input, ValueError,
-        'layer hidden', 'a learner of their own', 'reads a sparse input', 'learner=lambda'),
     Row('learner that forgets a Parameter', lambda: run(factor(
         learner=lambda parameters: C.sgd(parameters[:1], C.learning_parameter_schedule(.1)))), ValueError,
         'FactorDense', 'must train all new Parameters', 'got one without W', 'the whole list'),
