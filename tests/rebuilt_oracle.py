@@ -7,7 +7,7 @@ import cntk as C
 import numpy as np
 import scipy.sparse
 from cntk import cntk_py
-from cntk.internal.utils import _py_dict_to_cntk_dict
+from cntk.internal.utils import _py_dict_to_cntk_dict, _to_cntk_dict_value
 from cntk.layers.typing import Tensor
 
 from user_script import LEARNERS, RATES, SAMPLES
@@ -15,6 +15,7 @@ from user_script import LEARNERS, RATES, SAMPLES
 RANK = 3
 BATCH = 64
 STATE = 'smoothed_gradients'
+BLOCK = 'blockLevelSmoothedGradient'
 
 cntk_py.force_deterministic_algorithms()
 
@@ -191,14 +192,17 @@ class Plain(object):
             return [new for p in parameters for new in (
                 added if p.uid == gone[0] else [] if p.uid in gone else [p])]
 
-        old, self.learners, self.inner = self.inner, [], []
-        for (_, make), learner in zip(self.kind, old):
+        old, outer, self.learners, self.inner = self.inner, self.learners, [], []
+        for (_, make), learner, around in zip(self.kind, old, outer):
             before = parameters_of(learner)
             after = exchanged(before, [] if own else added)
             if after:
+                state = None if self.wrap is None else around.create_checkpoint()
                 new = make(after)
                 _carry(learner, new, before, after, gone[0], project)
                 self._add(new)
+                if state is not None:
+                    self.learners[-1].restore_from_checkpoint(_around(state, new, before, after))
         if own is not None and any(p.uid == gone[0] for learner in old for p in parameters_of(learner)):
             self._add(own(added))
         self.parameters = exchanged(self.parameters)
@@ -240,6 +244,28 @@ def state_of(learner):
     smoothed = [(np.shape(one), np.asarray(one).tobytes()) for one in state[STATE]] if STATE in state.keys() else None
     return smoothed, [repr(state[key]) for key in sorted(state.keys()) if 'ount' in key or 'umber' in key], \
         learner.learning_rate(), learner.total_number_of_samples_seen()
+
+
+def _around(state, inner, before, after):
+    """Returns the state of a learner for several workers around one over other Parameters."""
+    def count(number):
+        return cntk_py.DictionaryValue(cntk_py.SizeTWrapper(number))
+
+    def base(samples):
+        made = cntk_py.Dictionary()
+        made['totalNumberOfSamplesSeen'] = count(samples)
+        made['localLearners'] = cntk_py.DictionaryValueFromDict(inner.create_checkpoint())
+        return made
+
+    if BLOCK not in state.keys():
+        return base(state['totalNumberOfSamplesSeen'])
+    blocks = {p.uid: np.asarray(value) for p, value in zip(before, state[BLOCK])}
+    made = cntk_py.Dictionary()
+    made['base'] = cntk_py.DictionaryValueFromDict(base(state['base']['totalNumberOfSamplesSeen']))
+    made['localTotalNumSamplesSeen'] = count(state['localTotalNumSamplesSeen'])
+    made[BLOCK] = _to_cntk_dict_value([np.array(blocks.get(p.uid, np.zeros(p.shape, p.dtype)), order='C').reshape(p.shape)
+                                       for p in after])
+    return made
 
 
 def _carry(old, new, before, after, retired, project):

@@ -22,7 +22,7 @@ from netopt_callbacks.optimizations.binarize_convolution import binarize_convolu
 
 import graph_networks as networks
 from binary_networks import convolutions
-from user_script import SAMPLES, Identity, Script
+from user_script import SAMPLES, Halves, Identity, Script
 
 Row = namedtuple('Row', 'id do error about expected got remedy')
 
@@ -141,7 +141,11 @@ class Silent(nc.Optimization):
 
 
 def run(*callbacks, learner='momentum_sgd', **options):
-    Script(learner=learner).run(callbacks, **options)
+    run_of(Script(learner=learner), *callbacks, **options)
+
+
+def run_of(script, *callbacks, **options):
+    script.run(callbacks, **options)
 
 
 def factor(**options):

@@ -76,7 +76,7 @@ def test_session_is_told_before_anything_is_written(other, tmpdir):
 
 def test_hand_loop_is_told_before_its_checkpoint_is_touched(other, tmpdir):
     script, file = Script(test=False), str(tmpdir.join('model'))
-    with nc.attach(script.trainer, [Identity(epoch=9)], epoch_size=EPOCH * 9) as run:
+    with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH * 9) as run:
         loop(script, 0, 2)
         with pytest.raises(RuntimeError, match='is training under the checkpoint name'):
             script.trainer.save_checkpoint(file)

@@ -15,6 +15,15 @@ from scipy import sparse
 ROWS = 256
 
 
+def _shaped(values, argument):
+    """Returns rows in the shape of their argument, where they are of one array that is only laid out otherwise."""
+    shape = tuple(argument.shape)
+    if not isinstance(values, np.ndarray) or values.dtype == object or len(argument.dynamic_axes) != 1 \
+            or any(side < 0 for side in shape) or values.shape[1:] == shape or values[:1].size != np.prod(shape):
+        return values
+    return values.reshape((-1,) + shape)
+
+
 class Arrays(object):
     """Held-out data as arrays, one for each of the criterion's arguments, in their order.
 
@@ -62,7 +71,7 @@ class Arrays(object):
         while start < self._rows:
             size = (size_at(self._size, samples) or sys.maxsize) if as_trained else None
             end, steps = self._end(start, columns.values(), size)
-            yield {argument: column.values[start:end] for argument, column in columns.items()}
+            yield {argument: _shaped(column.values[start:end], argument) for argument, column in columns.items()}
             start, samples = end, samples + steps
 
     def _end(self, start, columns, size):
