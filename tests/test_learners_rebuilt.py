@@ -105,7 +105,7 @@ def test_rate_that_the_script_resets_stays(kind, when):
     assert outcome(mine)[1] != outcome(subject(kind))[1]
 
 
-@pytest.mark.parametrize('kind', sorted(KINDS))
+@pytest.mark.parametrize('kind', sorted(set(KINDS) - {'user with rebuilt'}))      # CNTK counts no samples there
 def test_save_and_restore_of_a_factored_run(kind, tmpdir):
     """Saved and restored within a phase, back behind the swap, and ahead of it again."""
     run, files = Plain(kind), {name: str(tmpdir.join(name)) for name in ('early', 'late')}
