@@ -231,7 +231,10 @@ def continues_sequences(arguments):
     data, new = _data_of(arguments)
     if new:
         return not all(new)
-    masks = [_mask(value) for value in (data.values() if isinstance(data, dict) else [data])]
+    # Looking at a mask unpacks the data, and CNTK then no longer takes it for an input of another shape.
+    values = [value for name, value in data.items() if len(getattr(name, 'dynamic_axes', (0, 0))) > 1] \
+        if isinstance(data, dict) else [data]
+    masks = [_mask(value) for value in values]
     return any(mask is not None and (mask[:, 0] == _GOES_ON).any() for mask in masks)
 
 

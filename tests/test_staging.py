@@ -57,8 +57,8 @@ def test_a_layer_that_is_factored_already_is_named_when_nothing_else_is_left(fir
 
 @pytest.mark.parametrize('rank', [3, nc.energy(.5)], ids=['number', 'function'])
 def test_a_learner_that_cannot_train_the_factors_is_refused_before_training(rank):
-    script = Script(learner='adagrad')
-    with pytest.raises(ValueError, match='layer hidden.*need_ave_multiplier.*learner=lambda'):
+    script = Script(learner='user')
+    with pytest.raises(ValueError, match=r'layer hidden.*rebuilt\(parameters\).*learner=lambda'):
         script.run([hidden(2, rank)])
     assert script.trainer.total_number_of_samples_seen == 0
 
