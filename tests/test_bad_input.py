@@ -421,6 +421,8 @@ TABLE = [
         'Block: op_name', 'a name of your own', "got 'LSTM'", 'layer.rebuilt'),
     Row('layer of a block that is none', lambda: nc.Block('Mine', layer='LSTM'), ValueError,
         "Block 'Mine'", "'Dense', 'Convolution' or None", "got 'LSTM'", 'leave it out'),
+    Row('what a block was that is no layer', lambda: nc.Block('Mine', was='LSTM'), ValueError,
+        "Block 'Mine': was", "'Dense' or 'Convolution'", "got 'LSTM'", "was='Dense'"),
     Row('count of a block that is a number', lambda: nc.Block('Mine', count=3), TypeError,
         "Block 'Mine': count", 'a function', 'got 3', 'leave it out'),
     Row('blocks that are names', lambda: graph.blocks.declare(Identity, ['Mine']), TypeError,

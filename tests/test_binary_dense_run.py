@@ -71,7 +71,7 @@ def test_activations_first_then_weights_then_lowered():
      "BinarizeDense.*got none.*'hidden'.*1-bit already"),
     (lambda: [binarize(1, 'inputs'), binarize(1, 'inputs')], "'hidden'.*input must be float, and an earlier optimization"),
     (lambda: [nc.FactorDense(epoch=1, rank=3, filter_function=hidden), binarize(2)],
-     "BinarizeDense.*got none.*'classify'.*DenseFactored 'hidden': factored already"),
+     "BinarizeDense.*got none.*'classify'.*Changed already: DenseFactored 'hidden'"),
     (lambda: [binarize(1), nc.FactorDense(epoch=2, rank=3, filter_function=hidden)], 'FactorDense.*got none'),
 ], ids=['weights first', 'inputs twice', 'factored', 'factored later'])
 def test_what_excludes_each_other_is_refused_before_training(callbacks, words):

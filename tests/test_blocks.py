@@ -41,7 +41,8 @@ class Doubles(nc.Optimization):
         row.binary_weights = row.parameters - 10
         row.binary_macs = row.macs
 
-    blocks = [nc.Block('DenseDoubled', kind='doubled Dense', count=counted), nc.Block('DenseOther')]
+    blocks = [nc.Block('DenseDoubled', was='Dense', kind='doubled Dense', count=counted),
+              nc.Block('DenseOther')]
 
 
 def test_it_counts_what_the_class_says():
@@ -76,6 +77,16 @@ def test_a_block_without_one_weight_is_found_too_and_cannot_be_rebuilt():
         first.rebuilt(C.placeholder() * 1, 'X')
     new = graph.replace(model, {second: C.layers.Dense(8)})
     assert [layer.name for layer in graph.layers(new)] == ['second']
+
+
+def test_it_goes_on_counting_among_the_layers_whose_place_it_took():
+    """BinarizeDense leaves the last Dense of a network alone: the doubled one, or else the one before it."""
+    taken = [note.name for note in nc.BinarizeDense().transform(with_block('DenseDoubled', 'second')).layers
+             if note.skipped is None]
+    assert taken == ['first'] and graph.made_of('Dense') == sorted(graph.made_of('Dense'))
+    assert {'DenseDoubled', 'DenseFactored'} <= set(graph.made_of('Dense')) and 'DenseOther' not in graph.made_of('Dense')
+    with pytest.raises(ValueError, match='BinarizeDense: expected a Dense'):
+        nc.BinarizeDense().transform(with_block('DenseOther', 'second'))
 
 
 def test_what_nobody_says_anything_of_is_named_by_the_block_around_it():

@@ -2,7 +2,7 @@
 
 Public as `nc.graph`: it is what an optimization of your own is written with. See `docs/graph.md`.
 """
-from .blocks import Block
+from .blocks import Block, made_of
 from .edit import clone_shared, placeholder_like, replace, substitute
 from .find import check_filter, frozen_layers, layers, no_layers_error, other_products
 from .layer import Layer
@@ -12,6 +12,6 @@ from .values import evaluate, flat, opened
 from .walk import Level, body, function_of, functions, primitives, walk
 
 __all__ = ['Block', 'Layer', 'Level', 'body', 'check_filter', 'clone_shared', 'cloned_whole', 'evaluate', 'flat',
-           'frozen_layers', 'function_of', 'functions', 'is_trained', 'layers', 'no_layers_error', 'opened',
-           'other_products', 'placeholder_like', 'primitives', 'replace', 'seen_first', 'substitute', 'trained_by',
-           'trained_part', 'walk']
+           'frozen_layers', 'function_of', 'functions', 'is_trained', 'layers', 'made_of', 'no_layers_error',
+           'opened', 'other_products', 'placeholder_like', 'primitives', 'replace', 'seen_first', 'substitute',
+           'trained_by', 'trained_part', 'walk']

@@ -20,6 +20,8 @@ class Block(object):
             reads its weights as they are: `nc.graph.layers` then finds it, and the next optimization
             changes it as any other. None where it is something else now, which is found by asking
             for `op_name`.
+        was (str): 'Dense' or 'Convolution': the layer whose place it takes, where it is none any more. It goes
+            on counting among those, as for which of a network is the last; None where it took no such place.
         kind (str): what a summary calls it; None calls it `op_name`.
         count (callable): (block, row) -> None: corrects the `count.Row` of a block where the Parameters in it and
             the multiply-adds of its products are not what is to be counted. None takes these.
@@ -28,7 +30,7 @@ class Block(object):
         TypeError, ValueError: an argument is not one of these, or `op_name` is that of a layer of CNTK.
     """
 
-    def __init__(self, op_name, layer=None, kind=None, count=None):
+    def __init__(self, op_name, layer=None, kind=None, count=None, was=None):
         for name, value in (('op_name', op_name), ('kind', kind)):
             if not (isinstance(value, str) and value) and not (value is None and name == 'kind'):
                 raise TypeError("Block: %s must be a word, got %r; write for example nc.Block('DensePruned')"
@@ -39,11 +41,15 @@ class Block(object):
         if layer is not None and layer not in LAYERS:
             raise ValueError("Block '%s': layer must be 'Dense', 'Convolution' or None, got %r; leave it out where the "
                              'block is another thing' % (op_name, layer))
+        if was is not None and was not in LAYERS:
+            raise ValueError("Block '%s': was must name the layer whose place it takes, 'Dense' or 'Convolution', or None, "
+                             'got %r; give for example was=\'Dense\'' % (op_name, was))
         if count is not None and not callable(count):
             raise TypeError("Block '%s': count must be a function of a block and its row, or None, got %r; leave it out "
                             'to count Parameters and products' % (op_name, count))
         self.op_name = op_name
         self.layer = layer
+        self.was = was
         self.kind = kind or op_name
         self.count = count
 
@@ -82,6 +88,11 @@ def declared(op_name):
 def op_names():
     """Returns the op names that optimizations have said something of, in alphabetical order."""
     return sorted(_declared)
+
+
+def made_of(layer):
+    """Returns the op names of blocks that took the place of a 'Dense' or a 'Convolution', in alphabetical order."""
+    return sorted(op_name for op_name, (_, block) in _declared.items() if block.was == layer)
 
 
 def is_unit(op_name):

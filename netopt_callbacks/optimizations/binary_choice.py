@@ -179,8 +179,6 @@ def _nothing_left(model, kind, skipped):
     reasons = ['%s: %s' % (layer.label, reason) for layer, reason in skipped.items()]
     reasons += ['%s: 1-bit already' % BinaryLayer(block).label for block in binary_blocks(model)
                 if kind_of_block(block) is kind]
-    reasons += ["%s '%s': factored already" % (function.op_name, function.name or '(unnamed)')
-                for function in graph.walk(model) if function.is_block and function.op_name in kind.other_op_names]
     error = graph.no_layers_error(model, kind.optimization, kind.layer_op_name)
     return ValueError('%s. %s' % (error, '; '.join(reasons))) if reasons else error
 

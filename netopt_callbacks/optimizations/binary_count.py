@@ -7,7 +7,8 @@ from .binary_block import is_binary_core
 
 def blocks_of(kind, native_op_name):
     """Returns what `nc.Optimization.blocks` says of the blocks of a `Kind`, and of those it is lowered to."""
-    return (graph.Block(kind.op_name, count=count_binary), graph.Block(kind.inputs_op_name),
+    return (graph.Block(kind.op_name, count=count_binary, was=kind.layer_op_name),
+            graph.Block(kind.inputs_op_name, was=kind.layer_op_name),
             graph.Block(native_op_name, count=count_native))
 
 

@@ -7,6 +7,7 @@ them over the input and the output of the product.
 import cntk as C
 import numpy as np
 
+from .. import graph
 from .convolution_geometry import is_computed_wrongly
 from .factor_dense import notes_of_products
 
@@ -21,21 +22,25 @@ class Kind(object):
         core_op_name (str): op name of the primitive that multiplies.
         op_name (str): of the binary block.
         inputs_op_name (str): of the block of the first stage, with binary input and float weights.
-        other_op_names (tuple of str): of blocks that hold such a layer in yet another form.
         optimization (str): what binarizes it.
         noun (str): the layer in a sentence.
         keeps_first (bool): whether the first of the network stays float without a filter, too.
     """
 
-    def __init__(self, layer_op_name, core_op_name, noun, keeps_first, other_op_names=()):
+    def __init__(self, layer_op_name, core_op_name, noun, keeps_first):
         self.layer_op_name = layer_op_name
         self.core_op_name = core_op_name
         self.op_name = 'Binary' + layer_op_name
         self.inputs_op_name = 'BinaryInput' + layer_op_name
-        self.other_op_names = other_op_names
         self.optimization = 'Binarize' + layer_op_name
         self.noun = noun
         self.keeps_first = keeps_first
+
+    @property
+    def other_op_names(self):
+        """Op names of blocks that other optimizations have made of such a layer."""
+        return tuple(name for name in graph.made_of(self.layer_op_name)
+                     if name not in (self.op_name, self.inputs_op_name))
 
     def weights_of(self, core):
         """Returns the Variable of the weights that `core` reads."""
@@ -218,7 +223,7 @@ class _Dense(Kind):
 
 
 CONVOLUTION = _Convolution('Convolution', 'Convolution', 'convolution', keeps_first=True)
-DENSE = _Dense('Dense', 'Times', 'Dense', keeps_first=False, other_op_names=('DenseFactored',))
+DENSE = _Dense('Dense', 'Times', 'Dense', keeps_first=False)
 
 KINDS = (CONVOLUTION, DENSE)
 

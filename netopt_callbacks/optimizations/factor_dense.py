@@ -41,7 +41,7 @@ class FactorDense(Optimization):
     0.25
     """
 
-    blocks = (graph.Block(OP_NAME),)
+    blocks = (graph.Block(OP_NAME, was='Dense'),)
 
     def __init__(self, epoch=0, rank=None, filter_function=None, projection_function=None,
                  factor_function=None, learner=None, learner_state='reset'):
