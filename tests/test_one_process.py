@@ -76,7 +76,7 @@ def test_session_is_told_before_anything_is_written(other, tmpdir):
 
 def test_hand_loop_is_told_before_its_checkpoint_is_touched(other, tmpdir):
     script, file = Script(test=False), str(tmpdir.join('model'))
-    with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH * 9) as run:
+    with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH) as run:
         loop(script, 0, 2)
         with pytest.raises(RuntimeError, match='is training under the checkpoint name'):
             script.trainer.save_checkpoint(file)
@@ -87,7 +87,7 @@ def test_hand_loop_is_told_before_its_checkpoint_is_touched(other, tmpdir):
         second = Other(file)
         assert 'is training under' in second.said
         second.end()
-        loop(script, 2, 100)
+        loop(script, 2, 6)
     last = Other(file)
     assert last.said == 'HELD'          # the run is over
     last.end()

@@ -150,7 +150,7 @@ class Checkpoints(object):
             generations.warn_of_going_back(file, wrong, before, os.path.join(self._folder, generations.DAMAGED))
 
     def _whole_number_but(self, file):
-        """Returns the newest numbered checkpoint that is known to be whole, and is another; None where there is none."""
+        """Returns the newest numbered checkpoint that is whole, but for `file`; None where there is none."""
         for number in reversed(_numbered(self._file, STATE)):
             if number != file and os.path.exists(number) and _fault(number) is None:
                 return number
@@ -261,6 +261,7 @@ def _phase_of(file, graph, label):
         path = _path(name + FOLDER, label)
         try:
             phase = phase_file.read(path)
+            phase_file.check_outputs(phase, graph)
             fits = saved_graph.fingerprint(graph, phase.outputs) == phase.fingerprint
             if fits or max(phase.outputs) >= len(graph.outputs):
                 phase_file.check_against(phase, graph, label)

@@ -222,7 +222,8 @@ def fault(file, folders):
     if not state_known and not pair.is_marked(file):
         return None             # plain CNTK wrote it, which notes nothing
     torn = pair.fault(file)
-    # The learners' state may be that of an earlier run, to the bit; that of the pair before tells an old graph, changed.
+    # The learners' state may be that of an earlier run, to the bit; that of the pair before tells an old graph that
+    # has changed.
     if torn is None and any(folder.may_have_written(file, found[1]) for folder in folders):
         return None
     if state_known:

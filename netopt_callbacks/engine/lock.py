@@ -1,8 +1,8 @@
 """One process at a time trains under a checkpoint name.
 
-The lock is the operating system's, of a record of the file `lock` in the checkpoint's folder, so it ends with the process that
-holds it, however that ends: a file that is left behind locks nothing. It is no lock of the descriptor (`flock`), which a child
-process would go on holding.
+The lock is the operating system's, of a record of the file `lock` in the checkpoint's folder, so it ends with the
+process that holds it, however that ends: a file that is left behind locks nothing. It is no lock of the descriptor
+(`flock`), which a child process would go on holding.
 """
 import errno
 import json

@@ -79,7 +79,7 @@ def _varint(stream):
 
 
 def digests(file):
-    """Returns texts that tell the two files of a pair from all others: size and CRC-32, which any flipped bit changes."""
+    """Returns texts that tell the two files of a pair from others: size and CRC-32, which any flipped bit changes."""
     return tuple(_digest(path) for path in (file, file + STATE))
 
 

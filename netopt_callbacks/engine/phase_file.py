@@ -79,6 +79,11 @@ def read(path):
 _COUNTED_ON = 10 ** 6
 
 
+def check_outputs(phase, saved):
+    """Refuses outputs that a saved graph does not have: see `check_against`."""
+    _check_places('outputs', phase.outputs, len(saved.outputs))
+
+
 def check_against(phase, saved, label):
     """Refuses what a saved graph does not have.
 
@@ -92,8 +97,8 @@ def check_against(phase, saved, label):
     """
     if '%d.%s' % (len(phase.fired), phase.run) != label:
         raise ValueError('its fields "fired" and "run" are not of the phase %s, which the graph is of' % label)
-    counted = [('outputs', len(saved.outputs)), ('arguments', len(saved.arguments)),
-               ('parameters', len(saved.parameters)), ('constants', len(saved.constants))]
+    counted = [('arguments', len(saved.arguments)), ('parameters', len(saved.parameters)),
+               ('constants', len(saved.constants))]
     for name, count in counted:
         _check_places(name, getattr(phase, name), count)
     for number, (_, owned) in enumerate(phase.learners):
