@@ -156,7 +156,7 @@ PHASES = collections.OrderedDict([
     ('preserve_all: between the renames', (in_file('rename', 'after', '[0-9]'),
                                            [('preserved', (1, 3, 2))])),
     ('preserve_all: hand-over half written', (in_file('write', 'half', '.ckp.tmp'),
-                                              [('preserved', (2, 5, 5))])),
+                                              [('preserved', (2, 3, 3))])),
     ('preserve_all: hand-over half removed', (in_file('unlink', 'after', ''),
                                               [('preserved', (2, 2, 4))])),
 ])
