@@ -13,7 +13,7 @@ import pytest
 
 import netopt_callbacks as nc
 from netopt_callbacks.engine import checkpoint
-from user_script import KILLED, LEARNERS, SAMPLES, Identity, Killer, Script, hidden
+from user_script import KILLED, LEARNERS, SAMPLES, Identity, Killer, Script, Stops, hidden
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -289,9 +289,9 @@ def test_resume_where_a_transform_changed_the_order_of_the_arguments(tmpdir):
     assert order == ['label', 'x']
     options = dict(test=False, cross_validation=0, dropout=False, checkpoint=SAMPLES,
                    folder=str(tmpdir))
-    script = Script(sweeps=2, **options)
-    with pytest.raises(ValueError, match='before Identity'):
-        script.run(callbacks(), data=script.held_out)
+    script = Script(**options)
+    with pytest.raises(KeyboardInterrupt):
+        script.run(callbacks() + [Stops(24)], data=script.held_out)
     script = Script(**options)
     script.run(callbacks(), data=script.held_out)
     assert script.state() == whole.state()

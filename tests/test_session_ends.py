@@ -268,7 +268,9 @@ class Uncloned(C.ops.functions.UserFunction):
 
 
 @pytest.mark.parametrize('callbacks', [None, [nc.Observer()]], ids=['none', 'an observer'])
-def test_network_that_cannot_be_cloned_is_trained_as_by_cntk(callbacks):
+def test_network_that_cntk_cannot_clone_is_trained_as_by_cntk_and_handed_out(callbacks):
+    made = []
+
     def trained(run):
         script = Script(test=False, cross_validation=0, sweeps=1, dropout=False)
         z = C.user_function(Uncloned(2, script.z))
@@ -276,11 +278,15 @@ def test_network_that_cannot_be_cloned_is_trained_as_by_cntk(callbacks):
         script.trainer = C.Trainer(z, loss, script.learners, [script.log])
         script.loss = loss
         script.arguments['trainer'] = script.trainer
+        made.append((script, z))
         return run(script)
 
     plain = trained(lambda script: script.run_plain())
-    with pytest.warns(UserWarning, match='result.model is None: CNTK cannot clone'):
-        assert trained(lambda script: script.run(callbacks or (), data=None)) == plain
+    assert trained(lambda script: script.run(callbacks or (), data=None)) == plain
+    script, z = made[-1]
+    model = script.session.result.model
+    data = script.images[:5]
+    assert np.array_equal(model.eval({model.arguments[0]: data}), z.eval({script.x: data}))
 
 
 def test_errors_of_two_threads_stay_apart():

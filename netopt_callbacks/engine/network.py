@@ -257,6 +257,7 @@ class Network(object):
             whole, learners = saved_graph.rebound(saved.graph, saved.phase, original, self.handed.arguments,
                                                   self._leaf_of(original))
             given = self._given_for(saved, learners)
+            _check_given(saved, learners, given, original)
             trained = self._trained(learners, given, optimizations)
             after = self.now._replace(whole=whole, trained=trained)
             learner_facts.check_states(saved, trained)
@@ -541,6 +542,23 @@ def _as_one(edit, whole, others):
         return whole, list(others)
     outputs = list(edited.outputs)
     return own(C.combine(outputs[:count])), outputs[count:]
+
+
+def _check_given(saved, learners, given, original):
+    """Refuses a checkpoint whose learners train other Parameters of the network than those of this script do.
+
+    Raises:
+        ValueError: the script is not the one that wrote it.
+    """
+    uids = original.leaves[0]
+    present = {uid for uid, place in zip(uids, saved.phase.parameters) if place is not None}
+    theirs = [parameters for made_by, parameters in learners if made_by is None]
+    for number, (parameters, learner) in enumerate(zip(theirs, given)):
+        mine = next((set(trained) for one, trained in original.learners if one.learner is learner), None)
+        if mine is not None and mine & present != {parameter.uid for parameter in parameters}.intersection(uids):
+            raise ValueError('the checkpoint %s was written by another script: its learner number %d trains other '
+                             'Parameters of the network than %s of this one does: build it with the same learners'
+                             % (saved.file, number, learner_facts.describe(learner)))
 
 
 def _stay(trainers, whole, following):
