@@ -216,7 +216,8 @@ def test_layers_inside_blocks_are_calibrated_binarized_and_lowered():
     assert same_bits(nested.eval(data), flat.eval(data))
     lowered, found = Lower(tolerance=0).run(nested, [nc.BinarizeDense()], [{outer: data}])
     assert [layer.integers for layer in found.layers] == [12 * 8] * 2
-    assert [block.op_name for block in graph.walk(lowered) if block.name == 'mine'] == ['Mine']
+    assert 'BinaryDense' not in [block.op_name for block in graph.walk(lowered, into_blocks=True)]
+    assert same_bits(lowered.eval(data), nested.eval(data))
 
 
 def test_convolutions_and_dense_layers_of_one_network():

@@ -255,6 +255,21 @@ def test_functions_let_go_by_the_script_are_let_go():
         assert uid not in {f.uid for f in gc.get_objects() if isinstance(f, C.Function) and 'this' in f.__dict__}
 
 
+def test_a_part_of_a_graph_that_is_gone_ends_no_run():
+    """CNTK raises where it is asked for the outputs of a Function whose inputs nothing keeps alive any more."""
+    def part():
+        return C.tanh(C.relu(C.layers.Dense(3)(C.input_variable(4)))).root_function
+
+    case, gone = Shared(), part()
+    gc.collect()
+    with pytest.raises(RuntimeError, match='expired'):
+        gone.outputs
+    with attached(case, OPTIMIZATIONS['factor']()):
+        case.train(5)
+        assert case.has('factor')
+        case.check()
+
+
 # The script's own leaves.
 
 # `Function.save` and `restore` of the script's own.

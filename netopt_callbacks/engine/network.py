@@ -257,7 +257,7 @@ class Network(object):
             whole, learners = saved_graph.rebound(saved.graph, saved.phase, original, self.handed.arguments,
                                                   self._leaf_of(original))
             given = self._given_for(saved, learners)
-            _check_given(saved, learners, given, original)
+            _check_given(saved, given, original)
             trained = self._trained(learners, given, optimizations)
             after = self.now._replace(whole=whole, trained=trained)
             learner_facts.check_states(saved, trained)
@@ -544,18 +544,18 @@ def _as_one(edit, whole, others):
     return own(C.combine(outputs[:count])), outputs[count:]
 
 
-def _check_given(saved, learners, given, original):
+def _check_given(saved, given, original):
     """Refuses a checkpoint whose learners train other Parameters of the network than those of this script do.
 
     Raises:
         ValueError: the script is not the one that wrote it.
     """
-    uids = original.leaves[0]
-    present = {uid for uid, place in zip(uids, saved.phase.parameters) if place is not None}
-    theirs = [parameters for made_by, parameters in learners if made_by is None]
-    for number, (parameters, learner) in enumerate(zip(theirs, given)):
-        mine = next((set(trained) for one, trained in original.learners if one.learner is learner), None)
-        if mine is not None and mine & present != {parameter.uid for parameter in parameters}.intersection(uids):
+    place_of = {uid: place for uid, place in zip(original.leaves[0], saved.phase.parameters) if place is not None}
+    theirs = [set(owned) for made_by, owned in saved.phase.learners if made_by is None]
+    for number, (owned, learner) in enumerate(zip(theirs, given)):
+        mine = next((trained for one, trained in original.learners if one.learner is learner), None)
+        if mine is not None and {place_of[uid] for uid in mine if uid in place_of} \
+                != owned.intersection(place_of.values()):
             raise ValueError('the checkpoint %s was written by another script: its learner number %d trains other '
                              'Parameters of the network than %s of this one does: build it with the same learners'
                              % (saved.file, number, learner_facts.describe(learner)))

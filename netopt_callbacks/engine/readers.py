@@ -36,6 +36,14 @@ def live_functions():
     return [function for function in found if 'this' in function.__dict__ and OWN not in function.__dict__]
 
 
+def _with_outputs(function):
+    """Returns (a Function, its outputs): none where the graph it was part of is gone, so that nothing can read it."""
+    try:
+        return function, function.outputs
+    except RuntimeError:
+        return function, ()
+
+
 def _kinds(base):
     """Returns a class and all derived from it, but for UserFunctions: their Python object computes them."""
     found, pending = set(), [base]
@@ -72,7 +80,7 @@ class Readers(object):
 
     def __init__(self, trainer, whole):
         # CNTK walks the graph each time it is asked for outputs.
-        live = [(function, function.outputs) for function in live_functions()]
+        live = [(function, outputs) for function, outputs in map(_with_outputs, live_functions()) if outputs]
         others = [(other, state.current(other).whole.outputs) for other in remember.trainers() if other is not trainer]
         reads = _Reading([outputs for _, outputs in live + others]).of(whole.parameters)
         reading, trainers = ([(one, outputs) for one, outputs in group if reads(outputs)] for group in (live, others))
