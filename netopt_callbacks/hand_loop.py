@@ -164,10 +164,6 @@ class Attached(object):
         """Counts a trained minibatch."""
         self.engine.after_minibatch()
 
-    def now(self, variable):
-        """Returns the present output that stands for one of before a change."""
-        return readers.now(_output(variable))
-
     def start(self):
         """Starts the run, if it has not begun: with the first thing done to its trainer."""
         if not self.engine.started:
@@ -177,28 +173,26 @@ class Attached(object):
 class Fetched(dict):
     """Outputs fetched in a minibatch at whose start the network may have been exchanged.
 
-    The keys are the Variables asked for; those that stand for them now find the same values, so
+    The keys are the Variables asked for; all that stand for the same output find the same value, so
     that `outputs=[z.output]` and then `values[z.output]` goes on working.
     """
 
-    def __init__(self, run, values):
-        super(Fetched, self).__init__(values)
-        self._values = {run.now(variable).uid: value for variable, value in values.items()}
-
     def __missing__(self, variable):
-        if variable not in self:
-            raise KeyError(variable)
-        return self._values[_output(variable).uid]
+        for key, value in self.items():
+            if _now(key).uid == _now(variable).uid:
+                return value
+        raise KeyError(variable)
 
     def __contains__(self, variable):
-        return super(Fetched, self).__contains__(variable) or _output(variable).uid in self._values
+        return super(Fetched, self).__contains__(variable) or any(_now(key).uid == _now(variable).uid for key in self)
 
     def get(self, variable, default=None):
         return self[variable] if variable in self else default
 
 
-def _output(variable):
-    return variable.output if isinstance(variable, C.Function) else variable
+def _now(variable):
+    """Returns the present output that stands for one of before a change."""
+    return readers.now(variable.output if isinstance(variable, C.Function) else variable)
 
 
 def _variables(function):
@@ -255,7 +249,7 @@ class Watched(Exchanged):
         run = remember.attached_to(self)
         outputs = options['outputs'] if 'outputs' in options else (rest or (None,))[0]
         run.before_minibatch(arguments, options.get('is_sweep_end', (rest + (None,) * 3)[2]))
-        asked = {run.now(output): output for output in outputs or ()}
+        asked = {_now(output): output for output in outputs or ()}
         if outputs and 'outputs' in options:
             options['outputs'] = list(asked)
         elif outputs:
@@ -265,8 +259,7 @@ class Watched(Exchanged):
             run.after_minibatch()
         if outputs:
             updated, values = trained
-            trained = updated, Fetched(run, {asked[output]: value
-                                             for output, value in values.items()})
+            trained = updated, Fetched((asked[output], value) for output, value in values.items())
         return trained
 
     def summarize_training_progress(self):

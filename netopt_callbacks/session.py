@@ -324,7 +324,7 @@ class Session(object):
         workers.meet(self.trainer)
         if ahead.at_end(workers):
             return True
-        if workers.any(due and not summarized):
+        if workers.any((due or not ahead.has_more) and not summarized):
             if summarized:
                 workers.averaged(0, 0)      # the others' summary waits for all
             else:

@@ -1,5 +1,6 @@
-"""What finding, replacing and counting layers costs: linear in their number."""
-import time
+"""What finding, replacing and counting layers asks CNTK for: linear in the number of layers (times: `tests.bench_graph`)."""
+import collections
+import sys
 
 import pytest
 
@@ -7,21 +8,33 @@ from bench_graph import deep_network, two_replaced
 from netopt_callbacks import count, graph
 
 
-def processor_seconds(function, model):
-    """Returns the fastest of three, in time of this process: other processes do not count."""
-    times = []
-    for _ in range(3):
-        start = time.process_time()
+def calls_of(function, model):
+    """Returns how often each function written in C, so each of CNTK's, is called."""
+    calls = collections.Counter()
+
+    def note(frame, event, called):
+        if event == 'c_call':
+            calls[called.__name__] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
         function(model)
-        times.append(time.process_time() - start)
-    return min(times)
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+@pytest.fixture(scope='module')
+def networks():
+    return deep_network(30), deep_network(240)
 
 
 @pytest.mark.parametrize('function', [graph.layers, graph.other_products, two_replaced, count.whole],
                          ids=lambda function: function.__name__)
-def test_eight_times_the_layers_take_about_eight_times_as_long(function, networks=[]):
-    """Where each Function was asked for its outputs, it took 16 to 33 times as long."""
-    if not networks:
-        networks += [deep_network(60), deep_network(480)]
-    small, large = (processor_seconds(function, model) for model in networks)
-    assert large < 12 * small
+def test_eight_times_the_layers_take_eight_times_the_calls(function, networks):
+    """And few Functions are asked for their outputs: CNTK goes through all the graph below each that is."""
+    small, large = (calls_of(function, network) for network in networks)
+    assert large['Function_inputs'] > 240           # it was seen
+    assert {name: (small[name], number) for name, number in large.items() if number > 8.5 * small[name] + 20} == {}
+    assert large['Function_outputs'] < 2 * 240

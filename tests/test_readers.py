@@ -80,8 +80,60 @@ def test_readers_follow_in_train(kind):
     assert {tuple(p.shape): p.value.tobytes() for p in criterion.parameters} == expected
 
 
+@every
+def test_variables_that_the_script_keeps_are_outputs_and_keys(kind):
+    case = Shared()
+    kept = case.z.output, case.criterion.outputs[0]         # CNTK gives roots of the trainer's graph, nothing else
+    with attached(case, OPTIMIZATIONS[kind]()):
+        for number in range(8):
+            minibatch = case.minibatch(number)
+            swapped = number == 2       # then the network of before the minibatch is not the one that is fetched
+            expected = None if swapped else [case.z.eval({case.x: minibatch[case.x]}).tobytes(),
+                                             C.combine([case.criterion.outputs[0]]).eval(minibatch).tobytes()]
+            _, values = case.trainer.train_minibatch(minibatch, outputs=list(kept))
+            assert [values[variable].shape for variable in kept] == [(BATCH, CLASSES), (BATCH, 1)]
+            if expected is not None:
+                assert [values[variable].tobytes() for variable in kept] == expected
+            assert values[case.z.output].tobytes() == values[kept[0]].tobytes()
+            assert all(variable in values for variable in kept + (case.z.output, case.criterion.outputs[0]))
+            assert values.get(case.error.output) is None and case.error.output not in values
+            _, one = case.trainer.train_minibatch(minibatch, [kept[0]])
+            assert list(one) == [kept[0]]
+        _, values = case.trainer.train_minibatch({case.x: case.few, case.y: case.labels[:BATCH]}, outputs=[case.z.output])
+        assert values[kept[0]].tobytes() == values[case.z.output].tobytes()
+
+
 ORDERS = [('factor', 'binarize'), ('binarize', 'factor'), ('binarize dense', 'binarize'), ('binarize', 'binarize dense')]
 orders = pytest.mark.parametrize('kinds', ORDERS, ids=' then '.join)
+
+
+@orders
+def test_readers_follow_through_a_second_swap_and_every_restore(kinds, tmpdir):
+    """Back to the phase before the last, to the first, and ahead again, also after the run."""
+    case, files, told = Shared(), [str(tmpdir.join(str(n))) for n in range(3)], {}
+    with attached(case, OPTIMIZATIONS[kinds[0]](1), OPTIMIZATIONS[kinds[1]](2)):
+        for phase in range(3):
+            case.train(2)
+            case.trainer.save_checkpoint(files[phase])
+            told[phase] = case.check().tobytes()
+            case.train(2)
+            assert case.has(*kinds[:phase])
+        late = case.check().tobytes()
+        for phase in (1, 2, 0, 1, 0, 2):
+            case.trainer.restore_from_checkpoint(files[phase])
+            assert case.check().tobytes() == told[phase], phase
+            assert case.has(*kinds[:phase])
+            case.trained = 4 * phase + 2
+        case.train(2)
+        assert case.check().tobytes() == late
+        case.trainer.restore_from_checkpoint(files[0])
+        case.trained = 2
+        case.train(10)              # through both swaps once more, on the other side of a restore
+        assert case.check().tobytes() == late and case.has(*kinds)
+    for phase in (0, 2, 1):
+        case.trainer.restore_from_checkpoint(files[phase])
+        assert case.check().tobytes() == told[phase]
+        assert case.has(*kinds[:phase])
 
 
 @orders
@@ -148,6 +200,15 @@ def resumed_main(kind, front, folder, kill):
                     case.trainer.save_checkpoint(file)
     assert case.has(kind)
     print('TOLD ' + case.check().tobytes().hex())
+
+
+@every
+@pytest.mark.parametrize('front', ['session', 'hand loop'])
+def test_readers_follow_a_resume_in_a_new_process(kind, front, tmpdir):
+    whole = new_process(tmpdir.mkdir('whole'), 'test_readers.resumed_main', kind, front)
+    folder = tmpdir.mkdir('killed')
+    assert new_process(folder, 'test_readers.resumed_main', kind, front, kill=7) is None
+    assert new_process(folder, 'test_readers.resumed_main', kind, front) == whole
 
 
 def new_process(folder, main, *arguments, kill=0):
@@ -243,6 +304,42 @@ class Narrow(nc.Optimization):
         return OPTIMIZATIONS['factor']().transform(model)
 
 
+def test_readers_follow_an_optimization_that_takes_the_network_alone():
+    case = Shared()
+    with attached(case, Narrow(epoch=1)) as run:
+        case.train(8)
+        truth = case.check()
+        assert case.has('factor')
+    assert run.result.records[0].notes == []
+    assert first(case.z, case.few).tobytes() == first(run.result.model, case.few).tobytes() == truth.tobytes()
+
+
+def test_layer_whose_weights_a_reader_applies_in_another_way_stays_as_it_is():
+    """As where the network itself does; the record says so, and the reader goes on reading what is trained."""
+    case = Shared()
+    pixels = C.input_variable(6 * 6 * 6)
+    tied = C.times(pixels, C.reshape(case.z.hidden.W, (216, 12)))
+    with attached(case, OPTIMIZATIONS['factor']()) as run:
+        case.train(8)
+        case.check()
+    note, = run.result.records[0].layers
+    assert 'read elsewhere too' in note.skipped and not case.has('factor')
+    assert tied.eval({pixels: np.eye(216, dtype=np.float32)}).tobytes() == case.z.hidden.W.value.tobytes()
+
+
+def test_function_that_watches_the_weights_does_not_keep_a_layer_from_being_factored():
+    """It cannot follow: what it reads is gone. It is named."""
+    case = Shared()
+    norm = C.reduce_l2(case.z.hidden.W, axis=C.Axis.all_static_axes(), name='norm of W')
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        with attached(case, OPTIMIZATIONS['factor']()) as run:
+            case.train(6)
+            case.check()
+    assert 'DenseFactored' in operations(case.z) and norm.name
+    assert [w for w in said if 'norm of W' in str(w.message)] and 'norm of W' in str(run.result.records[0].notes)
+
+
 def test_functions_let_go_by_the_script_are_let_go():
     case = Shared()
     with attached(case, OPTIMIZATIONS['factor']()):
@@ -271,6 +368,45 @@ def test_a_part_of_a_graph_that_is_gone_ends_no_run():
 
 
 # The script's own leaves.
+
+@pytest.mark.parametrize('swapped', [False, True], ids=['nothing due', 'swapped'])
+@pytest.mark.parametrize('front', ['hand loop', 'after the run'])
+def test_leaves_are_the_scripts_own_objects_after_a_restore(swapped, front, tmpdir):
+    C.cntk_py.reset_random_seed(2)
+    random = np.random.RandomState(2)
+    x, y = C.input_variable(12, name='x'), C.input_variable(4, name='y')
+    temperature = C.constant(np.array(1, np.float32), name='temperature')
+    gain = C.parameter((12,), init=1, name='gain')          # no learner trains it: the script sets it
+    z = C.layers.Dense(4, name='out')(C.layers.Dense(30, activation=C.tanh, name='hidden')(x * gain)) / temperature
+    soft = C.softmax(z)
+    learner = momentum([p for p in z.parameters if p.uid != gain.uid])
+    trainer = C.Trainer(z, (C.cross_entropy_with_softmax(z, y), C.classification_error(z, y)), [learner])
+    data, labels = random.normal(size=(64, 12)).astype(np.float32), np.eye(4, dtype=np.float32)[random.randint(4, size=64)]
+    files = [str(tmpdir.join(name)) for name in ('early', 'late')]
+    out = z.out.W
+    with nc.attach(trainer, [OPTIMIZATIONS['factor'](1)] if swapped else [], epoch_size=128) as run:
+        for number in range(6):
+            trainer.train_minibatch({x: data, y: labels})
+            if number in (0, 4):
+                trainer.save_checkpoint(files[number // 4])
+        if front == 'after the run':
+            run.finish()
+        for file in files + files[::-1]:
+            trainer.restore_from_checkpoint(file)
+            before, soft_before = z.eval({x: data}), soft.eval({x: data})
+            assert {temperature.uid, gain.uid, out.uid} <= {leaf.uid for f in (z, soft, trainer.loss_function)
+                                                            for leaf in f.parameters + f.constants}
+            temperature.value = np.array(.5, np.float32)
+            assert (z.eval({x: data}) == 2 * before).all() and soft.eval({x: data}).tobytes() != soft_before.tobytes()
+            temperature.value = np.array(1, np.float32)
+            gain.value = np.zeros(12, np.float32)
+            assert np.unique(z.eval({x: data}), axis=0).shape[0] == 1 and np.unique(soft.eval({x: data}), axis=0).shape[0] == 1
+            gain.value = np.ones(12, np.float32)
+            assert z.eval({x: data}).tobytes() == before.tobytes()
+            kept = out.value
+            trainer.train_minibatch({x: data, y: labels})
+            assert (out.value != kept).any()
+
 
 # `Function.save` and `restore` of the script's own.
 

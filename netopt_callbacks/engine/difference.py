@@ -130,7 +130,27 @@ def _between(output, inlet):
     return path, leaves
 
 
-def followed(outputs, differences):
+def follow(before, after, readers):
+    """Changes what else reads a network as the network was changed.
+
+    Args:
+        before, after (cntk.Function): see `parts`.
+        readers (list of cntk.Variable): outputs of Functions that read leaves of the first.
+
+    Returns:
+        (list of cntk.Variable, list of cntk.Variable, list of Part): what takes the place of the readers; the leaves
+        that the network reads in another way now (all, where it cannot be told); the parts.
+    """
+    if not readers:
+        return [], [], []
+    found = parts(before, after)
+    if found is None:
+        return list(readers), list(before.parameters) + list(before.constants), []
+    touched = {leaf.uid: leaf for part in found for leaf in _between(part.before, part.before_input)[1].values()}
+    return _followed(readers, found), list(touched.values()), found
+
+
+def _followed(outputs, differences):
     """Returns a graph with the parts exchanged wherever the same layer is applied.
 
     Args:
@@ -181,14 +201,21 @@ def _reads_alike(function, wanted):
     return leaves[0] == leaves[1] if wanted.is_block or leaves[1] else True
 
 
-def replaced(differences):
-    """Returns what of a network's Parameters takes the place of what, as `nc.Replaced` says it."""
+def replaced(differences, trained):
+    """Returns what of a network's Parameters takes the place of what, as `nc.Replaced` says it.
+
+    Args:
+        differences (list of Part): see `parts`.
+        trained (list of cntk.Parameter): of the network after, in the order of its learners: that of the optimization.
+    """
+    order = {parameter.uid: place for place, parameter in enumerate(trained)}
     found = []
     for part in differences:
         _, old = _between(part.before, part.before_input)
         _, new = _between(part.after, part.after_input)
         retired = [leaf for uid, leaf in old.items() if leaf.is_parameter and uid not in new]
-        added = [leaf for uid, leaf in new.items() if leaf.is_parameter and uid not in old]
+        added = sorted((leaf for uid, leaf in new.items() if leaf.is_parameter and uid not in old),
+                       key=lambda leaf: order.get(leaf.uid, len(order)))
         if retired or added:
             found.append(Replaced(part.before.name or part.before.owner.name or 'a layer', retired, added))
     return found

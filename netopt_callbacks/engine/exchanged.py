@@ -101,7 +101,13 @@ class Exchanged(object):
 
     def restore_from_checkpoint(self, filename):
         phases = remember.handed(self).phases
-        restore = super(Exchanged, self).restore_from_checkpoint
+
+        def restore(file):
+            restored = super(Exchanged, self).restore_from_checkpoint(file)
+            for function in self.model, self.loss_function, self.evaluation_function:
+                remember.values_restored(function)
+            return restored
+
         if phases is not None:
             return phases.restore_file(filename, restore)
         saved_graph.refuse_other(self, filename)

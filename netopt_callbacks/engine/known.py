@@ -8,7 +8,10 @@ import warnings
 import cntk as C
 
 from .. import graph
-from .readers import Readers, applied_as_in
+from ..graph.walk import functions, walk
+from .readers import Readers
+
+_UNKNOWN = C.placeholder().shape
 
 
 def known_model(trainer, state, named=None):
@@ -24,7 +27,7 @@ def known_model(trainer, state, named=None):
     """
     criterion = C.combine([output for output in state.whole.outputs[state.models:]])
     if named is not None:
-        return applied_as_in(named, criterion) or named
+        return _applied_as_in(named, criterion) or named
     if state.models and state.whole.outputs[0].uid != state.whole.outputs[state.models].uid:
         return state.model
     found = _candidates(trainer, state)
@@ -34,7 +37,7 @@ def known_model(trainer, state, named=None):
                           len(found), ', '.join(repr(function.name or function.uid) for function in found)))
     if len(found) != 1:
         return criterion
-    return applied_as_in(found[0], criterion) or found[0]
+    return _applied_as_in(found[0], criterion) or found[0]
 
 
 def _candidates(trainer, state):
@@ -62,3 +65,24 @@ def _is_over(function, other):
     """Whether a Function is computed from what another one computes."""
     inside = {output.uid for part in graph.functions(function.outputs) for output in part.outputs}
     return all(output.uid in inside for output in other.outputs)
+
+
+def _applied_as_in(function, whole):
+    """Returns a layer function applied to an input as a network gives it; None where that is not seen.
+
+    Args:
+        function (cntk.Function): with one placeholder.
+        whole (cntk.Function): the network, in which the Parameters that it applies to its input are applied, too.
+    """
+    if len(function.placeholders) != 1:
+        return None
+    inlet = function.placeholders[0].uid
+    first = {(part.op_name, leaf.uid) for part in functions(function.outputs)
+             for leaf in part.inputs if leaf.is_parameter and any(v.uid == inlet for v in part.inputs)}
+    for part in walk(whole):
+        if any((part.op_name, leaf.uid) in first for leaf in part.inputs if leaf.is_parameter):
+            data = [variable for variable in part.inputs if not (variable.is_parameter or variable.is_constant)]
+            if len(data) == 1 and data[0].shape != _UNKNOWN:
+                return function(data[0] if data[0].is_input else C.input_variable(
+                    data[0].shape, data[0].dtype, dynamic_axes=data[0].dynamic_axes, name=data[0].name))
+    return None

@@ -108,7 +108,11 @@ class Network(object):
         Args:
             optimizations (list of nc.Optimization): those still to be applied.
         """
-        refuse_expected(optimizations, self.now.whole, self.now.trained)
+        others = []
+        if optimizations and any(other is not self.trainer for other in remember.trainers()):
+            others = [(readers.named(now.whole), now.trained)
+                      for now in map(state.current, readers.Readers(self.trainer, self.now.whole).trainers)]
+        refuse_expected(optimizations, self.now.whole, self.now.trained, others)
 
     def take_over(self, changes, label):
         """Makes sure that the trainer is one of our own.
@@ -172,11 +176,10 @@ class Network(object):
             self.workers.align_unique_id()      # CNTK aggregates gradients in the order of their uids
         with graph.trained_by(parameter.uid for one in before.trained for parameter in one.parameters):
             optimization.prepare(before.whole, minibatches(before.whole.arguments))
-            done = _applied(optimization, outputs, found)
+            done, others, touched = _applied(optimization, outputs, found.outputs)
         new = list(done.model.outputs)
         plan = planned(optimization, index, before.whole, C.combine(new[:len(outputs)]), done.replaced, before.trained)
         after = before._replace(whole=_same(before.whole, new[:len(outputs)]), trained=plan.trained)
-        others = new[len(outputs):]
         if after.whole is not before.whole:
             whole, others = _as_one(random_state.open_blocks, after.whole, others)
             after, others = self._numbered(after._replace(whole=whole), others)
@@ -184,10 +187,11 @@ class Network(object):
         self.workers.agree(lambda: state.signature(after.whole), optimization.name)
         following = {old.uid: output for old, output in zip(outputs, after.whole.outputs)}
         following.update((old.uid, output) for old, output in zip(found.outputs, others))
+        retired = _missing(before.whole, after.whole)
+        left = found.left_behind(following, optimization.name, retired, touched)
         others, messages = self._others(found, following, optimization, index, done.replaced)
-        messages += found.left
         return Change(after, plan.begin_with, _added(before.whole, after.whole), done.layers,
-                      plan.messages + messages, found, following, others)
+                      plan.messages + messages + left, found, following, others)
 
     def _others(self, found, following, optimization, index, replaced):
         """Returns what becomes of other Trainers over the same layers, and what the record says of them."""
@@ -439,13 +443,11 @@ class Network(object):
         before = self.now
         found = readers.Readers(self.trainer, before.whole)
         following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
-        differences = difference.parts(before.whole, after.whole) if found.outputs else []
-        if differences is None:
-            found.leave('the restore')
-            differences = []
-        following.update((old.uid, new) for old, new in zip(
-            found.outputs, difference.followed(found.outputs, differences)))
-        others, _ = self._others(found, following, _Restore(), None, difference.replaced(differences))
+        others, touched, parts = difference.follow(before.whole, after.whole, found.outputs)
+        following.update((old.uid, new) for old, new in zip(found.outputs, others))
+        found.left_behind(following, 'the restore', _missing(before.whole, after.whole), touched)
+        trained = [parameter for one in after.trained for parameter in one.parameters]
+        others, _ = self._others(found, following, _Restore(), None, difference.replaced(parts, trained))
 
         def rest(undo):
             for trainer, state_of, begin_with in others:
@@ -499,30 +501,43 @@ class Network(object):
             self.handed.states[after.unique_id] = self.now
 
 
-def _applied(optimization, outputs, found):
-    """Returns the `Transformed` network, together with what else reads its Parameters if that can be.
+def _applied(optimization, outputs, others):
+    """Transforms a network together with what else reads its Parameters: one graph, in which a shared layer is one layer.
 
-    Where an optimization cannot change a reader (a layer function that knows no shapes yet, say), the network is
-    transformed alone, and the reader, which then goes on computing what it did, is named.
+    Where the optimization cannot change a reader (one whose shapes are not known yet, say), the network is
+    transformed alone, and the same is done to the readers wherever they apply the same layers.
+
+    Args:
+        optimization (nc.Optimization): what to apply.
+        outputs, others (list of cntk.Variable): of the network, and of what else reads it.
+
+    Returns:
+        (Transformed, list of cntk.Variable, list of cntk.Variable): the network; what takes the place of the others;
+        the leaves of the layers that were found anew in them.
     """
-    for others in found.variants():
+    if others:
         try:
-            with graph.seen_first(len(outputs)), graph.cloned_whole():
-                done = as_transformed(optimization.transform(own(C.combine(outputs + others))), optimization.name)
+            with graph.seen_first(len(outputs)):
+                done = _transformed(optimization, outputs + others)
             if len(done.model.outputs) == len(outputs) + len(others):
-                return done
+                return done, list(done.model.outputs)[len(outputs):], []
         except Exception:       # an error of the network itself is raised by it alone, too
-            continue
-    done = _alone(optimization, outputs)
-    found.leave(optimization.name)
-    return done
-
-
-def _alone(optimization, outputs):
-    with graph.cloned_whole():
-        done = as_transformed(optimization.transform(own(C.combine(outputs))), optimization.name)
+            pass
+    done = _transformed(optimization, outputs)
     swap.check_outputs(len(outputs), done.model)
-    return done
+    others, touched, _ = difference.follow(C.combine(outputs), done.model, others)
+    return done, others, touched
+
+
+def _transformed(optimization, outputs):
+    with graph.cloned_whole():
+        return as_transformed(optimization.transform(own(C.combine(outputs))), optimization.name)
+
+
+def _missing(before, after):
+    """Returns the Parameters that a network reads no more."""
+    kept = {parameter.uid for parameter in after.parameters}
+    return [parameter for parameter in before.parameters if parameter.uid not in kept]
 
 
 def _as_one(edit, whole, others):

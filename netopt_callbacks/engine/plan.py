@@ -164,7 +164,7 @@ def unread(trained, loss):
     return [parameter for one in trained for parameter in one.parameters if parameter.uid not in read]
 
 
-def refuse_expected(optimizations, model, trained):
+def refuse_expected(optimizations, model, trained, others=()):
     """Lets optimizations refuse a model before training, and refuses what no learner could train.
 
     Each gets the model as those before it are expected to leave it, as far as that is known.
@@ -173,12 +173,15 @@ def refuse_expected(optimizations, model, trained):
         optimizations (list of nc.Optimization): those still to be applied.
         model (cntk.Function): the graph of the trainer.
         trained (tuple of Trained): the learners of the trainer.
+        others (sequence of (str, tuple of Trained)): other Trainers over the same layers: their networks' names, and
+            their learners.
 
     Raises:
         TypeError, ValueError: what `check` raises or returns wrongly; a learner that does not fit.
     """
-    owners = {parameter.uid: one.learner for one in trained for parameter in one.parameters}
-    known = set(owners)
+    mine = _owners(trained)
+    theirs = [(name, _owners(one)) for name, one in others]
+    known = set(mine)
     for index in in_order(optimizations):
         optimization = optimizations[index]
         with graph.trained_by(known):
@@ -190,13 +193,24 @@ def refuse_expected(optimizations, model, trained):
             raise TypeError('%s: check(model) must return a cntk.Function, an nc.Transformed or None, got %r; None is '
                             'where nothing is known yet' % (optimization.name, expected.model))
         replaced = [one for one in expected.replaced if one.retired]
-        _refuse_replaced(optimization, replaced, owners)
-        for one in replaced:
-            owner = next((owners[old.uid] for old in one.retired if old.uid in owners), None)
-            if owner is not None and optimization.learner is None:
-                owners.update((new.uid, owner) for new in one.added)
+        _refuse_replaced(optimization, replaced, mine)
+        for name, owners in theirs:
+            try:
+                _refuse_replaced(optimization, replaced, owners)
+            except ValueError as error:
+                raise ValueError('another Trainer over the same layers (%s) cannot follow. %s' % (name, error))
+        for owners in [mine] + [owners for _, owners in theirs]:
+            for one in replaced:
+                owner = next((owners[old.uid] for old in one.retired if old.uid in owners), None)
+                if owner is not None and optimization.learner is None:
+                    owners.update((new.uid, owner) for new in one.added)
         known.update(new.uid for one in expected.replaced for new in one.added)
         model = expected.model
+
+
+def _owners(trained):
+    """Returns {uid of a Parameter: the learner that trains it}."""
+    return {parameter.uid: one.learner for one in trained for parameter in one.parameters}
 
 
 def _refuse_replaced(optimization, replaced, owners):

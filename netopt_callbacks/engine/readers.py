@@ -13,12 +13,11 @@ from cntk import cntk_py
 from cntk.ops.functions import UserFunction
 
 from ..graph.edit import with_outputs
-from ..graph.walk import functions, walk
+from ..graph.walk import functions
 from . import remember, state
 from .load import load_graph
 from .state import OWN, signature
 
-_UNKNOWN = C.placeholder().shape
 _moved = {}             # uid of an output before a change: the Variable that stands for it
 
 
@@ -89,58 +88,47 @@ class Readers(object):
         mine = {output.uid for output in whole.outputs}
         theirs = [output for _, outputs in reading + trainers for output in outputs]
         self.outputs = list({output.uid: output for output in theirs if output.uid not in mine}.values())
-        self.left = []          # what the record says of those that could not follow
         self._mine = mine
-        self._whole = whole
-        self._held = None       # a Variable does not keep its Function alive
 
-    def variants(self):
-        """Yields the outputs an optimization is to change beside the network's, and lets `outputs` be those they stand for.
-
-        First all as they are. A layer function that is applied to no input yet knows no shapes, which some
-        optimizations need: then it is taken as the network applies it, or left where that cannot be seen.
-        """
-        if not self.outputs:
-            return
-        yield self.outputs
-        applied, self.left = {}, []
-        for function in self.functions:
-            if function.placeholders:
-                known = applied_as_in(function, self._whole)
-                if known is None and function.is_composite:
-                    self.left.append(_left(function, 'the optimization'))
-                applied.update((old.uid, new) for old, new in zip(
-                    function.outputs, known.outputs if known is not None else [None] * len(function.outputs)))
-        if not applied:
-            return
-        self._held = applied
-        pairs = [(output, applied.get(output.uid, output)) for output in self.outputs]
-        self.outputs = [old for old, new in pairs if new is not None]
-        for message in self.left:
-            warnings.warn(message)
-        yield [new for _, new in pairs if new is not None]
-
-    def leave(self, optimization):
-        """Notes that those beside the trainer's own outputs cannot follow a change, and warns of it.
+    def left_behind(self, new, change, retired, touched=()):
+        """Names, in a warning each, the Functions that go on reading what a change took out of the network.
 
         Args:
-            optimization (str): what changes the network.
+            new (dict): uid of an output to the Variable that takes its place; others stay.
+            change (str): what changes the network.
+            retired (sequence of cntk.Parameter): the network reads them no more.
+            touched (sequence of cntk.Variable): it reads them in another way: what reads them and has stayed is
+                left behind too.
+
+        Returns:
+            list of str: the same, for the record.
 
         Raises:
             ValueError: another Trainer is among them.
         """
-        if self.trainers:
-            raise ValueError('%s: another Trainer over the same layers (%s) cannot follow the change: its network '
-                             'reads them in a way that %s does not handle. Leave these layers out with '
-                             'filter_function, or train both tasks in one Trainer'
-                             % (optimization, _named(state.current(self.trainers[0]).whole), optimization))
+        def left(old):
+            stays = all(new.get(output.uid, output).uid == output.uid for output in old)
+            found = [new.get(output.uid, output) for output in old]
+            return reads_retired(found) or (stays and reads_touched(found))
+
+        trainers = [(one, state.current(one).whole.outputs) for one in self.trainers]
         # One that is no composite cannot be evaluated; most are what a graph search has left behind.
-        stale = [function for function in self.functions if function.is_composite
-                 and not all(output.uid in self._mine for output in function.outputs)]
-        self.left = [_left(function, optimization) for function in stale]
-        for message in self.left:
+        composites = [(one, one.outputs) for one in self.functions if one.is_composite]
+        reading = _Reading([[new.get(output.uid, output) for output in old] for _, old in trainers + composites])
+        reads_retired, reads_touched = reading.of(retired), reading.of(touched)
+        for trainer, old in trainers:
+            if left(old):
+                raise ValueError('%s: another Trainer over the same layers (%s) cannot follow the change: its network '
+                                 'reads them in a way that %s does not handle. Leave these layers out with '
+                                 'filter_function, or train both tasks in one Trainer'
+                                 % (change, named(state.current(trainer).whole), change))
+        messages = ['%s reads layers that %s changed and could not follow: it computes what it did. Rebuild it over '
+                    'the present network with run.current(function)' % (named(function), change)
+                    for function, old in composites
+                    if not all(output.uid in self._mine for output in old) and left(old)]
+        for message in messages:
             warnings.warn(message)
-        self.outputs = []
+        return messages
 
     def follow(self, new, undo):
         """Lets the Functions compute what stands for what they compute.
@@ -193,34 +181,13 @@ class _Reading(object):
         return lambda variables: any(self._owner.get(variable.uid) in reached for variable in variables)
 
 
-def applied_as_in(function, whole):
-    """Returns a layer function applied to an input as a network gives it; None where that is not seen.
-
-    Args:
-        function (cntk.Function): with one placeholder.
-        whole (cntk.Function): the network, in which the Parameters that it applies to its input are applied, too.
-    """
-    if len(function.placeholders) != 1:
-        return None
-    inlet = function.placeholders[0].uid
-    first = {(part.op_name, leaf.uid) for part in functions(function.outputs)
-             for leaf in part.inputs if leaf.is_parameter and any(v.uid == inlet for v in part.inputs)}
-    for part in walk(whole):
-        if any((part.op_name, leaf.uid) in first for leaf in part.inputs if leaf.is_parameter):
-            data = [variable for variable in part.inputs if not (variable.is_parameter or variable.is_constant)]
-            if len(data) == 1 and data[0].shape != _UNKNOWN:
-                return function(data[0] if data[0].is_input else C.input_variable(
-                    data[0].shape, data[0].dtype, dynamic_axes=data[0].dynamic_axes, name=data[0].name))
-    return None
-
-
-def _left(function, optimization):
-    return ('%s reads layers that %s changed and could not follow: it computes what it did. Rebuild it over the '
-            'present network with run.current(function)' % (_named(function), optimization))
-
-
-def _named(function):
-    return "the Function '%s'" % function.name if function.name else 'a Function without a name (%s)' % function.uid
+def named(function):
+    """Returns how a Function is called in messages: its name, else those of its outputs, else its uid."""
+    if function.name:
+        return "the Function '%s'" % function.name
+    names = [output.name for output in function.outputs if output.name]
+    return 'a Function of the outputs %s' % ', '.join(map(repr, names)) if names \
+        else 'a Function without a name (%s)' % function.uid
 
 
 def point(function, outputs, undo):
@@ -251,7 +218,7 @@ def _refuse_other_structure(function, file):
         raise ValueError('%s cannot be restored from %s: an optimization has changed the network, and the file holds '
                          'another structure than the Function has now. cntk.load_model(file) gives the network in the '
                          'file; to train on with it, restore a checkpoint of the Trainer saved at the same time'
-                         % (_named(function), file))
+                         % (named(function), file))
 
 
 def move(old, new, undo):

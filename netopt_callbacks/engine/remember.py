@@ -9,6 +9,7 @@ import functools
 import inspect
 import weakref
 
+import cntk as C
 from cntk import cntk_py
 from cntk.io import INFINITELY_REPEAT, MinibatchSource
 from cntk.ops.functions import Function
@@ -64,12 +65,16 @@ class Handed(object):
 
 
 def _arguments(trainer):
-    arguments = list(trainer.loss_function.arguments)
+    arguments = _inputs(trainer.loss_function)
     known = {argument.uid for argument in arguments}
     if trainer.evaluation_function is not None:
-        arguments += [argument for argument in trainer.evaluation_function.arguments
-                      if argument.uid not in known]
+        arguments += [argument for argument in _inputs(trainer.evaluation_function) if argument.uid not in known]
     return arguments
+
+
+def _inputs(function):
+    """Returns what a Function takes: one that is no composite tells of what it reads, which may be outputs of others."""
+    return list((function if function.is_composite else C.combine(function.outputs)).arguments)
 
 
 def _as_list(value):
@@ -138,10 +143,23 @@ def _checked_restore(restore):
     @functools.wraps(restore)
     def method(self, filename):
         check = self.__dict__.get(CHECK)
-        if check is not None:
-            check(self, filename)
-        return restore(self, filename)
+        if check is None:
+            return restore(self, filename)
+        check(self, filename)
+        restored = restore(self, filename)
+        values_restored(self)
+        return restored
     return method
+
+
+def values_restored(function):
+    """Tells CNTK that the values of a Function's Parameters and Constants are others now.
+
+    Its restore does not (`Function::RestoreFromCheckpoint`, Function.cpp): what a network computes of Parameters alone,
+    as a binarized layer does, it then goes on taking from its cache.
+    """
+    for leaf in [] if function is None else function.parameters + function.constants:
+        leaf.record_value_update()
 
 
 def refuse_attached(trainer):
