@@ -174,3 +174,25 @@ def test_nothing_of_ours_is_kept_alive_by_the_trainer():
     del run
     gc.collect()
     assert engine() is None
+
+
+def test_scripts_are_let_go_with_all_that_runs_made_of_them():
+    """With a progress window open at the end, too: CNTK holds a trainer's progress writers for ever."""
+    def run_once():
+        script = Script(test=False, cross_validation=0, frequency=10 ** 6, log=0)
+        trainer = weakref.ref(script.trainer)
+        with nc.attach(script.trainer, [factor(epoch=1)], epoch_size=320):
+            train(script, 12)
+        kept = script.z.output
+        assert kept.shape == (5,)
+        return trainer
+
+    def variables():
+        gc.collect()
+        return sum(isinstance(one, C.Variable) for one in gc.get_objects())
+
+    run_once()
+    before = variables()
+    trainers = [run_once() for _ in range(3)]
+    assert variables() == before
+    assert [trainer() for trainer in trainers] == [None] * 3

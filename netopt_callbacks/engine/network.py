@@ -475,7 +475,7 @@ class Network(object):
             undo.callback(setattr, self.handed, 'original', self.handed.original)
             self.handed.original = original
             for old, new in zip(before.whole.outputs, after.whole.outputs):
-                readers.move(old, new, undo)
+                readers.move(self.trainer, old, new, undo)
             if rest is not None:
                 rest(undo)
             elif after.whole is not before.whole:

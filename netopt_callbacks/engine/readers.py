@@ -7,6 +7,7 @@ reads a Parameter of the network does. CNTK does not list them, the interpreter'
 import gc
 import itertools
 import warnings
+import weakref
 
 import cntk as C
 from cntk import cntk_py
@@ -18,14 +19,21 @@ from . import remember, state
 from .load import load_graph
 from .state import OWN, signature
 
-_moved = {}             # uid of an output before a change: the Variable that stands for it
+# By Trainer, uid of an output before a change: the Variable that stands for it, which keeps its whole graph alive.
+_moved = weakref.WeakKeyDictionary()
 
 
 def now(variable):
     """Returns the Variable that stands for one of a Function that has followed a change."""
-    while variable.uid in _moved:
-        variable = _moved[variable.uid]
-    return variable
+    while True:
+        moved = _moves_of(variable.uid)
+        if moved is None:
+            return variable
+        variable = moved[variable.uid]
+
+
+def _moves_of(uid):
+    return next((moved for moved in _moved.values() if uid in moved), None)
 
 
 def live_functions():
@@ -89,6 +97,7 @@ class Readers(object):
         theirs = [output for _, outputs in reading + trainers for output in outputs]
         self.outputs = list({output.uid: output for output in theirs if output.uid not in mine}.values())
         self._mine = mine
+        self._trainer = trainer
 
     def left_behind(self, new, change, retired, touched=()):
         """Names, in a warning each, the Functions that go on reading what a change took out of the network.
@@ -140,7 +149,7 @@ class Readers(object):
         for function in self.functions:
             outputs = [new.get(output.uid) for output in function.outputs]
             if None not in outputs and [o.uid for o in outputs] != [o.uid for o in function.outputs]:
-                point(function, outputs, undo)
+                point(self._trainer, function, outputs, undo)
 
 
 class _Reading(object):
@@ -190,10 +199,11 @@ def named(function):
         else 'a Function without a name (%s)' % function.uid
 
 
-def point(function, outputs, undo):
+def point(trainer, function, outputs, undo):
     """Lets a Function object of the script compute other outputs.
 
     Args:
+        trainer (cntk.Trainer): of the network that it reads.
         function (cntk.Function): the object; it stays.
         outputs (list of cntk.Variable): what it computes from here on, one for each of its own.
         undo (contextlib.ExitStack): gets what puts the old ones back.
@@ -202,7 +212,7 @@ def point(function, outputs, undo):
     if not function.is_composite and len(outputs) == 1 and len(outputs[0].owner.outputs) == 1:
         new = outputs[0].owner
     for old, output in zip(function.outputs, outputs):
-        move(old, output, undo)
+        move(trainer, old, output, undo)
     undo.callback(setattr, function, 'this', function.this)
     function.this = new.this
     function.__dict__[remember.CHECK] = _refuse_other_structure
@@ -221,18 +231,20 @@ def _refuse_other_structure(function, file):
                          % (named(function), file))
 
 
-def move(old, new, undo):
-    """Notes that one Variable stands for another from here on."""
+def move(trainer, old, new, undo):
+    """Notes that one Variable stands for another from here on, as long as the trainer lives."""
     if old.uid == new.uid:
         return
-    undo.callback(_put_back, old.uid, _moved.get(old.uid))
-    _moved[old.uid] = new
-    if new.uid in _moved:           # the script has come back to a graph it had
-        undo.callback(_put_back, new.uid, _moved.pop(new.uid))
+    mine = _moved.setdefault(trainer, {})
+    undo.callback(_put_back, mine, old.uid, mine.get(old.uid))
+    mine[old.uid] = new
+    again = _moves_of(new.uid)
+    if again is not None:           # the script has come back to a graph it had
+        undo.callback(_put_back, again, new.uid, again.pop(new.uid))
 
 
-def _put_back(uid, variable):
+def _put_back(moved, uid, variable):
     if variable is None:
-        _moved.pop(uid, None)
+        moved.pop(uid, None)
     else:
-        _moved[uid] = variable
+        moved[uid] = variable

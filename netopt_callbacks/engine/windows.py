@@ -96,7 +96,7 @@ class _OpenWindow(object):
     def __init__(self, writer, trainer, sums, dtype, told, averaged):
         self._averaged = averaged
         self._writer = writer
-        self._trainer = trainer
+        self._trainer = weakref.ref(trainer)        # CNTK holds the writer for ever, and so what it holds
         self._loss, self._metric = (dtype.type(value) for value in sums)
         self._dtype = dtype
         self._added = False
@@ -112,11 +112,12 @@ class _OpenWindow(object):
         """
         if self._added:
             return
-        count = self._trainer.previous_minibatch_sample_count
-        loss = self._dtype.type(self._trainer.previous_minibatch_loss_average * count)
+        trainer = self._trainer()
+        count = trainer.previous_minibatch_sample_count
+        loss = self._dtype.type(trainer.previous_minibatch_loss_average * count)
         self._loss = self._dtype.type(self._loss + loss)
-        if self._trainer.evaluation_function is not None:
-            metric = self._dtype.type(self._trainer.previous_minibatch_evaluation_average * count)
+        if trainer.evaluation_function is not None:
+            metric = self._dtype.type(trainer.previous_minibatch_evaluation_average * count)
             self._metric = self._dtype.type(self._metric + metric)
         self._added = True
 
@@ -156,7 +157,7 @@ class _OpenTestWindow(object):
 
     def __init__(self, writer, trainer, before, dtype, told):
         self._writer = writer
-        self._trainer = trainer
+        self._trainer = weakref.ref(trainer)        # as there
         self._before = dtype.type(before)
         self._dtype = dtype
         self.told = told
@@ -173,7 +174,7 @@ class _OpenTestWindow(object):
 
     def on_write_test_summary(self, samples, updates, summaries, aggregate_metric, elapsed_milliseconds):
         self.close()
-        tested_since = remember.handed(self._trainer).last_tested is None
+        tested_since = remember.handed(self._trainer()).last_tested is None
         type(self._writer).on_write_test_summary(
             self._writer, samples, updates, summaries, self._whole(aggregate_metric if tested_since else 0),
             elapsed_milliseconds)
