@@ -6,6 +6,7 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "buffer.h"
 #include "float_mode.h"
@@ -197,8 +198,10 @@ std::size_t lay_out(const std::vector<Lifetime>& lifetimes, std::vector<Place>& 
     std::vector<std::size_t> order;
     for (std::size_t value = 0; value < places.size(); ++value)
         if (places[value].where == Place::arena) order.push_back(value);
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::size_t a, std::size_t b) { return lifetimes[a].first < lifetimes[b].first; });
+    // Not stable_sort: the address sanitizer takes its temporary buffer for one that is freed in another way.
+    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        return std::make_pair(lifetimes[a].first, a) < std::make_pair(lifetimes[b].first, b);
+    });
     std::vector<std::size_t> alive;  // by place
     for (const std::size_t value : order) {
         const auto gone = [&](std::size_t other) { return lifetimes[other].last < lifetimes[value].first; };

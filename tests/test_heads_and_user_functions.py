@@ -114,3 +114,40 @@ def test_clones_outside_of_the_engine_are_cntks_own():
     data = np.ones((1, 3), np.float32)
     assert z.clone('clone').eval(data).tolist() == [[1.0, 1.0, 1.0]]
     assert nc.graph.clone_shared(z).eval({x: data}).tolist() == [[3.0, 3.0, 3.0]]
+
+
+@pytest.mark.parametrize('duplicates', [True, False])
+def test_sampled_softmax_equals_plain_or_is_told_before_training(duplicates):
+    def losses(callbacks):
+        C.cntk_py.reset_random_seed(3)
+        classes = 40
+        x, y = C.input_variable(6), C.input_variable(classes, is_sparse=True)
+        hidden = C.layers.Dense(8, activation=C.tanh)(x)
+        weights = C.constant(np.arange(1, classes + 1, dtype=np.float32)[None])
+        drawn = C.random_sample(weights, 5, duplicates, seed=7)
+        frequency = C.log(C.random_sample_inclusion_frequency(weights, 5, duplicates, seed=8))
+        W = C.parameter((classes, 8), init=C.glorot_uniform(seed=4))
+        wrong = C.times_transpose(hidden, C.times(drawn, W)) - C.times_transpose(frequency, drawn)
+        right = C.reduce_sum(hidden * C.times(y, W)) - C.times_transpose(frequency, y)
+        loss = C.reduce_sum(C.log_add_exp(C.reduce_log_sum_exp(wrong), right) - right)
+        trainer = C.Trainer(None, (loss,), [C.sgd(loss.parameters, 0.1)])
+        run = nc.attach(trainer, callbacks, epoch_size=80) if callbacks is not None else None
+        minibatch = {x: np.random.RandomState(0).randn(20, 6).astype(np.float32),
+                     y: C.Value.one_hot([[index] for index in range(20)], classes)}
+        found = []
+        for _ in range(8):
+            trainer.train_minibatch(minibatch)
+            found.append(trainer.previous_minibatch_loss_average)
+        if run is not None:
+            run.finish()
+        return found
+
+    plain = losses(None)
+    assert losses([nc.Observer()]) == plain
+    if duplicates:
+        assert losses([Identity(epoch=1)]) == plain
+        return
+    with pytest.warns(UserWarning, match='inclusion frequencies of a sampled softmax.*With allow_duplicates=True'):
+        changed = losses([Identity(epoch=1)])
+    assert changed[:4] == plain[:4]
+    np.testing.assert_allclose(changed, plain, rtol=0.01)

@@ -137,6 +137,12 @@ class Network(object):
                 'window is open now, its next summary counts all its samples, but the loss and '
                 'metric only from here on. Call trainer.summarize_training_progress() first, or '
                 'attach before the first minibatch')
+        if changes and random_state.estimates(now.whole):
+            warnings.warn(
+                'this network estimates the inclusion frequencies of a sampled softmax '
+                '(random_sample_inclusion_frequency with allow_duplicates=False): CNTK draws for this estimate once for '
+                'each trainer, so that from each optimization on, and after a resume, the losses differ from those of one '
+                'trainer by what the estimate is uncertain. With allow_duplicates=True they are computed and equal')
         if changes:
             learner_facts.keep_state(self.given)
             # What learner= of an optimization of an earlier run made is one of the script's own in this run.

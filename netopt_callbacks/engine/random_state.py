@@ -32,6 +32,12 @@ def draws_when_evaluated(model):
                for function in graph.walk(model, into_blocks=True))
 
 
+def estimates(model):
+    """Whether `model` estimates how often CNTK's sampling without duplicates draws each class, once for each trainer."""
+    return any(function.op_name == 'RandomSampleInclusionFrequency' and not function.attributes['allowDuplicates']
+               for function in graph.walk(model, into_blocks=True) if not function.is_block)
+
+
 def _holds_state(block):
     return has_state(C.as_composite(block.block_root))
 
