@@ -23,14 +23,9 @@ def fuzz(program, cases, seed):
     assert summary.split(':')[1].split() == native.implementations()
 
 
-@pytest.mark.parametrize('name, cases', [('fuzz_convolution', 40), ('fuzz_program', 400)])
-def test_fuzz_slice(fuzz_targets, name, cases):
-    fuzz(fuzz_targets[name], cases, 0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('name, cases', [('fuzz_convolution', 400), ('fuzz_program', 4000)])
-@pytest.mark.parametrize('seed', range(1, 3))
+@pytest.mark.parametrize('seed', range(2))
 def test_fuzz(fuzz_targets, name, cases, seed):
     fuzz(fuzz_targets[name], cases, seed)
 

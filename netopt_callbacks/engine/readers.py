@@ -38,9 +38,14 @@ def _moves_of(uid):
 
 def live_functions():
     """Returns the Function objects that are alive, but for the engine's own."""
-    objects = gc.get_objects()      # often a million: they are gone through in C
-    found = itertools.compress(objects, map(_kinds(cntk_py.Function).__contains__, map(type, objects)))
-    return [function for function in found if 'this' in function.__dict__ and OWN not in function.__dict__]
+    return [function for function in _live(_kinds(cntk_py.Function))
+            if 'this' in function.__dict__ and OWN not in function.__dict__]
+
+
+def _live(kinds):
+    """Yields the objects that are alive of some classes: there are often a million, gone through in C."""
+    objects = gc.get_objects()
+    return itertools.compress(objects, map(kinds.__contains__, map(type, objects)))
 
 
 def _with_outputs(function):
@@ -68,8 +73,7 @@ def live_leaves(uids):
     Args:
         uids (set of str): those looked for.
     """
-    leaves = (C.Parameter, C.Constant)
-    return {leaf.uid: leaf for leaf in gc.get_objects() if type(leaf) in leaves and leaf.uid in uids}
+    return {leaf.uid: leaf for leaf in _live({C.Parameter, C.Constant}) if leaf.uid in uids}
 
 
 class Readers(object):
