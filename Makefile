@@ -7,6 +7,8 @@
 #   make clean      takes away everything that make set up
 
 python := .venv/bin/python
+# Two processes: each file's tests run in one of them, one after the other.
+pytest := $(python) -m pytest -n 2 --dist loadfile
 
 unexport PYTHONHOME PYTHONPATH
 export PYTHONIOENCODING := utf-8
@@ -20,10 +22,10 @@ demo: setup
 	$(python) examples/digits.py
 
 test: setup
-	$(python) -m pytest -m 'not slow'
+	$(pytest) -m 'not slow'
 
 test-all: setup
-	$(python) -m pytest
+	$(pytest)
 
 bench: setup
 	$(python) -m netopt_callbacks bench

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, Optional, Tuple
 
 import cntk as C
 
-from .. import graph
-from ..graph.walk import function_of, named
+from ..graph.walk import Level, body, function_of, named
 from . import remember
 from .learners import trained_by
 
@@ -113,9 +112,14 @@ def signature(model):
 
 
 def operations_of(model):
-    """Returns the operations and shapes of a graph as texts, in its order."""
-    operations = ['%s%s' % (function.op_name, [tuple(o.shape) for o in function.outputs])
-                  for function in graph.walk(model, into_blocks=True)
-                  if not function.is_block and function.op_name != 'Combine']
+    """Returns the operations and shapes of a graph as texts, level by level."""
+    operations, levels = [], [model.outputs]
+    while levels:
+        level = Level(levels.pop())
+        for function in level.functions:
+            if function.is_block:
+                levels.append(body(function).outputs)
+            elif function.op_name != 'Combine':
+                operations.append('%s%s' % (function.op_name, [tuple(o.shape) for o in level.outputs(function)]))
     shapes = [str(tuple(parameter.shape)) for parameter in model.parameters]
     return operations + shapes
