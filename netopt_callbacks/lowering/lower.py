@@ -5,6 +5,7 @@ import cntk as C
 import numpy as np
 
 from ..observers.base import Observer
+from . import speed
 from .gate import compare
 from .segment_pass import lower_segments
 from .replace import lower_binary_layers
@@ -57,7 +58,7 @@ class Lower(Observer):
             raise ValueError('Lower: tolerance must be at least 0, got %r; 0 asks for equality' % (tolerance,))
         self.tolerance = float(tolerance)
 
-    def run(self, model, optimizations, minibatches=None, segments=True):
+    def run(self, model, optimizations, minibatches=None, segments=True, timed=False):
         """Lowers the segments of `model`, the rest by every optimization's `lower`, in their order, and compares.
 
         Args:
@@ -66,6 +67,7 @@ class Lower(Observer):
             minibatches: dicts of the model's arguments to data, may be iterated again; empty or None
                 compares on seeded random input.
             segments (bool): whether layers are lowered together where they can be; else each alone, as in netopt.
+            timed (bool): whether `Parity.speed` is measured; it takes a few calls of the network.
 
         Returns:
             (cntk.Function, Parity): the lowered network; `model` itself where there is nothing to lower.
@@ -83,6 +85,8 @@ class Lower(Observer):
                          self.tolerance, 'held-out' if given else 'seeded random input', lowering)
         if not parity.passed:
             raise LoweringError(parity)
+        if timed and parity.layers:
+            parity.speed = speed.measured(model, lowered, _samples(model, minibatches if given else ()))
         return lowered, parity
 
 
@@ -97,6 +101,15 @@ def check_applied(what, model):
                          'first, as model(cntk.input_variable(shape))'
                          % (what, ', '.join(placeholder.name or placeholder.uid
                                             for placeholder in model.placeholders)))
+
+
+def _samples(model, minibatches):
+    """Returns the first minibatch where its data can be cut into samples, else random numbers."""
+    for minibatch in minibatches:
+        if speed.sizes(minibatch):
+            return minibatch
+        break
+    return random_minibatch(model)
 
 
 def random_minibatch(model):

@@ -106,6 +106,7 @@ class Parity(object):
         predictions (int): argmax compared; 0 where no output is a vector.
         different_predictions (int): how many differ, among the samples in which no bit ties.
         tolerance (float): admitted `unexplained_error`.
+        speed (Speed): what a call of either takes; None where it was not asked for, or nothing was lowered.
     """
 
     FIELDS = ('samples', 'data', 'values', 'largest_difference', 'largest_output', 'unexplained_difference',
@@ -128,6 +129,7 @@ class Parity(object):
         self.predictions = 0
         self.different_predictions = 0
         self.tolerance = tolerance
+        self.speed = None
 
     @property
     def same_predictions(self):
@@ -153,7 +155,8 @@ class Parity(object):
         """Returns the JSON-ready fields, `layers` as a list of dicts."""
         fields = {field: getattr(self, field) for field in self.FIELDS}
         fields.update(layers=[layer.to_dict() for layer in self.layers], passed=self.passed,
-                      segments=[segment.to_dict() for segment in self.segments], alone=[list(each) for each in self.alone])
+                      segments=[segment.to_dict() for segment in self.segments], alone=[list(each) for each in self.alone],
+                      speed=None if self.speed is None else self.speed.to_dict())
         return fields
 
     def __str__(self):
@@ -173,6 +176,8 @@ class Parity(object):
         lines += ["  '%s' is lowered alone: %s" % each for each in self.alone]
         if not self.passed:
             lines.append('  REFUSED (tolerance %g)' % self.tolerance)
+        if self.speed is not None:
+            lines.append(str(self.speed))
         return '\n'.join(lines)
 
 
