@@ -27,11 +27,13 @@ def test_faster_and_slower_in_words_with_both_times():
     assert str(Timing(1, 0.00014, 0.00035)) == ('1 sample: 0.14 ms with float layers, 0.35 ms lowered, SLOWER, by a factor of '
                                                '2.50: lowering does not pay here')
     assert Timing(1, 2.0, 2.0).pays
+    assert str(Timing(8, 0.012, 0.003, 0.006)).endswith("; float_layers='native' makes it 2.00 x as fast (6 ms without)")
+    assert str(Timing(8, 0.012, 0.006, 0.003)).endswith("; float_layers='native' makes it SLOWER, by a factor of 2.00 (3 ms without)")
     said = str(Speed([Timing(1, 1.0, 2.0), Timing(8, 2.0, 1.0)], threads=2))
     assert said.splitlines()[0] == 'Time of a call, the fastest of several, 2 threads:' and 'SLOWER' in said and '2.0 x as fast' in said
     assert str(Speed(reason='because')) == 'Time of a call: not measured, because'
     assert Speed([Timing(1, 1.0, 2.0)]).to_dict() == dict(
-        timings=[dict(samples=1, float_seconds=1.0, lowered_seconds=2.0)], reason=None, threads=1)
+        timings=[dict(samples=1, float_seconds=1.0, lowered_seconds=2.0, in_cntk_seconds=None)], reason=None, threads=1)
 
 
 @pytest.mark.parametrize('options', [dict(), dict(input_scale=None), dict(clip='calibrate'), dict(weight_scale=None),

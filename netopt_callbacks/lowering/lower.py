@@ -44,13 +44,20 @@ class Lower(Observer):
         tolerance (float): largest difference of an output, relative to its sample's scale, in samples in which
             no bit ties; it admits float sums that CNTK rounds differently in the layers that are not
             lowered. 0 asks for equality.
+        float_layers (str): 'cntk' leaves float convolutions and Dense to CNTK. 'native' takes those around
+            binary layers into their segments: fewer crossings, but native code adds in another order than CNTK, so what
+            they compute is CNTK's within `tolerance` only, each alone, and a bit behind them may differ where it ties
+            within `tolerance`. The report says what it buys.
 
     Raises:
-        TypeError, ValueError: `tolerance` is not a number of at least 0.
+        TypeError, ValueError: `tolerance` is not a number of at least 0, `float_layers` is neither of the two.
     """
 
-    def __init__(self, tolerance=1e-5):
+    def __init__(self, tolerance=1e-5, float_layers='cntk'):
         super(Lower, self).__init__()
+        if float_layers not in ('cntk', 'native'):
+            raise ValueError("Lower: float_layers must be 'cntk' or 'native', got %r" % (float_layers,))
+        self.float_layers = float_layers
         if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
             raise TypeError('Lower: tolerance must be a number, got %r; leave it out for the default'
                             % (tolerance,))
@@ -75,19 +82,24 @@ class Lower(Observer):
         Raises:
             LoweringError: the two networks differ.
         """
-        lowering = lower_segments(model) if segments else None
-        lowered = lowering.model if segments else model
-        for optimization in optimizations:
-            lowered = optimization.lower(lowered)
-        lowered = lower_binary_layers(lowered)      # those that the model came with
+        lowering = lower_segments(model, self.float_layers) if segments else None
+        lowered = _with_the_rest(lowering.model if segments else model, optimizations)
         given = bool(minibatches)
         parity = compare(model, lowered, minibatches if given else [random_minibatch(model)],
                          self.tolerance, 'held-out' if given else 'seeded random input', lowering)
         if not parity.passed:
             raise LoweringError(parity)
         if timed and parity.layers:
-            parity.speed = speed.measured(model, lowered, _samples(model, minibatches if given else ()))
+            other = _with_the_rest(lower_segments(model).model, optimizations) if self.float_layers == 'native' else None
+            parity.speed = speed.measured(model, lowered, _samples(model, minibatches if given else ()), other)
         return lowered, parity
+
+
+def _with_the_rest(model, optimizations):
+    """Returns the model with what is not in segments lowered by the optimizations, in their order."""
+    for optimization in optimizations:
+        model = optimization.lower(model)
+    return lower_binary_layers(model)       # those that the model came with
 
 
 def check_applied(what, model):

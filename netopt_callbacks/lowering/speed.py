@@ -24,12 +24,16 @@ class Timing(object):
         float_seconds (float): of the network with float layers in place of binary ones, the fastest of the rounds: whatever
             else the machine does makes a call slower, never faster.
         lowered_seconds (float): the same of the lowered network.
+        in_cntk_seconds (float): the same of the lowered network with float layers in CNTK; None where `lowered_seconds` is that.
     """
 
-    def __init__(self, samples, float_seconds, lowered_seconds):
+    FIELDS = ('samples', 'float_seconds', 'lowered_seconds', 'in_cntk_seconds')
+
+    def __init__(self, samples, float_seconds, lowered_seconds, in_cntk_seconds=None):
         self.samples = samples
         self.float_seconds = float_seconds
         self.lowered_seconds = lowered_seconds
+        self.in_cntk_seconds = in_cntk_seconds
 
     @property
     def pays(self):
@@ -38,14 +42,21 @@ class Timing(object):
 
     def to_dict(self):
         """Returns the JSON-ready fields."""
-        return dict(samples=self.samples, float_seconds=self.float_seconds, lowered_seconds=self.lowered_seconds)
+        return {field: getattr(self, field) for field in self.FIELDS}
 
     def __str__(self):
         said = '%s sample%s: %.3g ms with float layers, %.3g ms lowered, ' % (
             format(self.samples, ','), 's' if self.samples > 1 else '', 1e3 * self.float_seconds, 1e3 * self.lowered_seconds)
         if self.pays:
-            return said + '%.1f x as fast' % (self.float_seconds / self.lowered_seconds)
-        return said + 'SLOWER, by a factor of %.2f: lowering does not pay here' % (self.lowered_seconds / self.float_seconds)
+            said += '%.1f x as fast' % (self.float_seconds / self.lowered_seconds)
+        else:
+            said += 'SLOWER, by a factor of %.2f: lowering does not pay here' % (self.lowered_seconds / self.float_seconds)
+        if self.in_cntk_seconds is None:
+            return said
+        buys = self.in_cntk_seconds / self.lowered_seconds
+        return said + "; float_layers='native' %s (%.3g ms without)" % (
+            'makes it %.2f x as fast' % buys if buys >= 1 else 'makes it SLOWER, by a factor of %.2f' % (1 / buys),
+            1e3 * self.in_cntk_seconds)
 
 
 class Speed(object):
@@ -74,13 +85,14 @@ class Speed(object):
         return '\n'.join(lines + ['  %s' % timing for timing in self.timings])
 
 
-def measured(model, lowered, minibatch):
+def measured(model, lowered, minibatch, in_cntk=None):
     """Times a lowered network against the trained one with float layers in place of binary ones.
 
     Args:
         model (cntk.Function): the trained network, left as it is.
         lowered (cntk.Function): what was made of it.
         minibatch (dict of cntk.Variable to data): for the model's arguments.
+        in_cntk (cntk.Function): where `lowered` has float layers in segments, the lowered network that has none there.
 
     Returns:
         Speed: with a reason in place of times where CNTK cannot evaluate the float network (dilation on a CPU).
@@ -88,7 +100,7 @@ def measured(model, lowered, minibatch):
     reference = with_float_layers(model)
     timings = []
     for samples in sizes(minibatch):
-        ways = [_call(network, minibatch, samples) for network in (reference, lowered)]
+        ways = [_call(network, minibatch, samples) for network in (reference, lowered, in_cntk) if network is not None]
         try:
             seconds = in_turns(ways, SECONDS, ROUNDS)
         except RuntimeError as error:
