@@ -3,7 +3,7 @@
 #   make demo       trains, optimizes and lowers a network on handwritten digits
 #   make test       the tests, without the slow ones
 #   make test-all   all tests
-#   make bench      times the native bit convolution, graph edits and what attaching costs
+#   make bench      times the native bit convolution, whole networks, graph edits and what attaching costs
 #   make clean      takes away everything that make set up
 
 python := .venv/bin/python
@@ -29,6 +29,7 @@ test-all: setup
 
 bench: setup
 	$(python) -m netopt_callbacks bench
+	$(python) -m netopt_callbacks bench --networks
 	$(python) -m tests.bench_graph
 	$(python) -m tests.bench_costs
 

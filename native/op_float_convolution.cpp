@@ -1,5 +1,8 @@
 // float_convolution: float32 values with float32 weights, ended as a binary one is. Sums are fused multiply-adds in the order
 // taps, channels; a padded tap adds 0 * weight. CNTK's own sums have another order: equal to a float tolerance only.
+//
+// With few channels the taps of a row of the kernel are read as one: in NHWC they lie next to each other, as do their weights, so
+// the order of the sum stays what it is. Where the row leaves the image it is put together from zeros and what is inside.
 #include <algorithm>
 #include <limits>
 
@@ -12,6 +15,7 @@ namespace {
 
 constexpr std::int64_t item_multiplications = 1 << 20;  // about what an item does at least
 constexpr std::int64_t most_taps = 1 << 14;
+constexpr int most_row_channels = 64;  // of a row of taps read as one: beyond, finding single taps is cheap beside summing them
 
 // Weights in units of filters, [group][unit][tap][channel][channel_unit].
 struct FloatWeights {
@@ -22,9 +26,10 @@ struct FloatWeights {
 
     FloatWeights(const Shape& of, const std::vector<float>& weights) : shape(of), units((of.filters + channel_unit - 1) / channel_unit) {
         const std::size_t taps = std::size_t(shape.taps()), channels = std::size_t(shape.channels);
+        const std::size_t row = shape.kernel[1] * channels;
         const std::size_t size = std::size_t(shape.groups) * units * taps * channels * channel_unit;
         std::fill_n(filled.reserve(size), size, 0.0f);
-        std::fill_n(zeros.reserve(channels), channels, 0.0f);
+        std::fill_n(zeros.reserve(row), row, 0.0f);
         for (int f = 0; f < shape.total_filters(); ++f) {
             const std::size_t unit = std::size_t(f / shape.filters) * units + f % shape.filters / channel_unit;
             for (std::size_t c = 0; c < channels; ++c)
@@ -41,9 +46,11 @@ public:
     PlannedFloatConvolution(const FloatWeights& weights, const Implementation& implementation, EndingPlan ending, const Wiring& wiring,
                             bool images_are_pixels)
         : weights_(weights), implementation_(implementation), ending_(std::move(ending)), from_(wiring.reads[0]),
-          in_(wiring.read_extents[0]), out_(wiring.gives_extents[0]), images_are_pixels_(images_are_pixels) {}
+          in_(wiring.read_extents[0]), out_(wiring.gives_extents[0]), images_are_pixels_(images_are_pixels),
+          whole_rows_(!images_are_pixels && weights.shape.groups == 1 && weights.shape.dilation[1] == 1 && weights.shape.kernel[1] > 1 &&
+                      row_channels() <= most_row_channels) {}
 
-    std::size_t scratch() const override { return rows_bytes() + sums_bytes() + slack_bytes; }
+    std::size_t scratch() const override { return rows_bytes() + patches_bytes() + sums_bytes() + slack_bytes; }
 
     int items(const Call& call) const override {
         return int(weights_.shape.groups * ranges(call) * runs(call) * (images_are_pixels_ ? 1 : call.images));
@@ -60,14 +67,16 @@ public:
         FloatArguments a;
         a.rows = rows;
         a.pixels = int(std::min<std::int64_t>(float_run, whole - first));
-        a.taps = images_are_pixels_ ? 1 : shape.taps();
-        a.channels = images_are_pixels_ ? int(in_.channels * in_.pixels()) : shape.channels;
+        a.taps = images_are_pixels_ ? 1 : whole_rows_ ? shape.kernel[0] : shape.taps();
+        a.channels = images_are_pixels_ ? int(in_.channels * in_.pixels()) : whole_rows_ ? row_channels() : shape.channels;
         const int unit = int(range * units_per_range(call)), filter = unit * channel_unit;
         a.weights = weights_.filled.get() + (std::size_t(group) * weights_.units + unit) * shape.taps() * shape.channels * channel_unit;
         a.filters = std::min(units_per_range(call) * channel_unit, shape.filters - filter);
-        a.sums = reinterpret_cast<float*>(call.scratch[worker] + rows_bytes());
+        a.sums = reinterpret_cast<float*>(call.scratch[worker] + rows_bytes() + patches_bytes());
         if (images_are_pixels_)
             for (int p = 0; p < a.pixels; ++p) rows[p] = call.floats(from_, image + p);
+        else if (whole_rows_)
+            find_whole_rows(call.floats(from_, image), pixel, a.pixels, rows, reinterpret_cast<float*>(call.scratch[worker] + rows_bytes()));
         else
             find_rows(call, image, pixel, a.pixels, group, rows);
         EndingPlan::Filled filled;
@@ -81,6 +90,12 @@ private:
         const std::size_t taps = images_are_pixels_ ? 1 : std::size_t(weights_.shape.taps());
         return (taps * float_run * sizeof(float*) + alignment - 1) / alignment * alignment;
     }
+    // Rows that leave the image.
+    std::size_t patches_bytes() const {
+        const std::size_t floats = whole_rows_ ? std::size_t(weights_.shape.kernel[0]) * float_run * row_channels() : 0;
+        return (floats * sizeof(float) + alignment - 1) / alignment * alignment;
+    }
+    int row_channels() const { return weights_.shape.kernel[1] * weights_.shape.channels; }
     std::size_t sums_bytes() const { return std::size_t(float_run) * weights_.units * channel_unit * sizeof(float); }
 
     std::int64_t runs(const Call& call) const { return ((images_are_pixels_ ? call.images : out_.pixels()) + float_run - 1) / float_run; }
@@ -110,12 +125,40 @@ private:
         }
     }
 
+    void find_whole_rows(const float* x, std::int64_t pixel, int pixels, const float** rows, float* patches) const {
+        const Shape& s = weights_.shape;
+        const std::int64_t channels = s.channels, width = s.kernel[1];
+        for (int p = 0; p < pixels; ++p) {
+            const std::int64_t oy = (pixel + p) / out_.width, ox = (pixel + p) % out_.width;
+            const std::int64_t ix = ox * s.stride[1] - s.padding[1][0];
+            const std::int64_t before = std::min(width, std::max<std::int64_t>(0, -ix));
+            const std::int64_t inside = std::max<std::int64_t>(0, std::min(width, in_.width - ix) - before);
+            for (int ky = 0; ky < s.kernel[0]; ++ky) {
+                const std::int64_t iy = oy * s.stride[0] + std::int64_t(ky) * s.dilation[0] - s.padding[0][0];
+                const float** row = rows + ky * float_run + p;
+                if (iy < 0 || iy >= in_.height || inside == 0) {
+                    *row = weights_.zeros.get();
+                    continue;
+                }
+                const std::int64_t start = (iy * in_.width + ix + before) * channels;
+                if (inside == width) {
+                    *row = x + start;
+                    continue;
+                }
+                float* patch = patches + (std::size_t(ky) * float_run + p) * row_channels();
+                std::fill_n(patch, row_channels(), 0.0f);
+                std::copy_n(x + start, inside * channels, patch + before * channels);
+                *row = patch;
+            }
+        }
+    }
+
     const FloatWeights& weights_;
     const Implementation& implementation_;
     const EndingPlan ending_;
     const int from_;
     const Extent in_, out_;
-    const bool images_are_pixels_;
+    const bool images_are_pixels_, whole_rows_;
 };
 
 class FloatConvolution : public Op {

@@ -1,6 +1,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <limits>
 #include <map>
@@ -299,6 +300,8 @@ std::vector<Extent> Program::output_extents(const std::vector<ImageSize>& sizes)
 
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 // The views of a worker that works on the images from `first` on.
 void look_at(const SizePlan& plan, std::uint8_t* arena, int most_images, const float* const* x, float* const* y,
              std::int64_t first, std::vector<View>& views) {
@@ -318,13 +321,20 @@ void look_at(const SizePlan& plan, std::uint8_t* arena, int most_images, const f
 
 }  // namespace
 
-void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, std::int64_t images, float* const* y) const {
+std::vector<std::string> Program::titles() const {
+    std::vector<std::string> result;
+    for (const Node& node : nodes_) result.push_back(node.title);
+    return result;
+}
+
+void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, std::int64_t images, float* const* y,
+                  double* seconds) const {
     const std::shared_ptr<const SizePlan> plan = planned(sizes);
     if (images == 0) return;
     std::unique_ptr<Workspace> space = plan->take();
     Parallel parallel;
     const int workers = parallel.workers();
-    const bool whole_images = workers > 1 && (images % workers == 0 || images >= 4 * workers);
+    const bool whole_images = workers > 1 && !seconds && (images % workers == 0 || images >= 4 * workers);
     const std::int64_t share = whole_images ? (images + workers - 1) / workers : images;
     const int together = int(std::min<std::int64_t>(plan->most_images, share));
     const int arenas = whole_images ? workers : 1;
@@ -345,7 +355,9 @@ void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, st
         look_at(*plan, space->arenas[worker].get(), together, x, y, first, views);
         const int count = int(std::min<std::int64_t>(together, images - first));
         const Call call = {count, shared_out ? shared_out->workers() : 1, views.data(), &space->scratch_of[shared_out ? 0 : worker]};
-        for (const std::unique_ptr<Planned>& op : plan->ops) {
+        for (std::size_t index_of_op = 0; index_of_op < plan->ops.size(); ++index_of_op) {
+            const std::unique_ptr<Planned>& op = plan->ops[index_of_op];
+            const auto began = seconds ? Clock::now() : Clock::time_point();
             const int items = op->items(call);
             if (shared_out && items > 1) {
                 const auto work = [&](int item, int by) { op->run(call, item, by); };
@@ -353,6 +365,7 @@ void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, st
             } else {
                 for (int item = 0; item < items; ++item) op->run(call, item, 0);
             }
+            if (seconds) seconds[index_of_op] += std::chrono::duration<double>(Clock::now() - began).count();
         }
     };
     const int chunks = int((images + together - 1) / together);

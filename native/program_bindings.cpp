@@ -56,8 +56,8 @@ void check_call(const Program& program, std::int64_t images, std::size_t inputs,
                               std::to_string(program.outputs().size()));
 }
 
-void run(const Program& program, const std::vector<py::array>& x, const Sizes& sizes, std::int64_t images,
-         const std::vector<py::array>& y) {
+void run_timed(const Program& program, const std::vector<py::array>& x, const Sizes& sizes, std::int64_t images,
+               const std::vector<py::array>& y, double* seconds) {
     check_call(program, images, x.size(), y.size());
     if (sizes.size() != x.size()) throw py::value_error("every input needs a size");
     const std::vector<ImageSize> of_images = image_sizes(sizes);
@@ -69,7 +69,22 @@ void run(const Program& program, const std::vector<py::array>& x, const Sizes& s
     for (std::size_t o = 0; o < y.size(); ++o)
         to.push_back(const_cast<float*>(data_of(y[o], images * extents[o].channels * extents[o].pixels(), true)));
     py::gil_scoped_release release;
-    program.run(from.data(), of_images, images, to.data());
+    program.run(from.data(), of_images, images, to.data(), seconds);
+}
+
+void run(const Program& program, const std::vector<py::array>& x, const Sizes& sizes, std::int64_t images,
+         const std::vector<py::array>& y) {
+    run_timed(program, x, sizes, images, y, nullptr);
+}
+
+std::vector<std::pair<std::string, double>> profile(const Program& program, const std::vector<py::array>& x, const Sizes& sizes,
+                                                    std::int64_t images, const std::vector<py::array>& y) {
+    const std::vector<std::string> titles = program.titles();
+    std::vector<double> seconds(titles.size(), 0.0);
+    run_timed(program, x, sizes, images, y, seconds.data());
+    std::vector<std::pair<std::string, double>> result;
+    for (std::size_t node = 0; node < titles.size(); ++node) result.emplace_back(titles[node], seconds[node]);
+    return result;
 }
 
 // Addresses of contiguous float32, as the caller vouches.
@@ -116,6 +131,7 @@ void bind_program(py::module_& module) {
         .def("output_extents", &output_extents, py::arg("sizes"))
         .def("state", &state)
         .def("run", &run, py::arg("x"), py::arg("sizes"), py::arg("images"), py::arg("y"))
+        .def("profile", &profile, py::arg("x"), py::arg("sizes"), py::arg("images"), py::arg("y"))
         .def("run_at", &run_at, py::arg("x"), py::arg("sizes"), py::arg("images"), py::arg("y"));
     module.attr("program_state_version") = state_version;
 }

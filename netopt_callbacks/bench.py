@@ -15,7 +15,8 @@ import sys
 
 import numpy as np
 
-from netopt_callbacks import bench_peers, bench_program, native
+from netopt_callbacks import bench_networks, bench_peers, bench_program, native
+from netopt_callbacks.bench_network_specs import NETWORKS
 
 SHAPES = ((64, 56, 64, 3), (128, 28, 128, 3), (256, 14, 256, 3), (512, 7, 512, 3), (256, 56, 64, 1))
 PEAK_SECONDS = 0.1
@@ -26,6 +27,11 @@ def main(argv=None):
     options = _parser().parse_args(argv)
     def progress(line):
         print(line, file=sys.stderr, flush=True)
+    if options.networks is not None:
+        report = bench_networks.measure(options.networks or tuple(NETWORKS), options.batches, options.threads, options.rounds,
+                                        options.peer_python, progress)
+        print(json.dumps(report, indent=1) if options.json else bench_networks.table(report))
+        return 0
     report = measure(options.shapes, options.batches, options.threads, options.rounds, options.peer_python, progress)
     if options.program:
         report['programs'] = bench_program.measure(options.batches, options.threads, options.rounds, progress)
@@ -44,6 +50,9 @@ def _parser():
     parser.add_argument('--threads', nargs='+', type=int, default=[1, 2])
     parser.add_argument('--rounds', type=int, default=30, help='timed rounds of every contestant')
     parser.add_argument('--no-program', dest='program', action='store_false', help='leave out the program of whole layers')
+    parser.add_argument('--networks', nargs='*', choices=tuple(NETWORKS), metavar='NETWORK',
+                        help='time whole networks in place of single layers: all of them, or some of %s; needs CNTK. The '
+                             'peers of --peer-python are then %s' % (', '.join(NETWORKS), bench_networks.PINNED))
     parser.add_argument('--peer-python', metavar='PATH',
                         help='a Python with the int8 convolutions of onnxruntime, torch or both, for docs/performance.md: '
                              + bench_peers.PINNED)

@@ -19,15 +19,21 @@ PINNED = 'numpy==1.26.4 onnxruntime==1.17.3 onnx==1.16.2 torch==1.12.1'
 
 
 class Process(object):
-    """The peers that a Python has, with a fixed number of threads that sleep between rounds."""
+    """The peers that a Python has, with a fixed number of threads that sleep between rounds.
 
-    def __init__(self, python, threads):
-        self._python, self._threads = python, threads
+    Args:
+        python (str): the Python to run.
+        threads (int): of its peers.
+        program (sequence of str): what it runs; by default this file.
+    """
+
+    def __init__(self, python, threads, program=(os.path.abspath(__file__),)):
+        self._python, self._threads, self._program = python, threads, list(program)
 
     def __enter__(self):
         environment = dict(os.environ, OMP_WAIT_POLICY='PASSIVE', KMP_BLOCKTIME='0', OMP_NUM_THREADS=str(self._threads),
                            MKL_NUM_THREADS=str(self._threads))
-        self._process = subprocess.Popen([self._python, os.path.abspath(__file__)], stdin=subprocess.PIPE,
+        self._process = subprocess.Popen([self._python] + self._program, stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, universal_newlines=True, env=environment)
         self._versions = self._read()
         return self
@@ -42,13 +48,14 @@ class Process(object):
 
     def prepare(self, x, weights):
         """Sets up all peers for arrays of these shapes."""
-        self._ask(dict(prepare=[list(x.shape), list(weights.shape), self._threads]))
+        self.ask(dict(prepare=[list(x.shape), list(weights.shape), self._threads]))
 
     def round(self):
         """Times a warm call of every peer: name to seconds."""
-        return self._ask(dict(round=True))
+        return self.ask(dict(round=True))
 
-    def _ask(self, question):
+    def ask(self, question):
+        """Sends a question, ready for JSON; returns the answer."""
         self._process.stdin.write(json.dumps(question) + '\n')
         self._process.stdin.flush()
         return self._read()
@@ -56,7 +63,7 @@ class Process(object):
     def _read(self):
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError('the peers\' Python %s ended; run it by hand on %s' % (self._python, __file__))
+            raise RuntimeError('the peers\' Python %s ended; run it by hand on %s' % (self._python, ' '.join(self._program)))
         return json.loads(line)
 
 

@@ -98,6 +98,24 @@ class Program(object):
             return out
         return results[0] if len(results) == 1 else tuple(results)
 
+    def profile(self, *inputs):
+        """Runs the program on a batch, as a call does, and says what its ops take; threads share each op.
+
+        Args:
+            inputs: as of a call.
+
+        Returns:
+            list of (str, float): name of the op and seconds, in the order in which they run; 'conversion' between the
+            caller's layout and the program's, and between groups.
+        """
+        arrays = [float32_array(x, 'input %d' % index, rank + 1)
+                  for index, (x, (_, _, _, rank)) in enumerate(zip(inputs, self._inputs))]
+        shapes = self.output_shapes(*[x.shape for x in arrays])
+        found = self._program.profile(arrays, [x.shape[2:] or (1, 1) for x in arrays], arrays[0].shape[0],
+                                      [empty(shape) for shape in shapes])
+        return [(title[title.index('(') + 1:title.index(')')] if '(' in title else 'conversion', seconds)
+                for title, seconds in found]
+
     def run_at(self, input_addresses, output_addresses, batch, sizes=None):
         """Runs the program on memory that the caller vouches for: the face for callers that have only pointers.
 

@@ -97,12 +97,12 @@ def test_what_was_optimized(result):
         'FactorDense', FACTOR, FACTOR * SAMPLES)
     assert (binarized.optimization, binarized.epoch, binarized.samples) == (
         'BinarizeConvolution', BINARIZE, BINARIZE * SAMPLES)
-    # hidden: 64x4x4 inputs to 128 at rank 32; second_conv: 64 filters of 32x3x3 at 4x4 places.
+    # hidden: 128x4x4 inputs to 128 at rank 32; second_conv: 128 filters of 32x3x3 at 4x4 places.
     hidden, = [layer for layer in factored.layers if layer.skipped is None]
     assert (hidden.rank, hidden.parameters_before, hidden.parameters_after) == (
-        32, 1024 * 128 + 128, 32 * (1024 + 128) + 128)
+        32, 2048 * 128 + 128, 32 * (2048 + 128) + 128)
     second, = [layer for layer in binarized.layers if layer.skipped is None]
-    assert (second.name, second.binary_macs_after) == ('second_conv', 4 * 4 * 64 * 32 * 9)
+    assert (second.name, second.binary_macs_after) == ('second_conv', 4 * 4 * 128 * 32 * 9)
 
 
 def points(folder, tag):
@@ -134,9 +134,10 @@ def test_tensorboard_holds_the_numbers_of_the_records(folder, result):
 
 def test_the_summary_tells_all_of_it(result):
     text = result.summary()
-    for expected in ('FactorDense', 'BinarizeConvolution', 'second_conv', '131,200 -> 36,992',
-                     'predictions the same'):
+    for expected in ('FactorDense', 'BinarizeConvolution', 'second_conv', '262,272 -> 69,760',
+                     'predictions the same', 'Time of a call', '1 sample: ', '32 samples: '):
         assert expected in text
+    assert [timing.samples for timing in result.parity.speed.timings] == [1, 32]
 
 
 def test_the_example_of_the_readme(digits, data, tmp_path, monkeypatch):
@@ -194,8 +195,15 @@ def test_the_demo_as_a_user_runs_it(tmp_path):
                   re.findall(r'^([a-z ,]+?)  +([0-9.]+) %$', done.stdout, re.MULTILINE)}
     assert set(accuracies) == {'plain script', 'optimized, in the trainer', 'optimized, exported', 'lowered'}
     assert accuracies['lowered'] == accuracies['optimized, exported'] >= accuracies['plain script'] - 2
-    assert 'epoch 20: loss' in done.stderr
+    assert 'epoch 11: loss' in done.stderr
     for name in ('float network', 'lowered network', 'second_conv alone: CNTK float',
                  'second_conv alone: native, 1 bit'):
         assert re.search(r'^%s +[0-9.]+ +[0-9.]+ to [0-9.]+$' % name, done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r'^The whole network: 100 at once [0-9.]+ ms float, [0-9.]+ ms lowered, .*; 1 at once [0-9.]+ ms float',
+                     done.stdout, re.MULTILINE), done.stdout
     assert os.listdir(str(tmp_path / 'runs' / 'digits'))
+
+
+def test_the_demo_says_in_words_which_network_is_slower(digits):
+    assert digits.compared(100, [0.030, 0.031, 0.032], [0.010]) == '100 at once 31.00 ms float, 10.00 ms lowered, 3.1 x as fast'
+    assert digits.compared(1, [0.001], [0.0025]) == '1 at once 1.00 ms float, 2.50 ms lowered, SLOWER by a factor of 2.50'

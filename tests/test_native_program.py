@@ -126,3 +126,19 @@ def test_fused_multiply_add_of_the_oracle():
         neighbours = [got[i], np.nextafter(got[i], F(np.inf)), np.nextafter(got[i], F(-np.inf))]
         distances = [abs(Fraction(float(n)) - exact) for n in neighbours if np.isfinite(n)]
         assert distances[0] == min(distances)
+
+
+@pytest.mark.parametrize('channels, kernel, options', [
+    (3, (7, 7), dict(strides=(2, 2), padding=((3, 2), (3, 2)))), (9, (2, 7), dict(padding=((0, 1), (2, 1)))),
+    (10, (2, 7), dict(padding=((0, 1), (2, 1)))), (1, (1, 3), dict(padding=((0, 0), (5, 4)))),
+    (4, (3, 2), dict(dilation=(2, 1), strides=(1, 3), padding=((2, 2), (1, 0)))), (4, (2, 3), dict(dilation=(1, 2))),
+    (4, (3, 3), dict(groups=2, padding=((1, 1), (1, 1))))], ids=str)
+def test_rows_of_taps_in_float_convolutions(channels, kernel, options):
+    # 9 channels by 7 taps are a row that is read as one, 10 by 7 are not; five padded columns hold taps that are all outside.
+    random = np.random.RandomState(3)
+    x = random.standard_normal((2, channels, 8, 9)).astype(F)
+    weights = random.standard_normal((18, channels // options.get('groups', 1)) + kernel).astype(F)
+    ops = [dict(op='float_convolution', input='x', values='y', weights=weights, steps=[('add', 0.5)], **options)]
+    expected = oracle.run(ops, dict(x=x))['y']
+    for name in IMPLEMENTATIONS:
+        assert oracle.same(native.Program(ops, dict(x=x.shape[1:]), ['y'], implementation=name)(x), expected), name

@@ -180,7 +180,7 @@ class Engine(object):
         if self._lower is not None:
             self.result.lowered, self.result.parity = self._lower.run(
                 self.result.model, self.optimizations, self._minibatches(
-                    self.result.model.arguments))
+                    self.result.model.arguments), timed=True)
         self.result.complete = True
 
     def close(self):

@@ -31,7 +31,8 @@ class BinarySegmentOp(NativeOp):
         operand (cntk.Variable): float32, of the shape the segment was read off with.
         program (bytes): the state of a `nc.native.Program` of one input and one output.
         shape (tuple of int): of the output, without the batch.
-        layers (list of dict): per binary layer `name`, `kind`, `weights` (shape), `floats` and `macs`.
+        layers (list of dict): per layer `name`, `kind`, `weights` (shape of those that are bits), `floats` (how many numbers are
+            float32), `macs` (with bits) and, of a float layer, `float_macs`.
         machine (str): where the thresholds were read off.
         name (str): of the Function.
 
@@ -151,12 +152,12 @@ def count_segment(block, row):
     """Fills in the row of a summary."""
     op = next(function for function in graph.walk(graph.body(block)) if function.op_name == 'UserFunction')
     layers = json.loads(op.serialize()['state']['description'])['layers']
-    weights = [count.elements(tuple(layer['weights'])) for layer in layers]
+    weights = [count.elements(tuple(layer['weights'])) if layer['weights'] else 0 for layer in layers]
     row.shape = tuple(layers[0]['weights']) if len(layers) == 1 else ()
     row.binary_weights += sum(weights)
     row.parameters += row.binary_weights + sum(layer['floats'] for layer in layers)
     row.binary_macs = sum(layer['macs'] for layer in layers)
-    row.macs = count.total([row.macs, row.binary_macs])
+    row.macs = count.total([row.macs, row.binary_macs, sum(layer.get('float_macs', 0) for layer in layers)])
 
 
 declare(BinarySegmentOp, [Block(OP_NAME, count=count_segment)])

@@ -10,6 +10,7 @@ from .. import graph
 from ..graph.blocks import declared
 from ..graph.walk import Level
 from ..optimizations import binary_block
+from ..optimizations.binary_kinds import KINDS
 
 # Operations by what they are in a segment. A CNTK block that is one operation stands here with its own name.
 IDENTITIES = ('Dropout', 'StopGradient', 'NoOp', 'Pass')
@@ -65,20 +66,20 @@ class Node(object):
     Attributes:
         function (cntk.Function): the primitive, or a block that is one operation.
         kind (str): 'identity', 'map', 'join', 'max_pool', 'average_pool', 'reshape', 'sign',
-            'product', 'magnitude' or 'mean_abs'.
+            'product', 'float_product', 'magnitude' or 'mean_abs'.
         operands (list of (cntk.Variable, Value)): as the Function reads them, fixed ones among them.
         inputs (list of Value): those that are not fixed.
         output (Value): what it computes.
         unit (Unit): it belongs to.
     """
 
-    def __init__(self, function, operands, unit):
+    def __init__(self, function, operands, unit, float_layers=False):
         self.function = function
         self.operands = operands
         self.inputs = [value for _, value in operands if not value.fixed]
         self.unit = unit
         self.output = None
-        self.kind = self._kind()
+        self.kind = self._kind(float_layers)
 
     @property
     def op_name(self):
@@ -94,7 +95,7 @@ class Node(object):
         """The fixed operands, as the Function reads them."""
         return [variable for variable, value in self.operands if value.fixed]
 
-    def _kind(self):
+    def _kind(self, float_layers):
         name, one = self.op_name, len(self.inputs) == 1
         if one and not self.function.is_block and binary_block.is_binary_core(self.function):
             return 'product'
@@ -115,6 +116,11 @@ class Node(object):
             return 'mean_abs'
         if name == 'Pooling' and self.function.attributes['poolingType'] in _POOLS:
             return _POOLS[self.function.attributes['poolingType']]
+        kind = next((kind for kind in KINDS if kind.core_op_name == name), None)
+        if kind is not None and one:
+            if not float_layers:
+                raise Unsupported(self, "a float %s stays in CNTK; Lower(float_layers='native') takes it in" % kind.noun)
+            return 'float_product'
         raise Unsupported(self, '%s is not an operation of programs' % name)
 
 
@@ -148,14 +154,16 @@ class FlatGraph(object):
 
     Args:
         model (cntk.Function): its binary blocks are on its own level (`graph.opened`).
+        float_layers (bool): whether float convolutions and Dense may be part of a segment.
 
     Attributes:
         model (cntk.Function): held: no Variable keeps its Function alive.
         units (list of Unit): inputs first.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, float_layers=False):
         self.model = model
+        self._float_layers = float_layers
         self._values = {}
         self._bodies = []
         level = Level(model.outputs)
@@ -221,7 +229,7 @@ class FlatGraph(object):
         """Adds the nodes of a Function to a Unit; returns the Value of its output."""
         if function.is_block and function.op_name not in _CLOSED:
             return self._flatten_block(function, operands, unit)
-        node = Node(function, operands, unit)
+        node = Node(function, operands, unit, self._float_layers)
         value = Value(output)
         node.output, value.producer = value, node
         unit.nodes.append(node)

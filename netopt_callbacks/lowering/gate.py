@@ -9,6 +9,8 @@ What is demanded, and what is admitted:
   other side. Such a bit is admitted if the two values are within `TIE_ULPS` units in the last place of the
   largest magnitude that the layer reads (a sum's rounding error goes with its largest
   terms, not with its value). It then explains what follows from it in that sample.
+* Float layers that were taken into segments have CNTK's sums within `tolerance` only (see `float_gate`), so
+  behind these a bit ties within `tolerance` of that magnitude.
 * Samples without such a bit agree, position by position, within `tolerance` of the sample's own scale
   (`output_parity` has it), and predict the same. NaN and infinities are at the same positions.
 """
@@ -19,6 +21,7 @@ from .. import graph
 from ..graph import evaluate, flat, opened
 from ..optimizations import binary_block
 from . import binary_segment
+from .float_gate import FloatLayerProbe, Signs
 from .output_parity import OutputParity
 from .parity import LayerParity, Parity, SegmentParity
 from .replace import OP_NAMES, native_integers
@@ -46,7 +49,7 @@ def compare(model, lowered, minibatches, tolerance, data='held-out', lowering=No
         ValueError: the two networks do not have the same binary layers in the same order.
     """
     parity = Parity(tolerance, data)
-    pair = _Pair(model, lowered, lowering)
+    pair = _Pair(model, lowered, lowering, tolerance)
     parity.layers = [probe.parity for probe in pair.probes]
     parity.segments = [probe.parity for probe in pair.segments]
     parity.alone = list(lowering.reasons) if pair.segments else []
@@ -72,7 +75,7 @@ class _Pair(object):
         segments (list of _SegmentProbe): for each segment.
     """
 
-    def __init__(self, model, lowered, lowering):
+    def __init__(self, model, lowered, lowering, tolerance):
         reference = lowering.reference if lowering else model
         layers = [binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(reference)]
         parts = lowering.segments if lowering else []
@@ -88,7 +91,7 @@ class _Pair(object):
         self.probes = [_Probe(layer, block, singles.get(index))
                        for index, (layer, block) in enumerate(zip(layers, self._trained.blocks))]
         self._entries = [by_name[part.name] for part in parts]
-        self.segments = [_SegmentProbe(part, blocks[place], [self.probes[index] for index in part.layers_at])
+        self.segments = [_SegmentProbe(part, blocks[place], [self.probes[index] for index in part.layers_at], tolerance)
                          for part, place in zip(parts, self._entries)]
         self._parts = parts
 
@@ -174,6 +177,8 @@ class _Probe(object):
             explained (array of bool): samples in which a bit upstream differs and ties.
         """
         none = np.zeros(len(explained), bool)
+        if isinstance(lowered_values, Signs):
+            return self._trace_signs(flat(values), lowered_values, explained)
         if np.array_equal(_bits(flat(values)), _bits(flat(lowered_values))):
             return none
         one, other = (_run(self._trained, read)[3] for read in (values, lowered_values))
@@ -191,34 +196,72 @@ class _Probe(object):
         self.parity.strays += int(np.sum(flips & ~tied & ~follows))
         return none if len(none) != len(tied) else tied.reshape(len(tied), -1).any(axis=1)
 
+    def _trace_signs(self, values, signs, explained):
+        """As `trace`, of a layer of which the lowered network knows the bits alone; a segment has no sequences."""
+        signed = _run(self._trained, values)[3]
+        flips = (signed > 0) != signs.positive.reshape(signed.shape)
+        largest = _finite(values).reshape(len(values), -1).max(axis=1)
+        reach = np.maximum(TIE_ULPS * np.spacing(largest), np.float32(signs.tolerance) * largest)
+        with np.errstate(invalid='ignore'):
+            tied = flips & (np.abs(signed) <= reach.reshape((-1,) + (1,) * (signed.ndim - 1)))
+        follows = explained.reshape((-1,) + (1,) * (signed.ndim - 1))
+        self.parity.ties += int(np.sum(tied & ~follows))
+        self.parity.strays += int(np.sum(flips & ~tied & ~follows))
+        return tied.reshape(len(tied), -1).any(axis=1)
+
 
 class _SegmentProbe(object):
     """A segment, trained and lowered, as networks of their own that read the same input."""
 
-    def __init__(self, part, block, probes):
-        self.parity = SegmentParity(block.name, [probe.parity for probe in probes])
+    def __init__(self, part, block, probes, tolerance):
+        self._tolerance = tolerance
+        self._floats = [FloatLayerProbe(part, number, tolerance) for number in range(len(part.program.products))]
+        self.parity = SegmentParity(block.name, [probe.parity for probe in probes], [probe.parity for probe in self._floats])
         self._probes = probes
         entry = part.segment.entry.variable
         source = C.input_variable(entry.shape, np.float32, dynamic_axes=entry.dynamic_axes)
-        wanted = [part.segment.exit.variable] + [layer.input for layer in part.segment.layers]
+        wanted = [part.segment.exit.variable] + [layer.input for layer in part.segment.layers] \
+            + [probe.variable for probe in self._floats]
         self._trained = C.combine([C.alias(variable).output for variable in wanted]).clone(
             C.CloneMethod.share, {entry: source})
         self._lowered = _on(graph.body(block), source)
-        self._sums = part.program.program_with_sums()
+        if self._floats:
+            self._own, self._bits = part.program.program(), part.program.program_with_bits()
+            self._sums = part.program.program_with_products()
+        else:
+            self._sums = part.program.program_with_sums()
 
     def compare(self, values):
         """Compares the output and every layer's integers, both networks reading `values`."""
         read = _run(self._trained, values)
         found, = _run(self._lowered, values)
+        entry = np.ascontiguousarray(flat(values), np.float32)
+        count = 1 + len(self._probes)
+        if self._floats:
+            self.parity.different_values += _count_different(self._own(entry).reshape(found.shape), found)
+            products = [probe.compare(given) for probe, given in zip(self._floats, read[count:])]
+            found, *sums = _as_tuple(self._sums(entry, *products))
+            found = found.reshape(read[0].shape)
+        else:
+            sums = _as_tuple(self._sums(entry))
         self.parity.values += found.size
         self.parity.different_values += _count_different(read[0], found)
-        sums = self._sums(np.ascontiguousarray(flat(values), np.float32))
-        for probe, layer_reads, integers in zip(self._probes, read[1:], sums if isinstance(sums, tuple) else [sums]):
+        for probe, layer_reads, integers in zip(self._probes, read[1:count], sums):
             probe.compare_integers(layer_reads, integers)
 
     def inputs_of(self, values):
-        """Returns what each layer reads in the trained network where the segment reads `values`."""
+        """Returns what each layer reads in the trained network where the segment reads `values`.
+
+        With float layers inside that is not what it reads in the lowered one: then the Signs of that.
+        """
+        if self._floats:
+            signs = _as_tuple(self._bits(np.ascontiguousarray(flat(values), np.float32)))
+            return [Signs(each > 0, self._tolerance) for each in signs]
         return _run(self._trained, values)[1:]
+
+
+def _as_tuple(results):
+    return results if isinstance(results, tuple) else (results,)
 
 
 def _on(function, source):

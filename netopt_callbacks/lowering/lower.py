@@ -5,6 +5,7 @@ import cntk as C
 import numpy as np
 
 from ..observers.base import Observer
+from . import speed
 from .gate import compare
 from .segment_pass import lower_segments
 from .replace import lower_binary_layers
@@ -43,13 +44,20 @@ class Lower(Observer):
         tolerance (float): largest difference of an output, relative to its sample's scale, in samples in which
             no bit ties; it admits float sums that CNTK rounds differently in the layers that are not
             lowered. 0 asks for equality.
+        float_layers (str): 'cntk' leaves float convolutions and Dense to CNTK. 'native' takes those around
+            binary layers into their segments: fewer crossings, but native code adds in another order than CNTK, so what
+            they compute is CNTK's within `tolerance` only, each alone, and a bit behind them may differ where it ties
+            within `tolerance`. The report says what it buys.
 
     Raises:
-        TypeError, ValueError: `tolerance` is not a number of at least 0.
+        TypeError, ValueError: `tolerance` is not a number of at least 0, `float_layers` is neither of the two.
     """
 
-    def __init__(self, tolerance=1e-5):
+    def __init__(self, tolerance=1e-5, float_layers='cntk'):
         super(Lower, self).__init__()
+        if float_layers not in ('cntk', 'native'):
+            raise ValueError("Lower: float_layers must be 'cntk' or 'native', got %r" % (float_layers,))
+        self.float_layers = float_layers
         if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
             raise TypeError('Lower: tolerance must be a number, got %r; leave it out for the default'
                             % (tolerance,))
@@ -57,7 +65,7 @@ class Lower(Observer):
             raise ValueError('Lower: tolerance must be at least 0, got %r; 0 asks for equality' % (tolerance,))
         self.tolerance = float(tolerance)
 
-    def run(self, model, optimizations, minibatches=None, segments=True):
+    def run(self, model, optimizations, minibatches=None, segments=True, timed=False):
         """Lowers the segments of `model`, the rest by every optimization's `lower`, in their order, and compares.
 
         Args:
@@ -66,6 +74,7 @@ class Lower(Observer):
             minibatches: dicts of the model's arguments to data, may be iterated again; empty or None
                 compares on seeded random input.
             segments (bool): whether layers are lowered together where they can be; else each alone, as in netopt.
+            timed (bool): whether `Parity.speed` is measured; it takes a few calls of the network.
 
         Returns:
             (cntk.Function, Parity): the lowered network; `model` itself where there is nothing to lower.
@@ -73,17 +82,24 @@ class Lower(Observer):
         Raises:
             LoweringError: the two networks differ.
         """
-        lowering = lower_segments(model) if segments else None
-        lowered = lowering.model if segments else model
-        for optimization in optimizations:
-            lowered = optimization.lower(lowered)
-        lowered = lower_binary_layers(lowered)      # those that the model came with
+        lowering = lower_segments(model, self.float_layers) if segments else None
+        lowered = _with_the_rest(lowering.model if segments else model, optimizations)
         given = bool(minibatches)
         parity = compare(model, lowered, minibatches if given else [random_minibatch(model)],
                          self.tolerance, 'held-out' if given else 'seeded random input', lowering)
         if not parity.passed:
             raise LoweringError(parity)
+        if timed and parity.layers:
+            other = _with_the_rest(lower_segments(model).model, optimizations) if self.float_layers == 'native' else None
+            parity.speed = speed.measured(model, lowered, _samples(model, minibatches if given else ()), other)
         return lowered, parity
+
+
+def _with_the_rest(model, optimizations):
+    """Returns the model with what is not in segments lowered by the optimizations, in their order."""
+    for optimization in optimizations:
+        model = optimization.lower(model)
+    return lower_binary_layers(model)       # those that the model came with
 
 
 def check_applied(what, model):
@@ -97,6 +113,15 @@ def check_applied(what, model):
                          'first, as model(cntk.input_variable(shape))'
                          % (what, ', '.join(placeholder.name or placeholder.uid
                                             for placeholder in model.placeholders)))
+
+
+def _samples(model, minibatches):
+    """Returns the first minibatch where its data can be cut into samples, else random numbers."""
+    for minibatch in minibatches:
+        if speed.sizes(minibatch):
+            return minibatch
+        break
+    return random_minibatch(model)
 
 
 def random_minibatch(model):

@@ -45,45 +45,83 @@ class LayerParity(object):
         return "'%s': %s" % (self.name, said)
 
 
+class FloatParity(object):
+    """How a float layer that a segment took in compares with CNTK's, given the same input.
+
+    Attributes:
+        name (str): of the layer.
+        values (int): sums compared.
+        error (float): largest difference, as a share of the sample's scale (see `OutputParity`).
+        different_not_finite (int): sums that are NaN or infinite in one of the two alone, or otherwise so.
+        tolerance (float): admitted `error`.
+    """
+
+    FIELDS = ('name', 'values', 'error', 'different_not_finite', 'tolerance')
+
+    def __init__(self, name, tolerance):
+        self.name = name
+        self.tolerance = tolerance
+        self.values = self.different_not_finite = 0
+        self.error = 0.0
+
+    @property
+    def passed(self):
+        return not self.different_not_finite and self.error <= self.tolerance
+
+    def to_dict(self):
+        """Returns the JSON-ready fields."""
+        return {field: getattr(self, field) for field in self.FIELDS}
+
+    def __str__(self):
+        said = "float layer '%s', taken in: %s sums within %.3g of CNTK's (tolerance %g)" % (
+            self.name, format(self.values, ','), self.error, self.tolerance)
+        if self.different_not_finite:
+            said += ', %s NaN or infinite in one alone' % format(self.different_not_finite, ',')
+        return said
+
+
 class SegmentParity(object):
     """How a segment compares with the trained one, given the same input.
 
     Attributes:
         name (str): of its block.
         layers (list of LayerParity): the binary layers in it, inputs first; also among those of `Parity`.
-        values (int): outputs compared.
+        floats (list of FloatParity): the float layers in it.
+        values (int): outputs compared; where there are float layers, computed from CNTK's sums in their place.
         different_values (int): how many of them differ in any bit.
     """
 
-    def __init__(self, name, layers):
+    def __init__(self, name, layers, floats=()):
         self.name = name
         self.layers = list(layers)
+        self.floats = list(floats)
         self.values = self.different_values = 0
 
     @property
     def passed(self):
-        return not self.different_values and all(layer.passed for layer in self.layers)
+        return not self.different_values and all(layer.passed for layer in self.layers + self.floats)
 
     @property
     def first_difference(self):
         """Where it first differs, as words; None where it does not."""
         if self.passed:
             return None
-        layer = next((layer for layer in self.layers if not layer.passed), None)
+        layer = next((layer for layer in self.floats + self.layers if not layer.passed), None)
         return "segment '%s', %s" % (self.name, "behind its last layer '%s'" % self.layers[-1].name if layer is None
                                      else "layer '%s'" % layer.name)
 
     def to_dict(self):
         """Returns the JSON-ready fields."""
         return {'name': self.name, 'layers': [layer.name for layer in self.layers], 'values': self.values,
-                'different_values': self.different_values}
+                'different_values': self.different_values, 'floats': [layer.to_dict() for layer in self.floats]}
 
     def __str__(self):
         said = '%s outputs ==' % format(self.values, ',')
         if self.different_values:
             said = '%s of %s outputs differ given the same input, first in %s' % (
                 format(self.different_values, ','), format(self.values, ','), self.first_difference)
-        return "segment '%s' of %d layers: %s" % (self.name, len(self.layers), said)
+        return '\n    '.join(["segment '%s' of %d layers: %s" % (self.name, len(self.layers), said)]
+                             + [str(layer) for layer in self.floats])
 
 
 class Parity(object):
@@ -106,6 +144,7 @@ class Parity(object):
         predictions (int): argmax compared; 0 where no output is a vector.
         different_predictions (int): how many differ, among the samples in which no bit ties.
         tolerance (float): admitted `unexplained_error`.
+        speed (Speed): what a call of either takes; None where it was not asked for, or nothing was lowered.
     """
 
     FIELDS = ('samples', 'data', 'values', 'largest_difference', 'largest_output', 'unexplained_difference',
@@ -128,6 +167,7 @@ class Parity(object):
         self.predictions = 0
         self.different_predictions = 0
         self.tolerance = tolerance
+        self.speed = None
 
     @property
     def same_predictions(self):
@@ -153,7 +193,8 @@ class Parity(object):
         """Returns the JSON-ready fields, `layers` as a list of dicts."""
         fields = {field: getattr(self, field) for field in self.FIELDS}
         fields.update(layers=[layer.to_dict() for layer in self.layers], passed=self.passed,
-                      segments=[segment.to_dict() for segment in self.segments], alone=[list(each) for each in self.alone])
+                      segments=[segment.to_dict() for segment in self.segments], alone=[list(each) for each in self.alone],
+                      speed=None if self.speed is None else self.speed.to_dict())
         return fields
 
     def __str__(self):
@@ -173,6 +214,8 @@ class Parity(object):
         lines += ["  '%s' is lowered alone: %s" % each for each in self.alone]
         if not self.passed:
             lines.append('  REFUSED (tolerance %g)' % self.tolerance)
+        if self.speed is not None:
+            lines.append(str(self.speed))
         return '\n'.join(lines)
 
 

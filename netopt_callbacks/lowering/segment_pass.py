@@ -75,11 +75,12 @@ def _taken(left, key):
     return left.pop(place)[1]
 
 
-def lower_segments(model):
+def lower_segments(model, float_layers='cntk'):
     """Lowers the segments of a trained model; other binary layers stay as they are.
 
     Args:
         model (cntk.Function): trained, or loaded from a file.
+        float_layers (str): as of `Lower`.
 
     Returns:
         Lowering: `model` with a block `BinarySegmentOp` for each segment; evaluation only.
@@ -89,7 +90,7 @@ def lower_segments(model):
     """
     if not binary_block.binary_blocks(model):
         return Lowering(model)
-    flat = FlatGraph(opened_for_segments(model))
+    flat = FlatGraph(opened_for_segments(model), float_layers == 'native')
     written = _written(flat)
     reasons = _reasons(flat, written)
     if not written:
@@ -148,7 +149,8 @@ def _block(lowered, entry):
     segment, result = lowered.segment, lowered.segment.exit
     inner, outer = graph.placeholder_like(entry), graph.placeholder_like(entry)
     op = BinarySegmentOp(inner, lowered.program.program().state(), result.shape,
-                         [_described(layer) for layer in segment.layers], machine(), lowered.name)
+                         [_described(layer) for layer in segment.layers]
+                         + [_described_float(node) for node, _ in lowered.program.products], machine(), lowered.name)
     return C.as_block(C.user_function(op), [(inner, outer)], OP_NAME, lowered.name)
 
 
@@ -160,6 +162,15 @@ def _described(layer):
     return {'name': layer.name, 'kind': layer.kind.op_name, 'weights': weights,
             'floats': sum(numbers.size for numbers in floats if numbers is not None),
             'macs': terms(layer) * computed}
+
+
+def _described_float(node):
+    """The same of a float layer, of which no weight is a bit."""
+    weights = tuple(node.fixed[0].shape)
+    outputs = int(np.prod(node.output.shape))
+    taps = int(np.prod(weights[1:] if node.op_name == 'Convolution' else weights[:-1]))
+    return {'name': node.unit.function.name, 'kind': node.op_name, 'weights': [], 'floats': int(np.prod(weights)), 'macs': 0,
+            'float_macs': taps * outputs}
 
 
 def machine():

@@ -1,14 +1,16 @@
 """The program of a segment: ops in the order of its nodes, thresholds and factors as CNTK has them."""
 import numpy as np
 
+from .. import graph
 from ..native_program import Program
 from ..optimizations.binary_kinds import DENSE
-from ..optimizations.convolution_geometry import Axis, axes_of
+from ..optimizations.convolution_geometry import Axis, axes_of, is_computed_wrongly
 from . import read_off
-from .flat import Unsupported
+from .flat import Unsupported, fixed_value
 
 ENTRY = 'x'
-_WITH_BITS = ('convolution', 'dense', 'map')
+_ENDING = ('values', 'bits', 'steps', 'threshold', 'decreasing', 'low', 'high', 'flip')     # what an op does after its sum
+_WITH_BITS = ('convolution', 'dense', 'float_convolution', 'float_dense', 'map')
 
 
 class Floats(object):
@@ -49,6 +51,8 @@ class SegmentProgram(object):
         ops (list of dict), inputs (dict), output (str): as `nc.native.Program` takes them.
         sums (dict of str to dict): by the uid of a layer's integers an op that computes them as values, for
             the parity gate.
+        bits (dict of str to Bits): by the same, which bits that layer reads.
+        products (list of (Node, dict)): float layers, each with the op that computes it and what follows it.
         decisions (list of (str, str)): per sign, what it is the sign of: 'integers', 'values' or 'steps'.
 
     Raises:
@@ -60,6 +64,8 @@ class SegmentProgram(object):
         self.inputs = {ENTRY: segment.entry.shape}
         self.ops = []
         self.sums = {}
+        self.bits = {}
+        self.products = []
         self.decisions = []
         self._names = 0
         self._known = {id(segment.entry): Floats()}
@@ -76,10 +82,45 @@ class SegmentProgram(object):
 
     def program_with_sums(self):
         """Returns a Program of which the outputs are the integers of the segment's layers, in order."""
+        names, ops = self._sums()
+        return Program(self.ops + ops, self.inputs, names)
+
+    def _sums(self):
         uids = [node.output.uid for node in self.segment.nodes if node.kind == 'product']
         names = ['sums %d' % number for number in range(len(uids))]
-        ops = [dict(self.sums[uid], values=name) for uid, name in zip(uids, names)]
-        return Program(self.ops + ops, self.inputs, names)
+        return names, [dict(self.sums[uid], values=name) for uid, name in zip(uids, names)]
+
+    # For the gate, where float layers are inside
+
+    def program_with_products(self):
+        """Returns a Program that reads the entry and, in order, what the float layers compute: all else is exact.
+
+        Its outputs are that of the segment and the integers of its layers.
+        """
+        inputs, fed = dict(self.inputs), {}
+        for number, (node, op) in enumerate(self.products):
+            name = 'product %d' % number
+            inputs[name] = node.output.shape
+            fed[id(op)] = dict({key: op[key] for key in _ENDING if key in op}, op='map', input=name)
+        names, ops = self._sums()
+        return Program([fed.get(id(op), op) for op in self.ops] + ops, inputs, [self.output] + names)
+
+    def program_of_product(self, number):
+        """Returns a Program of one float layer alone, without what follows it."""
+        node, op = self.products[number]
+        bare = {key: value for key, value in op.items() if key not in _ENDING}
+        return Program([dict(bare, input=ENTRY, values='y', steps=[])], {ENTRY: node.inputs[0].shape}, ['y'])
+
+    def program_with_bits(self):
+        """Returns a Program of which the outputs are +1 and -1 as the segment's layers read them, in order."""
+        known = [self.bits[node.output.uid] for node in self.segment.nodes if node.kind == 'product']
+        ops = []
+        for number, bits in enumerate(known):
+            ops.append(dict(op='unpack', input=bits.name, values='read %d' % number))
+            turned = np.ones(bits.shape[0], np.float32) if bits.inverted is None else np.where(bits.inverted, -1, 1)
+            ops.append(dict(op='map', input='read %d' % number, values='signs %d' % number,
+                            steps=[('multiply', turned.astype(np.float32))]))
+        return Program(self.ops + ops, self.inputs, ['signs %d' % number for number in range(len(known))])
 
     # What is computed before a sign
 
@@ -200,6 +241,15 @@ class SegmentProgram(object):
         op = _dense(node, layer, bits) if layer.kind is DENSE else _convolution(node, layer, bits)
         op['steps'] = []
         self.sums[node.output.uid] = dict(op)
+        self.bits[node.output.uid] = bits
+        return Floats(op)
+
+    def _float_product(self, node):
+        check_can_be_compared(node)
+        source = self._floats(node.inputs[0])
+        op = (_float_dense if node.op_name == DENSE.core_op_name else _float_convolution)(node)
+        op.update(input=self._stored(source), steps=[])
+        self.products.append((node, op))
         return Floats(op)
 
     # Values
@@ -295,6 +345,42 @@ def _dense(node, layer, bits):
         weights = weights * np.repeat(signs, size // len(signs))[:, None]
     image = tuple(bits.shape) + (1, 1) * (len(bits.shape) == 1)
     return dict(op='dense', input=bits.name, weights=np.ascontiguousarray(weights), image=image)
+
+
+def check_can_be_compared(node):
+    """Refuses a float layer that CNTK does not evaluate apart from the rest: the gate compares each alone.
+
+    Raises:
+        Unsupported: it is inside a block inside a block, or in one that reads more than one value.
+    """
+    function = node.unit.function
+    inside = graph.functions(graph.body(function).outputs) if function.is_block else [function]
+    if len(node.unit.inputs) != 1 or not any(other.uid == node.function.uid for other in inside):
+        raise Unsupported(node, "a float layer of the block '%s' is not one that can be compared alone" % node.unit.name)
+
+
+def _float_convolution(node):
+    if node.function.attributes['transpose'] or node.operands[0][1].fixed is False:
+        raise Unsupported(node, 'a transposed convolution, or one of weights that are computed, is none of programs')
+    axes, shape = axes_of(node.function), node.inputs[0].shape
+    weights, groups = fixed_value(node.fixed[0]), node.function.attributes['groups']
+    if weights.ndim != 4 or len(shape) != 3 or node.function.attributes['autoPadding'][0] \
+            or shape[0] != weights.shape[1] * groups:
+        raise Unsupported(node, 'a convolution of weights %s over %s is none of programs' % (weights.shape, shape))
+    if max(axis.dilation for axis in axes) > 1:
+        raise Unsupported(node, "CNTK's CPU has no dilated convolution to compare with")
+    if is_computed_wrongly(node.function):
+        raise Unsupported(node, "CNTK's CPU computes this convolution in groups wrongly")
+    return dict(op='float_convolution', weights=np.ascontiguousarray(weights), strides=tuple(axis.stride for axis in axes),
+                groups=groups, padding=_padding(node, axes, shape[1:]))
+
+
+def _float_dense(node):
+    weights, shape = fixed_value(node.fixed[0]), node.inputs[0].shape
+    if node.operands[0][1].fixed or weights.shape[:-1] != shape:
+        raise Unsupported(node, 'a product of weights %s with %s is none of programs' % (weights.shape, shape))
+    image = tuple(shape) + (1, 1) * (len(shape) == 1)
+    return dict(op='float_dense', weights=np.ascontiguousarray(weights.reshape(-1, weights.shape[-1])), image=image)
 
 
 def pooling(node):
