@@ -1,0 +1,68 @@
+"""What CNTK's exporter gets wrong without a word, found in the network before it is written.
+
+Each was found by comparing what a small network of it gives in the file and in CNTK. What else may be wrong is found
+by running the file (`check`).
+"""
+import cntk as C
+
+from .. import graph
+from ..optimizations.convolution_geometry import Axis
+
+_WINDOWS = ('Convolution', 'Pooling')
+
+
+def refuse(model):
+    """Refuses a network (cntk.Function, applied) with an operation that would not be right in the file.
+
+    Raises:
+        NotImplementedError: names the operation, and says what to do.
+    """
+    for function in graph.walk(model):
+        reason = None if function.is_block else _reason(function)
+        if reason:
+            raise NotImplementedError("deploy.export: %s '%s' %s" % (function.op_name, function.name or function.uid, reason))
+
+
+def _reason(function):
+    if function.op_name in _WINDOWS:
+        return _of_window(function)
+    if function.op_name == 'BatchNormalization':
+        return _of_normalization(function)
+    return None
+
+
+def _of_window(function):
+    attributes = function.attributes
+    operand = function.inputs[1 if function.op_name == 'Convolution' else 0]
+    if function.op_name == 'Convolution' and len(operand.dynamic_axes) > 1:
+        return ("goes over a sequence, which CNTK's exporter writes as one that ONNX Runtime does not load; feed the steps as a "
+                'batch')
+    if attributes.get('includePad'):
+        return 'counts padded places (include_pad), which its file does not; use include_pad=False'
+    sides = operand.shape
+    window = attributes['poolingWindowShape'] if function.op_name == 'Pooling' else function.inputs[0].shape
+    automatic = list(attributes['autoPadding'])
+    strides = list(attributes['strides'])
+    for place, side in enumerate(sides):
+        at = place - len(sides)
+        if -at > min(len(automatic), len(window)) or not automatic[at]:
+            continue
+        if side == C.FreeDimension:
+            return ('pads an axis of free size automatically, and the padding in the file would be that of one size; give the '
+                    'input a fixed size, or the layer explicit padding')
+        dilation = attributes['dilation'][at] if 'dilation' in attributes else 1
+        stride = strides[at] if -at <= len(strides) else strides[0]
+        if min(Axis(window[at], stride, dilation, True).padding(side)) < 0:
+            return ('leaves out the outermost places (automatic padding with a stride beyond the window), which the standard '
+                    'cannot say; crop its input, or use explicit padding')
+    return None
+
+
+def _of_normalization(function):
+    operand = function.inputs[0]
+    if len(operand.dynamic_axes) > 1:
+        return 'goes over a sequence, where its file is wrong; feed the steps as a batch'
+    if len(operand.shape) > 1 and not function.attributes['spatial']:
+        return ('of a map has statistics of its own for every pixel, of which ONNX has no form; use '
+                'BatchNormalization(map_rank=1)')
+    return None
