@@ -10,11 +10,15 @@ import glob
 import os
 import sysconfig
 
-__all__ = ['export', 'library', 'session']
+__all__ = ['ExportError', 'export', 'library', 'session']
 
 LIBRARY = '_onnx'
 OLDEST = (1, 10)        # ONNX Runtime that the library works with
 OLDEST_WITHOUT = (1, 12)        # that runs the file without the library
+
+
+class ExportError(RuntimeError):
+    """The file does not compute what the network does; none was written."""
 
 
 def library():

@@ -192,7 +192,11 @@ class _Body(object):
             return
         # A maximum passes over NaN.
         numbers = self.add('Where', [self.add('IsNaN', [value.name]), self.constant(_F(-np.inf)), value.name])
-        self.values[op.values] = self._maximum(op, _Value(numbers, value.shape))
+        pooled = self._maximum(op, _Value(numbers, value.shape))
+        # ONNX Runtime's maximum begins with the lowest number, not with -infinity.
+        lowest = self.add('Equal', [pooled.name, self.constant(np.finfo(_F).min)])
+        name = self.add('Where', [lowest, self.constant(_F(-np.inf)), pooled.name])
+        self.values[op.values] = _Value(name, pooled.shape)
 
     def _window(self, op, value):
         """Returns kernel, strides, pads (top, bottom, left, right) and the sides of the output."""
@@ -333,13 +337,16 @@ class _Body(object):
         part = self.add('Sub', [total, product])
         error = self.add('Add', [self.add('Sub', [product, self.add('Sub', [total, part])]), self.add('Sub', [c, part])])
         near = self.cast(total, TensorProto.FLOAT)
-        # As far on the other side of the sum as `near` is on this: a float32 number only if the sum is in the middle.
-        mirrored = self.add('Add', [self.add('Sub', [total, self.cast(near, TensorProto.DOUBLE)]), total])
+        # As far on the other side of the sum as `near` is on this: a float32 number only if the sum is in the middle. Negated
+        # on the way back to float64, since optimizers take a cast there and back for nothing; infinities give NaN.
+        mirrored = self.add('Add', [self.add('Add', [total, self._negated(near)]), total])
         other = self.cast(mirrored, TensorProto.FLOAT)
-        middle = self.add('And', [self.add('Equal', [self.cast(other, TensorProto.DOUBLE), mirrored]),
-                                  self.add('Less', [self.add('Abs', [near]), self.constant(_F(np.inf))])])
         zero = self.constant(np.float64(0))
+        middle = self.add('Equal', [self.add('Add', [mirrored, self._negated(other)]), zero])
         up = self.add('And', [middle, self.add('Greater', [error, zero])])
         down = self.add('And', [middle, self.add('Less', [error, zero])])
         near = self.add('Where', [up, self.add('Max', [near, other]), near])
         return self.add('Where', [down, self.add('Min', [near, other]), near])
+
+    def _negated(self, value):
+        return self.cast(self.add('Neg', [value]), TensorProto.DOUBLE)

@@ -13,17 +13,14 @@ import numpy as np
 import onnxruntime
 
 from .. import graph
-from ..deploy import library
+from ..deploy import ExportError, library
 from ..lowering.output_parity import OutputParity
+from .alone import alone
 from .assemble import assembled
 from .cut import ENTRY, EXIT, INPUT, OUTPUT
 
 TOLERANCE = 1e-4
 MOST_SAMPLES = 64
-
-
-class ExportError(RuntimeError):
-    """The file does not compute what the network does; none was written."""
 
 
 class Comparison(object):
@@ -112,22 +109,24 @@ class _Truth(object):
             variables += [segment.entry, segment.exit]
         arguments = list(cut.whole.arguments)
         given = _equally_long(arguments, graph.evaluate(arguments, minibatch))
-        values = graph.evaluate(variables, dict(zip(arguments, given)))
+        try:
+            values = graph.evaluate(variables, dict(zip(arguments, given)))
+        except RuntimeError as error:
+            raise NotImplementedError('deploy.export: CNTK cannot evaluate the network, so there is nothing that a file could be '
+                                      'compared with: %s' % (str(error).strip().splitlines() or [''])[0]) from error
         self.samples = len(given[0])
-        self._axes = {}
-        self.inputs = [self._array(INPUT % index, value) for index, value in enumerate(given)]
-        arrays = [self._array(None, value) for value in values]
+        self.inputs = [self._array(value) for value in given]
+        arrays = [self._array(value) for value in values]
         count = len(cut.whole.outputs)
         self.outputs = arrays[:count]
         self.entries, self.exits = arrays[count::2], arrays[count + 1::2]
-        self.steps = {True: 1, False: 0}
         self._is_sequence = [isinstance(value, list) for value in given]
         self.output_axes = [int(isinstance(value, list)) for value in values[:count]]
         self.entry_axes = [int(isinstance(value, list)) for value in values[count::2]]
         self.exit_axes = [int(isinstance(value, list)) for value in values[count + 1::2]]
 
     @staticmethod
-    def _array(name, value):
+    def _array(value):
         return np.ascontiguousarray(np.stack(value, axis=1) if isinstance(value, list) else value)
 
     def feed(self, names, first, last):
@@ -182,7 +181,6 @@ def _parity(expected, found, axis, clear, comparison=None):
 
 def _compare_segments(cut, mended, truth, with_library):
     """Every segment on its own, fed with what CNTK's reads."""
-    from .alone import alone
     for segment, entry, exit in zip(cut.segments, truth.entries, truth.exits):
         session = _Session(alone(segment, mended, inline=not with_library).SerializeToString(), with_library)
         found = session.run({'x': entry})['y']
@@ -199,7 +197,7 @@ def _compare_whole(session, names, cut, truth, first, last, comparison):
     found = session.run(truth.feed(names.inputs, first, last))
     count = last - first
     explained = np.zeros(count, bool)
-    for index in _order(session, cut):
+    for index in range(len(cut.segments)):
         entry = _differing(truth.part(truth.entries[index], truth.entry_axes[index], first, last), found[ENTRY % index],
                            truth.entry_axes[index])
         if (entry & ~explained).any():
@@ -221,10 +219,6 @@ def _compare_whole(session, names, cut, truth, first, last, comparison):
             comparison.predictions += len(expected)
             comparison.different_predictions += int(differ.sum())
     comparison.tied = max(comparison.tied, int(explained.sum()))
-
-
-def _order(session, cut):
-    return range(len(cut.segments))
 
 
 def _differing(expected, found, axis):

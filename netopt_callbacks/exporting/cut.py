@@ -11,7 +11,6 @@ import numpy as np
 
 from .. import graph, native
 from ..lowering import binary_convolve, binary_dense, binary_segment
-from ..lowering.lower import check_applied
 from ..lowering.replace import lower_binary_layers
 from ..lowering.segment_pass import lower_segments
 from ..native_program import Program
@@ -47,7 +46,6 @@ class CutNetwork(object):
     """
 
     def __init__(self, model):
-        check_applied('deploy.export', model)
         self.whole = graph.opened(_lowered(model), _is_native)
         self.segments = [_segment(function) for function in graph.primitives(self.whole) if _is_native(function)]
         outputs = [C.alias(output, OUTPUT % index).output for index, output in enumerate(self.whole.outputs)]
@@ -140,7 +138,4 @@ def _dense(state):
 
 
 def _like(variable, name):
-    if variable.is_sparse:
-        raise NotImplementedError("deploy.export: the input '%s' is sparse, of which ONNX has no form; build the network on a "
-                                  'dense one, one-hot vectors as they are' % (variable.name or variable.uid))
     return C.input_variable(variable.shape, variable.dtype, dynamic_axes=variable.dynamic_axes, name=name)

@@ -7,13 +7,14 @@ import numpy as np
 
 from .. import __version__, _cntk
 from ..engine.held_out import held_out
-from ..lowering.lower import random_minibatch
+from ..lowering.lower import check_applied, random_minibatch
 from ..onnx_file import METADATA
 from . import refuse
 from .assemble import Names, assembled
 from .check import MOST_SAMPLES, ExportError, compare
 from .cut import CutNetwork
 from .mend import exported
+from .ready import ready
 
 FORMAT = 1      # of the metadata
 
@@ -44,14 +45,22 @@ def export(model, path, data=None, records=(), metric=None):
     if not isinstance(model, C.Function):
         raise TypeError('deploy.export: model must be a cntk.Function, got %r' % (model,))
     path = os.fspath(path)
+    check_applied('deploy.export', model)
+    refuse.refuse_inputs(model)
     cut = CutNetwork(model)
     refuse.refuse(cut.model)
     names = Names(model)
-    mended = exported(cut.model)
+    mended = exported(ready(cut.model))
     file = assembled(mended, cut, names)
     _describe(file, cut, records, metric)
     written = file.SerializeToString()
-    comparison = compare(written, mended, cut, names, _minibatch(cut.whole, model, data))
+    try:
+        comparison = compare(written, mended, cut, names, _minibatch(cut.whole, model, data))
+    except ExportError as error:
+        reason = refuse.of_one_batch(cut.whole)
+        if reason is None:
+            raise
+        raise NotImplementedError('deploy.export: %s (%s)' % (reason, error)) from error
     _put(written, path)
     return Exported(path, len(written), names, cut, comparison)
 

@@ -13,11 +13,12 @@ import tempfile
 import cntk as C
 import numpy as np
 import onnx
-from onnx import numpy_helper, version_converter
+from onnx import helper, numpy_helper, version_converter
 
 from .body import OPSET
 
 BATCH, STEPS = 'batch', 'steps'
+LAYER_NORMALIZATION_EPSILON = 1e-5         # of cntk.layers.LayerNormalization
 _STATE_OPS = ('LSTM', 'GRU', 'RNN')
 
 
@@ -32,6 +33,10 @@ def exported(network):
     _one_name_for_one_thing(model)
     _free_batch(model)
     _drop_unused(model)
+    for node in model.graph.node:
+        if not onnx.defs.has(node.op_type, node.domain):
+            raise NotImplementedError("deploy.export: CNTK writes %s as an operator of a draft of the standard, which the standard "
+                                      'does not have; write what it computes with other operations' % node.op_type)
     try:
         return version_converter.convert_version(model, OPSET)
     except Exception as error:      # it raises whatever its C++ does
@@ -106,15 +111,11 @@ def _free_batch(model):
         if live.intersection(node.input):
             live.update(node.output)
     producer = {name: node for node in graph.node for name in node.output}
-    for node in graph.node:
+    for node in list(graph.node):
         if node.op_type in _STATE_OPS:
             _free_state(node, weights)
         elif node.op_type == 'MeanVarianceNormalization':
-            for attribute in node.attribute:
-                if attribute.name == 'axes' and axis in attribute.ints:
-                    rest = [number for number in attribute.ints if number != axis]
-                    del attribute.ints[:]
-                    attribute.ints.extend(rest)
+            _normalized_by_sample(graph, node, axis)
         elif node.op_type == 'Reshape' and node.output[0] in live and node.input[1] in weights:
             _free_reshape(graph, node, axis, weights, producer)
 
@@ -127,6 +128,28 @@ def _free_state(node, weights):
                 raise NotImplementedError('deploy.export: a %s begins with a state that is not 0, which the file would have '
                                           'for a batch of one only' % node.op_type)
             node.input[place] = ''
+
+
+def _normalized_by_sample(graph, node, axis):
+    """LayerNormalization, x0 / (sqrt(mean(x0^2)) + 1e-5) with x0 = x - mean(x), without the batch in its means."""
+    axes = [number for attribute in node.attribute if attribute.name == 'axes' for number in attribute.ints if number > axis]
+    x, y = node.input[0], node.output[0]
+    names = {key: '%s_%s' % (y, key) for key in ('mean', 'centered', 'square', 'variance', 'deviation', 'sum', 'epsilon')}
+    graph.initializer.extend([numpy_helper.from_array(np.float32(LAYER_NORMALIZATION_EPSILON), names['epsilon'])])
+    nodes = [
+        helper.make_node('ReduceMean', [x], [names['mean']], axes=axes, keepdims=1),
+        helper.make_node('Sub', [x, names['mean']], [names['centered']]),
+        helper.make_node('Mul', [names['centered'], names['centered']], [names['square']]),
+        helper.make_node('ReduceMean', [names['square']], [names['variance']], axes=axes, keepdims=1),
+        helper.make_node('Sqrt', [names['variance']], [names['deviation']]),
+        helper.make_node('Add', [names['deviation'], names['epsilon']], [names['sum']]),
+        helper.make_node('Div', [names['centered'], names['sum']], [y]),
+    ]
+    place = list(graph.node).index(node)
+    graph.node.remove(node)
+    for number, made in enumerate(nodes):
+        made.name = '%s_%d' % (y, number)
+        graph.node.insert(place + number, made)
 
 
 def _free_reshape(graph, node, axis, weights, producer):

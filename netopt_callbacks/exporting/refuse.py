@@ -8,6 +8,8 @@ import cntk as C
 from .. import graph
 from ..optimizations.convolution_geometry import Axis
 
+_FOR_ONE = ('GatherPacked', 'ScatterPacked', 'PackedIndex', 'PastValue', 'FutureValue')
+_LOSSES = ('CrossEntropyWithSoftmax', 'ClassificationError')
 _WINDOWS = ('Convolution', 'Pooling')
 
 
@@ -23,18 +25,54 @@ def refuse(model):
             raise NotImplementedError("deploy.export: %s '%s' %s" % (function.op_name, function.name or function.uid, reason))
 
 
+def refuse_inputs(model):
+    """Refuses inputs of a network that a file cannot have.
+
+    Raises:
+        NotImplementedError: names the input, and says what to do.
+    """
+    for argument in model.arguments:
+        name = argument.name or argument.uid
+        if not argument.dynamic_axes:
+            raise NotImplementedError("deploy.export: the input '%s' has no batch axis, and a file runs batches; make it a "
+                                      'Constant, or an input_variable with the default axes' % name)
+        if argument.is_sparse:
+            raise NotImplementedError("deploy.export: the input '%s' is sparse, of which ONNX has no form; build the network on a "
+                                      'dense one, one-hot vectors as they are' % name)
+
+
+def of_one_batch(model):
+    """Returns in words the first operation on sequences that CNTK writes for a batch of one; None where there is none."""
+    for function in graph.walk(model):
+        if function.op_name in _FOR_ONE:
+            return ("%s '%s' (sequence.last, first, broadcast_as, past_value and Fold hold such) is written for a batch of one; end "
+                    'the network where it still gives a sequence, and take the step from what the file gives'
+                    % (function.op_name, function.name or function.uid))
+    return None
+
+
 def _reason(function):
     if function.op_name in _WINDOWS:
         return _of_window(function)
     if function.op_name == 'BatchNormalization':
         return _of_normalization(function)
+    if function.op_name == 'Unpooling':
+        return 'is written with the wrong size; no cure is known'
+    if function.op_name in _LOSSES:
+        return "is a loss, which is written wrongly; export the network that it judges, as 'network' of Trainer(network, ...)"
+    if function.op_name in ('Times', 'TransposeTimes') and _is_weight(function.inputs[0]) and not _is_weight(function.inputs[1]):
+        return 'has the weights on the left, of which its file is refused; use times(x, W), or times_transpose(x, W)'
     return None
+
+
+def _is_weight(variable):
+    return variable.is_parameter or variable.is_constant
 
 
 def _of_window(function):
     attributes = function.attributes
     operand = function.inputs[1 if function.op_name == 'Convolution' else 0]
-    if function.op_name == 'Convolution' and len(operand.dynamic_axes) > 1:
+    if len(operand.dynamic_axes) > 1:
         return ("goes over a sequence, which CNTK's exporter writes as one that ONNX Runtime does not load; feed the steps as a "
                 'batch')
     if attributes.get('includePad'):
