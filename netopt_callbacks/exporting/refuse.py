@@ -20,7 +20,7 @@ def refuse(model):
         NotImplementedError: names the operation, and says what to do.
     """
     for function in graph.walk(model):
-        reason = None if function.is_block else _reason(function)
+        reason = _reason(function) if function.op_name in _LOSSES or not function.is_block else None
         if reason:
             raise NotImplementedError("deploy.export: %s '%s' %s" % (function.op_name, function.name or function.uid, reason))
 
