@@ -1,4 +1,4 @@
-"""Builds the two compiled files of the package; everything else is in setup.cfg."""
+"""Builds the compiled files of the package; everything else is in setup.cfg."""
 import sys
 from glob import glob
 
@@ -13,6 +13,18 @@ native = Pybind11Extension(
     include_dirs=['native'], depends=sorted(glob('native/*.h') + glob('native/*.inc')),
     extra_compile_args=['-O3', '-ffp-contract=off', '-pthread'], extra_link_args=['-pthread'])
 
+# No Python module, and built without ONNX Runtime: it loads the file by its name, see netopt_callbacks/deploy.py. What the
+# file was linked to may not be taken out of a process that has threads in it (nodelete).
+PYTHON_ONLY = ('bindings', 'program_bindings', 'measure', 'thread_pool')
+onnx = Extension(
+    'netopt_callbacks._onnx',
+    [path for path in sorted(glob('native/*.cpp')) if path[len('native/'):-len('.cpp')] not in PYTHON_ONLY]
+    + sorted(glob('native/onnx/*.cpp')),
+    language='c++', include_dirs=['native', 'native/onnx'],
+    depends=sorted(glob('native/*.h') + glob('native/*.inc') + glob('native/onnx/*.h')) + ['native/onnx/exports.map'],
+    extra_compile_args=['-std=c++17', '-O3', '-ffp-contract=off', '-pthread', '-fvisibility=hidden'],
+    extra_link_args=['-pthread', '-Wl,--version-script=native/onnx/exports.map', '-Wl,-z,nodelete', '-s'])
+
 # No Python module: CNTK's libraries load it as libmpi_cxx.so.1, see netopt_callbacks/runtime.py.
 mpi_cxx = Extension('netopt_callbacks._mpi_cxx', ['native/mpi_cxx/shim.cpp'],
                     language='c++', extra_compile_args=['-std=c++11'])
@@ -20,11 +32,11 @@ mpi_cxx = Extension('netopt_callbacks._mpi_cxx', ['native/mpi_cxx/shim.cpp'],
 
 class BuildExtensions(build_ext):
     def get_libraries(self, ext):
-        return [] if ext is mpi_cxx else super().get_libraries(ext)
+        return [] if ext in (mpi_cxx, onnx) else super().get_libraries(ext)
 
 
 CNTK_EXISTS_HERE = sys.platform == 'linux' and sys.version_info < (3, 7)
 
 ParallelCompile().install()
-setup(ext_modules=[native, mpi_cxx] if CNTK_EXISTS_HERE else [native],
+setup(ext_modules=[native, onnx] + [mpi_cxx] * CNTK_EXISTS_HERE,
       cmdclass={'build_ext': BuildExtensions})

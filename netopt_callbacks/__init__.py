@@ -6,7 +6,7 @@
                                                   nc.BinarizeConvolution(epoch=4), nc.Lower()])
     session.train()
 
-`nc.native` and `python -m netopt_callbacks doctor` work without CNTK, on any Python from 3.6.
+`nc.native`, `nc.deploy.session` and `python -m netopt_callbacks doctor` work without CNTK, on any Python from 3.6.
 Every other name needs CNTK; where it cannot be imported, asking for one raises CNTK's own error.
 """
 import importlib
@@ -42,7 +42,7 @@ _NAMES = {
     'Record': 'records',
     'Result': 'records',
 }
-_MODULES = ('graph', 'factorization', 'quantization', 'native')
+_MODULES = ('graph', 'factorization', 'quantization', 'native', 'deploy')
 
 __all__ = sorted(_NAMES) + sorted(_MODULES)
 

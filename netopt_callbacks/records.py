@@ -113,6 +113,30 @@ class Result(object):
         self.parity = None
         self.records = []
         self.complete = False
+        self._held_out = None
+
+    def export(self, path, data=None):
+        """Writes the network as one ONNX file that runs without CNTK; see `nc.deploy.export`.
+
+        The file holds the records, and the last metric of them, as metadata.
+
+        Args:
+            path (str): of the file.
+            data: as of `nc.deploy.export`; by default the run's held-out data, else seeded random numbers.
+
+        Returns:
+            Exported: what was written and how it compares.
+
+        Raises:
+            RuntimeError: training has not begun, so there is no network.
+            What `nc.deploy.export` raises.
+        """
+        from .exporting.export import export
+        model = self.model if self.lowered is None else self.lowered
+        if model is None:
+            raise RuntimeError('there is no network to export: training has not begun')
+        held_out = self._held_out if data is None and self._held_out else data
+        return export(model, path, held_out, self.records, self.records[-1].metric_now if self.records else None)
 
     def summary(self):
         """Returns the run as text: a table of the optimizations and one of the layers."""

@@ -177,10 +177,11 @@ class Engine(object):
             raise on_all_workers(ValueError('training ended after %d samples (%d epochs), before %s; %s' % (
                 self.clock.samples, self.clock.epoch,
                 ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in self._pending()), self._remedy())))
+        held_out = self._minibatches(self.result.model.arguments)
+        self.result._held_out = held_out
         if self._lower is not None:
             self.result.lowered, self.result.parity = self._lower.run(
-                self.result.model, self.optimizations, self._minibatches(
-                    self.result.model.arguments), timed=True)
+                self.result.model, self.optimizations, held_out, timed=True)
         self.result.complete = True
 
     def close(self):

@@ -1,0 +1,287 @@
+// The operators of domain "netopt": Segment0 to Segment255, each a program (native/program.h) on float32 tensors. That there are
+// so many is for the sake of runtimes without this library: they take a node for a call of the function of its name in the
+// file, and every segment has a function of its own. To this library all are the same.
+//
+//   input 0   x      float32 [batch, channels, height, width] or [batch, channels], as the program's input
+//   input 1   state  uint8 [bytes], an initializer: the program (native/state.h)
+//   output    y      float32, as the program's output
+#include <array>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "implementations.h"
+#include "ort_abi.h"
+#include "program.h"
+#include "threads.h"
+
+namespace {
+
+using bitconv::Program;
+
+constexpr int operators = 256;
+constexpr std::size_t head_bytes = 24;  // of a state, its checksum among them
+
+[[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument("netopt: " + message); }
+
+const bitconv::Implementation& implementation() {
+    const char* forced = std::getenv("NETOPT_NATIVE");
+    if (forced != nullptr && *forced != 0) return bitconv::implementation_named(forced);
+    for (const bitconv::Implementation* candidate : bitconv::implementations())
+        if (candidate->supported()) return *candidate;
+    throw std::runtime_error("netopt: this machine can run no implementation");
+}
+
+struct Tensor {
+    int type;
+    std::vector<std::int64_t> shape;
+    void* data;
+};
+
+std::vector<std::int64_t> shape_of(const ort::Api& api, const OrtTensorTypeAndShapeInfo* info) {
+    std::size_t rank = 0;
+    api.check(api.GetDimensionsCount()(info, &rank));
+    if (rank > 8) refuse("a tensor has rank " + std::to_string(rank));
+    std::vector<std::int64_t> shape(rank);
+    if (rank > 0) api.check(api.GetDimensions()(info, shape.data(), rank));
+    return shape;
+}
+
+Tensor tensor_of(const ort::Api& api, const OrtValue* value) {
+    if (value == nullptr) refuse("a tensor is missing");
+    OrtTensorTypeAndShapeInfo* info = nullptr;
+    api.check(api.GetTensorTypeAndShape()(value, &info));
+    const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)> owner(
+        info, api.ReleaseTensorTypeAndShapeInfo());
+    Tensor tensor = {0, shape_of(api, info), nullptr};
+    api.check(api.GetTensorElementType()(info, &tensor.type));
+    api.check(api.GetTensorMutableData()(const_cast<OrtValue*>(value), &tensor.data));
+    return tensor;
+}
+
+std::string text_of(const std::vector<std::int64_t>& shape) {
+    std::string text = "[";
+    for (const std::int64_t side : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(side);
+    return text + "]";
+}
+
+// The operators as one way of running them sees them: OrtCustomOp has no room of its own for what belongs to it.
+struct Operators {
+    struct Operator : OrtCustomOp {
+        const Operators* all;
+        char name[16];
+    };
+
+    ort::Api api;
+    int threads;
+    OrtCustomOpDomain* domain = nullptr;
+    std::array<Operator, operators> each;
+
+    Operators(const ort::Api& api_of, int most_threads);
+};
+
+class Kernel {
+public:
+    Kernel(const Operators& all, const OrtKernelInfo* info) : all_(all) {
+        if (!all.api.has_KernelInfoGetConstantInput_tensor()) return;  // known when it first runs
+        int constant = 0;
+        const OrtValue* value = nullptr;
+        all.api.check(all.api.KernelInfoGetConstantInput_tensor()(info, 1, &constant, &value));
+        if (!constant || value == nullptr) refuse("the state of a segment must be an initializer of the file");
+        program_ = made(tensor_of(all.api, value));
+    }
+
+    void compute(OrtKernelContext* context) {
+        const ort::Api& api = all_.api;
+        const Tensor x = input(context, 0);
+        const std::shared_ptr<const Program> program = program_of(context);
+        const bitconv::DescribedInput& expected = program->inputs()[0];
+        const std::size_t rank = std::size_t(expected.rank) + 1;
+        if (x.type != ort::float_element || x.shape.size() != rank || x.shape[1] != expected.channels)
+            refuse("a segment reads float32 [batch, " + std::to_string(expected.channels) +
+                   (rank == 4 ? ", height, width]" : "]") + ", received " + text_of(x.shape));
+        if (x.shape[0] > INT_MAX) refuse("a batch of " + std::to_string(x.shape[0]) + " is too large");
+        const std::vector<bitconv::ImageSize> sizes = {{rank == 4 ? x.shape[2] : 1, rank == 4 ? x.shape[3] : 1}};
+        const bitconv::Extent extent = program->output_extents(sizes)[0];
+        const bool flat = program->outputs()[0].rank == 1 && extent.height == 1 && extent.width == 1;
+        const std::int64_t shape[] = {x.shape[0], extent.channels, extent.height, extent.width};
+        OrtValue* result = nullptr;
+        api.check(api.KernelContext_GetOutput()(context, 0, shape, flat ? 2 : 4, &result));
+        void* y = nullptr;
+        api.check(api.GetTensorMutableData()(result, &y));
+        if (x.shape[0] == 0) return;
+        const bitconv::SessionThreads threads(api, context, all_.threads);
+        const float* from[] = {static_cast<const float*>(x.data)};
+        float* to[] = {static_cast<float*>(y)};
+        program->run(from, sizes, x.shape[0], to);
+    }
+
+private:
+    Tensor input(const OrtKernelContext* context, std::size_t index) const {
+        const OrtValue* value = nullptr;
+        all_.api.check(all_.api.KernelContext_GetInput()(context, index, &value));
+        return tensor_of(all_.api, value);
+    }
+
+    static std::shared_ptr<const Program> made(const Tensor& state) {
+        if (state.type != ort::uint8_element || state.shape.size() != 1)
+            refuse("the state of a segment is uint8 [bytes], received " + text_of(state.shape));
+        try {
+            const auto program = std::make_shared<const Program>(static_cast<const std::uint8_t*>(state.data),
+                                                                 std::size_t(state.shape[0]), implementation());
+            if (program->inputs().size() != 1 || program->outputs().size() != 1)
+                refuse("the program of a segment has one input and one output");
+            return program;
+        } catch (const std::invalid_argument& error) {
+            refuse(std::string("the state of a segment: ") + error.what());
+        }
+    }
+
+    // The runtime that told of no constants gives the state with every call: it must stay what it was at the first one.
+    std::shared_ptr<const Program> program_of(const OrtKernelContext* context) {
+        if (all_.api.has_KernelInfoGetConstantInput_tensor()) return program_;
+        const Tensor state = input(context, 1);
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (program_ == nullptr) {
+            program_ = made(state);
+        } else if (state.type != ort::uint8_element || state.shape.size() != 1 ||
+                   std::size_t(state.shape[0]) != program_->state().size() ||
+                   std::memcmp(state.data, program_->state().data(), head_bytes) != 0) {
+            refuse("the state of a segment changed between two calls; it must be an initializer of the file");
+        }
+        return program_;
+    }
+
+    const Operators& all_;
+    std::mutex mutex_;
+    std::shared_ptr<const Program> program_;
+};
+
+// A status of what the function throws, null where it returns.
+template <typename Function>
+OrtStatus* status_of(const ort::Api& api, Function function) {
+    try {
+        function();
+        return nullptr;
+    } catch (const std::invalid_argument& error) {
+        return api.CreateStatus()(ort::invalid_argument, error.what());
+    } catch (const std::bad_alloc&) {
+        return api.CreateStatus()(ort::fail, "netopt: out of memory");
+    } catch (const std::exception& error) {
+        return api.CreateStatus()(ort::fail, error.what());
+    }
+}
+
+const Operators& all_of(const OrtCustomOp* op) { return *static_cast<const Operators::Operator*>(op)->all; }
+
+// KernelComputeV2 gets no operator: the kernel knows it.
+struct OwnedKernel {
+    const Operators& all;
+    Kernel kernel;
+};
+
+Operators::Operators(const ort::Api& api_of, int most_threads) : api(api_of), threads(most_threads) {
+    for (int index = 0; index < operators; ++index) {
+        Operator& o = each[std::size_t(index)];
+        static_cast<OrtCustomOp&>(o) = OrtCustomOp();
+        o.all = this;
+        std::snprintf(o.name, sizeof o.name, "Segment%d", index);
+        // Before 1.16 there are no functions that return a status: what goes wrong is thrown, and the runtime catches it.
+        o.version = api.minor >= 16 ? 16 : 8;
+        o.GetName = [](const OrtCustomOp* op) -> const char* { return static_cast<const Operator*>(op)->name; };
+        o.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
+        o.GetInputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 2; };
+        o.GetInputType = [](const OrtCustomOp*, std::size_t input) -> int {
+            return input == 0 ? ort::float_element : ort::uint8_element;
+        };
+        o.GetOutputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 1; };
+        o.GetOutputType = [](const OrtCustomOp*, std::size_t) -> int { return ort::float_element; };
+        o.GetInputCharacteristic = o.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) -> int { return 0; };
+        o.GetInputMemoryType = [](const OrtCustomOp*, std::size_t) -> int { return 0; };
+        o.GetVariadicInputMinArity = o.GetVariadicInputHomogeneity = o.GetVariadicOutputMinArity =
+            o.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) -> int { return 1; };
+        o.CreateKernel = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info) -> void* {
+            return new OwnedKernel{all_of(op), {all_of(op), info}};
+        };
+        o.KernelCompute = [](void* kernel, OrtKernelContext* context) {
+            static_cast<OwnedKernel*>(kernel)->kernel.compute(context);
+        };
+        o.CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) -> OrtStatus* {
+            *kernel = nullptr;
+            return status_of(all_of(op).api, [&] { *kernel = new OwnedKernel{all_of(op), {all_of(op), info}}; });
+        };
+        o.KernelComputeV2 = [](void* kernel, OrtKernelContext* context) -> OrtStatus* {
+            OwnedKernel& owned = *static_cast<OwnedKernel*>(kernel);
+            return status_of(owned.all.api, [&] { owned.kernel.compute(context); });
+        };
+        o.KernelDestroy = [](void* kernel) { delete static_cast<OwnedKernel*>(kernel); };
+    }
+    api.check(api.CreateCustomOpDomain()("netopt", &domain));
+    for (const Operator& o : each) api.check(api.CustomOpDomain_Add()(domain, &o));
+}
+
+int number_in(const char* text, const char* name) {
+    char* end;
+    const long number = std::strtol(text, &end, 10);
+    if (end == text || *end != 0 || number < 1 || number > 256)
+        refuse(std::string(name) + " is '" + text + "', expected a number of threads from 1 to 256");
+    return int(number);
+}
+
+// What the session's entry "netopt.threads" says, else NETOPT_THREADS in the environment, else the number of processors.
+int threads_for(const ort::Api& api, const OrtSessionOptions* options) {
+    static const char key[] = "netopt.threads";
+    if (api.has_GetSessionConfigEntry()) {
+        int there = 0;
+        api.check(api.HasSessionConfigEntry()(options, key, &there));
+        char text[16] = {};
+        std::size_t size = sizeof text - 1;
+        if (there) {
+            api.check(api.GetSessionConfigEntry()(options, key, text, &size));
+            return number_in(text, key);
+        }
+    }
+    const char* text = std::getenv("NETOPT_THREADS");
+    if (text != nullptr && *text != 0) return number_in(text, "NETOPT_THREADS");
+    return std::max(1, int(std::thread::hardware_concurrency()));
+}
+
+// Sessions hold pointers into these as long as they live, which is told to nobody: they are never freed.
+Operators& operators_for(const OrtApiBase* base, const OrtSessionOptions* options) {
+    static std::mutex mutex;
+    static std::map<std::pair<const OrtApi*, int>, std::unique_ptr<Operators>>& made =
+        *new std::map<std::pair<const OrtApi*, int>, std::unique_ptr<Operators>>;
+    const ort::Api api = ort::checked_api(base);
+    const int threads = threads_for(api, options);
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::unique_ptr<Operators>& found = made[{api.table, threads}];
+    if (found == nullptr) found.reset(new Operators(api, threads));
+    return *found;
+}
+
+}  // namespace
+
+// What ONNX Runtime calls when a program registers the library.
+extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
+                                                                              const OrtApiBase* base) {
+    try {
+        const Operators& all = operators_for(base, options);
+        all.api.check(all.api.AddCustomOpDomain()(options, all.domain));
+        return nullptr;
+    } catch (const std::exception& error) {
+        // These two functions are where they are in every version there has been.
+        const OrtApi* table = base->GetApi(1);
+        if (table == nullptr) throw;
+        return ort::Api{table, 1}.CreateStatus()(ort::fail, error.what());
+    }
+}

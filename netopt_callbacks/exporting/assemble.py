@@ -1,0 +1,203 @@
+"""One ONNX model of what is mended and of segments: nodes of domain `netopt`, and functions that say what they compute."""
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from ..onnx_file import DOMAIN, VERSION
+from . import body
+from .cut import ENTRY, EXIT, INPUT, OUTPUT
+
+IR_VERSION, IR_VERSION_OF_FUNCTIONS = 7, 8
+MOST_SEGMENTS = 256         # as many operators as native/onnx/operators.cpp has
+
+
+def assembled(mended, cut, names, inline=False, inner=False):
+    """Returns the ModelProto of a network.
+
+    Args:
+        mended (ModelProto): of `mend.exported`; left as it is.
+        cut (CutNetwork): what it was made of.
+        names (Names): of inputs and outputs.
+        inline (bool): whether segments are standard operators in the graph itself; else nodes and functions.
+        inner (bool): whether what segments read and give are outputs, too, under ENTRY and EXIT.
+
+    Raises:
+        NotImplementedError: the network has more segments than there are operators.
+    """
+    if len(cut.segments) > MOST_SEGMENTS:
+        raise NotImplementedError('deploy.export: the network has %d segments, a file holds at most %d'
+                                  % (len(cut.segments), MOST_SEGMENTS))
+    model = type(mended)()
+    model.CopyFrom(mended)
+    graph = model.graph
+    graph.name = 'network'
+    exits = {EXIT % index for index in range(len(cut.segments))}
+    for value in [value for value in graph.input if value.name in exits]:
+        graph.input.remove(value)
+    entries = _inner_outputs(graph, len(cut.segments))
+    for index, segment in enumerate(cut.segments):
+        add_segment(graph, index, segment, entries[index], inline)
+        if not inline:
+            model.functions.extend([body.function(_operator(index), segment.state)])
+        if inner:
+            for name, source in ((ENTRY % index, entries[index]), (EXIT % index, None)):
+                if source is not None and source != name:
+                    graph.node.extend([helper.make_node('Identity', [source], [name], 'inner ' + name)])
+                value = graph.output.add()
+                value.name = name
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+    _name_all(graph, names)
+    sort_nodes(graph)
+    model.ir_version = IR_VERSION
+    del model.opset_import[:]
+    model.opset_import.extend([helper.make_opsetid('', body.OPSET)])
+    if cut.segments and not inline:
+        model.ir_version = IR_VERSION_OF_FUNCTIONS
+        model.opset_import.extend([helper.make_opsetid(DOMAIN, VERSION)])
+    return model
+
+
+class Names(object):
+    """The user's names of inputs and outputs, each once; what has none gets one.
+
+    Attributes:
+        inputs, outputs (list of str)
+    """
+
+    def __init__(self, model):
+        taken = set()
+        self.inputs = [_free(argument.name or 'input', taken) for argument in model.arguments]
+        only = len(model.outputs) == 1
+        self.outputs = [_free(output.owner.name or (model.name if only else '') or output.name or 'output', taken)
+                        for output in model.outputs]
+
+
+def _free(name, taken):
+    name = ''.join(c if c.isalnum() or c in '_-.' else '_' for c in name)
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = '%s_%d' % (name, number)
+    taken.add(free)
+    return free
+
+
+def _operator(index):
+    return 'Segment%d' % index
+
+
+def _inner_outputs(graph, count):
+    """Takes the outputs that segments read out of the graph's; returns their names."""
+    found = {}
+    for value in list(graph.output):
+        for index in range(count):
+            if value.name in (ENTRY % index, ENTRY % index + '_Output'):
+                found[index] = value.name
+                graph.output.remove(value)
+    return found
+
+
+def add_segment(graph, index, segment, entry, inline):
+    state = 'netopt_state_%d' % index
+    graph.initializer.extend([numpy_helper.from_array(np.frombuffer(segment.state, np.uint8), state)])
+    add = _Adder(graph, 'netopt_%d_' % index)
+    exit = EXIT % index
+    steps = len(segment.entry.dynamic_axes) > 1
+    if segment.rows is not None:
+        entry = add('Reshape', [entry, add.integers(-1, *segment.rows)])
+        around = add.name()
+    else:
+        around = exit if _shape_is_known(segment) else add.name()
+    if inline:
+        graph.node.extend(body.nodes(segment.state, entry, state, around, 'netopt_%d_body_' % index))
+    else:
+        node = helper.make_node(_operator(index), [entry, state], [around], segment.name, domain=DOMAIN)
+        graph.node.extend([node])
+    if around == exit:
+        return
+    lengths = [int(length) for length in segment.exit.shape]
+    if steps:
+        axes = add('Slice', [add('Shape', [add.source]), add.integers(0), add.integers(2)])
+        add('Reshape', [around, add('Concat', [axes, add.integers(*lengths)], axis=0)], exit)
+    elif segment.rows is not None:
+        add('Reshape', [around, add.integers(-1, *lengths)], exit)
+    else:
+        add('Reshape', [around, add.integers(0, *lengths)], exit)
+
+
+def _shape_is_known(segment):
+    """Whether the program gives the shape that the network has there."""
+    from ..native_program import Program
+    program = Program.from_state(segment.state)
+    (shape,) = program.inputs
+    if None in shape:
+        return True
+    (given,) = program.output_shapes((1,) + tuple(shape))
+    return tuple(given[1:]) == tuple(segment.exit.shape)
+
+
+class _Adder(object):
+    """Adds nodes to a graph under names of their own."""
+
+    def __init__(self, graph, prefix):
+        self.graph, self.prefix, self.count, self.source = graph, prefix, 0, None
+
+    def name(self):
+        self.count += 1
+        return '%s%d' % (self.prefix, self.count)
+
+    def integers(self, *values):
+        name = self.name()
+        self.graph.initializer.extend([numpy_helper.from_array(np.array(values, np.int64), name)])
+        return name
+
+    def __call__(self, op_type, inputs, output=None, **attributes):
+        if self.source is None:
+            self.source = inputs[0]
+        output = output or self.name()
+        self.graph.node.extend([helper.make_node(op_type, inputs, [output], self.prefix + op_type + output, **attributes)])
+        return output
+
+
+def _name_all(graph, names):
+    """Gives inputs and outputs the user's names, in the user's order."""
+    new = {INPUT % index: name for index, name in enumerate(names.inputs)}
+    new.update((OUTPUT % index + '_Output', name) for index, name in enumerate(names.outputs))
+    inside = {name for node in graph.node for name in list(node.input) + list(node.output)}
+    inside.update(tensor.name for tensor in graph.initializer)
+    clashes = inside.intersection(new.values()) - set(new)
+    new.update((name, 'netopt_inner_' + name) for name in clashes)
+    for tensor in graph.initializer:
+        tensor.name = new.get(tensor.name, tensor.name)
+    for node in graph.node:
+        for names_of in (node.input, node.output):
+            for place, name in enumerate(names_of):
+                names_of[place] = new.get(name, name)
+    for values in (graph.input, graph.output):
+        for value in values:
+            value.name = new.get(value.name, value.name)
+    for values, order in ((graph.input, names.inputs), (graph.output, names.outputs)):
+        place = {name: index for index, name in enumerate(order)}
+        kept = sorted(values, key=lambda value: place.get(value.name, len(place)))
+        copies = [type(value).FromString(value.SerializeToString()) for value in kept]
+        del values[:]
+        values.extend(copies)
+
+
+def sort_nodes(graph):
+    """Puts nodes behind what they read."""
+    left, known = list(graph.node), {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {''}
+    ordered = []
+    while left:
+        ready, rest = [], []
+        for node in left:
+            if known.issuperset(node.input):
+                known.update(node.output)
+                ready.append(node)
+            else:
+                rest.append(node)
+        if not ready:
+            raise RuntimeError('deploy.export: the nodes %s read what is nowhere' % ', '.join(node.name for node in rest[:3]))
+        ordered += ready
+        left = rest
+    del graph.node[:]
+    graph.node.extend(ordered)

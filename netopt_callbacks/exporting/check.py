@@ -1,0 +1,234 @@
+"""Runs what was written, beside CNTK: does the file compute what the network does?
+
+What is demanded, of the file with the library and of the same in standard operators:
+
+* A segment that reads the same gives the same bits.
+* The rest, given what CNTK's segments give, agrees with CNTK within `TOLERANCE` of a sample's scale, at the
+  outputs and wherever a segment reads.
+* The file as it is, at batch 1 and more, agrees so too, and predicts the same; not so in samples in which a segment reads
+  the same within the tolerance and gives something else: there a bit ties, since two engines round the sums of
+  float layers differently.
+"""
+import numpy as np
+import onnxruntime
+
+from .. import graph
+from ..deploy import ExportError, library
+from ..lowering.output_parity import OutputParity
+from .alone import alone
+from .assemble import assembled
+from .cut import ENTRY, EXIT, INPUT, OUTPUT
+
+TOLERANCE = 1e-4
+MOST_SAMPLES = 64
+
+
+class Comparison(object):
+    """How a file compares with the network it was made of.
+
+    Attributes:
+        samples (int): compared.
+        segments (int): of which the bits were compared.
+        largest_error (float): of an output, as a share of its sample's scale, where no bit ties.
+        tied (int): samples in which a bit ties.
+        predictions, different_predictions (int): argmax compared, and different, all samples.
+    """
+
+    def __init__(self):
+        self.samples = self.segments = self.tied = self.predictions = self.different_predictions = 0
+        self.largest_error = 0.0
+
+    def __str__(self):
+        return '%d samples: largest error %.2g of the scale, %d with a tie, %d of %d predictions differ' % (
+            self.samples, self.largest_error, self.tied, self.different_predictions, self.predictions)
+
+
+def compare(data, mended, cut, names, minibatch):
+    """Compares a file with the network.
+
+    Args:
+        data (bytes): of the file.
+        mended, cut, names: what it was assembled of.
+        minibatch (dict): the arguments of `cut.whole` to data.
+
+    Returns:
+        Comparison
+
+    Raises:
+        ExportError: says in what they differ.
+    """
+    truth = _Truth(cut, minibatch)
+    comparison = Comparison()
+    comparison.samples, comparison.segments = truth.samples, len(cut.segments)
+    _compare_rest(mended, cut, truth)
+    for with_library in (True, False) if cut.segments else (False,):
+        inner = _Session(assembled(mended, cut, names, inline=not with_library, inner=True).SerializeToString(), with_library)
+        _compare_segments(cut, mended, truth, with_library)
+        for first, last in ((0, 1), (0, truth.samples)):
+            _compare_whole(inner, names, cut, truth, first, last, comparison)
+    file = _Session(data, bool(cut.segments))
+    found = file.run(truth.feed(names.inputs, 0, truth.samples))
+    if [value.name for value in file.inputs] != names.inputs or file.outputs != names.outputs:
+        raise ExportError('the file has the inputs %s and the outputs %s, expected %s and %s'
+                          % ([value.name for value in file.inputs], file.outputs, names.inputs, names.outputs))
+    for name, output in zip(names.outputs, truth.outputs):
+        if found[name].shape != output.shape:
+            raise ExportError("the file gives '%s' in the shape %s, the network %s" % (name, found[name].shape, output.shape))
+    return comparison
+
+
+class _Session(object):
+    def __init__(self, data, with_library):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = 1, 4
+        if with_library:
+            options.register_custom_ops_library(library())
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
+        except Exception as error:      # its classes have no base but this
+            raise ExportError('ONNX Runtime %s does not load what was written: %s'
+                              % (onnxruntime.__version__, ' '.join(str(error).split())[:500])) from error
+        self.inputs = self._session.get_inputs()
+        self.outputs = [value.name for value in self._session.get_outputs()]
+
+    def run(self, feed):
+        """Returns the outputs by name."""
+        try:
+            return dict(zip(self.outputs, self._session.run(None, feed)))
+        except Exception as error:
+            raise ExportError('ONNX Runtime %s does not run what was written: %s'
+                              % (onnxruntime.__version__, ' '.join(str(error).split())[:500])) from error
+
+
+class _Truth(object):
+    """What CNTK computes: arrays as the file has them, [batch, ...], or [steps, batch, ...] of equally long sequences."""
+
+    def __init__(self, cut, minibatch):
+        variables = list(cut.whole.outputs)
+        for segment in cut.segments:
+            variables += [segment.entry, segment.exit]
+        arguments = list(cut.whole.arguments)
+        given = _equally_long(arguments, graph.evaluate(arguments, minibatch))
+        try:
+            values = graph.evaluate(variables, dict(zip(arguments, given)))
+        except RuntimeError as error:
+            raise NotImplementedError('deploy.export: CNTK cannot evaluate the network, so there is nothing that a file could be '
+                                      'compared with: %s' % (str(error).strip().splitlines() or [''])[0]) from error
+        self.samples = len(given[0])
+        self.inputs = [self._array(value) for value in given]
+        arrays = [self._array(value) for value in values]
+        count = len(cut.whole.outputs)
+        self.outputs = arrays[:count]
+        self.entries, self.exits = arrays[count::2], arrays[count + 1::2]
+        self._is_sequence = [isinstance(value, list) for value in given]
+        self.output_axes = [int(isinstance(value, list)) for value in values[:count]]
+        self.entry_axes = [int(isinstance(value, list)) for value in values[count::2]]
+        self.exit_axes = [int(isinstance(value, list)) for value in values[count + 1::2]]
+
+    @staticmethod
+    def _array(value):
+        return np.ascontiguousarray(np.stack(value, axis=1) if isinstance(value, list) else value)
+
+    def feed(self, names, first, last):
+        return {name: self.part(array, int(is_sequence), first, last)
+                for name, array, is_sequence in zip(names, self.inputs, self._is_sequence)}
+
+    @staticmethod
+    def part(array, axis, first, last):
+        return np.ascontiguousarray(array[first:last] if axis == 0 else array[:, first:last])
+
+
+def _equally_long(arguments, values):
+    """Cuts sequences to the shortest, and all to MOST_SAMPLES samples."""
+    lengths = [len(step) for value in values if isinstance(value, list) for step in value[:MOST_SAMPLES]]
+    shortest = min(lengths) if lengths else None
+    return [[np.ascontiguousarray(step[:shortest]) for step in value[:MOST_SAMPLES]] if isinstance(value, list)
+            else np.ascontiguousarray(value[:MOST_SAMPLES]) for value in values]
+
+
+def _compare_rest(mended, cut, truth):
+    """The graph between segments, each of which gives what CNTK's does."""
+    session = _Session(mended.SerializeToString(), False)
+    feed = truth.feed([INPUT % index for index in range(len(truth.inputs))], 0, truth.samples)
+    feed.update((EXIT % index, value) for index, value in enumerate(truth.exits))
+    wanted = {value.name for value in session.inputs}
+    found = session.run({name: value for name, value in feed.items() if name in wanted})
+    found = {name[:-len('_Output')] if name.endswith('_Output') else name: value for name, value in found.items()}
+    for kind, arrays, axes in ((OUTPUT, truth.outputs, truth.output_axes), (ENTRY, truth.entries, truth.entry_axes)):
+        for index, (expected, axis) in enumerate(zip(arrays, axes)):
+            value = found[kind % index]
+            what = "output %d" % index if kind == OUTPUT else "what segment '%s' reads" % cut.segments[index].name
+            if value.shape != expected.shape:
+                raise ExportError('%s has the shape %s in the file, %s in CNTK' % (what, value.shape, expected.shape))
+            error = _parity(expected, value, axis, np.ones(truth.samples, bool))
+            if error is not None:
+                raise ExportError('%s differs from CNTK: %s' % (what, error))
+
+
+def _parity(expected, found, axis, clear, comparison=None):
+    """Returns in words how samples differ; None where they agree."""
+    expected, found = (np.moveaxis(value, axis, 0) for value in (expected, found))
+    parity = OutputParity()
+    parity.add(expected.reshape(len(expected), -1), found.reshape(len(found), -1), clear)
+    if comparison is not None:
+        comparison.largest_error = max(comparison.largest_error, parity.unexplained_error)
+    if parity.different_not_finite:
+        return '%d values are infinite or NaN in one of them' % parity.different_not_finite
+    if not parity.unexplained_error <= TOLERANCE:
+        return 'by %.2g of a sample\'s scale, at most %g is admitted' % (parity.unexplained_error, TOLERANCE)
+    return None
+
+
+def _compare_segments(cut, mended, truth, with_library):
+    """Every segment on its own, fed with what CNTK's reads."""
+    for segment, entry, exit in zip(cut.segments, truth.entries, truth.exits):
+        session = _Session(alone(segment, mended, inline=not with_library).SerializeToString(), with_library)
+        found = session.run({'x': entry})['y']
+        differ = ~((found == exit) | (np.isnan(found) & np.isnan(exit))) if found.shape == exit.shape else None
+        if differ is None or differ.any():
+            raise ExportError("segment '%s' %s differs from CNTK's native code %s" % (
+                segment.name, 'with the library' if with_library else 'in standard operators',
+                'in shape: %s, %s' % (found.shape, exit.shape) if differ is None
+                else 'in %d of %d values' % (differ.sum(), differ.size)))
+
+
+def _compare_whole(session, names, cut, truth, first, last, comparison):
+    """The file from one end to the other."""
+    found = session.run(truth.feed(names.inputs, first, last))
+    count = last - first
+    explained = np.zeros(count, bool)
+    for index in range(len(cut.segments)):
+        entry = _differing(truth.part(truth.entries[index], truth.entry_axes[index], first, last), found[ENTRY % index],
+                           truth.entry_axes[index])
+        if (entry & ~explained).any():
+            raise ExportError("what segment '%s' reads differs from CNTK though no bit before it does"
+                              % cut.segments[index].name)
+        exit = _differing(truth.part(truth.exits[index], truth.exit_axes[index], first, last), found[EXIT % index],
+                          truth.exit_axes[index])
+        explained |= exit
+    for name, expected, axis in zip(names.outputs, truth.outputs, truth.output_axes):
+        expected = truth.part(expected, axis, first, last)
+        if found[name].shape != expected.shape:
+            raise ExportError("at batch %d '%s' has the shape %s in the file, %s in CNTK"
+                              % (count, name, found[name].shape, expected.shape))
+        error = _parity(expected, found[name], axis, ~explained, comparison)
+        if error is not None:
+            raise ExportError("at batch %d '%s' differs from CNTK: %s" % (count, name, error))
+        if expected.ndim == 2 and expected.shape[1] > 1 and count > 1:
+            differ = expected.argmax(1) != found[name].argmax(1)
+            comparison.predictions += len(expected)
+            comparison.different_predictions += int(differ.sum())
+    comparison.tied = max(comparison.tied, int(explained.sum()))
+
+
+def _differing(expected, found, axis):
+    """Which samples differ by more than the tolerance."""
+    if expected.shape != found.shape:
+        raise ExportError('a segment reads or gives the shape %s in the file, %s in CNTK' % (found.shape, expected.shape))
+    expected, found = (np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).astype(np.float64)
+                       for value in (expected, found))
+    with np.errstate(invalid='ignore'):
+        same = (expected == found) | (np.isnan(expected) & np.isnan(found))
+        scale = np.where(np.isfinite(expected), np.abs(expected), 0).max(axis=1, initial=0)
+        near = np.abs(expected - found) <= TOLERANCE * max(scale.mean() if scale.size else 0, 0) + TOLERANCE * scale[:, None]
+    return ~(same | near).all(axis=1)

@@ -1,0 +1,141 @@
+"""A network without its segments: what CNTK's exporter writes, and the programs that belong in between.
+
+Where the network reads a segment's output, the cut one reads an argument, and what the segment read is one more output:
+so CNTK's exporter, which has no form for native code, meets none.
+"""
+import base64
+import json
+
+import cntk as C
+import numpy as np
+
+from .. import graph, native
+from ..lowering import binary_convolve, binary_dense, binary_segment
+from ..lowering.replace import lower_binary_layers
+from ..lowering.segment_pass import lower_segments
+from ..native_program import Program
+from ..optimizations.convolution_geometry import Axis
+
+_MODULES = tuple(module.__name__ for module in (binary_segment, binary_convolve, binary_dense))
+INPUT, OUTPUT, ENTRY, EXIT = 'netopt_input_%d', 'netopt_output_%d', 'netopt_entry_%d', 'netopt_exit_%d'
+
+
+class CutSegment(object):
+    """A segment on its own.
+
+    Attributes:
+        name (str): of the block or Function in the network.
+        state (bytes): of its program, of one input and one output.
+        rows (tuple of int): of one row that the program reads; None where each sample is one as it is.
+        entry, exit (cntk.Variable): what it reads and gives, in `CutNetwork.whole`.
+        machine (str): where thresholds were read off; '' where none were.
+    """
+
+    def __init__(self, name, state, rows, entry, exit, machine):
+        self.name, self.state, self.rows = name, state, rows
+        self.entry, self.exit, self.machine = entry, exit, machine
+
+
+class CutNetwork(object):
+    """A network, cut.
+
+    Attributes:
+        whole (cntk.Function): lowered: evaluates what the file must.
+        model (cntk.Function): the cut one: arguments INPUT and EXIT, outputs OUTPUT and ENTRY.
+        segments (list of CutSegment): in an order in which each reads only what is there already.
+    """
+
+    def __init__(self, model):
+        self.whole = graph.opened(_lowered(model), _is_native)
+        self.segments = [_segment(function) for function in graph.primitives(self.whole) if _is_native(function)]
+        outputs = [C.alias(output, OUTPUT % index).output for index, output in enumerate(self.whole.outputs)]
+        outputs += [C.alias(segment.entry, ENTRY % index).output for index, segment in enumerate(self.segments)]
+        replacements = {argument: _like(argument, INPUT % index) for index, argument in enumerate(self.whole.arguments)}
+        replacements.update((segment.exit, _like(segment.exit, EXIT % index)) for index, segment in enumerate(self.segments))
+        self.model = graph.substitute(C.combine(outputs), replacements)
+
+
+def _lowered(model):
+    lowered = lower_binary_layers(lower_segments(model).model)
+    for function in graph.walk(lowered):
+        if function.op_name == 'UserFunction' and not _is_native(function):
+            raise NotImplementedError("deploy.export: '%s' is a UserFunction, whose Python does not leave CNTK; write what it "
+                                      'computes with operations of CNTK' % (function.name or function.uid))
+    return lowered
+
+
+def _is_native(function):
+    return function.op_name == 'UserFunction' and _state_of(function) is not None
+
+
+def _state_of(function):
+    """Returns the saved state of one of our native Functions, a dict; None of any other."""
+    try:
+        saved = function.serialize()
+        module, state = saved['module'], saved['state']
+    except Exception:       # whatever the user's own serialize raises, or leaves out
+        return None
+    return state if str(module) in _MODULES and isinstance(state, dict) else None
+
+
+def _segment(function):
+    state, entry, exit = _state_of(function), function.inputs[0], function.outputs[0]
+    name = function.name or function.uid
+    if 'program' in state:
+        described = json.loads(state['description'])
+        program, machine = base64.b64decode(state['program']), described['machine']
+        rows = tuple(Program.from_state(program).inputs[0]) if _has_steps(entry) else None
+        return CutSegment(name, program, rows, entry, exit, machine)
+    native_state = binary_convolve.from_text(state['state'])
+    if 'axes' in state:
+        program = _convolution(native_state, [Axis.from_state(axis) for axis in json.loads(state['axes'])], entry, name)
+        rows = program.inputs[0] if _has_steps(entry) else None
+    else:
+        inputs, outputs = json.loads(state['shapes'])
+        program = _dense(native_state)
+        rows = program.inputs[0] if _has_steps(entry) or tuple(entry.shape) != program.inputs[0] else None
+    return CutSegment(name, program.state(), rows, entry, exit, '')
+
+
+def _has_steps(variable):
+    return len(variable.dynamic_axes) > 1
+
+
+def _ending(state):
+    return [(step, np.array(state[key])) for step, key in (('multiply', 'scale'), ('add', 'bias'))
+            if state.get(key) is not None]
+
+
+def _threshold(state):
+    threshold = state.get('threshold')
+    return 0.0 if threshold is None else np.array(threshold)
+
+
+def _convolution(state, axes, entry, name):
+    sizes = [None if size == C.FreeDimension else size for size in entry.shape[-2:]]
+    if None in sizes and any(axis.automatic for axis in axes):
+        raise NotImplementedError("deploy.export: '%s' pads automatically an image of free size: the padding would have to go "
+                                  'with the size; give the input a fixed size, or the layer pad=False' % name)
+    padding = [axis.padding(axis.extent if size is None else size) for axis, size in zip(axes, sizes)]
+    if min(side for sides in padding for side in sides) < 0:
+        raise NotImplementedError("deploy.export: '%s' leaves out the outermost pixels (automatic padding with a stride beyond "
+                                  'the filter), which the standard cannot say; crop the image before it' % name)
+    channels = state['channels'] * state['groups']
+    ops = [dict(op='pack', input='x', bits='b', threshold=_threshold(state)),
+           dict(op='convolution', input='b', values='y', words=np.array(state['words']), channels=int(state['channels']),
+                strides=tuple(state['strides']), padding=padding, dilation=tuple(state['dilation']),
+                groups=int(state['groups']), steps=_ending(state))]
+    return Program(ops, {'x': (channels,) + tuple(sizes)}, ['y'])
+
+
+def _dense(state):
+    product = native.BinaryDense.from_state(state)
+    words = np.array(state['words'])
+    words = words.reshape(words.shape[0], 1, 1, -1)
+    ops = [dict(op='pack', input='x', bits='b', threshold=_threshold(state)),
+           dict(op='convolution', input='b', values='y', words=words, channels=product.inputs, steps=_ending(state))]
+    return Program(ops, {'x': (product.inputs, 1, 1)}, ['y'])
+
+
+def _like(variable, name):
+    return C.input_variable(variable.shape, variable.dtype, dynamic_axes=variable.dynamic_axes, name=name)

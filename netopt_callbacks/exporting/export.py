@@ -1,0 +1,117 @@
+"""The whole way out: cut, written by CNTK, mended, put together, run, and only then put under its name."""
+import json
+import os
+import tempfile
+
+import numpy as np
+
+from .. import __version__, _cntk
+from ..engine.held_out import held_out
+from ..lowering.lower import check_applied, random_minibatch
+from ..onnx_file import METADATA
+from . import refuse
+from .assemble import Names, assembled
+from .check import MOST_SAMPLES, ExportError, compare
+from .cut import CutNetwork
+from .mend import exported
+from .ready import ready
+
+FORMAT = 1      # of the metadata
+
+
+class Exported(object):
+    """What was written.
+
+    Attributes:
+        path (str), bytes (int): of the file.
+        inputs, outputs (list of str): names, in the network's order.
+        segments (list of str): names of the segments, in order.
+        comparison (Comparison): how the file compares with the network.
+    """
+
+    def __init__(self, path, size, names, cut, comparison):
+        self.path, self.bytes = path, size
+        self.inputs, self.outputs = names.inputs, names.outputs
+        self.segments = [segment.name for segment in cut.segments]
+        self.comparison = comparison
+
+    def __str__(self):
+        return '%s: %s bytes, %d segments; %s' % (self.path, format(self.bytes, ','), len(self.segments), self.comparison)
+
+
+def export(model, path, data=None, records=(), metric=None):
+    """Does what `nc.deploy.export` says; `records` (list of Record) and `metric` (float) go into the metadata."""
+    import cntk as C
+    if not isinstance(model, C.Function):
+        raise TypeError('deploy.export: model must be a cntk.Function, got %r' % (model,))
+    path = os.fspath(path)
+    check_applied('deploy.export', model)
+    refuse.refuse_inputs(model)
+    cut = CutNetwork(model)
+    refuse.refuse(cut.model)
+    names = Names(model)
+    mended = exported(ready(cut.model))
+    file = assembled(mended, cut, names)
+    _describe(file, cut, records, metric)
+    written = file.SerializeToString()
+    try:
+        comparison = compare(written, mended, cut, names, _minibatch(cut.whole, model, data))
+    except ExportError as error:
+        reason = refuse.of_one_batch(cut.whole)
+        if reason is None:
+            raise
+        raise NotImplementedError('deploy.export: %s (%s)' % (reason, error)) from error
+    _put(written, path)
+    return Exported(path, len(written), names, cut, comparison)
+
+
+def _minibatch(whole, model, data):
+    """Returns the first minibatch of held-out data, of the arguments of `whole`."""
+    if data is None:
+        return random_minibatch(whole)
+    if hasattr(data, '__iter__') and hasattr(data, '__bool__') and not isinstance(data, (np.ndarray, tuple, list)):
+        minibatches = iter(data)            # of a run: held_out.Minibatches
+    else:
+        minibatches = held_out(data, model.arguments).read(list(model.arguments))
+    try:
+        minibatch = next(minibatches)
+    except StopIteration:
+        raise ValueError('deploy.export: data is empty; leave it out to compare on random numbers') from None
+    finally:
+        getattr(minibatches, 'close', lambda: None)()
+    by_uid = {argument.uid: value for argument, value in minibatch.items()}
+    return {argument: by_uid[argument.uid] for argument in whole.arguments}
+
+
+def _describe(file, cut, records, metric):
+    """Writes what is known of the network as metadata."""
+    machines = sorted({segment.machine for segment in cut.segments if segment.machine})
+    values = {
+        'format': FORMAT, 'version': __version__, 'cntk': _cntk.require().__version__,
+        'segments': [segment.name for segment in cut.segments],
+        'thresholds_read_on': machines,
+        'records': [record.to_dict() for record in records],
+        'metric': metric,
+    }
+    file.producer_name, file.producer_version = 'netopt_callbacks', __version__
+    for name in sorted(values):
+        entry = file.metadata_props.add()
+        entry.key, entry.value = METADATA + name, json.dumps(values[name])
+
+
+def _put(data, path):
+    """Writes a file whole or not at all."""
+    folder = os.path.dirname(os.path.abspath(path))
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix='.netopt_')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

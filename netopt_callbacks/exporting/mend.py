@@ -1,0 +1,185 @@
+"""What CNTK's exporter wrote, as ONNX has to be: any batch, one name for one thing, opset 13.
+
+CNTK 2.7 writes opset 9 for a batch of one. What is done here was found by exporting 179 small networks and comparing them:
+
+* the batch axis is fixed to 1, in inputs, outputs and the shapes of Reshape;
+* weights are inputs;
+* a tensor that two operations need (W as a matrix) is computed twice under one name;
+* LayerNormalization takes the mean over the batch, too.
+"""
+import os
+import tempfile
+
+import cntk as C
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, version_converter
+
+from .body import OPSET
+
+BATCH, STEPS = 'batch', 'steps'
+LAYER_NORMALIZATION_EPSILON = 1e-5         # of cntk.layers.LayerNormalization
+_STATE_OPS = ('LSTM', 'GRU', 'RNN')
+
+
+def exported(network):
+    """Returns the ModelProto of a cut network (cntk.Function), mended; names of inputs are those of its arguments.
+
+    Raises:
+        NotImplementedError: CNTK's exporter refuses the network, or what it wrote cannot be mended.
+    """
+    model = _written(network)
+    _weights_are_no_inputs(model)
+    _one_name_for_one_thing(model)
+    _free_batch(model)
+    _drop_unused(model)
+    for node in model.graph.node:
+        if not onnx.defs.has(node.op_type, node.domain):
+            raise NotImplementedError("deploy.export: CNTK writes %s as an operator of a draft of the standard, which the standard "
+                                      'does not have; write what it computes with other operations' % node.op_type)
+    try:
+        return version_converter.convert_version(model, OPSET)
+    except Exception as error:      # it raises whatever its C++ does
+        raise NotImplementedError('deploy.export: what CNTK wrote cannot be converted to opset %d: %s'
+                                  % (OPSET, _first_line(error))) from error
+
+
+def _written(network):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'network.onnx')
+        try:
+            network.save(path, format=C.ModelFormat.ONNX)
+        except Exception as error:      # it raises RuntimeError, ValueError and others
+            raise NotImplementedError("deploy.export: CNTK's exporter refuses the network: %s" % _first_line(error)) from error
+        return onnx.load(path)
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _weights_are_no_inputs(model):
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in weights]:
+        model.graph.input.remove(value)
+
+
+def _one_name_for_one_thing(model):
+    """Leaves out what is the same a second time, and renames what is not."""
+    graph = model.graph
+    tensors = {}
+    for tensor in list(graph.initializer):
+        if tensor.name in tensors:
+            if tensor.SerializeToString() != tensors[tensor.name]:
+                raise NotImplementedError("deploy.export: CNTK's exporter gave two tensors the name '%s'; give the layers names "
+                                          'that differ' % tensor.name)
+            graph.initializer.remove(tensor)
+        else:
+            tensors[tensor.name] = tensor.SerializeToString()
+    made, current = {}, {}
+    for node in list(graph.node):
+        for place, name in enumerate(node.input):
+            node.input[place] = current.get(name, name)
+        key = node.op_type, tuple(node.input), b''.join(sorted(a.SerializeToString() for a in node.attribute))
+        if any(name in made for name in node.output):
+            if all(made.get(name) == key for name in node.output):
+                graph.node.remove(node)
+                continue
+            for place, name in enumerate(node.output):
+                if name in made:
+                    current[name] = '%s_%d' % (name, len(made))
+                    node.output[place] = current[name]
+        made.update((name, key) for name in node.output)
+
+
+def _free_batch(model):
+    """Lets the batch be of any size."""
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    steps = any(value.type.tensor_type.shape.dim and value.type.tensor_type.shape.dim[0].dim_param for value in graph.input)
+    axis = 1 if steps else 0
+    for value in list(graph.input) + list(graph.output):
+        dims = value.type.tensor_type.shape.dim
+        first = 0
+        if dims and dims[0].dim_param:
+            dims[0].dim_param, first = STEPS, 1
+        if len(dims) > first and dims[first].dim_value == 1:
+            dims[first].dim_param = BATCH
+    del graph.value_info[:]
+    live = {value.name for value in graph.input}
+    for node in graph.node:
+        if live.intersection(node.input):
+            live.update(node.output)
+    producer = {name: node for node in graph.node for name in node.output}
+    for node in list(graph.node):
+        if node.op_type in _STATE_OPS:
+            _free_state(node, weights)
+        elif node.op_type == 'MeanVarianceNormalization':
+            _normalized_by_sample(graph, node, axis)
+        elif node.op_type == 'Reshape' and node.output[0] in live and node.input[1] in weights:
+            _free_reshape(graph, node, axis, weights, producer)
+
+
+def _free_state(node, weights):
+    """An initial state of zeros for a batch of one is what there is without one."""
+    for place in (5, 6):
+        if len(node.input) > place and node.input[place] in weights:
+            if np.any(numpy_helper.to_array(weights[node.input[place]])):
+                raise NotImplementedError('deploy.export: a %s begins with a state that is not 0, which the file would have '
+                                          'for a batch of one only' % node.op_type)
+            node.input[place] = ''
+
+
+def _normalized_by_sample(graph, node, axis):
+    """LayerNormalization, x0 / (sqrt(mean(x0^2)) + 1e-5) with x0 = x - mean(x), without the batch in its means."""
+    axes = [number for attribute in node.attribute if attribute.name == 'axes' for number in attribute.ints if number > axis]
+    x, y = node.input[0], node.output[0]
+    names = {key: '%s_%s' % (y, key) for key in ('mean', 'centered', 'square', 'variance', 'deviation', 'sum', 'epsilon')}
+    graph.initializer.extend([numpy_helper.from_array(np.float32(LAYER_NORMALIZATION_EPSILON), names['epsilon'])])
+    nodes = [
+        helper.make_node('ReduceMean', [x], [names['mean']], axes=axes, keepdims=1),
+        helper.make_node('Sub', [x, names['mean']], [names['centered']]),
+        helper.make_node('Mul', [names['centered'], names['centered']], [names['square']]),
+        helper.make_node('ReduceMean', [names['square']], [names['variance']], axes=axes, keepdims=1),
+        helper.make_node('Sqrt', [names['variance']], [names['deviation']]),
+        helper.make_node('Add', [names['deviation'], names['epsilon']], [names['sum']]),
+        helper.make_node('Div', [names['centered'], names['sum']], [y]),
+    ]
+    place = list(graph.node).index(node)
+    graph.node.remove(node)
+    for number, made in enumerate(nodes):
+        made.name = '%s_%d' % (y, number)
+        graph.node.insert(place + number, made)
+
+
+def _free_reshape(graph, node, axis, weights, producer):
+    before = producer.get(node.input[0])
+    while before is not None and before.op_type in ('Reshape', 'Flatten'):
+        node.input[0] = before.input[0]      # of reshapes in a row, the last one says all
+        before = producer.get(node.input[0])
+    shape = numpy_helper.to_array(weights[node.input[1]]).copy()
+    if len(shape) <= axis or shape[axis] != 1:
+        return
+    if axis == 0:
+        shape[0] = -1 if not (shape == -1).any() else 0
+    elif (shape == -1).any():
+        raise NotImplementedError('deploy.export: a reshape in a sequence has more than one free axis')
+    else:
+        shape[axis] = -1
+    name = '%s_of_%s' % (node.input[1], node.output[0])
+    graph.initializer.extend([numpy_helper.from_array(shape, name)])
+    node.input[1] = name
+
+
+def _drop_unused(model):
+    graph = model.graph
+    outputs = {value.name for value in graph.output}
+    while True:
+        used = outputs.union(*[node.input for node in graph.node]) if graph.node else outputs
+        unused = [node for node in graph.node if not used.intersection(node.output)]
+        if not unused:
+            break
+        for node in unused:
+            graph.node.remove(node)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)

@@ -1,0 +1,106 @@
+"""What CNTK's exporter gets wrong without a word, found in the network before it is written.
+
+Each was found by comparing what a small network of it gives in the file and in CNTK. What else may be wrong is found
+by running the file (`check`).
+"""
+import cntk as C
+
+from .. import graph
+from ..optimizations.convolution_geometry import Axis
+
+_FOR_ONE = ('GatherPacked', 'ScatterPacked', 'PackedIndex', 'PastValue', 'FutureValue')
+_LOSSES = ('CrossEntropyWithSoftmax', 'ClassificationError')
+_WINDOWS = ('Convolution', 'Pooling')
+
+
+def refuse(model):
+    """Refuses a network (cntk.Function, applied) with an operation that would not be right in the file.
+
+    Raises:
+        NotImplementedError: names the operation, and says what to do.
+    """
+    for function in graph.walk(model):
+        reason = _reason(function) if function.op_name in _LOSSES or not function.is_block else None
+        if reason:
+            raise NotImplementedError("deploy.export: %s '%s' %s" % (function.op_name, function.name or function.uid, reason))
+
+
+def refuse_inputs(model):
+    """Refuses inputs of a network that a file cannot have.
+
+    Raises:
+        NotImplementedError: names the input, and says what to do.
+    """
+    for argument in model.arguments:
+        name = argument.name or argument.uid
+        if not argument.dynamic_axes:
+            raise NotImplementedError("deploy.export: the input '%s' has no batch axis, and a file runs batches; make it a "
+                                      'Constant, or an input_variable with the default axes' % name)
+        if argument.is_sparse:
+            raise NotImplementedError("deploy.export: the input '%s' is sparse, of which ONNX has no form; build the network on a "
+                                      'dense one, one-hot vectors as they are' % name)
+
+
+def of_one_batch(model):
+    """Returns in words the first operation on sequences that CNTK writes for a batch of one; None where there is none."""
+    for function in graph.walk(model):
+        if function.op_name in _FOR_ONE:
+            return ("%s '%s' (sequence.last, first, broadcast_as, past_value and Fold hold such) is written for a batch of one; end "
+                    'the network where it still gives a sequence, and take the step from what the file gives'
+                    % (function.op_name, function.name or function.uid))
+    return None
+
+
+def _reason(function):
+    if function.op_name in _WINDOWS:
+        return _of_window(function)
+    if function.op_name == 'BatchNormalization':
+        return _of_normalization(function)
+    if function.op_name == 'Unpooling':
+        return 'is written with the wrong size; no cure is known'
+    if function.op_name in _LOSSES:
+        return "is a loss, which is written wrongly; export the network that it judges, as 'network' of Trainer(network, ...)"
+    if function.op_name in ('Times', 'TransposeTimes') and _is_weight(function.inputs[0]) and not _is_weight(function.inputs[1]):
+        return 'has the weights on the left, of which its file is refused; use times(x, W), or times_transpose(x, W)'
+    return None
+
+
+def _is_weight(variable):
+    return variable.is_parameter or variable.is_constant
+
+
+def _of_window(function):
+    attributes = function.attributes
+    operand = function.inputs[1 if function.op_name == 'Convolution' else 0]
+    if len(operand.dynamic_axes) > 1:
+        return ("goes over a sequence, which CNTK's exporter writes as one that ONNX Runtime does not load; feed the steps as a "
+                'batch')
+    if attributes.get('includePad'):
+        return 'counts padded places (include_pad), which its file does not; use include_pad=False'
+    sides = operand.shape
+    window = attributes['poolingWindowShape'] if function.op_name == 'Pooling' else function.inputs[0].shape
+    automatic = list(attributes['autoPadding'])
+    strides = list(attributes['strides'])
+    for place, side in enumerate(sides):
+        at = place - len(sides)
+        if -at > min(len(automatic), len(window)) or not automatic[at]:
+            continue
+        if side == C.FreeDimension:
+            return ('pads an axis of free size automatically, and the padding in the file would be that of one size; give the '
+                    'input a fixed size, or the layer explicit padding')
+        dilation = attributes['dilation'][at] if 'dilation' in attributes else 1
+        stride = strides[at] if -at <= len(strides) else strides[0]
+        if min(Axis(window[at], stride, dilation, True).padding(side)) < 0:
+            return ('leaves out the outermost places (automatic padding with a stride beyond the window), which the standard '
+                    'cannot say; crop its input, or use explicit padding')
+    return None
+
+
+def _of_normalization(function):
+    operand = function.inputs[0]
+    if len(operand.dynamic_axes) > 1:
+        return 'goes over a sequence, where its file is wrong; feed the steps as a batch'
+    if len(operand.shape) > 1 and not function.attributes['spatial']:
+        return ('of a map has statistics of its own for every pixel, of which ONNX has no form; use '
+                'BatchNormalization(map_rank=1)')
+    return None

@@ -1,0 +1,92 @@
+"""The bytes of a program's state as a description, the way back from `native_program_state`; NumPy only.
+
+`native/state.h` has the format. What is read was checked by `nc.native.Program` before: here a fault is an error, but
+not every one has a sentence of its own.
+"""
+import struct
+from collections import OrderedDict, namedtuple
+
+import numpy as np
+
+MAGIC = b'netoptPR'
+VERSION = 1
+_HEAD = struct.Struct('<8sIIQ')
+_DTYPES = ('<i8', '<f4', '<u8', 'S1')
+_ONE_VALUE = ('pool', 'mean_abs', 'reshape', 'unpack')
+
+# shape: (channels,) or (channels, height, width), None where any will do.
+Input = namedtuple('Input', 'shape')
+# name: of the native op; reads, values, bits: numbers of values, the last two None where it gives none; fields: name to
+# array, or text; places: name to the place of its bytes in the state.
+Op = namedtuple('Op', 'name reads values bits fields places')
+# value: its number; rank: 1 or 3.
+Output = namedtuple('Output', 'value rank')
+Description = namedtuple('Description', 'inputs ops outputs')
+
+
+def description_of(state):
+    """Returns the Description of a program's state.
+
+    Args:
+        state (bytes): of a `nc.native.Program`.
+
+    Raises:
+        ValueError: the bytes are no state of this version.
+    """
+    if len(state) < _HEAD.size or state[:8] != MAGIC:
+        raise ValueError('these bytes are not the state of a program')
+    _, version, _, length = _HEAD.unpack_from(state)
+    if version != VERSION or length != len(state) - _HEAD.size:
+        raise ValueError('the state is of version %d and of %d bytes, expected version %d and %d bytes'
+                         % (version, length, VERSION, len(state) - _HEAD.size))
+    try:
+        return _Reader(state).description()
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise ValueError('the state is damaged: %s' % error) from error
+
+
+class _Reader(object):
+    def __init__(self, state):
+        self.state, self.at = state, _HEAD.size
+
+    def description(self):
+        inputs = []
+        for _ in range(self.number('I')):
+            channels, height, width = (self.number('q') for _ in range(3))
+            rank = self.number('I')
+            inputs.append(Input((channels,) if rank == 1 else (channels, height or None, width or None)))
+        given, ops = len(inputs), []
+        for _ in range(self.number('I')):
+            op = self.op(given)
+            given += (op.values is not None) + (op.bits is not None)
+            ops.append(op)
+        outputs = [Output(self.number('I'), self.number('I')) for _ in range(self.number('I'))]
+        return Description(inputs, ops, outputs)
+
+    def op(self, given):
+        name = self.text()
+        reads = [self.number('I') for _ in range(self.number('I'))]
+        fields, places = OrderedDict(), {}
+        for _ in range(self.number('I')):
+            key = self.text()
+            kind, count = self.number('B'), self.number('Q')
+            dtype = np.dtype(_DTYPES[kind])
+            places[key] = self.at
+            data = self.state[self.at:self.at + count * dtype.itemsize]
+            if len(data) != count * dtype.itemsize:
+                raise ValueError('the state ends inside field %r' % key)
+            self.at += len(data)
+            fields[key] = data.decode('ascii') if kind == 3 else np.frombuffer(data, dtype)
+        values = name in _ONE_VALUE or 'store' in fields and fields['store'][0] == 1
+        bits = name in ('pack', 'or_pool') or 'thresholds' in fields or 'low' in fields
+        return Op(name, reads, given if values else None, given + values if bits else None, fields, places)
+
+    def number(self, code):
+        value, = struct.unpack_from('<' + code, self.state, self.at)
+        self.at += struct.calcsize('<' + code)
+        return value
+
+    def text(self):
+        length = self.number('H')
+        self.at += length
+        return self.state[self.at - length:self.at].decode('ascii')

@@ -1,0 +1,159 @@
+"""What is looked at in an ONNX file before ONNX Runtime gets it; the standard library only.
+
+ONNX is a protocol buffer: fields of a number and a value, which may hold fields in turn. Only those are read that say
+whether the file may be used here: versions, and whether tensors lie in other files, from which nothing is read.
+"""
+import os
+
+DOMAIN = 'netopt'
+VERSION = 1                 # of the domain's operators
+MOST_DEPTH = 32             # of graphs in graphs
+METADATA = 'netopt.'        # that the keys of our metadata begin with
+
+# Field numbers of onnx.proto.
+_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_FUNCTION_NODE = 7
+_NODE_ATTRIBUTE = 5
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+_SPARSE_TENSORS = (1, 2)
+_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+
+
+class NotOnnx(ValueError):
+    """Bytes that are no protocol buffer."""
+
+
+def checked(path):
+    """Returns the bytes of an ONNX file.
+
+    Raises:
+        TypeError: the path is no path.
+        OSError: it cannot be read.
+        ValueError: it is no ONNX file, of a later version of our operators, or one that reads other files.
+    """
+    with open(os.fspath(path), 'rb') as file:
+        data = file.read()
+    try:
+        _check(data, path)
+    except NotOnnx as error:
+        raise ValueError('%s is no whole ONNX file (%s); export the network again' % (path, error)) from None
+    return data
+
+
+def metadata(data):
+    """Returns the metadata of an ONNX file's bytes, str to str."""
+    found = {}
+    for number, value in fields(data):
+        if number == _MODEL_METADATA:
+            entry = dict(fields(value))
+            found[_text(entry.get(1, b''))] = _text(entry.get(2, b''))
+    return found
+
+
+def fields(data):
+    """Yields (number, value) of a message: int, or memoryview of what is in the field.
+
+    Raises:
+        NotOnnx: the bytes end early, or are of a kind that no protocol buffer has.
+    """
+    data, at = memoryview(data), 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        number, kind = key >> 3, key & 7
+        if number == 0:
+            raise NotOnnx('a field has the number 0')
+        if kind == 0:
+            value, at = _varint(data, at)
+        else:
+            if kind == 2:
+                size, at = _varint(data, at)
+            elif kind in (1, 5):
+                size = 8 if kind == 1 else 4
+            else:
+                raise NotOnnx('a field is of the unknown kind %d' % kind)
+            if size > len(data) - at:
+                raise NotOnnx('it ends inside a field')
+            value, at = data[at:at + size], at + size
+        yield number, value
+
+
+def _varint(data, at):
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise NotOnnx('it ends inside a number')
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise NotOnnx('a number is too long')
+
+
+def _text(value):
+    return bytes(value).decode('utf-8', 'replace') if not isinstance(value, int) else ''
+
+
+def _message(value):
+    if isinstance(value, int):
+        raise NotOnnx('a field holds a number where it should hold fields')
+    return value
+
+
+def _check(data, path):
+    graphs = 0
+    for number, value in fields(data):
+        if number == _MODEL_OPSETS:
+            opset = dict(fields(_message(value)))
+            if _text(opset.get(1, b'')) == DOMAIN and opset.get(2, 0) != VERSION:
+                raise ValueError('%s is of version %s of the operators of %s, this package has version %d: install the '
+                                 'netopt_callbacks that wrote it, or a newer one'
+                                 % (path, opset.get(2, 0), DOMAIN, VERSION))
+        elif number == _MODEL_GRAPH:
+            graphs += 1
+            _check_graph(_message(value), path, 0)
+        elif number == _MODEL_FUNCTIONS:
+            _check_nodes(_message(value), _FUNCTION_NODE, path, 0)
+    if graphs != 1:
+        raise NotOnnx('it holds %d graphs' % graphs)
+
+
+def _check_graph(graph, path, depth):
+    if depth > MOST_DEPTH:
+        raise NotOnnx('graphs are in graphs more than %d deep' % MOST_DEPTH)
+    for number, value in fields(graph):
+        if number == _GRAPH_INITIALIZER:
+            _check_tensor(_message(value), path)
+        elif number == _GRAPH_SPARSE:
+            _check_sparse(_message(value), path)
+    _check_nodes(graph, _GRAPH_NODE, path, depth)
+
+
+def _check_nodes(holder, field, path, depth):
+    for number, node in fields(holder):
+        if number != field:
+            continue
+        for inner, attribute in fields(_message(node)):
+            if inner != _NODE_ATTRIBUTE:
+                continue
+            for kind, value in fields(_message(attribute)):
+                if kind in _ATTRIBUTE_TENSORS:
+                    _check_tensor(_message(value), path)
+                elif kind in _ATTRIBUTE_GRAPHS:
+                    _check_graph(_message(value), path, depth + 1)
+                elif kind in _ATTRIBUTE_SPARSE:
+                    _check_sparse(_message(value), path)
+
+
+def _check_sparse(value, path):
+    for number, tensor in fields(value):
+        if number in _SPARSE_TENSORS:
+            _check_tensor(_message(tensor), path)
+
+
+def _check_tensor(tensor, path):
+    for number, value in fields(tensor):
+        if number == _TENSOR_EXTERNAL or number == _TENSOR_LOCATION and value != 0:
+            raise ValueError('%s keeps tensors in other files, from which nothing is read; a file of deploy.export holds '
+                             'all of its own' % path)

@@ -1,0 +1,316 @@
+"""Networks that leave CNTK: what is exported, what is refused, and that nothing else is left behind."""
+import json
+import os
+
+import cntk as C
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip('onnx', reason='the onnx package is not installed')
+onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+
+import netopt_callbacks as nc  # noqa: E402
+from netopt_callbacks import deploy, lowering, onnx_file  # noqa: E402
+from netopt_callbacks.exporting import check, export as exporting  # noqa: E402
+from segment_networks import binarized, random_network, unsettle  # noqa: E402
+
+BATCHES = (1, 3, 8)
+LEFT_OUT = 'leaves out the outermost'       # negative padding, which random networks may have
+
+
+def small(name='image', classes=5):
+    """(input, model): two convolutions and a Dense, of which `second` and `hidden` are there to be made binary."""
+    random = np.random.RandomState(0)
+    x = C.input_variable((3, 9, 8), name=name)
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, activation=C.relu, name='float')(x)
+    y = C.layers.BatchNormalization(map_rank=1)(y)
+    y = C.layers.Convolution2D((3, 3), 33, pad=True, bias=False, name='second')(y)
+    y = C.layers.BatchNormalization(map_rank=1)(y)
+    y = C.layers.MaxPooling((2, 2), 2)(C.relu(y))
+    y = C.layers.Dense(20, name='hidden')(y)
+    y = C.layers.BatchNormalization()(y)
+    model = C.layers.Dense(classes, name='float')(y)
+    unsettle(model, random, odd=0)
+    return x, model
+
+
+def run(path, *inputs):
+    """Runs a file as it is, with the library; returns the outputs."""
+    session = deploy.session(path)
+    return session.run(None, dict(zip([value.name for value in session.get_inputs()], inputs)))
+
+
+def assert_same(found, expected):
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_random_networks_are_exported_or_refused_by_name(seed, tmp_path):
+    x, model = random_network(seed)
+    binary = binarized(model)
+    for kind, network in (('float', model), ('binary', binary), ('alone', lowering.lower_binary_layers(binary))):
+        path = str(tmp_path / (kind + '.onnx'))
+        try:
+            exported = deploy.export(network, path)
+        except NotImplementedError as error:
+            assert LEFT_OUT in str(error)
+            assert not os.path.exists(path)
+            continue
+        assert exported.comparison.samples == 16 and os.path.getsize(path) == exported.bytes
+        assert len(exported.segments) == {'float': 0}.get(kind, len(exported.segments))
+        assert bool(exported.segments) == (kind != 'float')
+
+
+def test_any_batch_under_the_user_s_names_with_one_bit_a_weight(tmp_path):
+    x, model = small()
+    binary = binarized(model)
+    path = str(tmp_path / 'small.onnx')
+    exported = deploy.export(binary, path, data=np.random.RandomState(1).randn(20, 3, 9, 8).astype(np.float32))
+    assert exported.inputs == ['image'] and exported.comparison.segments == len(exported.segments) >= 1
+    for batch in BATCHES:
+        values = np.random.RandomState(batch).randn(batch, 3, 9, 8).astype(np.float32)
+        assert_same(run(path, values)[0], binary.eval({binary.arguments[0]: values}))
+    file = onnx.load(path)
+    assert [opset.version for opset in file.opset_import if not opset.domain] == [13]
+    states = [tensor for tensor in file.graph.initializer if tensor.name.startswith('netopt_state')]
+    weights = 8 * 33 * 9 + 33 * 4 * 4 * 20
+    bits = 8 * sum(len(tensor.raw_data) for tensor in states)
+    assert weights <= bits <= 64 * 33 * 9 + 64 * 4 * 4 * 20 + 8 * 4000     # channels are filled up to 64
+    assert {node.domain for node in file.graph.node} == {'', 'netopt'}
+    assert {function.name for function in file.functions} == {node.op_type for node in file.graph.node if node.domain}
+
+
+def test_several_inputs_and_outputs_keep_names_and_order(tmp_path):
+    a, b = C.input_variable((4, 6, 5), name='second one'), C.input_variable(7, name='a')
+    y = C.layers.Convolution2D((3, 3), 4, pad=True, name='map')(a)
+    heads = C.combine([C.layers.Dense(3, name='zebra')(y), C.layers.Dense(2, name='ant')(y),
+                       C.alias(C.layers.Dense(3)(b) + C.layers.Dense(3)(y), name='both')])
+    path = str(tmp_path / 'heads.onnx')
+    exported = deploy.export(heads, path)
+    names = [argument.name.replace(' ', '_') for argument in heads.arguments]
+    assert exported.inputs == names and exported.outputs == ['zebra', 'ant', 'both']
+    values = {argument: np.random.RandomState(2).randn(*((3,) + argument.shape)).astype(np.float32)
+              for argument in heads.arguments}
+    expected = heads.eval(values)
+    for found, output in zip(run(path, *[values[argument] for argument in heads.arguments]), heads.outputs):
+        assert_same(found, expected[output])
+
+
+def test_a_factored_and_a_loaded_network(tmp_path):
+    x, model = small()
+    factored = nc.factorization.factor_dense(model, projection_function=lambda W: 3)
+    path = str(tmp_path / 'factored.onnx')
+    assert deploy.export(factored, path).segments == []
+    values = np.random.RandomState(3).randn(3, 3, 9, 8).astype(np.float32)
+    assert_same(run(path, values)[0], factored.eval({factored.arguments[0]: values}))
+    lowered = nc.quantization.convert_to_native_binary_convolution(binarized(model))
+    lowered.save(str(tmp_path / 'lowered.model'))
+    loaded = C.load_model(str(tmp_path / 'lowered.model'))
+    assert len(deploy.export(loaded, path).segments) == 2
+    assert_same(run(path, values)[0], loaded.eval({loaded.arguments[0]: values}))
+
+
+def test_sequences_with_a_binary_dense(tmp_path):
+    x = C.sequence.input_variable(6, name='steps')
+    model = C.layers.Dense(3, name='float')(C.layers.Dense(40, name='layer', activation=C.tanh)(x))
+    binary = binarized(model)
+    path = str(tmp_path / 'sequences.onnx')
+    assert len(deploy.export(binary, path).segments) == 1
+    values = [np.random.RandomState(4).randn(5, 6).astype(np.float32) for _ in range(3)]
+    expected = np.stack(binary.eval({binary.arguments[0]: values}), axis=1)
+    assert_same(run(path, np.stack(values, axis=1))[0], expected)
+
+
+def test_free_sizes_without_padding(tmp_path):
+    x = C.input_variable((3, C.FreeDimension, C.FreeDimension), name='image')
+    y = C.layers.Convolution2D((3, 3), 8, name='float')(x)
+    y = C.layers.Convolution2D((3, 3), 16, name='layer')(y)
+    binary = binarized(y)
+    path = str(tmp_path / 'free.onnx')
+    deploy.export(binary, path)
+    for sides in ((9, 11), (32, 7)):
+        values = np.random.RandomState(5).randn(2, 3, *sides).astype(np.float32)
+        assert_same(run(path, values)[0], binary.eval({binary.arguments[0]: values}))
+
+
+def test_metadata_says_what_the_file_is(tmp_path):
+    x, model = small()
+    record = nc.Record('BinarizeConvolution', 2, 100, 0.1, 0.3, [(100, 0.3), (200, 0.12)])
+    path = str(tmp_path / 'file.onnx')
+    exporting.export(binarized(model), path, records=[record], metric=0.12)
+    with open(path, 'rb') as file:
+        found = onnx_file.metadata(file.read())
+    values = {name: json.loads(text) for name, text in found.items()}
+    assert values['netopt.format'] == 1 and values['netopt.version'] == nc.__version__
+    assert values['netopt.metric'] == 0.12 and values['netopt.records'][0]['optimization'] == 'BinarizeConvolution'
+    assert 'CNTK' in values['netopt.thresholds_read_on'][0]
+
+
+def test_result_export_writes_the_network_of_a_run(tmp_path):
+    x, model = small()
+    label = C.input_variable(5)
+    criterion = C.combine([C.cross_entropy_with_softmax(model, label), C.classification_error(model, label)])
+    random = np.random.RandomState(6)
+    images = random.randn(64, 3, 9, 8).astype(np.float32)
+    labels = np.eye(5, dtype=np.float32)[random.randint(5, size=64)]
+    trainer = C.Trainer(model, criterion, [C.sgd(model.parameters, C.learning_parameter_schedule(0.01))])
+    with nc.attach(trainer, epoch_size=64, data=(images, labels), callbacks=[
+            nc.BinarizeConvolution(epoch=1, filter_function=lambda layer: layer.name == 'second'), nc.Lower()]) as attached:
+        for _ in range(2):
+            trainer.train_minibatch({x: images, label: labels})
+    path = str(tmp_path / 'run.onnx')
+    exported = attached.result.export(path)
+    assert exported.comparison.samples == 64 and len(exported.segments) == 1
+    lowered = attached.result.lowered
+    assert_same(run(path, images)[0], lowered.eval({lowered.arguments[0]: images}))
+    with open(path, 'rb') as file:
+        records = json.loads(onnx_file.metadata(file.read())['netopt.records'])
+    assert [record['optimization'] for record in records] == ['BinarizeConvolution']
+    with pytest.raises(RuntimeError, match='training has not begun'):
+        nc.Result().export(path)
+
+
+class Foreign(C.ops.functions.UserFunction):
+    def __init__(self, x, name='foreign'):
+        super(Foreign, self).__init__([x], as_numpy=True, name=name)
+
+    def forward(self, argument, device=None, outputs_to_retain=None):
+        return None, argument
+
+    def infer_outputs(self):
+        return [C.output_variable(self.inputs[0].shape, self.inputs[0].dtype, self.inputs[0].dynamic_axes)]
+
+
+def image(*shape):
+    return C.input_variable(shape or (3, 9, 8), name='x')
+
+
+def steps(*shape):
+    return C.sequence.input_variable(shape, name='x')
+
+
+REFUSED = [
+    ('a foreign UserFunction', lambda: C.user_function(Foreign(image())), "'foreign' is a UserFunction"),
+    ('free axes, padded', lambda: C.layers.Convolution2D((3, 3), 2, pad=True)(image(3, C.FreeDimension, C.FreeDimension)),
+     'axis of free size'),
+    ('free axes, pooled', lambda: C.layers.MaxPooling((3, 3), 2, pad=True)(image(3, C.FreeDimension, C.FreeDimension)),
+     'axis of free size'),
+    ('negative padding', lambda: C.layers.Convolution2D((1, 1), 2, strides=3, pad=True)(image()), LEFT_OUT),
+    ('negative padding, pooled', lambda: C.layers.MaxPooling((1, 1), 3, pad=True)(image()), LEFT_OUT),
+    ('include_pad', lambda: C.pooling(image(), C.AVG_POOLING, (3, 3), (2, 2), auto_padding=[True], include_pad=True),
+     'include_pad'),
+    ('statistics of pixels', lambda: C.layers.BatchNormalization()(image()), 'map_rank=1'),
+    ('statistics in a sequence', lambda: C.layers.BatchNormalization()(C.layers.Dense(4)(steps(7))), 'feed the steps as a batch'),
+    ('a convolution in a sequence', lambda: C.layers.Convolution2D((3, 3), 2)(steps(3, 9, 8)), 'feed the steps as a batch'),
+    ('pooling in a sequence', lambda: C.layers.MaxPooling((2, 2), 2)(steps(3, 8, 8)), 'feed the steps as a batch'),
+    ('the last step', lambda: C.sequence.last(steps(7)), 'batch of one'),
+    ('the step before', lambda: C.sequence.past_value(steps(7)), 'batch of one'),
+    ('Fold', lambda: C.layers.Fold(C.layers.LSTM(3))(steps(7)), 'batch of one'),
+    ('weights on the left', lambda: C.times(C.parameter((5, 7)), image(7)), 'on the left'),
+    ('a sparse input', lambda: C.layers.Dense(3)(C.input_variable(7, is_sparse=True, name='x')), "'x' is sparse"),
+    ('no batch axis', lambda: C.relu(C.input_variable((2, 3), dynamic_axes=[], name='x')), "'x' has no batch axis"),
+    ('an operator of a draft', lambda: C.image_scaler(image(), 0.5, [1, 2, 3]), 'ImageScaler'),
+    ('an operation that the exporter lacks', lambda: C.sinh(image()), 'Sinh'),
+    ('a loss', lambda: C.cross_entropy_with_softmax(C.layers.Dense(4)(image()), C.input_variable(4, name='y')), 'is a loss'),
+    ('a dilated convolution', lambda: C.layers.Convolution2D((3, 3), 2, dilation=2)(image()), 'cannot evaluate'),
+]
+
+
+@pytest.mark.parametrize('network, said', [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_what_would_not_be_right_is_refused_by_name_and_leaves_no_file(network, said, tmp_path):
+    path = tmp_path / 'file.onnx'
+    path.write_bytes(b'what was there')
+    with pytest.raises(NotImplementedError, match=said):
+        deploy.export(network(), str(path))
+    assert path.read_bytes() == b'what was there' and os.listdir(str(tmp_path)) == ['file.onnx']
+
+
+RIGHT = [
+    ('two Dense on one map', lambda x: C.combine([C.layers.Dense(3)(x), C.layers.Dense(2)(x)])),
+    ('one Dense on two maps', lambda x: (lambda dense: dense(x) + dense(C.tanh(x)))(C.layers.Dense(3))),
+    ('LayerNormalization', lambda x: C.layers.LayerNormalization()(C.layers.Dense(7)(x))),
+    ('names given twice', lambda x: C.combine([C.layers.Dense(3, name='z')(x), C.layers.Dense(2, name='z')(x)])),
+    ('an inner output', lambda x: (lambda h: C.combine([h, C.layers.Dense(3)(h)]))(C.layers.Dense(4, activation=C.relu)(x))),
+    ('transposed', lambda x: C.layers.ConvolutionTranspose2D((3, 3), 4, strides=2, pad=True)(x)),
+    ('grouped', lambda x: C.convolution(C.parameter((6, 1, 3, 3), init=C.normal(0.3)), x, auto_padding=[False, True, True],
+                                        groups=3)),
+    ('pooling, rounded up', lambda x: C.pooling(x, C.MAX_POOLING, (2, 2), (2, 2), ceil_out_dim=True)),
+    ('Dropout', lambda x: C.layers.Dropout(0.5)(C.layers.Dense(5)(x))),
+]
+
+
+@pytest.mark.parametrize('network', [row[1] for row in RIGHT], ids=[row[0] for row in RIGHT])
+def test_what_cntk_writes_wrongly_or_not_at_all_is_mended(network, tmp_path):
+    model = network(image())
+    path = str(tmp_path / 'file.onnx')
+    deploy.export(model, path)
+    for batch in BATCHES:
+        values = np.random.RandomState(batch).randn(batch, 3, 9, 8).astype(np.float32)
+        expected = model.eval({model.arguments[0]: values})
+        expected = [expected[output] for output in model.outputs] if isinstance(expected, dict) else [expected]
+        for found, wanted in zip(run(path, values), expected):
+            assert_same(found, wanted.reshape(found.shape))
+
+
+def test_recurrences_run_batches(tmp_path):
+    model = C.layers.Dense(3)(C.layers.Recurrence(C.layers.LSTM(5))(steps(7)))
+    path = str(tmp_path / 'file.onnx')
+    deploy.export(model, path)
+    values = [np.random.RandomState(7).randn(4, 7).astype(np.float32) for _ in range(3)]
+    assert_same(run(path, np.stack(values, axis=1))[0], np.stack(model.eval({model.arguments[0]: values}), axis=1))
+
+
+@pytest.mark.parametrize('spoil, said', [
+    ('bias', 'output 0 differs from CNTK'),
+    ('state', 'differs from CNTK'),
+])
+def test_a_file_that_computes_something_else_is_not_handed_over(spoil, said, tmp_path, monkeypatch):
+    x, model = small()
+    path = tmp_path / 'file.onnx'
+    path.write_bytes(b'what was there')
+    if spoil == 'bias':
+        mended = exporting.exported
+
+        def spoiled(network):
+            file = mended(network)
+            tensor = next(tensor for tensor in file.graph.initializer if tensor.dims == [5] or list(tensor.dims) == [5])
+            array = onnx.numpy_helper.to_array(tensor) + np.float32(0.5)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+            return file
+        monkeypatch.setattr(exporting, 'exported', spoiled)
+    else:
+        cut = exporting.CutNetwork
+
+        def other(model):
+            made = cut(model)
+            _, different = small()
+            for parameter in different.parameters:
+                parameter.value = -parameter.value
+            made.segments[0].state = cut(binarized(different)).segments[0].state
+            return made
+        monkeypatch.setattr(exporting, 'CutNetwork', other)
+    with pytest.raises(deploy.ExportError, match=said):
+        deploy.export(binarized(model), str(path))
+    assert path.read_bytes() == b'what was there' and os.listdir(str(tmp_path)) == ['file.onnx']
+
+
+def test_bad_arguments(tmp_path):
+    x, model = small()
+    path = str(tmp_path / 'file.onnx')
+    with pytest.raises(TypeError, match='must be a cntk.Function'):
+        deploy.export('model', path)
+    with pytest.raises(ValueError, match='apply it'):
+        deploy.export(C.layers.Dense(3), path)
+    with pytest.raises((TypeError, ValueError)):
+        deploy.export(model, path, data=3)
+    with pytest.raises(OSError):
+        deploy.export(model, str(tmp_path / 'nowhere' / 'file.onnx'))
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_the_tolerance_is_not_what_makes_the_comparison_pass(tmp_path, monkeypatch):
+    """Outputs differ by roundings alone: a tenth of what is admitted is enough."""
+    monkeypatch.setattr(check, 'TOLERANCE', 1e-5)
+    x, model = small()
+    assert deploy.export(binarized(model), str(tmp_path / 'file.onnx')).comparison.largest_error < 1e-5

@@ -1,0 +1,142 @@
+"""Programs in ONNX Runtime, with the library and in standard operators, against the oracle of programs."""
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip('onnx', reason='the onnx package is not installed')
+onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+import native_program_cases as cases  # noqa: E402
+import native_program_oracle as oracle  # noqa: E402
+from netopt_callbacks import deploy, native, native_program_state  # noqa: E402
+from netopt_callbacks.exporting import body  # noqa: E402
+from netopt_callbacks.native_program_read import description_of  # noqa: E402
+
+ROWS = sorted(set(cases.ROWS) - {'float_convolution', 'float_dense'})    # those two have no standard form
+
+
+def random_program(seed, first=None):
+    """(ops, inputs, output, x) of a random program of one input."""
+    random = np.random.RandomState(seed)
+    channels = int(random.choice(cases.CHANNELS))
+    builder = cases.Builder(random, (channels,) + tuple(int(side) for side in random.randint(1, 10, 2)))
+    if first:
+        cases.ROWS[first](builder)
+    for _ in range(random.randint(1, 8)):
+        cases.ROWS[ROWS[random.randint(len(ROWS))]](builder)
+    outputs = [op['values'] for op in builder.ops if op.get('values')]
+    if not outputs:
+        bits = builder.ops[-1]['bits']
+        builder.add(dict(op='unpack', input=bits, values='last'), builder.bits[bits])
+        outputs = ['last']
+    x = cases.special(random, (random.randint(1, 4),) + tuple(builder.inputs['x']), 0.02)
+    return builder.ops, builder.inputs, outputs[-1], x
+
+
+def model_of(state, shape, rank, with_library, name='Segment7', state_array=None):
+    """A model of one segment: x -> y."""
+    array = np.frombuffer(state, np.uint8) if state_array is None else state_array
+    nodes = [helper.make_node(name, ['x', 'state'], ['y'], 'segment', domain='netopt')] if with_library \
+        else body.nodes(state, 'x', 'state', 'y', 'segment/')
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, 'graph', [value('x', TensorProto.FLOAT, ['batch'] + list(shape))],
+                              [value('y', TensorProto.FLOAT, [None] * rank)], [numpy_helper.from_array(array, 'state')])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', body.OPSET), helper.make_opsetid('netopt', 1)])
+    model.ir_version = 7
+    return model
+
+
+def session_of(model, with_library, threads=1):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    if with_library:
+        options.register_custom_ops_library(deploy.library())
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+
+
+def same_but_for_zeros(found, expected):
+    """Equal, NaN with NaN; the sign of a zero is left open."""
+    return found.shape == expected.shape and ((found == expected) | (np.isnan(found) & np.isnan(expected))).all()
+
+
+@pytest.mark.parametrize('first', ROWS)
+def test_every_op_gives_the_oracle_s_bits_in_either_form(first):
+    for seed in range(12):
+        ops, inputs, output, x = random_program(seed, first)
+        expected = oracle.run(ops, {'x': x})[output]
+        state = native.Program(ops, inputs, [output]).state()
+        for with_library in (True, False):
+            found = session_of(model_of(state, inputs['x'], 4, with_library), with_library).run(None, {'x': x})[0]
+            found = found.reshape(found.shape + (1, 1)) if found.ndim == 2 else found
+            if with_library:
+                assert oracle.same(found, expected), (seed, ops)
+            else:
+                assert same_but_for_zeros(found, expected), (seed, ops)
+
+
+def test_a_fused_multiply_add_is_rounded_once_where_twice_is_wrong():
+    # (1 + 2^-12)^2 = 1 + 2^-11 + 2^-24 is the middle of two float32 numbers, and float64 loses what is added to it.
+    ops = [dict(op='map', input='x', values='y', steps=[('normalize', 0.0, np.full(4, 1 + 2.0 ** -12, np.float32),
+                                                         np.array([2.0 ** -60, -2.0 ** -60, 0, 2.0 ** -70], np.float32))])]
+    x = np.full((1, 4, 1, 1), 1 + 2.0 ** -12, np.float32)
+    expected = oracle.run(ops, {'x': x})['y']
+    twice = (x.astype(np.float64) ** 2 + np.array([2.0 ** -60, -2.0 ** -60, 0, 2.0 ** -70]).reshape(1, 4, 1, 1)).astype(np.float32)
+    assert not np.array_equal(twice, expected)
+    state = native.Program(ops, {'x': (4, 1, 1)}, ['y']).state()
+    for with_library in (True, False):
+        found = session_of(model_of(state, (4, 1, 1), 4, with_library), with_library).run(None, {'x': x})[0]
+        assert oracle.same(found, expected), with_library
+
+
+def test_the_reader_reads_what_the_writer_wrote():
+    for seed in range(40):
+        ops, inputs, output, _ = random_program(seed)
+        state = native_program_state.state_of(ops, inputs, [output])
+        description = description_of(state)
+        assert [tuple(read.shape) for read in description.inputs] == [tuple(shape) for shape in inputs.values()]
+        assert len(description.ops) == len(ops)
+        given = [number for op in description.ops for number in (op.values, op.bits) if number is not None]
+        assert given == list(range(1, 1 + len(given)))
+        for op in description.ops:
+            for name, place in op.places.items():
+                if not isinstance(op.fields[name], str):
+                    data = op.fields[name].tobytes()
+                    assert state[place:place + len(data)] == data
+
+
+def test_a_batch_of_any_size_and_none():
+    ops, inputs, output, x = random_program(3, 'convolution')
+    state = native.Program(ops, inputs, [output]).state()
+    session = session_of(model_of(state, inputs['x'], 4, True), True, threads=2)
+    whole = session.run(None, {'x': np.concatenate([x] * 20)})[0]
+    assert oracle.same(whole, np.concatenate([session.run(None, {'x': x})[0]] * 20))
+    assert session.run(None, {'x': x[:0]})[0].shape == (0,) + whole.shape[1:]
+
+
+@pytest.mark.parametrize('change, said', [
+    (lambda state: state[:-1], 'bytes follow its head'),
+    (lambda state: state[:8] + b'\x09' + state[9:], 'version 9'),
+    (lambda state: state[:-1] + bytes([state[-1] ^ 1]), 'checksum'),
+    (lambda state: b'', 'not the state of a program'),
+    (lambda state: native.Program([dict(op='map', input='x', values='y', steps=[('add_value', 'z')])],
+                                  {'x': (1, 2, 2), 'z': (1, 2, 2)}, ['y']).state(), 'one input'),
+])
+def test_a_state_that_is_none_is_refused_with_a_sentence(change, said):
+    ops, inputs, output, x = random_program(1, 'convolution')
+    state = native.Program(ops, inputs, [output]).state()
+    array = np.frombuffer(change(state), np.uint8)
+    with pytest.raises(Exception, match=said):
+        session_of(model_of(state, inputs['x'], 4, True, state_array=array), True).run(None, {'x': x})
+
+
+def test_a_state_that_does_not_fit_its_node_is_refused_with_a_sentence():
+    ops, inputs, output, x = random_program(1, 'convolution')
+    state = native.Program(ops, inputs, [output]).state()
+    wrong = np.zeros((1, x.shape[1] + 1) + x.shape[2:], np.float32)
+    session = session_of(model_of(state, wrong.shape[1:], 4, True), True)
+    with pytest.raises(Exception, match='a segment reads float32'):
+        session.run(None, {'x': wrong})
+    flat = session_of(model_of(state, (7,), 4, True), True)
+    with pytest.raises(Exception, match='a segment reads float32'):
+        flat.run(None, {'x': np.zeros((1, 7), np.float32)})
