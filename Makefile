@@ -29,7 +29,7 @@ test-all: setup
 
 bench: setup
 	$(python) -m netopt_callbacks bench
-	$(python) -m netopt_callbacks bench --networks
+	$(python) -m netopt_callbacks bench --networks --rounds 9
 	$(python) -m tests.bench_graph
 	$(python) -m tests.bench_costs
 

@@ -47,7 +47,8 @@ def measure(networks=tuple(NETWORKS), batches=(1, 8), threads=(1, 2), rounds=30,
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         for count in threads:
             with contextlib.ExitStack() as processes:
-                cntk = processes.enter_context(Process(sys.executable, count, ['-W', 'ignore', '-m', 'netopt_callbacks.bench_network_cntk']))
+                cntk = processes.enter_context(Process(
+                    sys.executable, count, ['-W', 'ignore', '-m', 'netopt_callbacks.bench_network_cntk']))
                 peer = processes.enter_context(Process(peer_python or sys.executable, count,
                                                        [os.path.abspath(bench_network_peers.__file__)]))
                 report['versions'].update(cntk.versions(), **peer.versions())

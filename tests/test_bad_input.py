@@ -408,6 +408,8 @@ TABLE = [
         'Lower: tolerance', 'a number', "got 'small'", 'leave it out'),
     Row('tolerance below zero', lambda: nc.Lower(tolerance=-1), ValueError,
         'Lower: tolerance', 'at least 0', 'got -1', '0 asks for equality'),
+    Row('float layers elsewhere', lambda: nc.Lower(float_layers='gpu'), ValueError,
+        'Lower: float_layers', "must be 'cntk' or 'native'", "got 'gpu'", 'leave it out'),
     Row('lowering without data', lambda: run(nc.Lower(), cv_config=None), ValueError,
         'Lower()', 'on held-out data', 'this run has none', 'give data='),
 

@@ -56,7 +56,7 @@ class Lower(Observer):
     def __init__(self, tolerance=1e-5, float_layers='cntk'):
         super(Lower, self).__init__()
         if float_layers not in ('cntk', 'native'):
-            raise ValueError("Lower: float_layers must be 'cntk' or 'native', got %r" % (float_layers,))
+            raise ValueError("Lower: float_layers must be 'cntk' or 'native', got %r; leave it out for 'cntk'" % (float_layers,))
         self.float_layers = float_layers
         if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
             raise TypeError('Lower: tolerance must be a number, got %r; leave it out for the default'

@@ -190,11 +190,10 @@ class Parity(object):
                 and self.unexplained_error <= self.tolerance)
 
     def to_dict(self):
-        """Returns the JSON-ready fields, `layers` as a list of dicts."""
+        """Returns the JSON-ready fields, `layers` as a list of dicts; not `speed`, as two equal runs give equal dicts."""
         fields = {field: getattr(self, field) for field in self.FIELDS}
         fields.update(layers=[layer.to_dict() for layer in self.layers], passed=self.passed,
-                      segments=[segment.to_dict() for segment in self.segments], alone=[list(each) for each in self.alone],
-                      speed=None if self.speed is None else self.speed.to_dict())
+                      segments=[segment.to_dict() for segment in self.segments], alone=[list(each) for each in self.alone])
         return fields
 
     def __str__(self):

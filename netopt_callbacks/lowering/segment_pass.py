@@ -12,8 +12,9 @@ from .. import graph
 from ..optimizations import binary_block
 from .binary_segment import OP_NAME, BinarySegmentOp
 from .flat import FlatGraph, Unsupported, opened_for_segments
+from .layer_ops import terms
 from .segment import largest_segment
-from .segment_program import SegmentProgram, terms
+from .segment_program import SegmentProgram
 
 
 class LoweredSegment(object):

@@ -1,12 +1,10 @@
 """The program of a segment: ops in the order of its nodes, thresholds and factors as CNTK has them."""
 import numpy as np
 
-from .. import graph
 from ..native_program import Program
 from ..optimizations.binary_kinds import DENSE
-from ..optimizations.convolution_geometry import Axis, axes_of, is_computed_wrongly
-from . import read_off
-from .flat import Unsupported, fixed_value
+from . import layer_ops, read_off
+from .flat import Unsupported
 
 ENTRY = 'x'
 _ENDING = ('values', 'bits', 'steps', 'threshold', 'decreasing', 'low', 'high', 'flip')     # what an op does after its sum
@@ -190,7 +188,7 @@ class SegmentProgram(object):
 
     def _pool(self, node):
         source = self._stored(self._floats(node.inputs[0]))
-        return self._emitted(dict(op=node.kind, input=source, **pooling(node)))
+        return self._emitted(dict(op=node.kind, input=source, **layer_ops.pooling(node)))
 
     def _reshape(self, node):
         shape = node.output.shape
@@ -219,12 +217,12 @@ class SegmentProgram(object):
             self.decisions.append((node.output.uid, 'values'))
             return self._bits(value, keys)
         threshold, decreasing, inverted = read_off.integer_thresholds(
-            path, node, value, terms(value.producer.unit.layer))
+            path, node, value, layer_ops.terms(value.producer.unit.layer))
         op = dict(self._known[id(value)].op)
         del op['steps']
         name = self._name('b')
         op.update(bits=name, sum_threshold=threshold, sum_decreasing=decreasing)
-        pools = [dict(op='or_pool', **pooling(step)) for step in path if step.kind == 'max_pool']
+        pools = [dict(op='or_pool', **layer_ops.pooling(step)) for step in path if step.kind == 'max_pool']
         self.ops.append(op)
         for pool in pools:
             pool.update(input=name, bits=self._name('b'))
@@ -238,16 +236,16 @@ class SegmentProgram(object):
         if not isinstance(bits, Bits):
             raise Unsupported(node, 'it reads no sign')
         layer = node.unit.layer
-        op = _dense(node, layer, bits) if layer.kind is DENSE else _convolution(node, layer, bits)
+        op = (layer_ops.dense if layer.kind is DENSE else layer_ops.convolution)(node, layer, bits)
         op['steps'] = []
         self.sums[node.output.uid] = dict(op)
         self.bits[node.output.uid] = bits
         return Floats(op)
 
     def _float_product(self, node):
-        check_can_be_compared(node)
+        layer_ops.check_can_be_compared(node)
         source = self._floats(node.inputs[0])
-        op = (_float_dense if node.op_name == DENSE.core_op_name else _float_convolution)(node)
+        op = (layer_ops.float_dense if node.op_name == DENSE.core_op_name else layer_ops.float_convolution)(node)
         op.update(input=self._stored(source), steps=[])
         self.products.append((node, op))
         return Floats(op)
@@ -310,104 +308,3 @@ class SegmentProgram(object):
         else:
             self.ops.append(dict(keys, op='pack', input=self._stored(floats), bits=name))
         return Bits(name, value.shape)
-
-
-def terms(layer):
-    """Returns of how many +-1 each integer of a BinaryLayer is the sum, at most."""
-    weights = layer.kind.weights_of(layer.core).shape
-    return int(np.prod(weights)) // layer.kind.outputs(layer.core)
-
-
-def _convolution(node, layer, bits):
-    weights, core = layer.signs(), node.function
-    attributes = core.attributes
-    axes = axes_of(core)
-    if len(bits.shape) != 3 or max(axis.dilation for axis in axes) > 1:
-        raise Unsupported(node, "CNTK's CPU has no dilated convolution to compare with")
-    groups = attributes['groups']
-    if bits.inverted is not None:
-        signs = np.where(bits.inverted, -1, 1).astype(np.float32).reshape(groups, 1, -1, 1, 1)
-        weights = (weights.reshape((groups, -1) + weights.shape[1:]) * signs).reshape(weights.shape)
-    return dict(op='convolution', input=bits.name, weights=np.ascontiguousarray(weights),
-                strides=tuple(axis.stride for axis in axes), groups=groups,
-                padding=_padding(node, axes, bits.shape[1:]))
-
-
-def _dense(node, layer, bits):
-    inputs, outputs = DENSE.input_shape(layer.core), DENSE.output_shape(layer.core)
-    size = int(np.prod(inputs))
-    if len(outputs) != 1 or tuple(node.inputs[0].shape) != inputs or size != np.prod(bits.shape):
-        raise Unsupported(node, 'a Dense from %s to %s, applied to %s, is none of programs'
-                          % (inputs, outputs, node.inputs[0].shape))
-    weights = layer.signs().reshape(size, -1)
-    if bits.inverted is not None:
-        signs = np.where(bits.inverted, -1, 1).astype(np.float32)
-        weights = weights * np.repeat(signs, size // len(signs))[:, None]
-    image = tuple(bits.shape) + (1, 1) * (len(bits.shape) == 1)
-    return dict(op='dense', input=bits.name, weights=np.ascontiguousarray(weights), image=image)
-
-
-def check_can_be_compared(node):
-    """Refuses a float layer that CNTK does not evaluate apart from the rest: the gate compares each alone.
-
-    Raises:
-        Unsupported: it is inside a block inside a block, or in one that reads more than one value.
-    """
-    function = node.unit.function
-    inside = graph.functions(graph.body(function).outputs) if function.is_block else [function]
-    if len(node.unit.inputs) != 1 or not any(other.uid == node.function.uid for other in inside):
-        raise Unsupported(node, "a float layer of the block '%s' is not one that can be compared alone" % node.unit.name)
-
-
-def _float_convolution(node):
-    if node.function.attributes['transpose'] or node.operands[0][1].fixed is False:
-        raise Unsupported(node, 'a transposed convolution, or one of weights that are computed, is none of programs')
-    axes, shape = axes_of(node.function), node.inputs[0].shape
-    weights, groups = fixed_value(node.fixed[0]), node.function.attributes['groups']
-    if weights.ndim != 4 or len(shape) != 3 or node.function.attributes['autoPadding'][0] \
-            or shape[0] != weights.shape[1] * groups:
-        raise Unsupported(node, 'a convolution of weights %s over %s is none of programs' % (weights.shape, shape))
-    if max(axis.dilation for axis in axes) > 1:
-        raise Unsupported(node, "CNTK's CPU has no dilated convolution to compare with")
-    if is_computed_wrongly(node.function):
-        raise Unsupported(node, "CNTK's CPU computes this convolution in groups wrongly")
-    return dict(op='float_convolution', weights=np.ascontiguousarray(weights), strides=tuple(axis.stride for axis in axes),
-                groups=groups, padding=_padding(node, axes, shape[1:]))
-
-
-def _float_dense(node):
-    weights, shape = fixed_value(node.fixed[0]), node.inputs[0].shape
-    if node.operands[0][1].fixed or weights.shape[:-1] != shape:
-        raise Unsupported(node, 'a product of weights %s with %s is none of programs' % (weights.shape, shape))
-    image = tuple(shape) + (1, 1) * (len(shape) == 1)
-    return dict(op='float_dense', weights=np.ascontiguousarray(weights.reshape(-1, weights.shape[-1])), image=image)
-
-
-def pooling(node):
-    """Returns the kernel, strides and padding of a pooling for the size that it reads."""
-    attributes, shape = node.function.attributes, node.inputs[0].shape
-    if len(shape) != 3 or attributes['ceilOutDim'] or attributes['includePad']:
-        raise Unsupported(node, 'its pooling is none of programs (input %s, ceil_out_dim %s, include_pad %s)'
-                          % (shape, attributes['ceilOutDim'], attributes['includePad']))
-
-    def both(name):
-        numbers = attributes[name]
-        return tuple(numbers[-2:]) if len(numbers) > 1 else tuple(numbers) * 2
-
-    window = both('poolingWindowShape')
-    axes = [Axis(*numbers) for numbers in zip(window, both('strides'), (1, 1), both('autoPadding'), both('lowerPad'),
-                                              both('upperPad'))]
-    outputs = tuple(axis.outputs(size) for axis, size in zip(axes, shape[1:]))
-    if len(attributes['poolingWindowShape']) != 2 or outputs != node.output.shape[1:]:
-        raise Unsupported(node, 'its pooling goes over the channels too')
-    return dict(kernel=window, strides=tuple(axis.stride for axis in axes), padding=_padding(node, axes, shape[1:]))
-
-
-def _padding(node, axes, sizes):
-    padding = tuple(axis.padding(size) for axis, size in zip(axes, sizes))
-    if min(min(sides) for sides in padding) < 0:
-        # What CNTK does not read after the last place is not read by a program either.
-        padding = tuple((lower, max(upper, 0)) for lower, upper in padding)
-        if min(lower for lower, _ in padding) < 0:
-            raise Unsupported(node, 'it does not read the first pixels')
-    return padding

@@ -10,7 +10,7 @@ import numpy as np
 from .. import graph, native
 from ..optimizations import binary_block
 
-SECONDS = 0.25          # of rounds, for each number of samples; there is one round at least
+SECONDS = 0.1           # of rounds, for each number of samples; there is one round at least
 ROUNDS = 40
 MOST_SAMPLES = 32
 _SCALES = ('ElementTimes', 'Plus')
