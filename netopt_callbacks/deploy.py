@@ -62,6 +62,9 @@ def session(path, threads=1):
         options.intra_op_num_threads = threads
         # What the library, which cannot ask the session, shares its work out to.
         options.add_session_config_entry('netopt.threads', str(threads))
+    segments = onnx_file.segments(data)
+    if 0 < segments <= onnx_file.MOST_SEGMENTS:        # no more than the file needs, since each operator takes time
+        options.add_session_config_entry('netopt.segments', str(segments))
     # Threads that wait for work without a rest take the processor from other sessions.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     try:

@@ -6,6 +6,8 @@ whether the file may be used here: versions, and whether tensors lie in other fi
 import os
 
 DOMAIN = 'netopt'
+MOST_SEGMENTS = 128         # as many operators as native/onnx/operators.cpp has
+OPERATOR = 'Segment'        # that their names begin with; a number follows
 VERSION = 1                 # of the domain's operators
 MOST_DEPTH = 32             # of graphs in graphs
 METADATA = 'netopt.'        # that the keys of our metadata begin with
@@ -14,7 +16,7 @@ METADATA = 'netopt.'        # that the keys of our metadata begin with
 _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _FUNCTION_NODE = 7
-_NODE_ATTRIBUTE = 5
+_NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 _SPARSE_TENSORS = (1, 2)
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
@@ -39,6 +41,22 @@ def checked(path):
     except NotOnnx as error:
         raise ValueError('%s is no whole ONNX file (%s); export the network again' % (path, error)) from None
     return data
+
+
+def segments(data):
+    """Returns how many operators of ours a checked file needs: one more than the number of its last segment; 0 for none."""
+    most = 0
+    for number, value in fields(data):
+        if number != _MODEL_GRAPH:
+            continue
+        for inner, node in fields(value):
+            if inner != _GRAPH_NODE:
+                continue
+            node = dict(fields(node))
+            name = _text(node.get(_NODE_OP_TYPE, b''))
+            if _text(node.get(_NODE_DOMAIN, b'')) == DOMAIN and name.startswith(OPERATOR) and name[len(OPERATOR):].isdigit():
+                most = max(most, 1 + int(name[len(OPERATOR):]))
+    return most
 
 
 def metadata(data):

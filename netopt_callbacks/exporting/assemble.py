@@ -2,12 +2,11 @@
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from ..onnx_file import DOMAIN, VERSION
+from ..onnx_file import DOMAIN, MOST_SEGMENTS, OPERATOR, VERSION
 from . import body
 from .cut import ENTRY, EXIT, INPUT, OUTPUT
 
 IR_VERSION, IR_VERSION_OF_FUNCTIONS = 7, 8
-MOST_SEGMENTS = 256         # as many operators as native/onnx/operators.cpp has
 
 
 def assembled(mended, cut, names, inline=False, inner=False):
@@ -82,7 +81,7 @@ def _free(name, taken):
 
 
 def _operator(index):
-    return 'Segment%d' % index
+    return '%s%d' % (OPERATOR, index)
 
 
 def _inner_outputs(graph, count):
