@@ -337,16 +337,15 @@ class _Body(object):
         part = self.add('Sub', [total, product])
         error = self.add('Add', [self.add('Sub', [product, self.add('Sub', [total, part])]), self.add('Sub', [c, part])])
         near = self.cast(total, TensorProto.FLOAT)
-        # As far on the other side of the sum as `near` is on this: a float32 number only if the sum is in the middle. Negated
-        # on the way back to float64, since optimizers take a cast there and back for nothing; infinities give NaN.
-        mirrored = self.add('Add', [self.add('Add', [total, self._negated(near)]), total])
+        # `other` is as far on the other side of the sum as `near` is on this: a float32 number only if the sum is in the middle.
+        # Negated on the way back to float64, since optimizers take a cast there and back for nothing; infinities give NaN.
+        rest = self.add('Add', [total, self._negated(near)])
+        mirrored = self.add('Add', [rest, total])
         other = self.cast(mirrored, TensorProto.FLOAT)
         zero = self.constant(np.float64(0))
         middle = self.add('Equal', [self.add('Add', [mirrored, self._negated(other)]), zero])
-        up = self.add('And', [middle, self.add('Greater', [error, zero])])
-        down = self.add('And', [middle, self.add('Less', [error, zero])])
-        near = self.add('Where', [up, self.add('Max', [near, other]), near])
-        return self.add('Where', [down, self.add('Min', [near, other]), near])
+        beyond = self.add('Greater', [self.add('Mul', [error, rest]), zero])     # the error points to the other side
+        return self.add('Where', [self.add('And', [middle, beyond]), other, near])
 
     def _negated(self, value):
         return self.cast(self.add('Neg', [value]), TensorProto.DOUBLE)
