@@ -20,6 +20,7 @@ _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 _SPARSE_TENSORS = (1, 2)
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_LOCATION = b'location'
 
 
 class NotOnnx(ValueError):
@@ -77,7 +78,11 @@ def fields(data):
     """
     data, at = memoryview(data), 0
     while at < len(data):
-        key, at = _varint(data, at)
+        key = data[at]
+        if key < 128:
+            at += 1
+        else:
+            key, at = _varint(data, at)
         number, kind = key >> 3, key & 7
         if number == 0:
             raise NotOnnx('a field has the number 0')
@@ -121,6 +126,8 @@ def _message(value):
 
 def _check(data, path):
     graphs = 0
+    # A tensor in another file names it under this key. Where no such word is, nothing needs to be searched for it.
+    names_files = _LOCATION in data
     for number, value in fields(data):
         if number == _MODEL_OPSETS:
             opset = dict(fields(_message(value)))
@@ -130,8 +137,9 @@ def _check(data, path):
                                  % (path, opset.get(2, 0), DOMAIN, VERSION))
         elif number == _MODEL_GRAPH:
             graphs += 1
-            _check_graph(_message(value), path, 0)
-        elif number == _MODEL_FUNCTIONS:
+            if names_files:
+                _check_graph(_message(value), path, 0)
+        elif number == _MODEL_FUNCTIONS and names_files:
             _check_nodes(_message(value), _FUNCTION_NODE, path, 0)
     if graphs != 1:
         raise NotOnnx('it holds %d graphs' % graphs)
