@@ -153,7 +153,8 @@ class _Adder(object):
         if self.source is None:
             self.source = inputs[0]
         output = output or self.name()
-        self.graph.node.extend([helper.make_node(op_type, inputs, [output], self.prefix + op_type + output, **attributes)])
+        name = self.prefix + op_type + output
+        self.graph.node.extend([helper.make_node(op_type, inputs, [output], name, **attributes)])
         return output
 
 
@@ -184,7 +185,8 @@ def _name_all(graph, names):
 
 def sort_nodes(graph):
     """Puts nodes behind what they read."""
-    left, known = list(graph.node), {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {''}
+    left, known = list(graph.node), {''}
+    known.update(value.name for value in list(graph.input) + list(graph.initializer))
     ordered = []
     while left:
         ready, rest = [], []
@@ -195,7 +197,8 @@ def sort_nodes(graph):
             else:
                 rest.append(node)
         if not ready:
-            raise RuntimeError('deploy.export: the nodes %s read what is nowhere' % ', '.join(node.name for node in rest[:3]))
+            raise RuntimeError('deploy.export: the nodes %s read what is nowhere'
+                               % ', '.join(node.name for node in rest[:3]))
         ordered += ready
         left = rest
     del graph.node[:]

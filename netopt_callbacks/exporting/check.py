@@ -5,9 +5,8 @@ What is demanded, of the file with the library and of the same in standard opera
 * A segment that reads the same gives the same bits.
 * The rest, given what CNTK's segments give, agrees with CNTK within `TOLERANCE` of a sample's scale, at the
   outputs and wherever a segment reads.
-* The file as it is, at batch 1 and more, agrees so too, and predicts the same; not so in samples in which a segment reads
-  the same within the tolerance and gives something else: there a bit ties, since two engines round the sums of
-  float layers differently.
+* The file as it is, at batch 1 and more, agrees so too, but in samples in which a segment reads the same within the
+  tolerance and gives something else: there a bit ties, since two engines round the sums of float layers differently.
 """
 import numpy as np
 import onnxruntime
