@@ -39,6 +39,8 @@ def checked(path):
         data = file.read()
     try:
         _check(data, path)
+        segments(data)
+        metadata(data)
     except NotOnnx as error:
         raise ValueError('%s is no whole ONNX file (%s); export the network again' % (path, error)) from None
     return data
@@ -50,13 +52,14 @@ def segments(data):
     for number, value in fields(data):
         if number != _MODEL_GRAPH:
             continue
-        for inner, node in fields(value):
+        for inner, node in fields(_message(value)):
             if inner != _GRAPH_NODE:
                 continue
-            node = dict(fields(node))
+            node = dict(fields(_message(node)))
             name = _text(node.get(_NODE_OP_TYPE, b''))
-            if _text(node.get(_NODE_DOMAIN, b'')) == DOMAIN and name.startswith(OPERATOR) and name[len(OPERATOR):].isdigit():
-                most = max(most, 1 + int(name[len(OPERATOR):]))
+            index = name[len(OPERATOR):]
+            if _text(node.get(_NODE_DOMAIN, b'')) == DOMAIN and name.startswith(OPERATOR) and index.isdecimal():
+                most = max(most, 1 + int(index))
     return most
 
 
@@ -65,7 +68,7 @@ def metadata(data):
     found = {}
     for number, value in fields(data):
         if number == _MODEL_METADATA:
-            entry = dict(fields(value))
+            entry = dict(fields(_message(value)))
             found[_text(entry.get(1, b''))] = _text(entry.get(2, b''))
     return found
 

@@ -198,6 +198,9 @@ def test_mutated_bytes_never_trouble_the_reader(model):
         for _ in range(random.randint(1, 8)):
             mutated[random.randint(min(len(data), 400) if seed % 2 else len(data))] = random.randint(256)
         try:
-            onnx_file._check(bytes(mutated[:random.randint(1, len(data) + 1)] if seed % 3 == 0 else mutated), 'file')
+            mutated = bytes(mutated[:random.randint(1, len(data) + 1)] if seed % 3 == 0 else mutated)
+            onnx_file._check(mutated, 'file')
+            onnx_file.segments(mutated)
+            onnx_file.metadata(mutated)
         except ValueError:
             pass
