@@ -100,7 +100,12 @@ def quantized(source, target, x):
         def get_next(self):
             return self.left.pop() if self.left else None
 
-    quantization.quantize_static(source, target, Reader(), quant_format=quantization.QuantFormat.QOperator)
+    here = os.getcwd()
+    os.chdir(os.path.dirname(target))       # where its tools leave a file behind
+    try:
+        quantization.quantize_static(source, target, Reader(), quant_format=quantization.QuantFormat.QOperator)
+    finally:
+        os.chdir(here)
 
 
 def session_input(path):

@@ -20,7 +20,7 @@ def assembled(mended, cut, names, inline=False, inner=False):
         inner (bool): whether what segments read and give are outputs, too, under ENTRY and EXIT.
 
     Raises:
-        NotImplementedError: the network has more segments than there are operators.
+        NotImplementedError: the network has more segments than there are operators, or one that no standard operators give.
     """
     if len(cut.segments) > MOST_SEGMENTS:
         raise NotImplementedError('deploy.export: the network has %d segments, a file holds at most %d'
@@ -34,9 +34,13 @@ def assembled(mended, cut, names, inline=False, inner=False):
         graph.input.remove(value)
     entries = _inner_outputs(graph, len(cut.segments))
     for index, segment in enumerate(cut.segments):
-        add_segment(graph, index, segment, entries[index], inline)
-        if not inline:
-            model.functions.extend([body.function(_operator(index), segment.state)])
+        try:
+            add_segment(graph, index, segment, entries[index], inline)
+            if not inline:
+                model.functions.extend([body.function(_operator(index), segment.state)])
+        except body.Unwritable as error:
+            raise NotImplementedError("deploy.export: segment '%s': %s; export the network as it was before it was lowered"
+                                      % (segment.name, error)) from error
         if inner:
             for name, source in ((ENTRY % index, entries[index]), (EXIT % index, None)):
                 if source is not None and source != name:
