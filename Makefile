@@ -3,7 +3,7 @@
 #   make demo       trains, optimizes and lowers a network on handwritten digits
 #   make test       the tests, without the slow ones
 #   make test-all   all tests
-#   make bench      times the native bit convolution, whole networks, graph edits and what attaching costs
+#   make bench      times the native bit convolution, networks, exported files, graph edits, what attaching costs
 #   make clean      takes away everything that make set up
 
 python := .venv/bin/python
@@ -32,6 +32,7 @@ bench: setup
 	$(python) -m netopt_callbacks bench --networks --rounds 9
 	$(python) -m tests.bench_graph
 	$(python) -m tests.bench_costs
+	$(python) -m tests.bench_deploy
 
 setup:
 	@.ci/setup

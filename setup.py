@@ -38,5 +38,5 @@ class BuildExtensions(build_ext):
 CNTK_EXISTS_HERE = sys.platform == 'linux' and sys.version_info < (3, 7)
 
 ParallelCompile().install()
-setup(ext_modules=[native, onnx] + [mpi_cxx] * CNTK_EXISTS_HERE,
+setup(ext_modules=[native] + [onnx] * (sys.platform == 'linux') + [mpi_cxx] * CNTK_EXISTS_HERE,
       cmdclass={'build_ext': BuildExtensions})

@@ -14,7 +14,6 @@ __all__ = ['ExportError', 'export', 'library', 'session']
 
 LIBRARY = '_onnx'
 OLDEST = (1, 10)        # ONNX Runtime that the library works with
-OLDEST_WITHOUT = (1, 12)        # that runs the file without the library
 
 
 class ExportError(RuntimeError):
@@ -62,13 +61,17 @@ def session(path, threads=1):
         options.intra_op_num_threads = threads
         # What the library, which cannot ask the session, shares its work out to.
         options.add_session_config_entry('netopt.threads', str(threads))
+    segments = onnx_file.segments(data)
+    if 0 < segments <= onnx_file.MOST_SEGMENTS:        # no more than the file needs, since each operator takes time
+        options.add_session_config_entry('netopt.segments', str(segments))
     # Threads that wait for work without a rest take the processor from other sessions.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     try:
         options.register_custom_ops_library(library())
         return runtime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
     except Exception as error:      # ONNX Runtime has classes of its own, with no base but this
-        raise ValueError('%s: ONNX Runtime %s refuses the file: %s' % (path, runtime.__version__, _first(error))) from error
+        raise ValueError('%s: ONNX Runtime %s refuses the file: %s'
+                         % (path, runtime.__version__, _first(error))) from error
 
 
 def export(model, path, data=None):
@@ -99,10 +102,12 @@ def _runtime():
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError("deploy.session needs ONNX Runtime (%s): pip install 'netopt_callbacks[deploy]'" % error) from error
+        raise ImportError("deploy.session needs ONNX Runtime (%s): pip install 'netopt_callbacks[deploy]'"
+                          % error) from error
     version = tuple(int(part) for part in onnxruntime.__version__.split('.')[:2])
     if version < OLDEST:
-        raise ImportError('deploy.session needs ONNX Runtime %d.%d or newer, this is %s' % (OLDEST + (onnxruntime.__version__,)))
+        raise ImportError('deploy.session needs ONNX Runtime %d.%d or newer, this is %s'
+                          % (OLDEST + (onnxruntime.__version__,)))
     return onnxruntime
 
 

@@ -6,6 +6,8 @@ whether the file may be used here: versions, and whether tensors lie in other fi
 import os
 
 DOMAIN = 'netopt'
+MOST_SEGMENTS = 128         # as many operators as native/onnx/operators.cpp has
+OPERATOR = 'Segment'        # that their names begin with; a number follows
 VERSION = 1                 # of the domain's operators
 MOST_DEPTH = 32             # of graphs in graphs
 METADATA = 'netopt.'        # that the keys of our metadata begin with
@@ -14,10 +16,11 @@ METADATA = 'netopt.'        # that the keys of our metadata begin with
 _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _FUNCTION_NODE = 7
-_NODE_ATTRIBUTE = 5
+_NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 _SPARSE_TENSORS = (1, 2)
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_LOCATION = b'location'
 
 
 class NotOnnx(ValueError):
@@ -36,9 +39,28 @@ def checked(path):
         data = file.read()
     try:
         _check(data, path)
+        segments(data)
+        metadata(data)
     except NotOnnx as error:
         raise ValueError('%s is no whole ONNX file (%s); export the network again' % (path, error)) from None
     return data
+
+
+def segments(data):
+    """Returns how many operators of ours a checked file needs: one more than the number of its last segment; 0 for none."""
+    most = 0
+    for number, value in fields(data):
+        if number != _MODEL_GRAPH:
+            continue
+        for inner, node in fields(_message(value)):
+            if inner != _GRAPH_NODE:
+                continue
+            node = dict(fields(_message(node)))
+            name = _text(node.get(_NODE_OP_TYPE, b''))
+            index = name[len(OPERATOR):]
+            if _text(node.get(_NODE_DOMAIN, b'')) == DOMAIN and name.startswith(OPERATOR) and index.isdecimal():
+                most = max(most, 1 + int(index))
+    return most
 
 
 def metadata(data):
@@ -46,7 +68,7 @@ def metadata(data):
     found = {}
     for number, value in fields(data):
         if number == _MODEL_METADATA:
-            entry = dict(fields(value))
+            entry = dict(fields(_message(value)))
             found[_text(entry.get(1, b''))] = _text(entry.get(2, b''))
     return found
 
@@ -59,7 +81,11 @@ def fields(data):
     """
     data, at = memoryview(data), 0
     while at < len(data):
-        key, at = _varint(data, at)
+        key = data[at]
+        if key < 128:
+            at += 1
+        else:
+            key, at = _varint(data, at)
         number, kind = key >> 3, key & 7
         if number == 0:
             raise NotOnnx('a field has the number 0')
@@ -103,6 +129,8 @@ def _message(value):
 
 def _check(data, path):
     graphs = 0
+    # A tensor in another file names it under this key. Where no such word is, nothing needs to be searched for it.
+    names_files = _LOCATION in data
     for number, value in fields(data):
         if number == _MODEL_OPSETS:
             opset = dict(fields(_message(value)))
@@ -112,8 +140,9 @@ def _check(data, path):
                                  % (path, opset.get(2, 0), DOMAIN, VERSION))
         elif number == _MODEL_GRAPH:
             graphs += 1
-            _check_graph(_message(value), path, 0)
-        elif number == _MODEL_FUNCTIONS:
+            if names_files:
+                _check_graph(_message(value), path, 0)
+        elif number == _MODEL_FUNCTIONS and names_files:
             _check_nodes(_message(value), _FUNCTION_NODE, path, 0)
     if graphs != 1:
         raise NotOnnx('it holds %d graphs' % graphs)

@@ -132,11 +132,10 @@ class Result(object):
             What `nc.deploy.export` raises.
         """
         from .exporting.export import export
-        model = self.model if self.lowered is None else self.lowered
-        if model is None:
+        if self.model is None:
             raise RuntimeError('there is no network to export: training has not begun')
         held_out = self._held_out if data is None and self._held_out else data
-        return export(model, path, held_out, self.records, self.records[-1].metric_now if self.records else None)
+        return export(self.model, path, held_out, self.records, self.records[-1].metric_now if self.records else None)
 
     def summary(self):
         """Returns the run as text: a table of the optimizations and one of the layers."""

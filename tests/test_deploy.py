@@ -314,3 +314,18 @@ def test_the_tolerance_is_not_what_makes_the_comparison_pass(tmp_path, monkeypat
     monkeypatch.setattr(check, 'TOLERANCE', 1e-5)
     x, model = small()
     assert deploy.export(binarized(model), str(tmp_path / 'file.onnx')).comparison.largest_error < 1e-5
+
+
+def test_a_segment_without_a_standard_form_is_refused_by_name(tmp_path, monkeypatch):
+    x, model = small()
+    cut = exporting.CutNetwork
+
+    def with_float_convolution(network):
+        made = cut(network)
+        weights = np.ones((1, 3, 1, 1), np.float32)
+        made.segments[0].state = nc.native.Program(
+            [dict(op='float_convolution', input='x', values='y', weights=weights)], {'x': (3, 4, 4)}, ['y']).state()
+        return made
+    monkeypatch.setattr(exporting, 'CutNetwork', with_float_convolution)
+    with pytest.raises(NotImplementedError, match="segment 'second_to_hidden'.*float_convolution.*before it was lowered"):
+        deploy.export(binarized(model), str(tmp_path / 'file.onnx'))

@@ -1,4 +1,7 @@
 """Programs in ONNX Runtime, with the library and in standard operators, against the oracle of programs."""
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -140,3 +143,28 @@ def test_a_state_that_does_not_fit_its_node_is_refused_with_a_sentence():
     flat = session_of(model_of(state, (7,), 4, True), True)
     with pytest.raises(Exception, match='a segment reads float32'):
         flat.run(None, {'x': np.zeros((1, 7), np.float32)})
+
+
+def test_one_session_from_several_threads_and_after_a_fork():
+    ops, inputs, output, x = random_program(2, 'convolution')
+    program = native.Program(ops, inputs, [output])
+    session = session_of(model_of(program.state(), inputs['x'], 4, True), True)
+    batches = [np.concatenate([x] * count) for count in range(1, 9)]
+    expected = [program(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(lambda batch: session.run(None, {'x': batch})[0], batches * 10), expected * 10):
+            assert oracle.same(found, wanted)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if oracle.same(session.run(None, {'x': x})[0], expected[0]) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_sessions_that_come_and_go():
+    ops, inputs, output, x = random_program(2, 'convolution')
+    program = native.Program(ops, inputs, [output])
+    model = model_of(program.state(), inputs['x'], 4, True)
+    for _ in range(30):
+        session = session_of(model, True)
+        assert oracle.same(session.run(None, {'x': x})[0], program(x))
+        del session

@@ -4,6 +4,7 @@ NETOPT_DEPLOY_PYTHONS names interpreters, separated by colons, that have NumPy a
 
     NETOPT_DEPLOY_PYTHONS=/path/3.7/bin/python:/path/3.13/bin/python pytest tests/test_deploy_pythons.py
 """
+import glob
 import json
 import os
 import subprocess
@@ -73,3 +74,26 @@ def test_the_same_predictions_and_bits_without_cntk(python, threads, folder):
     assert said['faults']['library'] == {}
     if not said['onnxruntime'].startswith(('1.10.', '1.11.', '1.14.')):       # docs/deploy.md: these need the library
         assert said['faults']['standard'] == {}
+
+
+@pytest.mark.parametrize('python', PYTHONS)
+def test_a_host_in_cpp(python, folder, tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith('PYTHON')}
+    package = subprocess.check_output([python, '-c', 'import onnxruntime; print(onnxruntime.__path__[0])'], env=clean,
+                                      universal_newlines=True).strip()
+    runtimes = glob.glob(os.path.join(package, 'capi', 'libonnxruntime.so.*'))
+    if not runtimes:
+        pytest.skip('the wheel of %s has no library for C' % python)
+    host = str(tmp_path / 'host')
+    subprocess.check_call(['g++', '-std=c++17', os.path.join(os.path.dirname(HOST), 'deploy_host.cpp'), '-ldl', '-o', host])
+    _, model = small(classes=10)
+    model = binarized(model)
+    path = str(tmp_path / 'file.onnx')
+    deploy.export(model, path)
+    values = (np.arange(2 * 3 * 9 * 8) * 7919 % 256 / 256).astype(np.float32).reshape(2, 3, 9, 8)
+    expected = model.eval({model.arguments[0]: values}).ravel()[:3]
+    for library in ([deploy.library()], []):
+        said = subprocess.check_output([host, runtimes[0], path, 'image', '4', '2', '3', '9', '8'] + library,
+                                       universal_newlines=True).split()
+        print(said)
+        assert np.allclose([float(word) for word in said[1:]], expected, rtol=1e-4, atol=1e-5)

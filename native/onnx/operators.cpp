@@ -1,11 +1,11 @@
-// The operators of domain "netopt": Segment0 to Segment255, each a program (native/program.h) on float32 tensors. That there are
+// The operators of domain "netopt": Segment0 to Segment127, each a program (native/program.h) on float32 tensors. That there are
 // so many is for the sake of runtimes without this library: they take a node for a call of the function of its name in the
 // file, and every segment has a function of its own. To this library all are the same.
 //
 //   input 0   x      float32 [batch, channels, height, width] or [batch, channels], as the program's input
 //   input 1   state  uint8 [bytes], an initializer: the program (native/state.h)
 //   output    y      float32, as the program's output
-#include <array>
+#include <algorithm>
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
@@ -17,7 +17,7 @@
 #include <new>
 #include <string>
 #include <thread>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "implementations.h"
@@ -29,7 +29,7 @@ namespace {
 
 using bitconv::Program;
 
-constexpr int operators = 256;
+constexpr int most_operators = 128;  // each takes a runtime some 40 us when a session is made
 constexpr std::size_t head_bytes = 24;  // of a state, its checksum among them
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument("netopt: " + message); }
@@ -79,15 +79,15 @@ std::string text_of(const std::vector<std::int64_t>& shape) {
 struct Operators {
     struct Operator : OrtCustomOp {
         const Operators* all;
-        char name[16];
+        char name[24];
     };
 
     ort::Api api;
     int threads;
     OrtCustomOpDomain* domain = nullptr;
-    std::array<Operator, operators> each;
+    std::vector<Operator> each;  // never grows: the runtime holds pointers
 
-    Operators(const ort::Api& api_of, int most_threads);
+    Operators(const ort::Api& api_of, int most_threads, int count);
 };
 
 class Kernel {
@@ -190,8 +190,9 @@ struct OwnedKernel {
     Kernel kernel;
 };
 
-Operators::Operators(const ort::Api& api_of, int most_threads) : api(api_of), threads(most_threads) {
-    for (int index = 0; index < operators; ++index) {
+Operators::Operators(const ort::Api& api_of, int most_threads, int count)
+    : api(api_of), threads(most_threads), each(std::size_t(count)) {
+    for (int index = 0; index < count; ++index) {
         Operator& o = each[std::size_t(index)];
         static_cast<OrtCustomOp&>(o) = OrtCustomOp();
         o.all = this;
@@ -230,42 +231,45 @@ Operators::Operators(const ort::Api& api_of, int most_threads) : api(api_of), th
     for (const Operator& o : each) api.check(api.CustomOpDomain_Add()(domain, &o));
 }
 
-int number_in(const char* text, const char* name) {
+int number_in(const char* text, const char* name, int most) {
     char* end;
     const long number = std::strtol(text, &end, 10);
-    if (end == text || *end != 0 || number < 1 || number > 256)
-        refuse(std::string(name) + " is '" + text + "', expected a number of threads from 1 to 256");
+    if (end == text || *end != 0 || number < 1 || number > most)
+        refuse(std::string(name) + " is '" + text + "', expected a number from 1 to " + std::to_string(most));
     return int(number);
+}
+
+// What a session's entry says, 0 where it has none, or the runtime does not tell.
+int entry_of(const ort::Api& api, const OrtSessionOptions* options, const char* key, int most) {
+    if (!api.has_GetSessionConfigEntry()) return 0;
+    int there = 0;
+    api.check(api.HasSessionConfigEntry()(options, key, &there));
+    if (!there) return 0;
+    char text[16] = {};
+    std::size_t size = sizeof text - 1;
+    api.check(api.GetSessionConfigEntry()(options, key, text, &size));
+    return number_in(text, key, most);
 }
 
 // What the session's entry "netopt.threads" says, else NETOPT_THREADS in the environment, else the number of processors.
 int threads_for(const ort::Api& api, const OrtSessionOptions* options) {
-    static const char key[] = "netopt.threads";
-    if (api.has_GetSessionConfigEntry()) {
-        int there = 0;
-        api.check(api.HasSessionConfigEntry()(options, key, &there));
-        char text[16] = {};
-        std::size_t size = sizeof text - 1;
-        if (there) {
-            api.check(api.GetSessionConfigEntry()(options, key, text, &size));
-            return number_in(text, key);
-        }
-    }
+    if (const int threads = entry_of(api, options, "netopt.threads", 256)) return threads;
     const char* text = std::getenv("NETOPT_THREADS");
-    if (text != nullptr && *text != 0) return number_in(text, "NETOPT_THREADS");
+    if (text != nullptr && *text != 0) return number_in(text, "NETOPT_THREADS", 256);
     return std::max(1, int(std::thread::hardware_concurrency()));
 }
 
 // Sessions hold pointers into these as long as they live, which is told to nobody: they are never freed.
 Operators& operators_for(const OrtApiBase* base, const OrtSessionOptions* options) {
     static std::mutex mutex;
-    static std::map<std::pair<const OrtApi*, int>, std::unique_ptr<Operators>>& made =
-        *new std::map<std::pair<const OrtApi*, int>, std::unique_ptr<Operators>>;
+    static std::map<std::tuple<const OrtApi*, int, int>, std::unique_ptr<Operators>>& made =
+        *new std::map<std::tuple<const OrtApi*, int, int>, std::unique_ptr<Operators>>;
     const ort::Api api = ort::checked_api(base);
-    const int threads = threads_for(api, options);
+    const int threads = threads_for(api, options), wanted = entry_of(api, options, "netopt.segments", most_operators);
+    const int count = wanted ? wanted : most_operators;
     const std::lock_guard<std::mutex> lock(mutex);
-    std::unique_ptr<Operators>& found = made[{api.table, threads}];
-    if (found == nullptr) found.reset(new Operators(api, threads));
+    std::unique_ptr<Operators>& found = made[std::make_tuple(api.table, threads, count)];
+    if (found == nullptr) found.reset(new Operators(api, threads, count));
     return *found;
 }
 

@@ -2,12 +2,11 @@
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from ..onnx_file import DOMAIN, VERSION
+from ..onnx_file import DOMAIN, MOST_SEGMENTS, OPERATOR, VERSION
 from . import body
 from .cut import ENTRY, EXIT, INPUT, OUTPUT
 
 IR_VERSION, IR_VERSION_OF_FUNCTIONS = 7, 8
-MOST_SEGMENTS = 256         # as many operators as native/onnx/operators.cpp has
 
 
 def assembled(mended, cut, names, inline=False, inner=False):
@@ -21,7 +20,7 @@ def assembled(mended, cut, names, inline=False, inner=False):
         inner (bool): whether what segments read and give are outputs, too, under ENTRY and EXIT.
 
     Raises:
-        NotImplementedError: the network has more segments than there are operators.
+        NotImplementedError: the network has more segments than there are operators, or one that no standard operators give.
     """
     if len(cut.segments) > MOST_SEGMENTS:
         raise NotImplementedError('deploy.export: the network has %d segments, a file holds at most %d'
@@ -35,9 +34,13 @@ def assembled(mended, cut, names, inline=False, inner=False):
         graph.input.remove(value)
     entries = _inner_outputs(graph, len(cut.segments))
     for index, segment in enumerate(cut.segments):
-        add_segment(graph, index, segment, entries[index], inline)
-        if not inline:
-            model.functions.extend([body.function(_operator(index), segment.state)])
+        try:
+            add_segment(graph, index, segment, entries[index], inline)
+            if not inline:
+                model.functions.extend([body.function(_operator(index), segment.state)])
+        except body.Unwritable as error:
+            raise NotImplementedError("deploy.export: segment '%s': %s; export the network as it was before it was lowered"
+                                      % (segment.name, error)) from error
         if inner:
             for name, source in ((ENTRY % index, entries[index]), (EXIT % index, None)):
                 if source is not None and source != name:
@@ -82,7 +85,7 @@ def _free(name, taken):
 
 
 def _operator(index):
-    return 'Segment%d' % index
+    return '%s%d' % (OPERATOR, index)
 
 
 def _inner_outputs(graph, count):
@@ -154,7 +157,8 @@ class _Adder(object):
         if self.source is None:
             self.source = inputs[0]
         output = output or self.name()
-        self.graph.node.extend([helper.make_node(op_type, inputs, [output], self.prefix + op_type + output, **attributes)])
+        name = self.prefix + op_type + output
+        self.graph.node.extend([helper.make_node(op_type, inputs, [output], name, **attributes)])
         return output
 
 
@@ -185,7 +189,8 @@ def _name_all(graph, names):
 
 def sort_nodes(graph):
     """Puts nodes behind what they read."""
-    left, known = list(graph.node), {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {''}
+    left, known = list(graph.node), {''}
+    known.update(value.name for value in list(graph.input) + list(graph.initializer))
     ordered = []
     while left:
         ready, rest = [], []
@@ -196,7 +201,8 @@ def sort_nodes(graph):
             else:
                 rest.append(node)
         if not ready:
-            raise RuntimeError('deploy.export: the nodes %s read what is nowhere' % ', '.join(node.name for node in rest[:3]))
+            raise RuntimeError('deploy.export: the nodes %s read what is nowhere'
+                               % ', '.join(node.name for node in rest[:3]))
         ordered += ready
         left = rest
     del graph.node[:]

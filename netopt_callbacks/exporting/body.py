@@ -142,7 +142,8 @@ class _Body(object):
         value = self.values[op.reads[0]]
         fields = {key: [int(number) for number in op.fields[key]]
                   for key in ('kernel', 'strides', 'padding', 'dilation', 'groups', 'filters', 'channels')}
-        (groups,), (filters,), (channels,), kernel = (fields[key] for key in ('groups', 'filters', 'channels', 'kernel'))
+        (groups,), (filters,), (channels,) = (fields[key] for key in ('groups', 'filters', 'channels'))
+        kernel = fields['kernel']
         top, bottom, left, right = fields['padding']
         weights = self._weights(op, filters, channels, kernel)
         sides = [side and (side + sum(pads) - dilation * (size - 1) - 1) // stride + 1
@@ -206,7 +207,7 @@ class _Body(object):
         if None in kernel:
             raise Unwritable('it needs a fixed size')
         sides = [1 if size is None and whole else size for size in value.shape[1:]]
-        sides = [None if side is None else (side + pads[2 * axis] + pads[2 * axis + 1] - kernel[axis]) // strides[axis] + 1
+        sides = [side and (side + sum(pads[2 * axis:2 * axis + 2]) - kernel[axis]) // strides[axis] + 1
                  for axis, side in enumerate(sides)]
         return kernel, strides, pads, sides
 
@@ -278,7 +279,8 @@ class _Body(object):
                 other = self.values[others.pop(0)].name
                 value = self.add('Add' if name == 'add_value' else 'Mul', [value, other])
             else:
-                vectors = [op.fields['%d.%s' % (index, letter)] for letter in 'abc' if '%d.%s' % (index, letter) in op.fields]
+                keys = ['%d.%s' % (index, letter) for letter in 'abc']
+                vectors = [op.fields[key] for key in keys if key in op.fields]
                 value = getattr(self, '_step_' + name)(value, *vectors)
         if op.values is not None:
             self.values[op.values] = _Value(value, shape)
@@ -335,18 +337,19 @@ class _Body(object):
         """
         total = self.add('Add', [product, c])
         part = self.add('Sub', [total, product])
-        error = self.add('Add', [self.add('Sub', [product, self.add('Sub', [total, part])]), self.add('Sub', [c, part])])
+        error = self.add('Sub', [product, self.add('Sub', [total, part])])
+        error = self.add('Add', [error, self.add('Sub', [c, part])])
         near = self.cast(total, TensorProto.FLOAT)
-        # As far on the other side of the sum as `near` is on this: a float32 number only if the sum is in the middle. Negated
-        # on the way back to float64, since optimizers take a cast there and back for nothing; infinities give NaN.
-        mirrored = self.add('Add', [self.add('Add', [total, self._negated(near)]), total])
+        # `other` is as far on the other side of the sum as `near` is on this: a float32 number only if the sum is in
+        # the middle. Negated on the way back to float64, since optimizers take a cast there and back for nothing;
+        # infinities give NaN.
+        rest = self.add('Add', [total, self._negated(near)])
+        mirrored = self.add('Add', [rest, total])
         other = self.cast(mirrored, TensorProto.FLOAT)
         zero = self.constant(np.float64(0))
         middle = self.add('Equal', [self.add('Add', [mirrored, self._negated(other)]), zero])
-        up = self.add('And', [middle, self.add('Greater', [error, zero])])
-        down = self.add('And', [middle, self.add('Less', [error, zero])])
-        near = self.add('Where', [up, self.add('Max', [near, other]), near])
-        return self.add('Where', [down, self.add('Min', [near, other]), near])
+        beyond = self.add('Greater', [self.add('Mul', [error, rest]), zero])     # the error points to the other side
+        return self.add('Where', [self.add('And', [middle, beyond]), other, near])
 
     def _negated(self, value):
         return self.cast(self.add('Neg', [value]), TensorProto.DOUBLE)

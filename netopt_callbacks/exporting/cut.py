@@ -51,7 +51,8 @@ class CutNetwork(object):
         outputs = [C.alias(output, OUTPUT % index).output for index, output in enumerate(self.whole.outputs)]
         outputs += [C.alias(segment.entry, ENTRY % index).output for index, segment in enumerate(self.segments)]
         replacements = {argument: _like(argument, INPUT % index) for index, argument in enumerate(self.whole.arguments)}
-        replacements.update((segment.exit, _like(segment.exit, EXIT % index)) for index, segment in enumerate(self.segments))
+        replacements.update((segment.exit, _like(segment.exit, EXIT % index))
+                            for index, segment in enumerate(self.segments))
         self.model = graph.substitute(C.combine(outputs), replacements)
 
 
@@ -59,8 +60,8 @@ def _lowered(model):
     lowered = lower_binary_layers(lower_segments(model).model)
     for function in graph.walk(lowered):
         if function.op_name == 'UserFunction' and not _is_native(function):
-            raise NotImplementedError("deploy.export: '%s' is a UserFunction, whose Python does not leave CNTK; write what it "
-                                      'computes with operations of CNTK' % (function.name or function.uid))
+            raise NotImplementedError("deploy.export: '%s' is a UserFunction, whose Python does not leave CNTK; write what "
+                                      'it computes with operations of CNTK' % (function.name or function.uid))
     return lowered
 
 
@@ -114,12 +115,12 @@ def _threshold(state):
 def _convolution(state, axes, entry, name):
     sizes = [None if size == C.FreeDimension else size for size in entry.shape[-2:]]
     if None in sizes and any(axis.automatic for axis in axes):
-        raise NotImplementedError("deploy.export: '%s' pads automatically an image of free size: the padding would have to go "
-                                  'with the size; give the input a fixed size, or the layer pad=False' % name)
+        raise NotImplementedError("deploy.export: '%s' pads automatically an image of free size: the padding would have to "
+                                  'go with the size; give the input a fixed size, or the layer pad=False' % name)
     padding = [axis.padding(axis.extent if size is None else size) for axis, size in zip(axes, sizes)]
     if min(side for sides in padding for side in sides) < 0:
-        raise NotImplementedError("deploy.export: '%s' leaves out the outermost pixels (automatic padding with a stride beyond "
-                                  'the filter), which the standard cannot say; crop the image before it' % name)
+        raise NotImplementedError("deploy.export: '%s' leaves out the outermost pixels (automatic padding with a stride "
+                                  'beyond the filter), which the standard cannot say; crop the image before it' % name)
     channels = state['channels'] * state['groups']
     ops = [dict(op='pack', input='x', bits='b', threshold=_threshold(state)),
            dict(op='convolution', input='b', values='y', words=np.array(state['words']), channels=int(state['channels']),

@@ -6,12 +6,13 @@ import tempfile
 import numpy as np
 
 from .. import __version__, _cntk
+from ..deploy import ExportError
 from ..engine.held_out import held_out
 from ..lowering.lower import check_applied, random_minibatch
 from ..onnx_file import METADATA
 from . import refuse
 from .assemble import Names, assembled
-from .check import MOST_SAMPLES, ExportError, compare
+from .check import compare
 from .cut import CutNetwork
 from .mend import exported
 from .ready import ready

@@ -1,6 +1,6 @@
 """What CNTK's exporter wrote, as ONNX has to be: any batch, one name for one thing, opset 13.
 
-CNTK 2.7 writes opset 9 for a batch of one. What is done here was found by exporting 179 small networks and comparing them:
+CNTK 2.7 writes opset 9 for a batch of one. What is done here was found by exporting small networks and comparing them:
 
 * the batch axis is fixed to 1, in inputs, outputs and the shapes of Reshape;
 * weights are inputs;
@@ -35,8 +35,8 @@ def exported(network):
     _drop_unused(model)
     for node in model.graph.node:
         if not onnx.defs.has(node.op_type, node.domain):
-            raise NotImplementedError("deploy.export: CNTK writes %s as an operator of a draft of the standard, which the standard "
-                                      'does not have; write what it computes with other operations' % node.op_type)
+            raise NotImplementedError("deploy.export: CNTK writes %s as an operator of a draft of the standard, which the "
+                                      'standard does not have; write what it computes with other operations' % node.op_type)
     try:
         return version_converter.convert_version(model, OPSET)
     except Exception as error:      # it raises whatever its C++ does
@@ -50,7 +50,8 @@ def _written(network):
         try:
             network.save(path, format=C.ModelFormat.ONNX)
         except Exception as error:      # it raises RuntimeError, ValueError and others
-            raise NotImplementedError("deploy.export: CNTK's exporter refuses the network: %s" % _first_line(error)) from error
+            raise NotImplementedError("deploy.export: CNTK's exporter refuses the network: %s"
+                                      % _first_line(error)) from error
         return onnx.load(path)
 
 
@@ -71,8 +72,8 @@ def _one_name_for_one_thing(model):
     for tensor in list(graph.initializer):
         if tensor.name in tensors:
             if tensor.SerializeToString() != tensors[tensor.name]:
-                raise NotImplementedError("deploy.export: CNTK's exporter gave two tensors the name '%s'; give the layers names "
-                                          'that differ' % tensor.name)
+                raise NotImplementedError("deploy.export: CNTK's exporter gave two tensors the name '%s'; give the layers "
+                                          'names that differ' % tensor.name)
             graph.initializer.remove(tensor)
         else:
             tensors[tensor.name] = tensor.SerializeToString()
@@ -96,7 +97,7 @@ def _free_batch(model):
     """Lets the batch be of any size."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    steps = any(value.type.tensor_type.shape.dim and value.type.tensor_type.shape.dim[0].dim_param for value in graph.input)
+    steps = any(dims and dims[0].dim_param for dims in [value.type.tensor_type.shape.dim for value in graph.input])
     axis = 1 if steps else 0
     for value in list(graph.input) + list(graph.output):
         dims = value.type.tensor_type.shape.dim
@@ -132,7 +133,8 @@ def _free_state(node, weights):
 
 def _normalized_by_sample(graph, node, axis):
     """LayerNormalization, x0 / (sqrt(mean(x0^2)) + 1e-5) with x0 = x - mean(x), without the batch in its means."""
-    axes = [number for attribute in node.attribute if attribute.name == 'axes' for number in attribute.ints if number > axis]
+    axes = [number for attribute in node.attribute if attribute.name == 'axes' for number in attribute.ints]
+    axes = [number for number in axes if number > axis]
     x, y = node.input[0], node.output[0]
     names = {key: '%s_%s' % (y, key) for key in ('mean', 'centered', 'square', 'variance', 'deviation', 'sum', 'epsilon')}
     graph.initializer.extend([numpy_helper.from_array(np.float32(LAYER_NORMALIZATION_EPSILON), names['epsilon'])])

@@ -22,7 +22,8 @@ def refuse(model):
     for function in graph.walk(model):
         reason = _reason(function) if function.op_name in _LOSSES or not function.is_block else None
         if reason:
-            raise NotImplementedError("deploy.export: %s '%s' %s" % (function.op_name, function.name or function.uid, reason))
+            raise NotImplementedError("deploy.export: %s '%s' %s"
+                                      % (function.op_name, function.name or function.uid, reason))
 
 
 def refuse_inputs(model):
@@ -34,19 +35,19 @@ def refuse_inputs(model):
     for argument in model.arguments:
         name = argument.name or argument.uid
         if not argument.dynamic_axes:
-            raise NotImplementedError("deploy.export: the input '%s' has no batch axis, and a file runs batches; make it a "
-                                      'Constant, or an input_variable with the default axes' % name)
+            raise NotImplementedError("deploy.export: the input '%s' has no batch axis, and a file runs batches; make it "
+                                      'a Constant, or an input_variable with the default axes' % name)
         if argument.is_sparse:
-            raise NotImplementedError("deploy.export: the input '%s' is sparse, of which ONNX has no form; build the network on a "
-                                      'dense one, one-hot vectors as they are' % name)
+            raise NotImplementedError("deploy.export: the input '%s' is sparse, of which ONNX has no form; build the network "
+                                      'on a dense one, one-hot vectors as they are' % name)
 
 
 def of_one_batch(model):
     """Returns in words the first operation on sequences that CNTK writes for a batch of one; None where there is none."""
     for function in graph.walk(model):
         if function.op_name in _FOR_ONE:
-            return ("%s '%s' (sequence.last, first, broadcast_as, past_value and Fold hold such) is written for a batch of one; end "
-                    'the network where it still gives a sequence, and take the step from what the file gives'
+            return ("%s '%s' (sequence.last, first, broadcast_as, past_value and Fold hold such) is written for a batch of "
+                    'one; end the network where it still gives a sequence, and take the step from what the file gives'
                     % (function.op_name, function.name or function.uid))
     return None
 
@@ -59,8 +60,9 @@ def _reason(function):
     if function.op_name == 'Unpooling':
         return 'is written with the wrong size; no cure is known'
     if function.op_name in _LOSSES:
-        return "is a loss, which is written wrongly; export the network that it judges, as 'network' of Trainer(network, ...)"
-    if function.op_name in ('Times', 'TransposeTimes') and _is_weight(function.inputs[0]) and not _is_weight(function.inputs[1]):
+        return "is a loss, which is written wrongly; export the network that it judges"
+    if function.op_name in ('Times', 'TransposeTimes') \
+            and _is_weight(function.inputs[0]) and not _is_weight(function.inputs[1]):
         return 'has the weights on the left, of which its file is refused; use times(x, W), or times_transpose(x, W)'
     return None
 
@@ -73,8 +75,8 @@ def _of_window(function):
     attributes = function.attributes
     operand = function.inputs[1 if function.op_name == 'Convolution' else 0]
     if len(operand.dynamic_axes) > 1:
-        return ("goes over a sequence, which CNTK's exporter writes as one that ONNX Runtime does not load; feed the steps as a "
-                'batch')
+        return ("goes over a sequence, which CNTK's exporter writes as what ONNX Runtime does not load; feed the steps as "
+                'a batch')
     if attributes.get('includePad'):
         return 'counts padded places (include_pad), which its file does not; use include_pad=False'
     sides = operand.shape
@@ -86,13 +88,13 @@ def _of_window(function):
         if -at > min(len(automatic), len(window)) or not automatic[at]:
             continue
         if side == C.FreeDimension:
-            return ('pads an axis of free size automatically, and the padding in the file would be that of one size; give the '
-                    'input a fixed size, or the layer explicit padding')
+            return ('pads an axis of free size automatically, and the padding in the file would be that of one size; give '
+                    'the input a fixed size, or the layer explicit padding')
         dilation = attributes['dilation'][at] if 'dilation' in attributes else 1
         stride = strides[at] if -at <= len(strides) else strides[0]
         if min(Axis(window[at], stride, dilation, True).padding(side)) < 0:
-            return ('leaves out the outermost places (automatic padding with a stride beyond the window), which the standard '
-                    'cannot say; crop its input, or use explicit padding')
+            return ('leaves out the outermost places (automatic padding with a stride beyond the window), which the '
+                    'standard cannot say; crop its input, or use explicit padding')
     return None
 
 
