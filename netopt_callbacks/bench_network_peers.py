@@ -75,13 +75,13 @@ def int8_model(path, quantized, x):
         def get_next(self):
             return self._left.pop() if self._left else None
 
-    path, quantized, here = os.path.abspath(path), os.path.abspath(quantized), os.getcwd()
-    os.chdir(os.path.dirname(quantized))        # where ONNX Runtime leaves a file of its own behind
+    path, quantized, before = os.path.abspath(path), os.path.abspath(quantized), os.getcwd()
+    os.chdir(os.path.dirname(path))     # it leaves augmented_model.onnx where the process is
     try:
         quantization.quantize_static(path, quantized, Reader(), per_channel=True, weight_type=quantization.QuantType.QInt8,
                                      activation_type=quantization.QuantType.QUInt8)
     finally:
-        os.chdir(here)
+        os.chdir(before)
 
 
 def session(path, threads):

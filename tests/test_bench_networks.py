@@ -110,14 +110,17 @@ def test_a_python_without_peers_says_so(monkeypatch):
     assert answers == [{}]
 
 
-def test_the_peers_compute_the_float_network(tmp_path):
+def test_the_peers_compute_the_float_network(tmp_path, monkeypatch):
     pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
     for network in SMALL:
         x = np.random.RandomState(1).standard_normal((2,) + network.shape).astype(np.float32)
         np.savez(str(tmp_path / 'n.npz'), x=x, expected=by_numpy(network, x), **network.weights)
         found = bench_network_peers.Peers().prepare('n', network.ops, network.shape, str(tmp_path), 1)
         assert found['onnxruntime float'] < 1e-4 and found['onnxruntime int8'] < 0.2
+    assert not list((tmp_path / 'here').iterdir())      # quantizing leaves a file where the process is
 
 
 def made_up(lowered):
