@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import graph
 from .output_parity import OutputParity
-from .parity import FloatParity
+from .parity_result import FloatParity
 
 
 class FloatLayerProbe(object):

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..observers.base import Observer
 from . import speed
-from .gate import compare
+from .parity import compare
 from .segment_pass import lower_segments
 from .replace import lower_binary_layers
 

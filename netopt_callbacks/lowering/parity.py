@@ -1,220 +1,301 @@
-"""What the gate found out about a lowered network: per layer, per segment and end to end; see `gate` for what is admitted."""
+"""The gate between a trained network and its lowered twin: do they compute the same?
+
+What is demanded, and what is admitted:
+
+* A lowered layer or segment that reads the same input computes the same bits: the integers of
+  its convolution are ==, and so is everything computed from them, up to the layer's output. Nothing is admitted.
+* From one end of the network to the other, CNTK evaluates the float layers between twice, in two networks.
+  Where it rounds a sum differently, a value that ties with the threshold of a sign may fall on the
+  other side. Such a bit is admitted if the two values are within `TIE_ULPS` units in the last place of the
+  largest magnitude that the layer reads (a sum's rounding error goes with its largest
+  terms, not with its value). It then explains what follows from it in that sample.
+* Float layers that were taken into segments have CNTK's sums within `tolerance` only (see `float_gate`), so
+  behind these a bit ties within `tolerance` of that magnitude.
+* Samples without such a bit agree, position by position, within `tolerance` of the sample's own scale
+  (`output_parity` has it), and predict the same. NaN and infinities are at the same positions.
+"""
+import cntk as C
+import numpy as np
+
+from .. import graph
+from ..graph import evaluate, flat, opened
+from ..optimizations import binary_block
+from . import binary_segment
+from .float_gate import FloatLayerProbe, Signs
+from .output_parity import OutputParity
+from .parity_result import LayerParity, Parity, SegmentParity
+from .replace import OP_NAMES, native_integers
+from .undilated import undilated
+
+TIE_ULPS = 8
 
 
-class LayerParity(object):
-    """How one lowered layer compares with the trained one.
+def compare(model, lowered, minibatches, tolerance, data='held-out', lowering=None):
+    """Evaluates a trained and a lowered network on the same data.
+
+    Args:
+        model (cntk.Function): trained; its binary layers are blocks `BinaryConvolution` and `BinaryDense`.
+        lowered (cntk.Function): the same outputs, from blocks `BinaryConvolveOp` and `BinaryDenseOp`, and
+            `BinarySegmentOp` for the segments of `lowering`.
+        minibatches: dicts of the model's arguments to data, at least one.
+        tolerance (float): see `Parity`.
+        data (str): what the minibatches are, for the report.
+        lowering (Lowering): what `lower_segments` made of `model`; None where it is not lowered in segments.
+
+    Returns:
+        Parity: not passed where no sample was compared.
+
+    Raises:
+        ValueError: the two networks do not have the same binary layers in the same order.
+    """
+    parity = Parity(tolerance, data)
+    pair = _Pair(model, lowered, lowering, tolerance)
+    parity.layers = [probe.parity for probe in pair.probes]
+    parity.segments = [probe.parity for probe in pair.segments]
+    parity.alone = list(lowering.reasons) if pair.segments else []
+    outputs = [OutputParity() for _ in model.outputs]
+    for minibatch in minibatches:
+        expected, actual, explained = pair.evaluate(minibatch)
+        parity.samples += len(explained)
+        for output, ours, theirs in zip(outputs, actual, expected):
+            theirs, ours = flat(theirs), flat(ours)
+            # Where steps and whole sequences meet, which step belongs where is not kept.
+            clear = ~explained if len(explained) == len(theirs) else np.full(len(theirs), not explained.any())
+            output.add(theirs, ours, clear)
+            parity.values += theirs.size
+    _sum_up(parity, outputs)
+    return parity
+
+
+class _Pair(object):
+    """The two networks, layer by layer and segment by segment.
 
     Attributes:
-        name (str): of the layer.
-        integers (int): accumulators compared, given the same input.
-        different_integers (int): how many of them differ.
-        different_outputs (int): outputs of the layer that differ in any bit, given the same input.
-        ties (int): input bits that differ end to end, and tie.
-        strays (int): input bits that differ end to end for no reason that is admitted.
+        probes (list of _Probe): for each binary layer, in the order of the trained network.
+        segments (list of _SegmentProbe): for each segment.
     """
 
-    FIELDS = ('name', 'integers', 'different_integers', 'different_outputs', 'ties', 'strays')
+    def __init__(self, model, lowered, lowering, tolerance):
+        reference = lowering.reference if lowering else model
+        layers = [binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(reference)]
+        parts = lowering.segments if lowering else []
+        self._trained = _Twin(undilated(reference), binary_block.OP_NAMES)
+        self._lowered = _Twin(lowered, OP_NAMES + (binary_segment.OP_NAME,))
+        self._alone = lowering.alone if lowering else list(range(len(layers)))
+        blocks = self._lowered.blocks
+        self._places = [place for place, block in enumerate(blocks) if block.op_name in OP_NAMES]
+        by_name = {block.name: place for place, block in enumerate(blocks) if block.op_name not in OP_NAMES}
+        _check_pairs([self._trained.blocks[index] for index in self._alone], [blocks[place] for place in self._places],
+                     [part.name for part in parts], by_name)
+        singles = {index: blocks[place] for index, place in zip(self._alone, self._places)}
+        self.probes = [_Probe(layer, block, singles.get(index))
+                       for index, (layer, block) in enumerate(zip(layers, self._trained.blocks))]
+        self._entries = [by_name[part.name] for part in parts]
+        self.segments = [_SegmentProbe(part, blocks[place], [self.probes[index] for index in part.layers_at], tolerance)
+                         for part, place in zip(parts, self._entries)]
+        self._parts = parts
 
-    def __init__(self, name, integers=0, different_integers=0, different_outputs=0, ties=0, strays=0):
-        self.name = name
-        self.integers = integers
-        self.different_integers = different_integers
-        self.different_outputs = different_outputs
-        self.ties = ties
-        self.strays = strays
-
-    @property
-    def passed(self):
-        return not (self.different_integers or self.different_outputs or self.strays)
-
-    def to_dict(self):
-        """Returns the JSON-ready fields."""
-        return {field: getattr(self, field) for field in self.FIELDS}
-
-    def __str__(self):
-        if not self.integers:
-            return "'%s': nothing compared" % self.name
-        said = '%s integers ==' % format(self.integers, ',')
-        if self.different_integers:
-            said = '%s of %s integers differ' % (format(self.different_integers, ','),
-                                                 format(self.integers, ','))
-        for count, what in ((self.different_outputs, 'outputs differ given the same input'),
-                            (self.ties, 'input bits tie'), (self.strays, 'input bits differ and do not tie')):
-            if count:
-                said += ', %s %s' % (format(count, ','), what)
-        return "'%s': %s" % (self.name, said)
+    def evaluate(self, minibatch):
+        """Returns (trained outputs, lowered outputs, samples in which a bit differs and ties); compares all on the way."""
+        expected, actual = self._trained.evaluate(minibatch), self._lowered.evaluate(minibatch)
+        count = len(expected.outputs) - len(self._parts)
+        others = {index: actual.inputs[place] for index, place in zip(self._alone, self._places)}
+        for part, probe, place, entry in zip(self._parts, self.segments, self._entries, expected.outputs[count:]):
+            probe.compare(entry)
+            others.update(zip(part.layers_at, probe.inputs_of(actual.inputs[place])))
+        for index in self._alone:
+            self.probes[index].compare(expected.inputs[index])
+        explained = np.zeros(len(flat(expected.outputs[0])), bool)
+        for index, probe in enumerate(self.probes):
+            explained |= probe.trace(expected.inputs[index], others[index], explained)
+        return expected.outputs[:count], actual.outputs, explained
 
 
-class FloatParity(object):
-    """How a float layer that a segment took in compares with CNTK's, given the same input.
+def _sum_up(parity, outputs):
+    """Fills in what was found out about the outputs, where there was one."""
+    if parity.samples:
+        for field in ('largest_difference', 'largest_output', 'unexplained_difference', 'unexplained_error'):
+            setattr(parity, field, max(getattr(output, field) for output in outputs))
+        for field in ('not_finite', 'different_not_finite', 'predictions', 'different_predictions'):
+            setattr(parity, field, sum(getattr(output, field) for output in outputs))
 
-    Attributes:
-        name (str): of the layer.
-        values (int): sums compared.
-        error (float): largest difference, as a share of the sample's scale (see `OutputParity`).
-        different_not_finite (int): sums that are NaN or infinite in one of the two alone, or otherwise so.
-        tolerance (float): admitted `error`.
+
+class _Twin(object):
+    """One of the two networks, with everything that is compared on its own level."""
+
+    def __init__(self, model, op_names):
+        self._model = opened(model, lambda block: block.is_block and block.op_name in op_names)
+        self.blocks = [function for function in graph.primitives(self._model)
+                       if function.is_block and function.op_name in op_names]
+        self._inputs = [block.block_arguments_mapping[0][1] for block in self.blocks]
+        self.outputs = self.inputs = None
+
+    def evaluate(self, minibatch):
+        """Returns itself, with `outputs` and the layers' `inputs` as `graph.values.evaluate` gives them."""
+        outputs = list(self._model.outputs)
+        values = evaluate(outputs + self._inputs, minibatch)
+        self.outputs, self.inputs = values[:len(outputs)], values[len(outputs):]
+        return self
+
+
+class _Probe(object):
+    """One layer, trained and lowered, as networks of their own that read the same input.
+
+    In a segment a layer has no lowered block, and `_SegmentProbe` knows its integers.
     """
 
-    FIELDS = ('name', 'values', 'error', 'different_not_finite', 'tolerance')
+    def __init__(self, layer, block, lowered_block):
+        self.parity = LayerParity(layer.name or '(unnamed)')
+        self._native_integers = None if lowered_block is None else native_integers(layer)
+        twin = binary_block.BinaryLayer(block)
+        source = C.input_variable(twin.input.shape, np.float32, dynamic_axes=twin.input.dynamic_axes)
+        content = C.combine([twin.content.outputs[0], twin.core.outputs[0], C.alias(twin.operand).output,
+                             C.alias(twin.signed).output])
+        self._trained = _on(content, source)
+        self._lowered = None if lowered_block is None else _on(graph.body(lowered_block), source)
 
-    def __init__(self, name, tolerance):
-        self.name = name
-        self.tolerance = tolerance
-        self.values = self.different_not_finite = 0
-        self.error = 0.0
+    def compare_integers(self, values, found):
+        """Compares the integers of a layer in a segment, which reads `values`, with those found there."""
+        integers = _run(self._trained, values)[1]
+        self.parity.integers += integers.size
+        self.parity.different_integers += int(np.sum(integers != found.reshape(integers.shape)))
 
-    @property
-    def passed(self):
-        return not self.different_not_finite and self.error <= self.tolerance
+    def compare(self, values):
+        """Compares integers and outputs, both networks reading `values`."""
+        output, integers, operand, _ = _run(self._trained, values)
+        found = self._native_integers(operand)
+        lowered_output, = _run(self._lowered, values)
+        self.parity.integers += integers.size
+        self.parity.different_integers += int(np.sum(integers != found))
+        self.parity.different_outputs += _count_different(output, lowered_output)
 
-    def to_dict(self):
-        """Returns the JSON-ready fields."""
-        return {field: getattr(self, field) for field in self.FIELDS}
+    def trace(self, values, lowered_values, explained):
+        """Returns, per sample, whether an input bit differs and ties.
 
-    def __str__(self):
-        said = "float layer '%s', taken in: %s sums within %.3g of CNTK's (tolerance %g)" % (
-            self.name, format(self.values, ','), self.error, self.tolerance)
-        if self.different_not_finite:
-            said += ', %s NaN or infinite in one alone' % format(self.different_not_finite, ',')
-        return said
+        Args:
+            values, lowered_values: what the layer reads in the two networks.
+            explained (array of bool): samples in which a bit upstream differs and ties.
+        """
+        none = np.zeros(len(explained), bool)
+        if isinstance(lowered_values, Signs):
+            return self._trace_signs(flat(values), lowered_values, explained)
+        if np.array_equal(_bits(flat(values)), _bits(flat(lowered_values))):
+            return none
+        one, other = (_run(self._trained, read)[3] for read in (values, lowered_values))
+        values, lowered_values = flat(values), flat(lowered_values)
+        flips = (one > 0) != (other > 0)
+        largest = np.maximum(_finite(values), _finite(lowered_values)).reshape(len(values), -1).max(axis=1)
+        reach = (TIE_ULPS * np.spacing(largest)).reshape((-1,) + (1,) * (one.ndim - 1))
+        with np.errstate(invalid='ignore'):
+            tied = flips & (np.abs(one - other) <= reach)
+        if len(values) != len(explained):
+            # Steps here, whole sequences at the output: which step belongs where is not kept.
+            explained, none = np.full(len(values), explained.any()), np.full(len(explained), tied.any())
+        follows = explained.reshape((-1,) + (1,) * (one.ndim - 1))
+        self.parity.ties += int(np.sum(tied & ~follows))
+        self.parity.strays += int(np.sum(flips & ~tied & ~follows))
+        return none if len(none) != len(tied) else tied.reshape(len(tied), -1).any(axis=1)
 
-
-class SegmentParity(object):
-    """How a segment compares with the trained one, given the same input.
-
-    Attributes:
-        name (str): of its block.
-        layers (list of LayerParity): the binary layers in it, inputs first; also among those of `Parity`.
-        floats (list of FloatParity): the float layers in it.
-        values (int): outputs compared; where there are float layers, computed from CNTK's sums in their place.
-        different_values (int): how many of them differ in any bit.
-    """
-
-    def __init__(self, name, layers, floats=()):
-        self.name = name
-        self.layers = list(layers)
-        self.floats = list(floats)
-        self.values = self.different_values = 0
-
-    @property
-    def passed(self):
-        return not self.different_values and all(layer.passed for layer in self.layers + self.floats)
-
-    @property
-    def first_difference(self):
-        """Where it first differs, as words; None where it does not."""
-        if self.passed:
-            return None
-        layer = next((layer for layer in self.floats + self.layers if not layer.passed), None)
-        return "segment '%s', %s" % (self.name, "behind its last layer '%s'" % self.layers[-1].name if layer is None
-                                     else "layer '%s'" % layer.name)
-
-    def to_dict(self):
-        """Returns the JSON-ready fields."""
-        return {'name': self.name, 'layers': [layer.name for layer in self.layers], 'values': self.values,
-                'different_values': self.different_values, 'floats': [layer.to_dict() for layer in self.floats]}
-
-    def __str__(self):
-        said = '%s outputs ==' % format(self.values, ',')
-        if self.different_values:
-            said = '%s of %s outputs differ given the same input, first in %s' % (
-                format(self.different_values, ','), format(self.values, ','), self.first_difference)
-        return '\n    '.join(["segment '%s' of %d layers: %s" % (self.name, len(self.layers), said)]
-                             + [str(layer) for layer in self.floats])
+    def _trace_signs(self, values, signs, explained):
+        """As `trace`, of a layer of which the lowered network knows the bits alone; a segment has no sequences."""
+        signed = _run(self._trained, values)[3]
+        flips = (signed > 0) != signs.positive.reshape(signed.shape)
+        largest = _finite(values).reshape(len(values), -1).max(axis=1)
+        reach = np.maximum(TIE_ULPS * np.spacing(largest), np.float32(signs.tolerance) * largest)
+        with np.errstate(invalid='ignore'):
+            tied = flips & (np.abs(signed) <= reach.reshape((-1,) + (1,) * (signed.ndim - 1)))
+        follows = explained.reshape((-1,) + (1,) * (signed.ndim - 1))
+        self.parity.ties += int(np.sum(tied & ~follows))
+        self.parity.strays += int(np.sum(flips & ~tied & ~follows))
+        return tied.reshape(len(tied), -1).any(axis=1)
 
 
-class Parity(object):
-    """How a lowered network compares with the trained one; see `gate` for what is admitted.
+class _SegmentProbe(object):
+    """A segment, trained and lowered, as networks of their own that read the same input."""
 
-    Attributes:
-        layers (list of LayerParity): the lowered layers; [] where there was nothing to lower.
-        segments (list of SegmentParity): those that are lowered together.
-        alone (list of (str, str)): of each layer that is in no segment its name and why.
-        samples (int): samples compared end to end (of a sequence output, its steps).
-        data (str): what they are: 'held-out' or 'seeded random input'.
-        largest_difference (float): between finite outputs, over all samples.
-        largest_output (float): largest finite magnitude of a trained output.
-        unexplained_difference (float): as `largest_difference`, over the samples in which no bit ties.
-        unexplained_error (float): as a share of the sample's scale, see `OutputParity`.
-        not_finite (int): trained outputs that are NaN or infinite.
-        different_not_finite (int): how many outputs are so in one network alone, or otherwise so, among
-            the samples in which no bit ties.
-        values (int): outputs compared.
-        predictions (int): argmax compared; 0 where no output is a vector.
-        different_predictions (int): how many differ, among the samples in which no bit ties.
-        tolerance (float): admitted `unexplained_error`.
-        speed (Speed): what a call of either takes; None where it was not asked for, or nothing was lowered.
-    """
+    def __init__(self, part, block, probes, tolerance):
+        self._tolerance = tolerance
+        self._floats = [FloatLayerProbe(part, number, tolerance) for number in range(len(part.program.products))]
+        self.parity = SegmentParity(block.name, [probe.parity for probe in probes], [probe.parity for probe in self._floats])
+        self._probes = probes
+        entry = part.segment.entry.variable
+        source = C.input_variable(entry.shape, np.float32, dynamic_axes=entry.dynamic_axes)
+        wanted = [part.segment.exit.variable] + [layer.input for layer in part.segment.layers] \
+            + [probe.variable for probe in self._floats]
+        self._trained = C.combine([C.alias(variable).output for variable in wanted]).clone(
+            C.CloneMethod.share, {entry: source})
+        self._lowered = _on(graph.body(block), source)
+        if self._floats:
+            self._own, self._bits = part.program.program(), part.program.program_with_bits()
+            self._sums = part.program.program_with_products()
+        else:
+            self._sums = part.program.program_with_sums()
 
-    FIELDS = ('samples', 'data', 'values', 'largest_difference', 'largest_output', 'unexplained_difference',
-              'unexplained_error', 'not_finite', 'different_not_finite', 'predictions',
-              'different_predictions', 'tolerance')
+    def compare(self, values):
+        """Compares the output and every layer's integers, both networks reading `values`."""
+        read = _run(self._trained, values)
+        found, = _run(self._lowered, values)
+        entry = np.ascontiguousarray(flat(values), np.float32)
+        count = 1 + len(self._probes)
+        if self._floats:
+            self.parity.different_values += _count_different(self._own(entry).reshape(found.shape), found)
+            products = [probe.compare(given) for probe, given in zip(self._floats, read[count:])]
+            found, *sums = _as_tuple(self._sums(entry, *products))
+            found = found.reshape(read[0].shape)
+        else:
+            sums = _as_tuple(self._sums(entry))
+        self.parity.values += found.size
+        self.parity.different_values += _count_different(read[0], found)
+        for probe, layer_reads, integers in zip(self._probes, read[1:count], sums):
+            probe.compare_integers(layer_reads, integers)
 
-    def __init__(self, tolerance, data='held-out'):
-        self.layers = []
-        self.segments = []
-        self.alone = []
-        self.samples = 0
-        self.data = data
-        self.values = 0
-        self.largest_difference = 0.0
-        self.largest_output = 0.0
-        self.unexplained_difference = 0.0
-        self.unexplained_error = 0.0
-        self.not_finite = 0
-        self.different_not_finite = 0
-        self.predictions = 0
-        self.different_predictions = 0
-        self.tolerance = tolerance
-        self.speed = None
+    def inputs_of(self, values):
+        """Returns what each layer reads in the trained network where the segment reads `values`.
 
-    @property
-    def same_predictions(self):
-        """Whether all predictions compared are the same."""
-        return self.different_predictions == 0
-
-    @property
-    def first_difference(self):
-        """The first segment or layer that differs given the same input, as words; None where none does."""
-        parts = [segment.first_difference for segment in self.segments]
-        parts += ["layer '%s'" % layer.name for layer in self.layers if not layer.passed]
-        return next((part for part in parts if part), None)
-
-    @property
-    def passed(self):
-        """Whether the lowered network may be handed over; not where no finite output was compared."""
-        return (self.samples > 0 and self.values > self.not_finite
-                and self.same_predictions and not self.different_not_finite
-                and all(part.passed for part in self.layers + self.segments)
-                and self.unexplained_error <= self.tolerance)
-
-    def to_dict(self):
-        """Returns the JSON-ready fields, `layers` as a list of dicts; not `speed`, as two equal runs give equal dicts."""
-        fields = {field: getattr(self, field) for field in self.FIELDS}
-        fields.update(layers=[layer.to_dict() for layer in self.layers], passed=self.passed,
-                      segments=[segment.to_dict() for segment in self.segments], alone=[list(each) for each in self.alone])
-        return fields
-
-    def __str__(self):
-        lines = ['Lowered against trained, %s samples (%s): largest difference %.3g of outputs up to %.3g'
-                 % (format(self.samples, ','), self.data, self.largest_difference, self.largest_output)]
-        if self.predictions:
-            lines[0] += ', predictions %s' % ('the same' if self.same_predictions else
-                                              'differ in %d' % self.different_predictions)
-        if self.not_finite or self.different_not_finite:
-            lines.append('  %s of %s outputs are NaN or infinite: %s' % (
-                format(self.not_finite, ','), format(self.values, ','),
-                '%s differ' % format(self.different_not_finite, ',') if self.different_not_finite else
-                'the same' if self.values > self.not_finite else 'nothing could be compared'))
-        if not self.layers:
-            lines.append('  nothing to lower: the lowered network is the exported one')
-        lines += ['  %s' % part for part in self.segments + self.layers]
-        lines += ["  '%s' is lowered alone: %s" % each for each in self.alone]
-        if not self.passed:
-            lines.append('  REFUSED (tolerance %g)' % self.tolerance)
-        if self.speed is not None:
-            lines.append(str(self.speed))
-        return '\n'.join(lines)
+        With float layers inside that is not what it reads in the lowered one: then the Signs of that.
+        """
+        if self._floats:
+            signs = _as_tuple(self._bits(np.ascontiguousarray(flat(values), np.float32)))
+            return [Signs(each > 0, self._tolerance) for each in signs]
+        return _run(self._trained, values)[1:]
 
 
+def _as_tuple(results):
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _on(function, source):
+    """Returns an unapplied Function of one placeholder, applied to `source`."""
+    return function.clone(C.CloneMethod.share, {function.placeholders[0]: source})
+
+
+def _run(network, values):
+    """Returns the outputs of a network of one argument as arrays [samples, ...]."""
+    return [flat(output) for output in
+            evaluate(list(network.outputs), {network.arguments[0]: values})]
+
+
+def _bits(values):
+    return np.ascontiguousarray(values, np.float32).view(np.uint32)
+
+
+def _finite(values):
+    """Returns the magnitudes, 0 for NaN and infinities."""
+    return np.where(np.isfinite(values), np.abs(values), np.float32(0))
+
+
+def _count_different(expected, found):
+    """Returns how many values differ in a bit."""
+    differ = _bits(expected) != _bits(found)
+    # There are many NaN, and which of them an operation returns is not defined.
+    return int(np.sum(differ & ~(np.isnan(expected) & np.isnan(found))))
+
+
+def _check_pairs(blocks, lowered_blocks, segments, lowered_segments):
+    names = [[block.name for block in each] for each in (blocks, lowered_blocks)]
+    if names[0] != names[1]:
+        raise ValueError('the lowered network should hold the native ops %s, one for each block '
+                         'BinaryConvolution of the trained one, but holds %s' % tuple(names))
+    if sorted(segments) != sorted(lowered_segments):
+        raise ValueError('the lowered network should hold the segments %s, but holds %s'
+                         % (sorted(segments), sorted(lowered_segments)))
