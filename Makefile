@@ -12,6 +12,8 @@ pytest := $(python) -m pytest -n 2 --dist loadfile
 
 unexport PYTHONHOME PYTHONPATH
 export PYTHONIOENCODING := utf-8
+# CPython 3.6 takes the names of files for ASCII where no locale is set; the tests have others.
+export LC_ALL := C.UTF-8
 
 .PHONY: help demo test test-all bench clean setup
 

@@ -22,7 +22,7 @@ def files_that_train():
     """Returns the paths of these files within the package."""
     found = []
     for path in sorted(glob.glob(os.path.join(PACKAGE, '**', 'tests', '*_test*.py'), recursive=True)):
-        with open(path) as file:
+        with open(path, encoding='utf-8') as file:
             text = file.read()
         if any(word in text for word in TRAINS) and os.path.basename(path) not in LEFT_OUT \
                 and not os.path.basename(path).startswith('onnx'):
