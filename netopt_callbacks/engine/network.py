@@ -9,6 +9,7 @@ Every change puts one `State` in the place of another, in one exchange, whole or
     go_back      the network that the trainer was built with, which a plain checkpoint is of
 """
 import contextlib
+import gc
 import tempfile
 import warnings
 
@@ -102,6 +103,12 @@ class Network(object):
         """Takes over what the network of an earlier run knew of the trainer's learners."""
         self.given, self._began_with = before.given, before._began_with
 
+    def _readers(self, whole):
+        """Returns what else reads a network, the same on each of several workers: what waits to be collected is none."""
+        if self.workers.count > 1:
+            gc.collect()
+        return readers.Readers(self.trainer, whole)
+
     def refuse_expected(self, optimizations):
         """Refuses, before training, optimizations that could not be applied, as far as that is known.
 
@@ -156,7 +163,7 @@ class Network(object):
 
     def _open(self, now, label):
         """Takes over a network with random state: its blocks with such state are opened, also where others read it."""
-        found = readers.Readers(self.trainer, now.whole)
+        found = self._readers(now.whole)
         whole, others = _as_one(random_state.open_blocks, now.whole, found.outputs)
         after, others = self._numbered(now._replace(whole=whole), others)
         following = {old.uid: new for old, new in zip(
@@ -176,7 +183,7 @@ class Network(object):
             Change: to be committed.
         """
         before = self._pulled()
-        found = readers.Readers(self.trainer, before.whole)
+        found = self._readers(before.whole)
         outputs = list(before.whole.outputs)
         if self.workers.count > 1:
             self.workers.align_unique_id()      # CNTK aggregates gradients in the order of their uids
@@ -184,7 +191,7 @@ class Network(object):
             optimization.prepare(before.whole, minibatches(before.whole.arguments))
             done, others, touched = _applied(optimization, outputs, found.outputs)
         new = list(done.model.outputs)
-        plan = planned(optimization, index, before.whole, C.combine(new[:len(outputs)]), done.replaced, before.trained)
+        plan = planned(optimization, index, before.whole, own(C.combine(new[:len(outputs)])), done.replaced, before.trained)
         after = before._replace(whole=_same(before.whole, new[:len(outputs)]), trained=plan.trained)
         if after.whole is not before.whole:
             whole, others = _as_one(random_state.open_blocks, after.whole, others)
@@ -447,7 +454,7 @@ class Network(object):
     def _following(self, after, restore):
         """Returns what is done once the trainer has the network of a checkpoint: restore it, and let readers follow."""
         before = self.now
-        found = readers.Readers(self.trainer, before.whole)
+        found = self._readers(before.whole)
         following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
         others, touched, parts = difference.follow(before.whole, after.whole, found.outputs)
         following.update((old.uid, new) for old, new in zip(found.outputs, others))
@@ -531,7 +538,7 @@ def _applied(optimization, outputs, others):
             pass
     done = _transformed(optimization, outputs)
     swap.check_outputs(len(outputs), done.model)
-    others, touched, _ = difference.follow(C.combine(outputs), done.model, others)
+    others, touched, _ = difference.follow(own(C.combine(outputs)), done.model, others)
     return done, others, touched
 
 
