@@ -8,7 +8,6 @@ import warnings
 import cntk as C
 
 from .. import graph
-from ..graph.walk import functions, walk
 from .readers import Readers
 
 _UNKNOWN = C.placeholder().shape
@@ -77,9 +76,9 @@ def _applied_as_in(function, whole):
     if len(function.placeholders) != 1:
         return None
     inlet = function.placeholders[0].uid
-    first = {(part.op_name, leaf.uid) for part in functions(function.outputs)
+    first = {(part.op_name, leaf.uid) for part in graph.functions(function.outputs)
              for leaf in part.inputs if leaf.is_parameter and any(v.uid == inlet for v in part.inputs)}
-    for part in walk(whole):
+    for part in graph.walk(whole):
         if any((part.op_name, leaf.uid) in first for leaf in part.inputs if leaf.is_parameter):
             data = [variable for variable in part.inputs if not (variable.is_parameter or variable.is_constant)]
             if len(data) == 1 and data[0].shape != _UNKNOWN:

@@ -19,8 +19,7 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from .. import count, graph
-from ..optimizations.base import as_transformed
-from . import difference, directors, learners as learner_facts, random_state, readers, remember, saved_graph, state, swap, temporary, windows
+from . import difference, directors, edits, learners as learner_facts, random_state, readers, remember, saved_graph, state, swap, temporary, windows
 from .export import exported
 from .known import known_model
 from .learners import Trained
@@ -118,7 +117,7 @@ class Network(object):
         others = []
         if optimizations and any(other is not self.trainer for other in remember.trainers()):
             others = [(readers.named(now.whole), now.trained)
-                      for now in map(state.current, readers.Readers(self.trainer, self.now.whole).trainers)]
+                      for now in map(state.current, self._readers(self.now.whole).trainers)]
         refuse_expected(optimizations, self.now.whole, self.now.trained, others)
 
     def take_over(self, changes, label):
@@ -164,7 +163,7 @@ class Network(object):
     def _open(self, now, label):
         """Takes over a network with random state: its blocks with such state are opened, also where others read it."""
         found = self._readers(now.whole)
-        whole, others = _as_one(random_state.open_blocks, now.whole, found.outputs)
+        whole, others = edits.as_one(random_state.open_blocks, now.whole, found.outputs)
         after, others = self._numbered(now._replace(whole=whole), others)
         following = {old.uid: new for old, new in zip(
             list(now.whole.outputs) + found.outputs, list(after.whole.outputs) + others)}
@@ -189,21 +188,21 @@ class Network(object):
             self.workers.align_unique_id()      # CNTK aggregates gradients in the order of their uids
         with graph.trained_by(parameter.uid for one in before.trained for parameter in one.parameters):
             optimization.prepare(before.whole, minibatches(before.whole.arguments))
-            done, others, touched = _applied(optimization, outputs, found.outputs)
+            done, others, touched = edits.applied(optimization, outputs, found.outputs)
         new = list(done.model.outputs)
         plan = planned(optimization, index, before.whole, own(C.combine(new[:len(outputs)])), done.replaced, before.trained)
-        after = before._replace(whole=_same(before.whole, new[:len(outputs)]), trained=plan.trained)
+        after = before._replace(whole=edits.same(before.whole, new[:len(outputs)]), trained=plan.trained)
         if after.whole is not before.whole:
-            whole, others = _as_one(random_state.open_blocks, after.whole, others)
+            whole, others = edits.as_one(random_state.open_blocks, after.whole, others)
             after, others = self._numbered(after._replace(whole=whole), others)
         swap.check(before.whole, after, plan.trained, optimization.name)
         self.workers.agree(lambda: state.signature(after.whole), optimization.name)
         following = {old.uid: output for old, output in zip(outputs, after.whole.outputs)}
         following.update((old.uid, output) for old, output in zip(found.outputs, others))
-        retired = _missing(before.whole, after.whole)
+        retired = edits.missing(before.whole, after.whole)
         left = found.left_behind(following, optimization.name, retired, touched)
         others, messages = self._others(found, following, optimization, index, done.replaced)
-        return Change(after, plan.begin_with, _added(before.whole, after.whole), done.layers,
+        return Change(after, plan.begin_with, edits.added(before.whole, after.whole), done.layers,
                       plan.messages + messages + left, found, following, others)
 
     def _others(self, found, following, optimization, index, replaced):
@@ -214,7 +213,7 @@ class Network(object):
             outputs = [following[output.uid] for output in before.whole.outputs]
             after = C.combine(outputs)
             if state.signature(after) == state.signature(before.whole) \
-                    and _leaves(after) == _leaves(before.whole):
+                    and edits.leaves(after) == edits.leaves(before.whole):
                 staying.append(trainer)
                 continue
             plan = planned(optimization, index, before.whole, after, replaced, before.trained)
@@ -431,7 +430,7 @@ class Network(object):
         if not random_state.has_state(after.whole):
             return after._replace(unique_id=self.workers.align_unique_id()), list(others)
         begin = self.workers.align_unique_id(unique_id)
-        whole, others = _as_one(graph.clone_shared, after.whole, others)
+        whole, others = edits.as_one(graph.clone_shared, after.whole, others)
         return after._replace(whole=whole, unique_id=begin), others
 
     def _kept(self, saved):
@@ -458,7 +457,7 @@ class Network(object):
         following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
         others, touched, parts = difference.follow(before.whole, after.whole, found.outputs)
         following.update((old.uid, new) for old, new in zip(found.outputs, others))
-        found.left_behind(following, 'the restore', _missing(before.whole, after.whole), touched)
+        found.left_behind(following, 'the restore', edits.missing(before.whole, after.whole), touched)
         trained = [parameter for one in after.trained for parameter in one.parameters]
         others, _ = self._others(found, following, _Restore(), None, difference.replaced(parts, trained))
 
@@ -514,64 +513,6 @@ class Network(object):
             self.handed.states[after.unique_id] = self.now
 
 
-def _applied(optimization, outputs, others):
-    """Transforms a network together with what else reads its Parameters: one graph, in which a shared layer is one layer.
-
-    Where the optimization cannot change a reader (one whose shapes are not known yet, say), the network is
-    transformed alone, and the same is done to the readers wherever they apply the same layers.
-
-    Args:
-        optimization (nc.Optimization): what to apply.
-        outputs, others (list of cntk.Variable): of the network, and of what else reads it.
-
-    Returns:
-        (Transformed, list of cntk.Variable, list of cntk.Variable): the network; what takes the place of the others;
-        the leaves of the layers that were found anew in them.
-    """
-    if others:
-        try:
-            with graph.seen_first(len(outputs)):
-                done = _transformed(optimization, outputs + others)
-            if len(done.model.outputs) == len(outputs) + len(others):
-                return done, list(done.model.outputs)[len(outputs):], []
-        except Exception:       # an error of the network itself is raised by it alone, too
-            pass
-    done = _transformed(optimization, outputs)
-    swap.check_outputs(len(outputs), done.model)
-    others, touched, _ = difference.follow(own(C.combine(outputs)), done.model, others)
-    return done, others, touched
-
-
-def _transformed(optimization, outputs):
-    with graph.cloned_whole():
-        return as_transformed(optimization.transform(own(C.combine(outputs))), optimization.name)
-
-
-def _missing(before, after):
-    """Returns the Parameters that a network reads no more."""
-    kept = {parameter.uid for parameter in after.parameters}
-    return [parameter for parameter in before.parameters if parameter.uid not in kept]
-
-
-def _as_one(edit, whole, others):
-    """Edits a network and what else reads it as one graph, so that they go on sharing Functions.
-
-    Args:
-        edit (callable): graph -> graph with as many outputs; the same object where there is nothing to do.
-        whole (cntk.Function), others (sequence of cntk.Variable): the network, and outputs beside it.
-
-    Returns:
-        (cntk.Function, list of cntk.Variable): the same, edited.
-    """
-    count = len(whole.outputs)
-    together = C.combine(list(whole.outputs) + list(others))
-    edited = edit(together)
-    if edited is together:
-        return whole, list(others)
-    outputs = list(edited.outputs)
-    return own(C.combine(outputs[:count])), outputs[count:]
-
-
 def _check_given(saved, given, original):
     """Refuses a checkpoint whose learners train other Parameters of the network than those of this script do.
 
@@ -595,20 +536,3 @@ def _stay(trainers, whole, following):
     for trainer in trainers:
         following.update((output.uid, output) for output in state.current(trainer).whole.outputs
                          if output.uid not in mine)
-
-
-def _same(whole, outputs):
-    """Returns `whole` where `outputs` are its own, else their combination."""
-    if [output.uid for output in outputs] == [output.uid for output in whole.outputs]:
-        return whole
-    return own(C.combine(outputs))
-
-
-def _leaves(whole):
-    return {leaf.uid for leaf in list(whole.parameters) + list(whole.constants)}
-
-
-def _added(before, after):
-    """Returns the Parameters and Constants of a graph that are new in it."""
-    known = _leaves(before)
-    return [leaf for leaf in list(after.parameters) + list(after.constants) if leaf.uid not in known]
