@@ -3,6 +3,8 @@
 #   make demo       trains, optimizes and lowers a network on handwritten digits
 #   make test       the tests, without the slow ones
 #   make test-all   all tests
+#   make lint      checks the form of Python and C++, and the types; part of make test
+#   make format    brings Python and C++ into that form
 #   make bench      times the native bit convolution, networks, exported files, graph edits, what attaching costs
 #   make clean      takes away everything that make set up
 
@@ -15,7 +17,9 @@ export PYTHONIOENCODING := utf-8
 # CPython 3.6 takes the names of files for ASCII where no locale is set; the tests have others.
 export LC_ALL := C.UTF-8
 
-.PHONY: help demo test test-all bench clean setup
+cpp = $$(git ls-files | grep -E '\.(cpp|h|inc)$$')
+
+.PHONY: help demo test test-all lint format bench clean setup
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -23,11 +27,20 @@ help:
 demo: setup
 	$(python) examples/digits.py
 
-test: setup
+test: setup lint
 	$(pytest) -m 'not slow'
 
-test-all: setup
+test-all: setup lint
 	$(pytest)
+
+lint: setup
+	$(python) -m black --check --quiet . || { echo 'lint: run make format' >&2; exit 1; }
+	$(python) -m flake8
+	.venv/bin/clang-format --dry-run --Werror $(cpp)
+
+format: setup
+	$(python) -m black --quiet .
+	.venv/bin/clang-format -i $(cpp)
 
 bench: setup
 	$(python) -m netopt_callbacks bench

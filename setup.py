@@ -8,29 +8,65 @@ from setuptools import Extension, setup
 # The same flags for every file: an instruction set is named inside a file, for the functions that
 # are entered only where the machine has it, so that no other function can come to depend on it.
 # No contraction: a fused multiply-add rounds once where the portable code rounds twice.
-native = Pybind11Extension(
-    'netopt_callbacks._native', sorted(glob('native/*.cpp')), cxx_std=17,
-    include_dirs=['native'], depends=sorted(glob('native/*.h') + glob('native/*.inc')),
-    extra_compile_args=['-O3', '-ffp-contract=off', '-pthread'], extra_link_args=['-pthread'])
+FLAGS = ['-std=c++17', '-O3', '-g0', '-ffp-contract=off', '-pthread', '-fvisibility=hidden']
+PYTHON_ONLY = [
+    f'native/{name}.cpp' for name in ('bindings', 'program_bindings', 'measure', 'thread_pool')
+]
+HEADERS = sorted(glob('native/*.h') + glob('native/*.inc'))
 
-# No Python module, and built without ONNX Runtime: it loads the file by its name, see netopt_callbacks/deploy.py. What the
-# file was linked to may not be taken out of a process that has threads in it (nodelete).
-PYTHON_ONLY = ('bindings', 'program_bindings', 'measure', 'thread_pool')
+# What both of the extensions below hold, compiled once.
+kernels = (
+    'netopt_kernels',
+    {
+        'sources': sorted(set(glob('native/*.cpp')) - set(PYTHON_ONLY)),
+        'include_dirs': ['native'],
+        'cflags': FLAGS + ['-fPIC'],
+        'obj_deps': {'': HEADERS},
+    },
+)
+
+native = Pybind11Extension(
+    'netopt_callbacks._native',
+    PYTHON_ONLY,
+    cxx_std=17,
+    include_dirs=['native'],
+    depends=HEADERS,
+    extra_compile_args=FLAGS,
+    extra_link_args=['-pthread'],
+)
+
+# No Python module, and built without ONNX Runtime: it loads the file by its name, see
+# netopt_callbacks/deploy.py. What the file was linked to may not be taken out of a process that has
+# threads in it (nodelete).
 onnx = Extension(
     'netopt_callbacks._onnx',
-    [path for path in sorted(glob('native/*.cpp')) if path[len('native/'):-len('.cpp')] not in PYTHON_ONLY]
-    + sorted(glob('native/onnx/*.cpp')),
-    language='c++', include_dirs=['native', 'native/onnx'],
-    depends=sorted(glob('native/*.h') + glob('native/*.inc') + glob('native/onnx/*.h')) + ['native/onnx/exports.map'],
-    extra_compile_args=['-std=c++17', '-O3', '-ffp-contract=off', '-pthread', '-fvisibility=hidden'],
-    extra_link_args=['-pthread', '-Wl,--version-script=native/onnx/exports.map', '-Wl,-z,nodelete', '-s'])
+    sorted(glob('native/onnx/*.cpp')),
+    language='c++',
+    include_dirs=['native', 'native/onnx'],
+    depends=HEADERS + sorted(glob('native/onnx/*.h')) + ['native/onnx/exports.map'],
+    extra_compile_args=FLAGS,
+    extra_link_args=[
+        '-pthread',
+        '-Wl,--version-script=native/onnx/exports.map',
+        '-Wl,-z,nodelete',
+        '-s',
+    ],
+)
 
 # No Python module: CNTK's libraries load it as libmpi_cxx.so.1, see netopt_callbacks/runtime.py.
-mpi_cxx = Extension('netopt_callbacks._mpi_cxx', ['native/mpi_cxx/shim.cpp'],
-                    language='c++', extra_compile_args=['-std=c++11'])
+mpi_cxx = Extension(
+    'netopt_callbacks._mpi_cxx',
+    ['native/mpi_cxx/shim.cpp'],
+    language='c++',
+    extra_compile_args=['-std=c++11'],
+)
 
 
 class BuildExtensions(build_ext):
+    def run(self):
+        self.run_command('build_clib')  # an editable install asks for the extensions alone
+        super().run()
+
     def get_libraries(self, ext):
         return [] if ext in (mpi_cxx, onnx) else super().get_libraries(ext)
 
@@ -38,5 +74,8 @@ class BuildExtensions(build_ext):
 CNTK_EXISTS_HERE = sys.platform == 'linux' and sys.version_info < (3, 7)
 
 ParallelCompile().install()
-setup(ext_modules=[native] + [onnx] * (sys.platform == 'linux') + [mpi_cxx] * CNTK_EXISTS_HERE,
-      cmdclass={'build_ext': BuildExtensions})
+setup(
+    libraries=[kernels],
+    ext_modules=[native] + [onnx] * (sys.platform == 'linux') + [mpi_cxx] * CNTK_EXISTS_HERE,
+    cmdclass={'build_ext': BuildExtensions},
+)

@@ -22,12 +22,15 @@ constexpr int large = 6, small = 2;  // 12 registers of counts, 2 of weights, 1 
 constexpr int panel_pixels = 12;
 
 inline Vector zero() { return _mm256_setzero_si256(); }
-inline Vector load(const void* from) { return _mm256_loadu_si256(static_cast<const Vector*>(from)); }
+inline Vector load(const void* from) {
+    return _mm256_loadu_si256(static_cast<const Vector*>(from));
+}
 inline void store(void* to, Vector v) { _mm256_storeu_si256(static_cast<Vector*>(to), v); }
 inline Vector broadcast_row(const std::uint8_t* row) {
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
 }
-inline __attribute__((always_inline)) void look_up_and_add(Vector& count, Vector row, Vector indices) {
+inline __attribute__((always_inline)) void look_up_and_add(Vector& count, Vector row,
+                                                           Vector indices) {
     count = _mm256_add_epi8(count, _mm256_shuffle_epi8(row, indices));
     __asm__("" : "+x"(count));  // added here: gcc would add pairs of lookups first
 }
@@ -37,7 +40,8 @@ inline Vector sub16(Vector a, Vector b) { return _mm256_sub_epi16(a, b); }
 inline Vector widen_low(Vector v) { return _mm256_unpacklo_epi8(v, zero()); }
 inline Vector widen_high(Vector v) { return _mm256_unpackhi_epi8(v, zero()); }
 
-// The inverse of the order that unpacking within 128-bit halves leaves: sums come out in filter order.
+// The inverse of the order that unpacking within 128-bit halves leaves: sums come out in filter
+// order.
 const std::uint8_t lane_of[lanes] = {0, 1, 2,  3,  4,  5,  6,  7,  16, 17, 18, 19, 20, 21, 22, 23,
                                      8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31};
 
@@ -55,44 +59,55 @@ constexpr int float_lanes = 8;
 
 inline Floats splat(float v) { return _mm256_set1_ps(v); }
 inline Floats load_whole(const float* from) { return _mm256_loadu_ps(from); }
-inline Floats load_first(const float* from, int count) { return _mm256_maskload_ps(from, first_lanes(count)); }
+inline Floats load_first(const float* from, int count) {
+    return _mm256_maskload_ps(from, first_lanes(count));
+}
 inline void store_first(float* to, Floats v, int count) {
-    if (count >= float_lanes) _mm256_storeu_ps(to, v); else _mm256_maskstore_ps(to, first_lanes(count), v);
+    if (count >= float_lanes) _mm256_storeu_ps(to, v);
+    else _mm256_maskstore_ps(to, first_lanes(count), v);
 }
 inline Floats fused(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats converted(const std::int32_t* sums) { return _mm256_cvtepi32_ps(load(sums)); }
 inline Floats converted(const std::int16_t* sums) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(sums))));
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(sums))));
 }
 inline unsigned within(Floats v, Floats low, Floats high) {
-    return unsigned(_mm256_movemask_ps(_mm256_and_ps(_mm256_cmp_ps(v, low, _CMP_GE_OQ), _mm256_cmp_ps(v, high, _CMP_LE_OQ))));
+    return unsigned(_mm256_movemask_ps(
+        _mm256_and_ps(_mm256_cmp_ps(v, low, _CMP_GE_OQ), _mm256_cmp_ps(v, high, _CMP_LE_OQ))));
 }
 inline unsigned above_zero(const std::int16_t* sums) {
     const __m256i above = _mm256_cmpgt_epi16(load(sums), zero());
-    return unsigned(_mm_movemask_epi8(_mm_packs_epi16(_mm256_castsi256_si128(above), _mm256_extracti128_si256(above, 1))));
+    return unsigned(_mm_movemask_epi8(
+        _mm_packs_epi16(_mm256_castsi256_si128(above), _mm256_extracti128_si256(above, 1))));
 }
 inline unsigned above_zero(const std::int32_t* sums) {
     const auto eight = [](const std::int32_t* from) {
-        return unsigned(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(load(from), zero()))));
+        return unsigned(
+            _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(load(from), zero()))));
     };
     return eight(sums) | eight(sums + 8) << 8;
 }
 
 #include "ending.inc"
 
-// Eight pixels of up to 16 channels. The comparison's -1 is subtracted as a 1; doubling moves it up, channel by channel
-// from the last to the first, and a shift by five steps over the empty half of a byte.
+// Eight pixels of up to 16 channels. The comparison's -1 is subtracted as a 1; doubling moves it
+// up, channel by channel from the last to the first, and a shift by five steps over the empty half
+// of a byte.
 template <bool Whole, bool Ranges>
-inline __attribute__((always_inline)) __m256i pack8(const PackArguments& a, const float* x, int channels, __m256i mask) {
+inline __attribute__((always_inline)) __m256i pack8(const PackArguments& a, const float* x,
+                                                    int channels, __m256i mask) {
     __m256i word = zero();
 #pragma GCC unroll 16
     for (int c = channels - 1; c >= 0; --c) {
         const float* from = x + c * a.channel_stride;
         const __m256 values = Whole ? _mm256_loadu_ps(from) : _mm256_maskload_ps(from, mask);
         const __m256 bound = _mm256_broadcast_ss(a.thresholds + c);
-        const __m256 above = !Ranges ? _mm256_cmp_ps(values, bound, _CMP_GT_OQ)
-                                     : _mm256_and_ps(_mm256_cmp_ps(values, bound, _CMP_GE_OQ),
-                                                     _mm256_cmp_ps(values, _mm256_broadcast_ss(a.highs + c), _CMP_LE_OQ));
+        const __m256 above =
+            !Ranges ? _mm256_cmp_ps(values, bound, _CMP_GT_OQ)
+                    : _mm256_and_ps(
+                          _mm256_cmp_ps(values, bound, _CMP_GE_OQ),
+                          _mm256_cmp_ps(values, _mm256_broadcast_ss(a.highs + c), _CMP_LE_OQ));
         word = c % 4 == 3 ? _mm256_slli_epi32(word, 5) : _mm256_add_epi32(word, word);
         word = _mm256_sub_epi32(word, _mm256_castps_si256(above));
     }
@@ -108,7 +123,9 @@ void pack_all(const PackArguments& a) {
                                               : pack8<true, Ranges>(a, a.x + p, a.channels, zero());
         store(a.plane + p, word);
     }
-    if (p < a.pixels) store(a.plane + p, pack8<false, Ranges>(a, a.x + p, a.channels, first_lanes(int(a.pixels - p))));
+    if (p < a.pixels)
+        store(a.plane + p,
+              pack8<false, Ranges>(a, a.x + p, a.channels, first_lanes(int(a.pixels - p))));
 }
 
 void pack(const PackArguments& a) { a.highs ? pack_all<true>(a) : pack_all<false>(a); }
@@ -116,7 +133,8 @@ void pack(const PackArguments& a) { a.highs ? pack_all<true>(a) : pack_all<false
 // All ones in the lanes of eight pixels that lie inside.
 inline __m256i lanes_inside(const Window& window, int first) {
     const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(window.inside >> first), bits), bits);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(window.inside >> first), bits),
+                              bits);
 }
 
 inline __m256i scattered_words(const std::uint8_t* plane, const std::int32_t* offsets) {
@@ -135,7 +153,8 @@ void gather(const GatherArguments& a) {
         for (int q = 0; q < a.planes; ++q, row += panel_row_bytes, plane += a.plane_bytes) {
             if (window.scattered) {
                 store(row, _mm256_and_si256(scattered_words(plane, a.offsets + window.start), low));
-                store(row + 32, _mm256_and_si256(scattered_words(plane, a.offsets + window.start + 8), high));
+                store(row + 32,
+                      _mm256_and_si256(scattered_words(plane, a.offsets + window.start + 8), high));
             } else {
                 const int* words = reinterpret_cast<const int*>(plane + window.start);
                 store(row, _mm256_maskload_epi32(words, low));
@@ -147,24 +166,30 @@ void gather(const GatherArguments& a) {
 
 // Eight pixels of one filter; the last ones of a run are stored through a mask.
 template <bool Whole>
-inline __attribute__((always_inline)) void write8(float* y, int pixels, __m128i sums, __m256 scale, __m256 bias) {
+inline __attribute__((always_inline)) void write8(float* y, int pixels, __m128i sums, __m256 scale,
+                                                  __m256 bias) {
     if (!Whole && pixels <= 0) return;
     __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(sums)), scale);
     BITCONV_KEEP_ROUNDED(product);
     const __m256 value = _mm256_add_ps(product, bias);
-    if (Whole) _mm256_storeu_ps(y, value); else _mm256_maskstore_ps(y, first_lanes(pixels), value);
+    if (Whole) _mm256_storeu_ps(y, value);
+    else _mm256_maskstore_ps(y, first_lanes(pixels), value);
 }
 
-// Up to sixteen pixels by eight filters. Everything by value: a store to y could alias what a reference leads to.
+// Up to sixteen pixels by eight filters. Everything by value: a store to y could alias what a
+// reference leads to.
 template <bool Whole>
-inline __attribute__((always_inline)) void write16x8(const std::int16_t* sums, int pixels, int filters, float* y, std::size_t filter_stride,
-                                                     const float* scales, const float* biases) {
+inline __attribute__((always_inline)) void write16x8(const std::int16_t* sums, int pixels,
+                                                     int filters, float* y,
+                                                     std::size_t filter_stride, const float* scales,
+                                                     const float* biases) {
     __m256i rows[8];
     load_turned(rows, sums, sum_stride);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
         if (!Whole && i >= filters) break;
-        const __m256 scale = _mm256_broadcast_ss(scales + i), bias = _mm256_broadcast_ss(biases + i);
+        const __m256 scale = _mm256_broadcast_ss(scales + i),
+                     bias = _mm256_broadcast_ss(biases + i);
         write8<Whole>(y, pixels, _mm256_castsi256_si128(rows[i]), scale, bias);
         write8<Whole>(y + 8, pixels - 8, _mm256_extracti128_si256(rows[i], 1), scale, bias);
         y += filter_stride;
@@ -175,13 +200,15 @@ void epilogue16(const EpilogueArguments& arguments) {
     const EpilogueArguments a = arguments;
     for (int p = 0; p < a.pixels; p += 16) {
         for (int f = 0; f < a.filters; f += 8) {
-            const std::int16_t* sums = static_cast<const std::int16_t*>(a.sums) + p * sum_stride + f;
+            const std::int16_t* sums =
+                static_cast<const std::int16_t*>(a.sums) + p * sum_stride + f;
             float* y = a.y + f * a.filter_stride + p;
             const int pixels = a.pixels - p, filters = a.filters - f;
             if (pixels >= 16 && filters >= 8)
                 write16x8<true>(sums, pixels, filters, y, a.filter_stride, a.scale + f, a.bias + f);
             else
-                write16x8<false>(sums, pixels, filters, y, a.filter_stride, a.scale + f, a.bias + f);
+                write16x8<false>(sums, pixels, filters, y, a.filter_stride, a.scale + f,
+                                 a.bias + f);
         }
     }
 }
@@ -192,10 +219,21 @@ void epilogue16(const EpilogueArguments& arguments) {
 }  // namespace
 
 const Implementation avx2 = {
-    "avx2", supported, Encoding::nibbles, lanes, panel_pixels,
-    lane_of, nullptr, pack, gather, map, multiply_floats,
-    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr},
-    nibble_peak, nibble_ports,
+    "avx2",
+    supported,
+    Encoding::nibbles,
+    lanes,
+    panel_pixels,
+    lane_of,
+    nullptr,
+    pack,
+    gather,
+    map,
+    multiply_floats,
+    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>,
+     nullptr},
+    nibble_peak,
+    nibble_ports,
 };
 
 }  // namespace bitconv

@@ -27,7 +27,8 @@ inline void store(void* to, Vector v) { _mm512_storeu_si512(to, v); }
 inline Vector broadcast_row(const std::uint8_t* row) {
     return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
 }
-inline __attribute__((always_inline)) void look_up_and_add(Vector& count, Vector row, Vector indices) {
+inline __attribute__((always_inline)) void look_up_and_add(Vector& count, Vector row,
+                                                           Vector indices) {
     count = _mm512_add_epi8(count, _mm512_shuffle_epi8(row, indices));
     __asm__("" : "+v"(count));  // added here: gcc would collect the lookups first, and spill
 }
@@ -36,24 +37,39 @@ inline Vector sub16(Vector a, Vector b) { return _mm512_sub_epi16(a, b); }
 inline Vector widen_low(Vector v) { return _mm512_unpacklo_epi8(v, zero()); }
 inline Vector widen_high(Vector v) { return _mm512_unpackhi_epi8(v, zero()); }
 
-// The inverse of the order that unpacking within 128-bit quarters leaves: sums come out in filter order.
+// The inverse of the order that unpacking within 128-bit quarters leaves: sums come out in filter
+// order.
 const std::uint8_t lane_of[lanes] = {
-    0, 1, 2,  3,  4,  5,  6,  7,  16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 34, 35, 36, 37, 38, 39, 48, 49, 50, 51, 52, 53, 54, 55,
-    8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31, 40, 41, 42, 43, 44, 45, 46, 47, 56, 57, 58, 59, 60, 61, 62, 63};
+    0,  1,  2,  3,  4,  5,  6,  7,  16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 34, 35, 36, 37,
+    38, 39, 48, 49, 50, 51, 52, 53, 54, 55, 8,  9,  10, 11, 12, 13, 14, 15, 24, 25, 26, 27,
+    28, 29, 30, 31, 40, 41, 42, 43, 44, 45, 46, 47, 56, 57, 58, 59, 60, 61, 62, 63};
 
 #include "transpose_avx2.inc"
 #include "avx512.inc"
 #include "nibble_kernel.inc"
 
-bool supported() { return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::avx512dq, cpu::avx512vl}); }
+bool supported() {
+    return cpu_has({cpu::avx2, cpu::avx512f, cpu::avx512bw, cpu::avx512dq, cpu::avx512vl});
+}
 
 }  // namespace
 
 const Implementation avx512bw = {
-    "avx512bw", supported, encoding, lanes, panel_pixels,
-    lane_of, nullptr, pack, gather, map, multiply_floats,
-    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>, nullptr},
-    nibble_peak, nibble_ports,
+    "avx512bw",
+    supported,
+    encoding,
+    lanes,
+    panel_pixels,
+    lane_of,
+    nullptr,
+    pack,
+    gather,
+    map,
+    multiply_floats,
+    {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>,
+     nullptr},
+    nibble_peak,
+    nibble_ports,
 };
 
 }  // namespace bitconv

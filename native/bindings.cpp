@@ -1,4 +1,5 @@
-// netopt_callbacks._native: checks arrays, releases the GIL, calls. native.py is the face for users.
+// netopt_callbacks._native: checks arrays, releases the GIL, calls. native.py is the face for
+// users.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -25,24 +26,28 @@ namespace {
 
 using Pair = std::array<int, 2>;
 
-// Contiguous and of exactly this type; anything else is the caller's mistake, never converted silently.
+// Contiguous and of exactly this type; anything else is the caller's mistake, never converted
+// silently.
 template <typename T>
 const T* checked(const py::array& array, std::size_t rank, const char* name) {
     if (!py::isinstance<py::array_t<T>>(array) || !(array.flags() & py::array::c_style))
-        throw py::type_error(std::string(name) + " must be a C-contiguous array of the native element type");
+        throw py::type_error(std::string(name) +
+                             " must be a C-contiguous array of the native element type");
     if (std::size_t(array.ndim()) != rank)
-        throw py::value_error(std::string(name) + " has rank " + std::to_string(array.ndim()) + ", expected " +
-                              std::to_string(rank));
+        throw py::value_error(std::string(name) + " has rank " + std::to_string(array.ndim()) +
+                              ", expected " + std::to_string(rank));
     return static_cast<const T*>(array.data());
 }
 
 int checked_int(py::ssize_t value, const char* name) {
     if (value < 0 || value > std::numeric_limits<std::int32_t>::max())
-        throw py::value_error(std::string(name) + " is " + std::to_string(value) + ", beyond int32");
+        throw py::value_error(std::string(name) + " is " + std::to_string(value) +
+                              ", beyond int32");
     return int(value);
 }
 
-std::vector<float> floats(const py::object& values, std::size_t count, float absent, const char* name) {
+std::vector<float> floats(const py::object& values, std::size_t count, float absent,
+                          const char* name) {
     if (values.is_none()) return std::vector<float>(count, absent);
     const py::array array = py::cast<py::array>(values);
     const float* data = checked<float>(array, 1, name);
@@ -52,20 +57,24 @@ std::vector<float> floats(const py::object& values, std::size_t count, float abs
 py::array_t<std::uint64_t> packed_weights(const py::array& weights) {
     const float* data = checked<float>(weights, 4, "weights");
     const int channels = checked_int(weights.shape(1), "channels");
-    const int kernel_h = checked_int(weights.shape(2), "kernel height"), kernel_w = checked_int(weights.shape(3), "kernel width");
+    const int kernel_h = checked_int(weights.shape(2), "kernel height"),
+              kernel_w = checked_int(weights.shape(3), "kernel width");
     const int taps = checked_int(py::ssize_t(kernel_h) * kernel_w, "kernel height * kernel width");
     const std::vector<std::uint64_t> words = pack_weights(data, weights.shape(0), channels, taps);
-    py::array_t<std::uint64_t> result({weights.shape(0), weights.shape(2), weights.shape(3), py::ssize_t((channels + 63) / 64)});
+    py::array_t<std::uint64_t> result(
+        {weights.shape(0), weights.shape(2), weights.shape(3), py::ssize_t((channels + 63) / 64)});
     std::copy(words.begin(), words.end(), result.mutable_data());
     return result;
 }
 
 std::unique_ptr<Convolution> make(const py::array& words, int channels, int groups, Pair strides,
-                                  std::array<Pair, 2> padding, Pair dilation, const py::object& scale,
-                                  const py::object& bias, const py::object& threshold, const std::string& implementation) {
+                                  std::array<Pair, 2> padding, Pair dilation,
+                                  const py::object& scale, const py::object& bias,
+                                  const py::object& threshold, const std::string& implementation) {
     const std::uint64_t* data = checked<std::uint64_t>(words, 4, "words");
     const int filters = checked_int(words.shape(0), "filters");
-    if (groups <= 0 || filters % groups != 0) throw py::value_error("filters must be divisible by groups");
+    if (groups <= 0 || filters % groups != 0)
+        throw py::value_error("filters must be divisible by groups");
     Layer layer;
     layer.shape.groups = groups;
     layer.shape.filters = filters / groups;
@@ -89,9 +98,10 @@ void run(const Convolution& convolution, const py::array& x, py::array& y) {
     if (!y.writeable()) throw py::value_error("out is read-only");
     const Shape& shape = convolution.layer().shape;
     const OutputSize size = output_size(shape, x.shape(2), x.shape(3));
-    if (x.shape(1) != shape.total_channels()) throw py::value_error("x has the wrong number of channels");
-    if (y.shape(0) != x.shape(0) || y.shape(1) != shape.total_filters() || y.shape(2) != size.height ||
-        y.shape(3) != size.width)
+    if (x.shape(1) != shape.total_channels())
+        throw py::value_error("x has the wrong number of channels");
+    if (y.shape(0) != x.shape(0) || y.shape(1) != shape.total_filters() ||
+        y.shape(2) != size.height || y.shape(3) != size.width)
         throw py::value_error("out has the wrong shape");
     checked_int(x.shape(0), "the batch");
     float* to = static_cast<float*>(y.mutable_data());
@@ -135,9 +145,9 @@ double stream_of(const py::array& x, py::array& y) {
 PYBIND11_MODULE(_native, module) {
     module.doc() = "Bit convolution in C++; use netopt_callbacks.native.";
     py::class_<Convolution>(module, "Convolution")
-        .def(py::init(&make), py::arg("words"), py::arg("channels"), py::arg("groups"), py::arg("strides"),
-             py::arg("padding"), py::arg("dilation"), py::arg("scale"), py::arg("bias"), py::arg("threshold"),
-             py::arg("implementation"))
+        .def(py::init(&make), py::arg("words"), py::arg("channels"), py::arg("groups"),
+             py::arg("strides"), py::arg("padding"), py::arg("dilation"), py::arg("scale"),
+             py::arg("bias"), py::arg("threshold"), py::arg("implementation"))
         .def("output_size", &output_shape, py::arg("height"), py::arg("width"))
         .def("run", &run, py::arg("x"), py::arg("out"));
     module.def("pack_weights", &packed_weights, py::arg("weights"));

@@ -7,12 +7,13 @@
 namespace bitconv {
 
 struct Blocks {
-    int planes;               // per group
-    int rows;                 // taps * planes, filled up to whole steps
-    int per_group;            // blocks per group
+    int planes;     // per group
+    int rows;       // taps * planes, filled up to whole steps
+    int per_group;  // blocks per group
     std::size_t block_bytes;
-    Buffer<std::uint8_t> bytes;          // [group][block][row][vector row]
-    std::vector<std::int32_t> tap_bits;  // [group][tap][per_group * lanes]: popcount of the filter's tap
+    Buffer<std::uint8_t> bytes;  // [group][block][row][vector row]
+    std::vector<std::int32_t>
+        tap_bits;  // [group][tap][per_group * lanes]: popcount of the filter's tap
 
     Blocks(const Layer& layer, const Implementation& implementation);
 

@@ -19,9 +19,11 @@ public:
     const Layer& layer() const { return layer_; }
     const Implementation& implementation() const { return implementation_; }
 
-    // y[n, f] = float(dot) * scale[f] + bias[f]; x [images, channels, height, width] and y contiguous float32.
-    // Throws std::invalid_argument for sizes that do not fit and std::bad_alloc, before anything is written.
-    void run(const float* x, std::int64_t images, std::int64_t height, std::int64_t width, float* y) const;
+    // y[n, f] = float(dot) * scale[f] + bias[f]; x [images, channels, height, width] and y
+    // contiguous float32. Throws std::invalid_argument for sizes that do not fit and
+    // std::bad_alloc, before anything is written.
+    void run(const float* x, std::int64_t images, std::int64_t height, std::int64_t width,
+             float* y) const;
 
 private:
     std::shared_ptr<const Sized> sized(std::int64_t height, std::int64_t width) const;

@@ -12,7 +12,8 @@ namespace bitconv {
 namespace {
 
 #ifdef BITCONV_X86
-// Leaf 7, ecx of leaf 1, and XCR0; all 0 where there is no AVX or the operating system does not save its registers.
+// Leaf 7, ecx of leaf 1, and XCR0; all 0 where there is no AVX or the operating system does not
+// save its registers.
 struct Answers {
     std::uint32_t words[4];
     std::uint64_t states;

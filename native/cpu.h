@@ -5,8 +5,8 @@
 
 namespace bitconv {
 
-// A bit of CPUID leaf 7, or of leaf 1 for `base`, and the register state (bits of XCR0) that the operating system has to save
-// for its instructions.
+// A bit of CPUID leaf 7, or of leaf 1 for `base`, and the register state (bits of XCR0) that the
+// operating system has to save for its instructions.
 struct CpuFeature {
     enum Word { ebx, ecx, edx, base } word;
     int bit;
@@ -14,7 +14,8 @@ struct CpuFeature {
 };
 
 constexpr std::uint64_t ymm_state = 0x06;  // SSE and AVX registers
-constexpr std::uint64_t zmm_state = 0xe6;  // and the mask registers and both halves of the ZMM registers
+constexpr std::uint64_t zmm_state =
+    0xe6;  // and the mask registers and both halves of the ZMM registers
 
 namespace cpu {
 constexpr CpuFeature avx2 = {CpuFeature::ebx, 5, ymm_state};

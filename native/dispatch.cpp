@@ -7,7 +7,8 @@ namespace bitconv {
 
 const std::vector<const Implementation*>& implementations() {
 #define BITCONV_ADDRESS(name) &name,
-    static const std::vector<const Implementation*> list = {BITCONV_IMPLEMENTATIONS(BITCONV_ADDRESS)};
+    static const std::vector<const Implementation*> list = {
+        BITCONV_IMPLEMENTATIONS(BITCONV_ADDRESS)};
 #undef BITCONV_ADDRESS
     return list;
 }
@@ -17,7 +18,8 @@ const Implementation& implementation_named(const std::string& name) {
     for (const Implementation* candidate : implementations()) {
         if (name == candidate->name) {
             if (candidate->supported()) return *candidate;
-            throw std::runtime_error("this machine cannot run the native implementation '" + name + "'");
+            throw std::runtime_error("this machine cannot run the native implementation '" + name +
+                                     "'");
         }
         known += (known.empty() ? "'" : ", '") + std::string(candidate->name) + "'";
     }

@@ -7,9 +7,10 @@
 namespace bitconv {
 namespace {
 
-constexpr int pack_pixels = 1024;         // input pixels of one packing item, a multiple of 16
-constexpr std::size_t run_bytes = 24576;  // panels of one run: with a block of weights in the first-level cache
-constexpr int items_per_worker = 4;       // for threads that do not run equally fast
+constexpr int pack_pixels = 1024;  // input pixels of one packing item, a multiple of 16
+constexpr std::size_t run_bytes =
+    24576;  // panels of one run: with a block of weights in the first-level cache
+constexpr int items_per_worker = 4;  // for threads that do not run equally fast
 
 int parts(std::int64_t whole, int part) { return int((whole + part - 1) / part); }
 
@@ -22,10 +23,15 @@ thread_local Scratch kept;
 
 }  // namespace
 
-Driver::Driver(const Layer& layer, const Blocks& blocks, const Sized& sized, const Implementation& implementation)
-    : layer_(layer), blocks_(blocks), sized_(sized), implementation_(implementation),
+Driver::Driver(const Layer& layer, const Blocks& blocks, const Sized& sized,
+               const Implementation& implementation)
+    : layer_(layer),
+      blocks_(blocks),
+      sized_(sized),
+      implementation_(implementation),
       panel_bytes_(blocks.rows * panel_row_bytes),
-      panels_per_run_(int(std::min<std::size_t>(run_panels, std::max<std::size_t>(2, run_bytes / panel_bytes_)))) {}
+      panels_per_run_(int(
+          std::min<std::size_t>(run_panels, std::max<std::size_t>(2, run_bytes / panel_bytes_)))) {}
 
 void Driver::run(const float* x, std::int64_t images, float* y) const {
     Parallel parallel;
@@ -41,15 +47,18 @@ void Driver::run(const float* x, std::int64_t images, float* y) const {
     if (!whole_images) kept.packed.reserve(sized_.image_bytes);
     std::uint8_t* shared = kept.packed.get();
     const std::size_t inputs = std::size_t(layer_.shape.total_channels()) * sized_.plan.pixels;
-    const std::size_t outputs = std::size_t(layer_.shape.total_filters()) * sized_.plan.output_pixels;
+    const std::size_t outputs =
+        std::size_t(layer_.shape.total_filters()) * sized_.plan.output_pixels;
 
     const DefaultFloatMode mode;
     if (whole_images) {
         const Share alone = share(1);
         parallel.run(int(images), [&](int index, int worker) {
-            const Image mine = {x + index * inputs, y + index * outputs, scratch[worker].packed.get()};
+            const Image mine = {x + index * inputs, y + index * outputs,
+                                scratch[worker].packed.get()};
             for (int item = 0; item < pack_items(); ++item) pack(mine, item);
-            for (int item = 0; item < multiply_items(alone); ++item) multiply(mine, alone, item, scratch[worker]);
+            for (int item = 0; item < multiply_items(alone); ++item)
+                multiply(mine, alone, item, scratch[worker]);
         });
         return;
     }
@@ -57,17 +66,21 @@ void Driver::run(const float* x, std::int64_t images, float* y) const {
     for (std::int64_t index = 0; index < images; ++index) {
         const Image ours = {x + index * inputs, y + index * outputs, shared};
         parallel.run(pack_items(), [&](int item, int) { pack(ours, item); });
-        parallel.run(multiply_items(shared_out),
-                     [&](int item, int worker) { multiply(ours, shared_out, item, scratch[worker]); });
+        parallel.run(multiply_items(shared_out), [&](int item, int worker) {
+            multiply(ours, shared_out, item, scratch[worker]);
+        });
     }
 }
 
 // Packing: an item is a segment of one plane.
 
-int Driver::pack_items() const { return layer_.shape.groups * blocks_.planes * parts(sized_.plan.pixels, pack_pixels); }
+int Driver::pack_items() const {
+    return layer_.shape.groups * blocks_.planes * parts(sized_.plan.pixels, pack_pixels);
+}
 
 void Driver::pack(const Image& image, int item) const {
-    const int segments = parts(sized_.plan.pixels, pack_pixels), segment = item % segments, plane = item / segments;
+    const int segments = parts(sized_.plan.pixels, pack_pixels), segment = item % segments,
+              plane = item / segments;
     const int per_word = channels_per_word(implementation_.encoding), pixels = sized_.plan.pixels;
     const int first = plane % blocks_.planes * per_word, begin = segment * pack_pixels;
     const std::size_t channel = std::size_t(plane / blocks_.planes) * layer_.shape.channels + first;
@@ -88,16 +101,20 @@ void Driver::pack(const Image& image, int item) const {
 Driver::Share Driver::share(int workers) const {
     Share share;
     share.runs = parts(sized_.plan.panels, panels_per_run_);
-    const int wanted = workers == 1 ? 1 : parts(items_per_worker * workers, share.runs * layer_.shape.groups);
+    const int wanted =
+        workers == 1 ? 1 : parts(items_per_worker * workers, share.runs * layer_.shape.groups);
     share.blocks_per_range = parts(blocks_.per_group, std::min(wanted, blocks_.per_group));
     share.ranges = parts(blocks_.per_group, share.blocks_per_range);
     return share;
 }
 
-void Driver::multiply(const Image& image, const Share& share, int item, WorkerScratch& scratch) const {
+void Driver::multiply(const Image& image, const Share& share, int item,
+                      WorkerScratch& scratch) const {
     const Plan& plan = sized_.plan;
-    const int run = item % share.runs, range = item / share.runs % share.ranges, group = item / share.runs / share.ranges;
-    const int first_panel = run * panels_per_run_, panels = std::min(panels_per_run_, plan.panels - first_panel);
+    const int run = item % share.runs, range = item / share.runs % share.ranges,
+              group = item / share.runs / share.ranges;
+    const int first_panel = run * panels_per_run_,
+              panels = std::min(panels_per_run_, plan.panels - first_panel);
     GatherArguments g;
     g.plane_bytes = sized_.plane_words * 4;
     g.x = image.packed + std::size_t(group) * blocks_.planes * g.plane_bytes;
@@ -120,7 +137,8 @@ void Driver::multiply(const Image& image, const Share& share, int item, WorkerSc
     a.rows = blocks_.rows;
     a.weights = blocks_.block(group, block);
     a.block_bytes = blocks_.block_bytes;
-    a.filters = std::min(share.blocks_per_range * implementation_.lanes, layer_.shape.filters - filter);
+    a.filters =
+        std::min(share.blocks_per_range * implementation_.lanes, layer_.shape.filters - filter);
     a.bases = sized_.bases(group, filter);
     a.base_stride = sized_.base_stride;
     a.cases = plan.cases;

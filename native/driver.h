@@ -1,4 +1,5 @@
-// One call: packs an image, then multiplies runs of its output pixels with its filters, in one thread or several.
+// One call: packs an image, then multiplies runs of its output pixels with its filters, in one
+// thread or several.
 #pragma once
 #include <cstdint>
 
@@ -20,7 +21,8 @@ struct WorkerScratch {
 
 class Driver {
 public:
-    Driver(const Layer& layer, const Blocks& blocks, const Sized& sized, const Implementation& implementation);
+    Driver(const Layer& layer, const Blocks& blocks, const Sized& sized,
+           const Implementation& implementation);
 
     void run(const float* x, std::int64_t images, float* y) const;
 
@@ -38,7 +40,9 @@ private:
     int pack_items() const;
     void pack(const Image& image, int item) const;
     Share share(int workers) const;
-    int multiply_items(const Share& share) const { return layer_.shape.groups * share.ranges * share.runs; }
+    int multiply_items(const Share& share) const {
+        return layer_.shape.groups * share.ranges * share.runs;
+    }
     void multiply(const Image& image, const Share& share, int item, WorkerScratch& scratch) const;
 
     const Layer& layer_;

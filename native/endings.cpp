@@ -17,11 +17,16 @@ struct StepName {
 };
 
 const StepName step_names[] = {
-    {"multiply", StepKind::multiply, 1, false}, {"add", StepKind::add, 1, false},
-    {"normalize", StepKind::normalize, 3, false}, {"normalize_apart", StepKind::normalize_apart, 3, false},
-    {"relu", StepKind::relu, 0, false}, {"relu_halves", StepKind::relu_halves, 0, false},
-    {"leaky", StepKind::leaky, 1, false}, {"clip", StepKind::clip, 2, false},
-    {"add_value", StepKind::add_value, 0, true}, {"multiply_value", StepKind::multiply_value, 0, true},
+    {"multiply", StepKind::multiply, 1, false},
+    {"add", StepKind::add, 1, false},
+    {"normalize", StepKind::normalize, 3, false},
+    {"normalize_apart", StepKind::normalize_apart, 3, false},
+    {"relu", StepKind::relu, 0, false},
+    {"relu_halves", StepKind::relu_halves, 0, false},
+    {"leaky", StepKind::leaky, 1, false},
+    {"clip", StepKind::clip, 2, false},
+    {"add_value", StepKind::add_value, 0, true},
+    {"multiply_value", StepKind::multiply_value, 0, true},
 };
 
 const StepName& step_named(const std::string& name) {
@@ -43,7 +48,9 @@ std::vector<std::string> split(const std::string& text) {
     return parts;
 }
 
-bool is_value(StepKind kind) { return kind == StepKind::add_value || kind == StepKind::multiply_value; }
+bool is_value(StepKind kind) {
+    return kind == StepKind::add_value || kind == StepKind::multiply_value;
+}
 
 }  // namespace
 
@@ -54,12 +61,14 @@ EndingData::EndingData(const Making& making) {
         const StepName& known = step_named(name);
         StepData step = {known.kind, {}};
         for (int i = 0; i < known.vectors; ++i)
-            step.vectors[i] = fields.floats((std::to_string(steps_.size()) + "." + "abc"[i]).c_str());
+            step.vectors[i] =
+                fields.floats((std::to_string(steps_.size()) + "." + "abc"[i]).c_str());
         values += known.value;
         steps_.push_back(std::move(step));
     }
-    require_op(steps_.size() <= std::size_t(max_steps),
-               "it has " + std::to_string(steps_.size()) + " steps, expected at most " + std::to_string(max_steps));
+    require_op(steps_.size() <= std::size_t(max_steps), "it has " + std::to_string(steps_.size()) +
+                                                            " steps, expected at most " +
+                                                            std::to_string(max_steps));
     making.expect_reads(1 + values, 1 + values);
     stores_ = fields.integer("store", 0, 1) == 1;
     if (fields.has("low")) {
@@ -67,7 +76,8 @@ EndingData::EndingData(const Making& making) {
         high_ = fields.floats("high");
         require_op(!low_.empty() && !high_.empty(), "low or high is empty");
         for (const std::vector<float>* limits : {&low_, &high_})
-            for (const float v : *limits) require_op(!std::isnan(v), "a limit is NaN, which no value can be compared with");
+            for (const float v : *limits)
+                require_op(!std::isnan(v), "a limit is NaN, which no value can be compared with");
         if (fields.has("flip")) {
             const std::vector<float> flips = fields.floats("flip");
             for (const float v : flips) {
@@ -99,14 +109,16 @@ EndingPlan::EndingPlan(const Wiring& wiring, int groups, Encoding encoding, bool
     planes_ = std::size_t(in_group_ + per_word - 1) / per_word;
 }
 
-EndingPlan EndingPlan::signs(const Wiring& wiring, int groups, Encoding encoding, bool images_are_pixels) {
+EndingPlan EndingPlan::signs(const Wiring& wiring, int groups, Encoding encoding,
+                             bool images_are_pixels) {
     EndingPlan plan(wiring, groups, encoding, images_are_pixels);
     plan.signs_ = true;
     plan.bits_ = wiring.gives[0];
     return plan;
 }
 
-EndingPlan::EndingPlan(const EndingData& data, const Wiring& wiring, int groups, Encoding encoding, bool images_are_pixels)
+EndingPlan::EndingPlan(const EndingData& data, const Wiring& wiring, int groups, Encoding encoding,
+                       bool images_are_pixels)
     : EndingPlan(wiring, groups, encoding, images_are_pixels) {
     std::size_t input = 1;
     for (std::size_t i = 0; i < data.steps_.size(); ++i) {
@@ -116,7 +128,8 @@ EndingPlan::EndingPlan(const EndingData& data, const Wiring& wiring, int groups,
             if (!from.vectors[j].empty())
                 step.vectors[j] = vector(from.vectors[j], 0, std::to_string(i) + "." + "abc"[j]);
             else
-                require_op(j >= step_names[int(from.kind)].vectors, "a vector of step " + std::to_string(i) + " is empty");
+                require_op(j >= step_names[int(from.kind)].vectors,
+                           "a vector of step " + std::to_string(i) + " is empty");
         if (is_value(from.kind)) plan_value(step, wiring, input++);
         steps_.push_back(step);
     }
@@ -127,21 +140,25 @@ EndingPlan::EndingPlan(const EndingData& data, const Wiring& wiring, int groups,
     low_ = vector(data.low_, infinity, "low");
     high_ = vector(data.high_, -infinity, "high");
     const std::size_t flips = data.flip_.size();
-    require_op(flips <= 1 || std::int64_t(flips) == channels_,
-               "flip has " + std::to_string(flips) + " numbers, expected 1 or " + std::to_string(channels_));
+    require_op(flips <= 1 || std::int64_t(flips) == channels_, "flip has " + std::to_string(flips) +
+                                                                   " numbers, expected 1 or " +
+                                                                   std::to_string(channels_));
     flip_.assign(std::size_t(groups_ * padded_ / channel_unit), 0);
     if (flips == 0) return;
     for (std::int64_t channel = 0; channel < channels_; ++channel) {
         const std::int64_t at = channel / in_group_ * padded_ + channel % in_group_;
         const int flip = data.flip_[flips == 1 ? 0 : std::size_t(channel)];
-        flip_[std::size_t(at / channel_unit)] = std::uint16_t(flip_[std::size_t(at / channel_unit)] | flip << at % channel_unit);
+        flip_[std::size_t(at / channel_unit)] =
+            std::uint16_t(flip_[std::size_t(at / channel_unit)] | flip << at % channel_unit);
     }
 }
 
 // Appends a vector filled up with `rest`, and gives its place.
-std::size_t EndingPlan::vector(const std::vector<float>& values, float rest, const std::string& name) {
+std::size_t EndingPlan::vector(const std::vector<float>& values, float rest,
+                               const std::string& name) {
     require_op(values.size() == 1 || std::int64_t(values.size()) == channels_,
-               name + " has " + std::to_string(values.size()) + " numbers, expected 1 or " + std::to_string(channels_));
+               name + " has " + std::to_string(values.size()) + " numbers, expected 1 or " +
+                   std::to_string(channels_));
     const std::size_t place = vectors_.size();
     vectors_.resize(place + std::size_t(groups_ * padded_), rest);
     for (std::int64_t channel = 0; channel < channels_; ++channel)
@@ -154,22 +171,26 @@ void EndingPlan::plan_value(StepPlan& step, const Wiring& wiring, std::size_t in
     const Extent& extent = wiring.read_extents[input];
     const Extent& own = wiring.gives_extents[0];
     const bool spatial = extent.height == own.height && extent.width == own.width;
-    require_op((extent.channels == channels_ || extent.channels == 1) && (spatial || extent.pixels() == 1),
-               "it adds or multiplies a value of " + std::to_string(extent.channels) + " channels, " + std::to_string(extent.height) +
-                   " x " + std::to_string(extent.width) + " pixels, to one of " + std::to_string(channels_) + " channels, " +
-                   std::to_string(own.height) + " x " + std::to_string(own.width) + " pixels");
+    require_op(
+        (extent.channels == channels_ || extent.channels == 1) && (spatial || extent.pixels() == 1),
+        "it adds or multiplies a value of " + std::to_string(extent.channels) + " channels, " +
+            std::to_string(extent.height) + " x " + std::to_string(extent.width) +
+            " pixels, to one of " + std::to_string(channels_) + " channels, " +
+            std::to_string(own.height) + " x " + std::to_string(own.width) + " pixels");
     step.value = wiring.reads[input];
     step.spatial = spatial;
     step.channels = extent.channels != 1;
     step.value_channels = extent.channels;
 }
 
-void EndingPlan::fill(Filled& filled, const Call& call, std::int64_t image, std::int64_t pixel, int group, int channel) const {
+void EndingPlan::fill(Filled& filled, const Call& call, std::int64_t image, std::int64_t pixel,
+                      int group, int channel) const {
     Ending& e = filled.ending;
     e.steps = filled.steps;
     e.count = int(steps_.size());
     e.sign_of_sum = signs_;
-    const std::int64_t in_vector = group * padded_ + channel, of_value = group * in_group_ + channel;
+    const std::int64_t in_vector = group * padded_ + channel,
+                       of_value = group * in_group_ + channel;
     for (std::size_t i = 0; i < steps_.size(); ++i) {
         const StepPlan& from = steps_[i];
         Step& step = filled.steps[i];
@@ -178,9 +199,13 @@ void EndingPlan::fill(Filled& filled, const Call& call, std::int64_t image, std:
         step.b = vectors_.data() + from.vectors[1] + in_vector;
         step.c = vectors_.data() + from.vectors[2] + in_vector;
         if (from.value < 0) continue;
-        step.pixel_stride = images_are_pixels_ ? call.image_words(from.value) : from.spatial ? std::size_t(from.value_channels) : 0;
+        step.pixel_stride = images_are_pixels_ ? call.image_words(from.value)
+                            : from.spatial     ? std::size_t(from.value_channels)
+                                               : 0;
         step.channel_stride = from.channels ? 1 : 0;
-        step.value = call.floats(from.value, image) + (from.spatial ? pixel * from.value_channels : 0) + (from.channels ? of_value : 0);
+        step.value = call.floats(from.value, image) +
+                     (from.spatial ? pixel * from.value_channels : 0) +
+                     (from.channels ? of_value : 0);
     }
     e.y = nullptr;
     e.plane = nullptr;
@@ -189,7 +214,10 @@ void EndingPlan::fill(Filled& filled, const Call& call, std::int64_t image, std:
         e.pixel_stride = images_are_pixels_ ? call.image_words(floats_) : std::size_t(channels_);
     }
     if (bits_ < 0) return;
-    e.plane = call.bits(bits_, image) + (group * planes_ + std::size_t(channel / channels_per_word(encoding_))) * plane_words_ + pixel;
+    e.plane =
+        call.bits(bits_, image) +
+        (group * planes_ + std::size_t(channel / channels_per_word(encoding_))) * plane_words_ +
+        pixel;
     e.plane_words = plane_words_;
     e.word_stride = images_are_pixels_ ? call.image_words(bits_) : 1;
     if (signs_) return;
@@ -203,12 +231,15 @@ Shape convolution_shape(Fields& fields) {
     Shape shape;
     shape.groups = int(fields.integer("groups", 1, most));
     shape.filters = int(fields.integer("filters", 1, most));
-    require_op(shape.filters % shape.groups == 0, std::to_string(shape.filters) + " filters cannot be divided into " +
+    require_op(shape.filters % shape.groups == 0, std::to_string(shape.filters) +
+                                                      " filters cannot be divided into " +
                                                       std::to_string(shape.groups) + " groups");
     shape.filters /= shape.groups;
     shape.channels = int(fields.integer("channels", 1, most));
-    const std::vector<int> kernel = fields.integers("kernel", 2, 1, most), strides = fields.integers("strides", 2, 1, most),
-                           dilation = fields.integers("dilation", 2, 1, most), padding = fields.integers("padding", 4, 0, most);
+    const std::vector<int> kernel = fields.integers("kernel", 2, 1, most),
+                           strides = fields.integers("strides", 2, 1, most),
+                           dilation = fields.integers("dilation", 2, 1, most),
+                           padding = fields.integers("padding", 4, 0, most);
     for (int axis = 0; axis < 2; ++axis) {
         shape.kernel[axis] = kernel[axis];
         shape.stride[axis] = strides[axis];
@@ -221,8 +252,8 @@ Shape convolution_shape(Fields& fields) {
 
 bool is_whole_image(const Shape& shape, std::int64_t height, std::int64_t width) {
     for (int axis = 0; axis < 2; ++axis)
-        if (shape.kernel[axis] != (axis ? width : height) || shape.dilation[axis] != 1 || shape.padding[axis][0] != 0 ||
-            shape.padding[axis][1] != 0)
+        if (shape.kernel[axis] != (axis ? width : height) || shape.dilation[axis] != 1 ||
+            shape.padding[axis][0] != 0 || shape.padding[axis][1] != 0)
             return false;
     return true;
 }

@@ -1,9 +1,10 @@
-// The epilogue of sums with filters in lanes, one value at a time; its vector versions compute the same two roundings.
+// The epilogue of sums with filters in lanes, one value at a time; its vector versions compute the
+// same two roundings.
 #pragma once
 #include "contract.h"
 
-// Forces the value into a register (float32 or a vector of them) before it is used: whatever the flags, the compiler
-// cannot fuse the multiplication that made it with the addition that follows.
+// Forces the value into a register (float32 or a vector of them) before it is used: whatever the
+// flags, the compiler cannot fuse the multiplication that made it with the addition that follows.
 #if defined(__x86_64__)
 #define BITCONV_KEEP_ROUNDED(value) __asm__("" : "+v"(value))
 #else
@@ -15,13 +16,13 @@ namespace bitconv {
 constexpr int sum_stride = 128;
 
 struct EpilogueArguments {
-    const void* sums;            // [pixels][sum_stride], int16 or int32
+    const void* sums;  // [pixels][sum_stride], int16 or int32
     int pixels;
     int filters;
-    float* y;                    // y[f * filter_stride + p]
+    float* y;  // y[f * filter_stride + p]
     std::size_t filter_stride;
-    const float* scale;          // [filters]
-    const float* bias;           // [filters]
+    const float* scale;  // [filters]
+    const float* bias;   // [filters]
 };
 
 template <typename Sum>

@@ -1,4 +1,5 @@
-// Filters in lanes: the sums of a run of pixels against two blocks of filters, then their epilogue, which turns them.
+// Filters in lanes: the sums of a run of pixels against two blocks of filters, then their epilogue,
+// which turns them.
 #pragma once
 #include <algorithm>
 
@@ -13,16 +14,16 @@ constexpr int blocks_at_once = 2;
 template <typename Sum>
 struct Tile {
     const std::uint8_t* panels;
-    std::size_t panel_bytes;      // distance to the next
+    std::size_t panel_bytes;  // distance to the next
     int pixels;
     int rows;
     const std::uint8_t* weights;  // the first block
     std::size_t block_bytes;      // distance to the next
     int blocks;
-    const Sum* bases;             // [case][base_stride]
+    const Sum* bases;  // [case][base_stride]
     std::size_t base_stride;
     const std::int32_t* border_case;
-    Sum* sums;                    // [pixel][sum_stride], written; whole tiles of the kernel's size may be
+    Sum* sums;  // [pixel][sum_stride], written; whole tiles of the kernel's size may be
 };
 
 // The first word of a pixel, whose panel is of PanelPixels.
@@ -43,14 +44,18 @@ struct SumsToEnd {
     int first, count;
 };
 
-// Lanes is the implementation's; `tiles`, `epilogue` and `end` are entered with this machine's instructions.
-template <int Lanes, typename Sum, void (*tiles)(const Tile<Sum>&), void (*epilogue)(const EpilogueArguments&),
-          void (*end)(const SumsToEnd&, const Ending&)>
+// Lanes is the implementation's; `tiles`, `epilogue` and `end` are entered with this machine's
+// instructions.
+template <int Lanes, typename Sum, void (*tiles)(const Tile<Sum>&),
+          void (*epilogue)(const EpilogueArguments&), void (*end)(const SumsToEnd&, const Ending&)>
 void multiply_filters_in_lanes(const MultiplyArguments& a) {
     static_assert(blocks_at_once * Lanes <= sum_stride, "sums of a pixel overlap");
-    static_assert((run_panels + 1) * panel_width * sum_stride * sizeof(Sum) <= scratch_bytes, "sums do not fit");
+    static_assert((run_panels + 1) * panel_width * sum_stride * sizeof(Sum) <= scratch_bytes,
+                  "sums do not fit");
     Sum* sums = reinterpret_cast<Sum*>(a.scratch);
-    const int at_once = a.pixels == 1 ? sum_stride : blocks_at_once * Lanes;  // one pixel: many blocks against its words
+    const int at_once = a.pixels == 1
+                            ? sum_stride
+                            : blocks_at_once * Lanes;  // one pixel: many blocks against its words
     for (int filter = 0; filter < a.filters; filter += at_once) {
         const int filters = std::min(at_once, a.filters - filter);
         Tile<Sum> tile;
@@ -67,7 +72,9 @@ void multiply_filters_in_lanes(const MultiplyArguments& a) {
         tile.sums = sums;
         tiles(tile);
         if (a.ending) end({sums, a.pixels, filter, filters}, *a.ending);
-        else epilogue({sums, a.pixels, filters, a.y + filter * a.filter_stride, a.filter_stride, a.scale + filter, a.bias + filter});
+        else
+            epilogue({sums, a.pixels, filters, a.y + filter * a.filter_stride, a.filter_stride,
+                      a.scale + filter, a.bias + filter});
     }
 }
 

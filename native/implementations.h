@@ -15,8 +15,7 @@ namespace bitconv {
     X(avx2)                        \
     X(portable)
 #else
-#define BITCONV_IMPLEMENTATIONS(X) \
-    X(portable)
+#define BITCONV_IMPLEMENTATIONS(X) X(portable)
 #endif
 
 #define BITCONV_DECLARE(name) extern const Implementation name;
@@ -26,8 +25,8 @@ BITCONV_IMPLEMENTATIONS(BITCONV_DECLARE)
 // All that were compiled, best first; supported() says which this machine can run.
 const std::vector<const Implementation*>& implementations();
 
-// The implementation of that name. Throws std::invalid_argument for an unknown name, std::runtime_error for one that
-// this machine cannot run; never another one instead.
+// The implementation of that name. Throws std::invalid_argument for an unknown name,
+// std::runtime_error for one that this machine cannot run; never another one instead.
 const Implementation& implementation_named(const std::string& name);
 
 }  // namespace bitconv

@@ -9,13 +9,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 // Where results go that only keep the compiler from dropping a loop.
 volatile std::uint64_t kept = 0;
 
-// The best rate of work(rounds), which returns what it has done, in tries of about a tenth of a millisecond: short, so
-// that some run undisturbed on a busy machine.
+// The best rate of work(rounds), which returns what it has done, in tries of about a tenth of a
+// millisecond: short, so that some run undisturbed on a busy machine.
 template <typename Work>
 double best_rate(double seconds, Work work) {
     double best = 0;
@@ -31,29 +33,35 @@ double best_rate(double seconds, Work work) {
 
 double best_rate_of(Loop loop, double seconds) {
     std::uint64_t sink = 0;
-    const double best = best_rate(seconds, [&](std::uint64_t rounds) { return loop(rounds, &sink); });
+    const double best =
+        best_rate(seconds, [&](std::uint64_t rounds) { return loop(rounds, &sink); });
     kept = sink;
     return best;
 }
 
 }  // namespace
 
-double peak(const Implementation& implementation, double seconds) { return best_rate_of(implementation.peak, seconds); }
+double peak(const Implementation& implementation, double seconds) {
+    return best_rate_of(implementation.peak, seconds);
+}
 
 double port_limit(const Implementation& implementation, double seconds) {
     const Ports& ports = implementation.ports;
     if (!ports.common) return 0;
-    const double common = best_rate_of(ports.common, seconds / 2), scarce = best_rate_of(ports.scarce, seconds / 2);
+    const double common = best_rate_of(ports.common, seconds / 2),
+                 scarce = best_rate_of(ports.scarce, seconds / 2);
     return ports.macs / std::max(ports.operations / common, 1 / scarce);
 }
 
-// Eight streams at a time: one alone does not keep the prefetchers busy, and would make the ideal too easy.
+// Eight streams at a time: one alone does not keep the prefetchers busy, and would make the ideal
+// too easy.
 double stream(const float* x, std::size_t inputs, float* y, std::size_t outputs) {
     constexpr int streams = 8, step = 16;
     const auto begin = Clock::now();
     const std::uint32_t* words = reinterpret_cast<const std::uint32_t*>(x);
     std::uint32_t seen[step] = {};
-    const std::size_t read = inputs / streams / step * step, written = outputs / streams / step * step;
+    const std::size_t read = inputs / streams / step * step,
+                      written = outputs / streams / step * step;
     for (std::size_t i = 0; i < read; i += step)
         for (int s = 0; s < streams; ++s)
             for (int j = 0; j < step; ++j) seen[j] |= words[s * read + i + j];

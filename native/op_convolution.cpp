@@ -1,5 +1,5 @@
-// convolution: bits with bits, ended by integer thresholds (bits) or by an ending. Where the kernel is the whole image, as in
-// a Dense, the images are the pixels of panels.
+// convolution: bits with bits, ended by integer thresholds (bits) or by an ending. Where the kernel
+// is the whole image, as in a Dense, the images are the pixels of panels.
 #include <algorithm>
 #include <cstring>
 
@@ -10,7 +10,8 @@
 namespace bitconv {
 namespace {
 
-constexpr std::size_t run_bytes = 24576;  // panels of one run: with a block of weights in the first-level cache
+constexpr std::size_t run_bytes =
+    24576;  // panels of one run: with a block of weights in the first-level cache
 constexpr int items_per_worker = 4;
 constexpr std::int64_t most_windows = 1 << 24;
 
@@ -18,18 +19,27 @@ int parts(std::int64_t whole, std::int64_t part) { return int((whole + part - 1)
 
 class PlannedConvolution : public Planned {
 public:
-    PlannedConvolution(const Layer& layer, const Blocks& blocks, const Implementation& implementation, Sized sized,
-                       EndingPlan ending, const Wiring& wiring, bool images_are_pixels)
-        : layer_(layer), blocks_(blocks), implementation_(implementation), sized_(std::move(sized)), ending_(std::move(ending)),
-          from_(wiring.reads[0]), images_are_pixels_(images_are_pixels), panel_bytes_(blocks.rows * panel_row_bytes),
-          panels_per_run_(int(std::min<std::size_t>(run_panels, std::max<std::size_t>(2, run_bytes / panel_bytes_)))),
+    PlannedConvolution(const Layer& layer, const Blocks& blocks,
+                       const Implementation& implementation, Sized sized, EndingPlan ending,
+                       const Wiring& wiring, bool images_are_pixels)
+        : layer_(layer),
+          blocks_(blocks),
+          implementation_(implementation),
+          sized_(std::move(sized)),
+          ending_(std::move(ending)),
+          from_(wiring.reads[0]),
+          images_are_pixels_(images_are_pixels),
+          panel_bytes_(blocks.rows * panel_row_bytes),
+          panels_per_run_(int(std::min<std::size_t>(
+              run_panels, std::max<std::size_t>(2, run_bytes / panel_bytes_)))),
           no_cases_(panel_width * run_panels, 0) {}
 
     std::size_t scratch() const override { return between() + scratch_bytes + slack_bytes; }
 
     int items(const Call& call) const override {
         const Share share = share_of(call);
-        return layer_.shape.groups * share.ranges * share.runs * (images_are_pixels_ ? 1 : call.images);
+        return layer_.shape.groups * share.ranges * share.runs *
+               (images_are_pixels_ ? 1 : call.images);
     }
 
     void run(const Call& call, int item, int worker) const override {
@@ -37,8 +47,10 @@ public:
         const int run = item % share.runs, range = item / share.runs % share.ranges;
         const int group = item / share.runs / share.ranges % layer_.shape.groups;
         const int first = run * panels_per_run_ * implementation_.panel_pixels;  // pixel, or image
-        const int image = images_are_pixels_ ? first : item / share.runs / share.ranges / layer_.shape.groups;
-        const int pixel = images_are_pixels_ ? 0 : first, whole = images_are_pixels_ ? call.images : sized_.plan.output_pixels;
+        const int image =
+            images_are_pixels_ ? first : item / share.runs / share.ranges / layer_.shape.groups;
+        const int pixel = images_are_pixels_ ? 0 : first,
+                  whole = images_are_pixels_ ? call.images : sized_.plan.output_pixels;
         const int pixels = std::min(panels_per_run_ * implementation_.panel_pixels, whole - first);
         std::uint8_t* panels = call.scratch[worker];
         if (images_are_pixels_) gather_images(call, image, pixels, group, panels);
@@ -54,7 +66,8 @@ public:
         a.rows = blocks_.rows;
         a.weights = blocks_.block(group, block);
         a.block_bytes = blocks_.block_bytes;
-        a.filters = std::min(share.blocks_per_range * implementation_.lanes, layer_.shape.filters - filter);
+        a.filters =
+            std::min(share.blocks_per_range * implementation_.lanes, layer_.shape.filters - filter);
         a.bases = sized_.bases(group, filter);
         a.base_stride = sized_.base_stride;
         a.cases = sized_.plan.cases;
@@ -77,9 +90,11 @@ private:
         Share share;
         const int pixels = images_are_pixels_ ? call.images : sized_.plan.output_pixels;
         share.runs = parts(parts(pixels, implementation_.panel_pixels), panels_per_run_);
-        const std::int64_t others = std::int64_t(share.runs) * layer_.shape.groups * (images_are_pixels_ ? 1 : call.images);
+        const std::int64_t others =
+            std::int64_t(share.runs) * layer_.shape.groups * (images_are_pixels_ ? 1 : call.images);
         const int wanted = call.workers == 1 ? 1 : parts(items_per_worker * call.workers, others);
-        const int blocks_per_plane = std::max(1, channels_per_word(implementation_.encoding) / implementation_.lanes);
+        const int blocks_per_plane =
+            std::max(1, channels_per_word(implementation_.encoding) / implementation_.lanes);
         const int per_range = parts(blocks_.per_group, std::min(wanted, blocks_.per_group));
         share.blocks_per_range = parts(per_range, blocks_per_plane) * blocks_per_plane;
         share.ranges = parts(blocks_.per_group, share.blocks_per_range);
@@ -92,7 +107,8 @@ private:
         return call.at(from_, image) + std::size_t(group) * blocks_.planes * sized_.plane_words * 4;
     }
 
-    void gather(const Call& call, int image, int run, int panels, int group, std::uint8_t* to) const {
+    void gather(const Call& call, int image, int run, int panels, int group,
+                std::uint8_t* to) const {
         GatherArguments g;
         g.plane_bytes = sized_.plane_words * 4;
         g.x = planes(call, image, group);
@@ -112,8 +128,10 @@ private:
         const int taps = layer_.shape.taps(), per_panel = implementation_.panel_pixels;
         std::memset(to, 0, parts(images, per_panel) * panel_bytes_);
         for (int i = 0; i < images; ++i) {
-            const std::uint32_t* plane = reinterpret_cast<const std::uint32_t*>(planes(call, image + i, group));
-            std::uint32_t* row = reinterpret_cast<std::uint32_t*>(to + i / per_panel * panel_bytes_) + i % per_panel;
+            const std::uint32_t* plane =
+                reinterpret_cast<const std::uint32_t*>(planes(call, image + i, group));
+            std::uint32_t* row =
+                reinterpret_cast<std::uint32_t*>(to + i / per_panel * panel_bytes_) + i % per_panel;
             std::uint32_t before = 0;
             bool second = false;
             for (int tap = 0; tap < taps; ++tap)
@@ -142,9 +160,11 @@ Layer layer_of(Fields& fields) {
     Layer layer;
     const Shape& shape = layer.shape = convolution_shape(fields);
     layer.words = fields.words("words");
-    require_op(std::size_t(shape.total_filters()) <= layer.words.size() &&
-                   std::int64_t(shape.groups) * shape.channels <= 64 * std::int64_t(layer.words.size()),
-               "words has " + std::to_string(layer.words.size()) + " elements, too few for its filters and channels");
+    require_op(
+        std::size_t(shape.total_filters()) <= layer.words.size() &&
+            std::int64_t(shape.groups) * shape.channels <= 64 * std::int64_t(layer.words.size()),
+        "words has " + std::to_string(layer.words.size()) +
+            " elements, too few for its filters and channels");
     layer.scale.assign(shape.total_filters(), 1.0f);
     layer.bias.assign(shape.total_filters(), -0.0f);
     layer.threshold.assign(std::size_t(shape.groups) * shape.channels, 0.0f);
@@ -155,15 +175,21 @@ Layer layer_of(Fields& fields) {
 class ConvolutionOp : public Op {
 public:
     explicit ConvolutionOp(const Making& making)
-        : implementation_(making.implementation), layer_(layer_of(making.fields)), blocks_(layer_, making.implementation) {
+        : implementation_(making.implementation),
+          layer_(layer_of(making.fields)),
+          blocks_(layer_, making.implementation) {
         const Shape& shape = layer_.shape;
-        const auto groups = [&](int channels) { return whole_planes(shape.groups, channels, implementation_.encoding) ? 1 : shape.groups; };
+        const auto groups = [&](int channels) {
+            return whole_planes(shape.groups, channels, implementation_.encoding) ? 1
+                                                                                  : shape.groups;
+        };
         reads.push_back({Kind::bits, groups(shape.channels)});
         out_groups_ = groups(shape.filters);
         if (making.fields.has("thresholds")) {
             making.expect_reads(1, 1);
             const std::int64_t beyond = std::int64_t(shape.taps()) * shape.channels + 1;
-            for (const std::int64_t threshold : making.fields.int32s("thresholds", shape.total_filters()))
+            for (const std::int64_t threshold :
+                 making.fields.int32s("thresholds", shape.total_filters()))
                 thresholds_.push_back(std::int32_t(std::max(-beyond, std::min(beyond, threshold))));
             gives.push_back({Kind::bits, out_groups_});
         } else {
@@ -175,19 +201,26 @@ public:
     std::unique_ptr<Planned> plan(Wiring& wiring) const override {
         const Shape& shape = layer_.shape;
         const Extent& image = wiring.read_extents[0];
-        require_op(image.channels == shape.total_channels(), "it reads " + std::to_string(image.channels) + " channels, its weights expect " +
-                                                                 std::to_string(shape.total_channels()));
+        require_op(image.channels == shape.total_channels(),
+                   "it reads " + std::to_string(image.channels) + " channels, its weights expect " +
+                       std::to_string(shape.total_channels()));
         const OutputSize size = output_size(shape, image.height, image.width);
         for (std::size_t i = 0; i < gives.size(); ++i) {
             wiring.gives_extents[i] = {gives[i], shape.total_filters(), size.height, size.width};
             image_bytes(wiring.gives_extents[i], implementation_.encoding);
         }
-        require_op(size.height * size.width / implementation_.panel_pixels < most_windows / shape.taps(), "the output has too many pixels");
+        require_op(
+            size.height * size.width / implementation_.panel_pixels < most_windows / shape.taps(),
+            "the output has too many pixels");
         const bool images_are_pixels = is_whole_image(shape, image.height, image.width);
-        Sized sized(layer_, blocks_, implementation_, image.height, image.width, data_ ? nullptr : thresholds_.data());
-        EndingPlan ending = data_ ? EndingPlan(*data_, wiring, shape.groups, implementation_.encoding, images_are_pixels)
-                                  : EndingPlan::signs(wiring, shape.groups, implementation_.encoding, images_are_pixels);
-        return std::make_unique<PlannedConvolution>(layer_, blocks_, implementation_, std::move(sized), std::move(ending), wiring,
+        Sized sized(layer_, blocks_, implementation_, image.height, image.width,
+                    data_ ? nullptr : thresholds_.data());
+        EndingPlan ending = data_ ? EndingPlan(*data_, wiring, shape.groups,
+                                               implementation_.encoding, images_are_pixels)
+                                  : EndingPlan::signs(wiring, shape.groups,
+                                                      implementation_.encoding, images_are_pixels);
+        return std::make_unique<PlannedConvolution>(layer_, blocks_, implementation_,
+                                                    std::move(sized), std::move(ending), wiring,
                                                     images_are_pixels);
     }
 
@@ -202,7 +235,8 @@ private:
 
 }  // namespace
 
-const OpKind op_convolution = {
-    "convolution", [](const Making& making) -> std::unique_ptr<Op> { return std::make_unique<ConvolutionOp>(making); }};
+const OpKind op_convolution = {"convolution", [](const Making& making) -> std::unique_ptr<Op> {
+                                   return std::make_unique<ConvolutionOp>(making);
+                               }};
 
 }  // namespace bitconv

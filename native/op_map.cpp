@@ -11,17 +11,22 @@ constexpr std::int64_t item_values = 16384;  // about what one item works on
 class PlannedMap : public Planned {
 public:
     PlannedMap(const EndingData& data, const Wiring& wiring, const Implementation& implementation)
-        : implementation_(implementation), images_are_pixels_(wiring.read_extents[0].pixels() == 1),
-          ending_(data, wiring, 1, implementation.encoding, images_are_pixels_), from_(wiring.reads[0]),
-          channels_(int(wiring.read_extents[0].channels)), pixels_(wiring.read_extents[0].pixels()),
+        : implementation_(implementation),
+          images_are_pixels_(wiring.read_extents[0].pixels() == 1),
+          ending_(data, wiring, 1, implementation.encoding, images_are_pixels_),
+          from_(wiring.reads[0]),
+          channels_(int(wiring.read_extents[0].channels)),
+          pixels_(wiring.read_extents[0].pixels()),
           part_(std::max<std::int64_t>(16, item_values / channels_)) {}
 
     int items(const Call& call) const override {
-        return images_are_pixels_ ? int((call.images + part_ - 1) / part_) : int(parts() * call.images);
+        return images_are_pixels_ ? int((call.images + part_ - 1) / part_)
+                                  : int(parts() * call.images);
     }
 
     void run(const Call& call, int item, int) const override {
-        const std::int64_t part = images_are_pixels_ ? item : item % parts(), image = images_are_pixels_ ? part * part_ : item / parts();
+        const std::int64_t part = images_are_pixels_ ? item : item % parts(),
+                           image = images_are_pixels_ ? part * part_ : item / parts();
         const std::int64_t pixel = images_are_pixels_ ? 0 : part * part_;
         const std::int64_t end = images_are_pixels_ ? call.images - image : pixels_ - pixel;
         EndingPlan::Filled filled;
@@ -67,6 +72,8 @@ private:
 
 }  // namespace
 
-const OpKind op_map = {"map", [](const Making& making) -> std::unique_ptr<Op> { return std::make_unique<Map>(making); }};
+const OpKind op_map = {"map", [](const Making& making) -> std::unique_ptr<Op> {
+                           return std::make_unique<Map>(making);
+                       }};
 
 }  // namespace bitconv

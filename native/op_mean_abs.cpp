@@ -1,5 +1,6 @@
-// mean_abs: the mean of the absolute values of an image, one number: the sum in double, rounded to float32, times
-// float32(1 / n). That is how CNTK's reduce_mean computes it; in double the order of the additions is beyond float32.
+// mean_abs: the mean of the absolute values of an image, one number: the sum in double, rounded to
+// float32, times float32(1 / n). That is how CNTK's reduce_mean computes it; in double the order of
+// the additions is beyond float32.
 #include <cmath>
 
 #include "ops.h"
@@ -10,19 +11,23 @@ namespace {
 class PlannedMeanAbs : public Planned {
 public:
     explicit PlannedMeanAbs(const Wiring& wiring)
-        : from_(wiring.reads[0]), to_(wiring.gives[0]), count_(wiring.read_extents[0].pixels() * wiring.read_extents[0].channels) {}
+        : from_(wiring.reads[0]),
+          to_(wiring.gives[0]),
+          count_(wiring.read_extents[0].pixels() * wiring.read_extents[0].channels) {}
 
     int items(const Call& call) const override { return call.images; }
 
     void run(const Call& call, int image, int) const override {
-        constexpr int sums = 8;  // a fixed order: the same on every machine and with any number of threads
+        constexpr int sums =
+            8;  // a fixed order: the same on every machine and with any number of threads
         const float* x = call.floats(from_, image);
         double parts[sums] = {};
         std::int64_t i = 0;
         for (; i + sums <= count_; i += sums)
             for (int s = 0; s < sums; ++s) parts[s] += double(std::fabs(x[i + s]));
         for (int s = 0; i < count_; ++i, ++s) parts[s] += double(std::fabs(x[i]));
-        const double sum = ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+        const double sum = ((parts[0] + parts[1]) + (parts[2] + parts[3])) +
+                           ((parts[4] + parts[5]) + (parts[6] + parts[7]));
         *call.floats(to_, image) = float(sum) * float(1.0 / double(count_));
     }
 
@@ -47,6 +52,8 @@ public:
 
 }  // namespace
 
-const OpKind op_mean_abs = {"mean_abs", [](const Making& making) -> std::unique_ptr<Op> { return std::make_unique<MeanAbs>(making); }};
+const OpKind op_mean_abs = {"mean_abs", [](const Making& making) -> std::unique_ptr<Op> {
+                                return std::make_unique<MeanAbs>(making);
+                            }};
 
 }  // namespace bitconv

@@ -1,5 +1,5 @@
-// or_pool: max pooling of signs: the bit is set where any bit of the window is. A sign's monotone step commutes with a
-// maximum, so this is max pooling before the sign, too.
+// or_pool: max pooling of signs: the bit is set where any bit of the window is. A sign's monotone
+// step commutes with a maximum, so this is max pooling before the sign, too.
 #include "windows.h"
 
 namespace bitconv {
@@ -8,11 +8,17 @@ namespace {
 class PlannedOrPool : public Planned {
 public:
     PlannedOrPool(const Windows& windows, const Wiring& wiring, Encoding encoding)
-        : windows_(windows), from_(wiring.reads[0]), to_(wiring.gives[0]), in_(wiring.read_extents[0]), out_(wiring.gives_extents[0]),
+        : windows_(windows),
+          from_(wiring.reads[0]),
+          to_(wiring.gives[0]),
+          in_(wiring.read_extents[0]),
+          out_(wiring.gives_extents[0]),
           planes_(packed_words(in_, encoding) / plane_pixels(std::size_t(in_.pixels()))) {}
 
     int items(const Call& call) const override {
-        return call.workers == 1 || planes_ * std::size_t(in_.pixels()) * call.images < 4096 ? 1 : int(planes_) * call.images;
+        return call.workers == 1 || planes_ * std::size_t(in_.pixels()) * call.images < 4096
+                   ? 1
+                   : int(planes_) * call.images;
     }
 
     void run(const Call& call, int item, int) const override {
@@ -26,7 +32,8 @@ public:
 private:
     void pool(const Call& call, int item) const {
         const std::size_t plane = std::size_t(item) % planes_, image = std::size_t(item) / planes_;
-        const std::uint32_t* x = call.bits(from_, image) + plane * plane_pixels(std::size_t(in_.pixels()));
+        const std::uint32_t* x =
+            call.bits(from_, image) + plane * plane_pixels(std::size_t(in_.pixels()));
         std::uint32_t* y = call.bits(to_, image) + plane * plane_pixels(std::size_t(out_.pixels()));
         for (std::int64_t oy = 0; oy < out_.height; ++oy) {
             std::int64_t top, bottom, left, right;
@@ -49,7 +56,8 @@ private:
 
 class OrPool : public Op {
 public:
-    explicit OrPool(const Making& making) : encoding_(making.implementation.encoding), windows_(making.fields) {
+    explicit OrPool(const Making& making)
+        : encoding_(making.implementation.encoding), windows_(making.fields) {
         making.expect_reads(1, 1);
         reads = {{Kind::bits, 1}};
         gives = {{Kind::bits, 1}};
@@ -67,6 +75,8 @@ private:
 
 }  // namespace
 
-const OpKind op_or_pool = {"or_pool", [](const Making& making) -> std::unique_ptr<Op> { return std::make_unique<OrPool>(making); }};
+const OpKind op_or_pool = {"or_pool", [](const Making& making) -> std::unique_ptr<Op> {
+                               return std::make_unique<OrPool>(making);
+                           }};
 
 }  // namespace bitconv

@@ -12,8 +12,9 @@ constexpr std::int64_t segment = 1024;  // pixels of an item, a multiple of 16
 
 // What a plane's words are compared with, as contract.h wants it.
 struct Limits {
-    std::vector<float> thresholds, highs;  // [planes][channels_per_word]; highs: only where a plain threshold does not do
-    std::vector<std::uint32_t> flips;      // [plane]
+    std::vector<float> thresholds,
+        highs;  // [planes][channels_per_word]; highs: only where a plain threshold does not do
+    std::vector<std::uint32_t> flips;  // [plane]
 };
 
 // low <= v is v > the number below low, which -infinity does not have.
@@ -28,15 +29,20 @@ float number_below(float v) { return std::nextafter(v, -std::numeric_limits<floa
 class PlannedPack : public Planned {
 public:
     PlannedPack(const Limits& limits, const Wiring& wiring, const Implementation& implementation)
-        : implementation_(implementation), limits_(limits), from_(wiring.reads[0]), to_(wiring.gives[0]),
-          channels_(int(wiring.read_extents[0].channels)), per_word_(channels_per_word(implementation.encoding)),
+        : implementation_(implementation),
+          limits_(limits),
+          from_(wiring.reads[0]),
+          to_(wiring.gives[0]),
+          channels_(int(wiring.read_extents[0].channels)),
+          per_word_(channels_per_word(implementation.encoding)),
           pixels_(wiring.read_extents[0].pixels()) {}
 
     int items(const Call& call) const override { return int(planes() * segments() * call.images); }
 
     void run(const Call& call, int item, int) const override {
         const std::int64_t begin = item % segments() * segment;
-        const int plane = int(item / segments() % planes()), image = int(item / segments() / planes());
+        const int plane = int(item / segments() % planes()),
+                  image = int(item / segments() / planes());
         PackArguments a;
         a.x = call.floats(from_, image) + std::int64_t(plane) * per_word_ * pixels_ + begin;
         a.channel_stride = std::size_t(pixels_);
@@ -63,7 +69,9 @@ private:
 class PlannedRow : public Planned {
 public:
     PlannedRow(const EndingData& data, const Wiring& wiring, const Implementation& implementation)
-        : implementation_(implementation), ending_(data, wiring, 1, implementation.encoding, true), from_(wiring.reads[0]),
+        : implementation_(implementation),
+          ending_(data, wiring, 1, implementation.encoding, true),
+          from_(wiring.reads[0]),
           channels_(int(wiring.read_extents[0].channels)) {}
 
     int items(const Call& call) const override { return call.images; }
@@ -71,7 +79,8 @@ public:
     void run(const Call& call, int image, int) const override {
         EndingPlan::Filled filled;
         ending_.fill(filled, call, image, 0, 0, 0);
-        const MapArguments a = {call.floats(from_, image), call.image_words(from_), 1, channels_, &filled.ending};
+        const MapArguments a = {call.floats(from_, image), call.image_words(from_), 1, channels_,
+                                &filled.ending};
         implementation_.map(a);
     }
 
@@ -92,17 +101,21 @@ public:
     std::unique_ptr<Planned> plan(Wiring& wiring) const override {
         wiring.gives_extents[0] = wiring.read_extents[0];
         wiring.gives_extents[0].form = gives[0];
-        if (wiring.read_extents[0].pixels() == 1) return std::make_unique<PlannedRow>(data_, wiring, implementation_);
-        return std::make_unique<PlannedPack>(limits(int(wiring.read_extents[0].channels)), wiring, implementation_);
+        if (wiring.read_extents[0].pixels() == 1)
+            return std::make_unique<PlannedRow>(data_, wiring, implementation_);
+        return std::make_unique<PlannedPack>(limits(int(wiring.read_extents[0].channels)), wiring,
+                                             implementation_);
     }
 
 private:
     Limits limits(int channels) const {
-        const int per_word = channels_per_word(implementation_.encoding), planes = (channels + per_word - 1) / per_word;
+        const int per_word = channels_per_word(implementation_.encoding),
+                  planes = (channels + per_word - 1) / per_word;
         Limits made;
         bool all_plain = true;
         for (int c = 0; c < channels; ++c)
-            all_plain = all_plain && plain(data_.low(c, channels), data_.high(c, channels), data_.flip(c, channels));
+            all_plain = all_plain && plain(data_.low(c, channels), data_.high(c, channels),
+                                           data_.flip(c, channels));
         made.thresholds.assign(std::size_t(planes) * per_word, 0);
         if (!all_plain) made.highs.assign(made.thresholds.size(), 0);
         made.flips.assign(planes, 0);
@@ -111,7 +124,8 @@ private:
             made.thresholds[c] = all_plain ? number_below(low) : low;
             if (all_plain) continue;
             made.highs[c] = data_.high(c, channels);
-            made.flips[c / per_word] |= std::uint32_t(data_.flip(c, channels)) << bit_of(implementation_.encoding, c % per_word);
+            made.flips[c / per_word] |= std::uint32_t(data_.flip(c, channels))
+                                        << bit_of(implementation_.encoding, c % per_word);
         }
         return made;
     }

@@ -1,5 +1,5 @@
-// reshape: the same float values in the caller's order, [channels][height][width], read as another shape; flattening is the
-// shape [-1, 1, 1].
+// reshape: the same float values in the caller's order, [channels][height][width], read as another
+// shape; flattening is the shape [-1, 1, 1].
 #include <algorithm>
 
 #include "ops.h"
@@ -10,7 +10,10 @@ namespace {
 class PlannedReshape : public Planned {
 public:
     explicit PlannedReshape(const Wiring& wiring)
-        : from_(wiring.reads[0]), to_(wiring.gives[0]), in_(wiring.read_extents[0]), out_(wiring.gives_extents[0]) {}
+        : from_(wiring.reads[0]),
+          to_(wiring.gives[0]),
+          in_(wiring.read_extents[0]),
+          out_(wiring.gives_extents[0]) {}
 
     int items(const Call& call) const override { return call.images; }
 
@@ -30,7 +33,8 @@ private:
 
 class Reshape : public Op {
 public:
-    explicit Reshape(const Making& making) : shape_(making.fields.integers("shape", 3, -1, 1 << 27)) {
+    explicit Reshape(const Making& making)
+        : shape_(making.fields.integers("shape", 3, -1, 1 << 27)) {
         making.expect_reads(1, 1);
         int free = 0;
         for (const int length : shape_) {
@@ -48,14 +52,18 @@ public:
         std::int64_t lengths[3], known = 1;
         for (int axis = 0; axis < 3; ++axis) {
             lengths[axis] = shape_[axis];
-            if (shape_[axis] > 0) known = std::min<std::int64_t>(whole + 1, known * shape_[axis]);  // no overflow
+            if (shape_[axis] > 0)
+                known = std::min<std::int64_t>(whole + 1, known * shape_[axis]);  // no overflow
         }
         for (std::int64_t& length : lengths)
             if (length < 0) length = whole / known;
-        const std::int64_t limit = whole + 1, product = std::min(limit, std::min(limit, lengths[0]) * std::min(limit, lengths[1]));
+        const std::int64_t limit = whole + 1,
+                           product = std::min(
+                               limit, std::min(limit, lengths[0]) * std::min(limit, lengths[1]));
         require_op(product * std::min(limit, lengths[2]) == whole,
-                   std::to_string(whole) + " values do not have the shape [" + std::to_string(lengths[0]) + ", " +
-                       std::to_string(lengths[1]) + ", " + std::to_string(lengths[2]) + "]");
+                   std::to_string(whole) + " values do not have the shape [" +
+                       std::to_string(lengths[0]) + ", " + std::to_string(lengths[1]) + ", " +
+                       std::to_string(lengths[2]) + "]");
         wiring.gives_extents[0] = {gives[0], lengths[0], lengths[1], lengths[2]};
         return std::make_unique<PlannedReshape>(wiring);
     }
@@ -66,6 +74,8 @@ private:
 
 }  // namespace
 
-const OpKind op_reshape = {"reshape", [](const Making& making) -> std::unique_ptr<Op> { return std::make_unique<Reshape>(making); }};
+const OpKind op_reshape = {"reshape", [](const Making& making) -> std::unique_ptr<Op> {
+                               return std::make_unique<Reshape>(making);
+                           }};
 
 }  // namespace bitconv

@@ -7,7 +7,10 @@ namespace {
 class PlannedUnpack : public Planned {
 public:
     PlannedUnpack(const Wiring& wiring, Encoding encoding)
-        : encoding_(encoding), from_(wiring.reads[0]), to_(wiring.gives[0]), extent_(wiring.read_extents[0]) {}
+        : encoding_(encoding),
+          from_(wiring.reads[0]),
+          to_(wiring.gives[0]),
+          extent_(wiring.read_extents[0]) {}
 
     int items(const Call& call) const override { return call.images; }
 
@@ -18,7 +21,11 @@ public:
         const std::size_t plane_words = plane_pixels(std::size_t(extent_.pixels()));
         for (std::int64_t p = 0; p < extent_.pixels(); ++p)
             for (int c = 0; c < int(extent_.channels); ++c)
-                *y++ = x[std::size_t(c / per_word) * plane_words + p] >> bit_of(encoding_, c % per_word) & 1 ? 1.0f : -1.0f;
+                *y++ = x[std::size_t(c / per_word) * plane_words + p] >>
+                                   bit_of(encoding_, c % per_word) &
+                               1
+                           ? 1.0f
+                           : -1.0f;
     }
 
 private:
@@ -47,6 +54,8 @@ private:
 
 }  // namespace
 
-const OpKind op_unpack = {"unpack", [](const Making& making) -> std::unique_ptr<Op> { return std::make_unique<Unpack>(making); }};
+const OpKind op_unpack = {"unpack", [](const Making& making) -> std::unique_ptr<Op> {
+                              return std::make_unique<Unpack>(making);
+                          }};
 
 }  // namespace bitconv

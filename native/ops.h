@@ -1,5 +1,5 @@
-// What an op of a program is, and the ops there are. A new one is a file op_<name>.cpp that defines op_<name>, and a line
-// here; tests/native_program_cases.py wants a row for it.
+// What an op of a program is, and the ops there are. A new one is a file op_<name>.cpp that defines
+// op_<name>, and a line here; tests/native_program_cases.py wants a row for it.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -37,13 +37,19 @@ struct View {
 // The images that an op works on at once, in as many threads as there are.
 struct Call {
     int images, workers;
-    const View* values;             // [value]
-    std::uint8_t* const* scratch;   // [worker], what the ops asked for
+    const View* values;            // [value]
+    std::uint8_t* const* scratch;  // [worker], what the ops asked for
 
-    float* floats(int value, std::int64_t image) const { return reinterpret_cast<float*>(at(value, image)); }
-    std::uint32_t* bits(int value, std::int64_t image) const { return reinterpret_cast<std::uint32_t*>(at(value, image)); }
+    float* floats(int value, std::int64_t image) const {
+        return reinterpret_cast<float*>(at(value, image));
+    }
+    std::uint32_t* bits(int value, std::int64_t image) const {
+        return reinterpret_cast<std::uint32_t*>(at(value, image));
+    }
     std::size_t image_words(int value) const { return values[value].image_bytes / 4; }
-    std::uint8_t* at(int value, std::int64_t image) const { return values[value].data + image * values[value].image_bytes; }
+    std::uint8_t* at(int value, std::int64_t image) const {
+        return values[value].data + image * values[value].image_bytes;
+    }
 };
 
 // An op ready for one size. Items of a call may be done in any order, by any worker.
@@ -51,7 +57,8 @@ class Planned {
 public:
     virtual ~Planned() = default;
     virtual int items(const Call& call) const = 0;
-    virtual void run(const Call& call, int item, int worker) const = 0;  // allocates and throws nothing
+    virtual void run(const Call& call, int item,
+                     int worker) const = 0;  // allocates and throws nothing
     virtual std::size_t scratch() const { return 0; }
 };
 
@@ -67,7 +74,8 @@ public:
     std::vector<Form> reads;  // what it wants its inputs to be
     std::vector<Form> gives;
 
-    // Fills gives_extents in and makes the planned op; throws std::invalid_argument where the extents do not fit.
+    // Fills gives_extents in and makes the planned op; throws std::invalid_argument where the
+    // extents do not fit.
     virtual std::unique_ptr<Planned> plan(Wiring& wiring) const = 0;
 };
 
@@ -101,7 +109,7 @@ BITCONV_OPS(BITCONV_DECLARE_OP)
 #undef BITCONV_DECLARE_OP
 
 // Conversions that a program puts in where an op wants another form.
-std::unique_ptr<Op> turn_op(bool inwards);                                       // entry to floats, or floats to entry
+std::unique_ptr<Op> turn_op(bool inwards);  // entry to floats, or floats to entry
 std::unique_ptr<Op> regroup_op(int from, int to, const Implementation& implementation);  // bits
 
 // Throws std::invalid_argument(message) unless the condition holds.

@@ -16,13 +16,15 @@ std::int64_t output_length(const Shape& shape, int axis, std::int64_t length) {
     const std::int64_t kernel = (shape.kernel[axis] - 1) * std::int64_t(shape.dilation[axis]) + 1;
     const std::int64_t padded = length + shape.padding[axis][0] + shape.padding[axis][1];
     if (length <= 0 || padded < kernel || padded > size_limit)
-        throw std::invalid_argument(std::string("the kernel does not fit: image ") + names[axis] + " " +
-                                    std::to_string(length) + ", with padding " + std::to_string(padded) +
-                                    ", dilated kernel " + std::to_string(kernel));
+        throw std::invalid_argument(std::string("the kernel does not fit: image ") + names[axis] +
+                                    " " + std::to_string(length) + ", with padding " +
+                                    std::to_string(padded) + ", dilated kernel " +
+                                    std::to_string(kernel));
     return (padded - kernel) / shape.stride[axis] + 1;
 }
 
-// Source positions of one axis, -1 where padded, and the class of positions that are padded at the same taps.
+// Source positions of one axis, -1 where padded, and the class of positions that are padded at the
+// same taps.
 struct Axis {
     std::vector<std::vector<std::int32_t>> source;  // [output][tap]
     std::vector<int> border;                        // [output]
@@ -34,8 +36,9 @@ struct Axis {
             std::vector<std::int32_t> taps;
             std::vector<bool> padded;
             for (int k = 0; k < shape.kernel[axis]; ++k) {
-                const std::int64_t at =
-                    o * shape.stride[axis] + k * std::int64_t(shape.dilation[axis]) - shape.padding[axis][0];
+                const std::int64_t at = o * shape.stride[axis] +
+                                        k * std::int64_t(shape.dilation[axis]) -
+                                        shape.padding[axis][0];
                 padded.push_back(at < 0 || at >= length);
                 taps.push_back(padded.back() ? -1 : std::int32_t(at));
             }
@@ -47,7 +50,8 @@ struct Axis {
     }
 };
 
-// The window of a tap whose pixels read at these bytes (-1: nowhere); what is scattered is appended to `offsets`.
+// The window of a tap whose pixels read at these bytes (-1: nowhere); what is scattered is appended
+// to `offsets`.
 Window window(const std::int32_t (&reads)[panel_width], std::vector<std::int32_t>& offsets) {
     Window window = {0, 0, 0};
     for (int p = 0; p < panel_width; ++p) {
@@ -57,7 +61,8 @@ Window window(const std::int32_t (&reads)[panel_width], std::vector<std::int32_t
         window.inside = std::uint16_t(window.inside | 1 << p);
     }
     if (!window.scattered) return window;
-    if (offsets.size() > std::size_t(size_limit - panel_width)) throw std::invalid_argument("the output has too many pixels");
+    if (offsets.size() > std::size_t(size_limit - panel_width))
+        throw std::invalid_argument("the output has too many pixels");
     window.start = std::int32_t(offsets.size());
     for (int p = 0; p < panel_width; ++p) offsets.push_back(reads[p] < 0 ? 0 : reads[p]);
     return window;
@@ -91,7 +96,8 @@ Plan::Plan(const Shape& shape, std::int64_t h, std::int64_t w, int panel_pixels)
     for (const std::vector<bool>& row : rows.borders)
         for (const std::vector<bool>& column : columns.borders)
             for (int ky = 0; ky < shape.kernel[0]; ++ky)
-                for (int kx = 0; kx < shape.kernel[1]; ++kx) padded.push_back(row[ky] || column[kx]);
+                for (int kx = 0; kx < shape.kernel[1]; ++kx)
+                    padded.push_back(row[ky] || column[kx]);
 
     windows.reserve(std::size_t(shape.taps()) * panels);
     for (std::int64_t first = 0; first < output_pixels; first += panel_pixels) {

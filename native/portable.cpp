@@ -1,4 +1,5 @@
-// The portable implementation: plain C++, any processor; what the others are compared with when there is no oracle.
+// The portable implementation: plain C++, any processor; what the others are compared with when
+// there is no oracle.
 #include <cmath>
 #include <cstring>
 
@@ -33,7 +34,9 @@ inline Floats fused(Floats a, Floats b, Floats c) {
     return a;
 }
 template <typename Sum>
-inline Floats converted(const Sum* sums) { return Floats{float(sums[0]), float(sums[1]), float(sums[2]), float(sums[3])}; }
+inline Floats converted(const Sum* sums) {
+    return Floats{float(sums[0]), float(sums[1]), float(sums[2]), float(sums[3])};
+}
 inline unsigned within(Floats v, Floats low, Floats high) {
     unsigned bits = 0;
     for (int i = 0; i < float_lanes; ++i) bits |= unsigned(low[i] <= v[i] && v[i] <= high[i]) << i;
@@ -55,10 +58,12 @@ void pack(const PackArguments& a) {
         const float threshold = a.thresholds[c];
         if (a.highs) {
             const float high = a.highs[c];
-            for (std::size_t p = 0; p < a.pixels; ++p) a.plane[p] ^= std::uint32_t(threshold <= x[p] && x[p] <= high) << c;
+            for (std::size_t p = 0; p < a.pixels; ++p)
+                a.plane[p] ^= std::uint32_t(threshold <= x[p] && x[p] <= high) << c;
             continue;
         }
-        for (std::size_t p = 0; p < a.pixels; ++p) a.plane[p] |= std::uint32_t(x[p] > threshold) << c;
+        for (std::size_t p = 0; p < a.pixels; ++p)
+            a.plane[p] |= std::uint32_t(x[p] > threshold) << c;
     }
 }
 
@@ -71,13 +76,17 @@ void gather(const GatherArguments& a) {
             for (int p = 0; p < panel_width; ++p) {
                 row[p] = 0;
                 if (!(window.inside >> p & 1)) continue;
-                std::memcpy(row + p, plane + (window.scattered ? a.offsets[window.start + p] : window.start + 4 * p), 4);
+                std::memcpy(
+                    row + p,
+                    plane + (window.scattered ? a.offsets[window.start + p] : window.start + 4 * p),
+                    4);
             }
         }
     }
 }
 
-// Bits of a word, counted in parallel: pairs, nibbles, bytes; the multiplication adds the four bytes.
+// Bits of a word, counted in parallel: pairs, nibbles, bytes; the multiplication adds the four
+// bytes.
 inline std::uint32_t popcount(std::uint32_t v) {
     v = v - ((v >> 1) & 0x55555555u);
     v = (v & 0x33333333u) + ((v >> 2) & 0x33333333u);
@@ -90,20 +99,23 @@ void tiles(const Tile<Sum>& tile) {
     for (int block = 0; block < tile.blocks; ++block) {
         for (int p = 0; p < tile.pixels; ++p) {
             std::uint32_t mismatches[lanes] = {};
-            const std::uint32_t* x = reinterpret_cast<const std::uint32_t*>(words_of<panel_width>(tile, p));
-            const std::uint32_t* w = reinterpret_cast<const std::uint32_t*>(tile.weights + block * tile.block_bytes);
+            const std::uint32_t* x =
+                reinterpret_cast<const std::uint32_t*>(words_of<panel_width>(tile, p));
+            const std::uint32_t* w =
+                reinterpret_cast<const std::uint32_t*>(tile.weights + block * tile.block_bytes);
             for (int row = 0; row < tile.rows; ++row, x += panel_width, w += lanes)
                 for (int s = 0; s < lanes; ++s) mismatches[s] += popcount(*x ^ w[s]);
             const Sum* bases = bases_of(tile, p) + block * lanes;
             Sum* sums = tile.sums + p * sum_stride + block * lanes;
-            for (int s = 0; s < lanes; ++s) sums[s] = Sum(std::uint32_t(bases[s]) - 2 * mismatches[s]);
+            for (int s = 0; s < lanes; ++s)
+                sums[s] = Sum(std::uint32_t(bases[s]) - 2 * mismatches[s]);
         }
     }
 }
 
 template <typename Sum>
-constexpr auto multiply = multiply_filters_in_lanes<lanes, Sum, tiles<Sum>, scalar_epilogue<Sum>,
-                                                    end_sums<Sum>>;
+constexpr auto multiply =
+    multiply_filters_in_lanes<lanes, Sum, tiles<Sum>, scalar_epilogue<Sum>, end_sums<Sum>>;
 
 std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
     std::uint32_t x = std::uint32_t(rounds), counts[lanes] = {};
@@ -116,8 +128,20 @@ std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
 }  // namespace
 
 const Implementation portable = {
-    "portable", supported, Encoding::words, lanes, panel_width,
-    nullptr, nullptr, pack, gather, map, multiply_floats, {multiply<std::int16_t>, multiply<std::int32_t>, nullptr}, peak, {},
+    "portable",
+    supported,
+    Encoding::words,
+    lanes,
+    panel_width,
+    nullptr,
+    nullptr,
+    pack,
+    gather,
+    map,
+    multiply_floats,
+    {multiply<std::int16_t>, multiply<std::int32_t>, nullptr},
+    peak,
+    {},
 };
 
 }  // namespace bitconv

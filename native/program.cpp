@@ -18,13 +18,16 @@ namespace {
 
 constexpr std::int64_t most_channels = 1 << 24, longest_side = 1 << 16;
 constexpr std::size_t most_arena_bytes = std::size_t(1) << 32;
-constexpr std::size_t chunk_bytes = 512 << 10;  // values of the images that are worked on together: about the second-level cache
+constexpr std::size_t chunk_bytes =
+    512 << 10;  // values of the images that are worked on together: about the second-level cache
 constexpr int most_chunk = 16;
 constexpr std::size_t most_plans = 4;
 
 void require(bool condition, const std::string& message) { require_op(condition, message); }
 
-std::string title_of(std::size_t op, const std::string& name) { return "op " + std::to_string(op) + " (" + name + "): "; }
+std::string title_of(std::size_t op, const std::string& name) {
+    return "op " + std::to_string(op) + " (" + name + "): ";
+}
 
 // Runs `work`, and says which op it was about where it finds fault.
 template <typename Work>
@@ -48,32 +51,34 @@ std::unique_ptr<Op> make_op(const std::string& name, const Making& making) {
     throw std::invalid_argument("there is no op of that name; known: " + known);
 }
 
-bool same(Form a, Form b) { return a.kind == b.kind && (a.kind != Kind::bits || a.groups == b.groups); }
+bool same(Form a, Form b) {
+    return a.kind == b.kind && (a.kind != Kind::bits || a.groups == b.groups);
+}
 
 }  // namespace
 
 // Where a value lies: in the arena of a worker, or with the caller.
 struct Place {
     enum Where { arena, input, output } where;
-    std::size_t index;   // byte of the arena for one image; number of the input or output
-    std::size_t bytes;   // of an image
+    std::size_t index;  // byte of the arena for one image; number of the input or output
+    std::size_t bytes;  // of an image
 };
 
 // What a call of one size needs, kept for the next call.
 struct Workspace {
-    std::vector<Buffer<std::uint8_t>> arenas, scratch;       // [worker]
+    std::vector<Buffer<std::uint8_t>> arenas, scratch;  // [worker]
     std::vector<std::uint8_t*> scratch_of;
-    std::vector<std::vector<View>> views;                    // [worker][value]
+    std::vector<std::vector<View>> views;  // [worker][value]
 };
 
 struct SizePlan {
     std::vector<ImageSize> sizes;
-    std::vector<Extent> extents;                 // [value]
-    std::vector<Place> places;                   // [value]
+    std::vector<Extent> extents;  // [value]
+    std::vector<Place> places;    // [value]
     std::vector<std::unique_ptr<Planned>> ops;
-    std::size_t arena_bytes = 0;                 // for one image
+    std::size_t arena_bytes = 0;  // for one image
     std::size_t scratch_bytes = 0;
-    int most_images = 1;                         // worked on together
+    int most_images = 1;  // worked on together
 
     std::unique_ptr<Workspace> take() const {
         const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
@@ -118,12 +123,14 @@ void Program::build(const Description& description) {
     require(!inputs_.empty() && !outputs_.empty(), "the state has no inputs or no outputs");
     std::vector<int> numbers;  // a value's number in the state to its number here
     for (const DescribedInput& input : inputs_) {
-        require(1 <= input.channels && input.channels <= most_channels && 0 <= input.height && input.height <= longest_side &&
-                    0 <= input.width && input.width <= longest_side,
-                "an input has " + std::to_string(input.channels) + " channels of " + std::to_string(input.height) + " x " +
-                    std::to_string(input.width) + " pixels, beyond " + std::to_string(most_channels) + " and " +
+        require(1 <= input.channels && input.channels <= most_channels && 0 <= input.height &&
+                    input.height <= longest_side && 0 <= input.width && input.width <= longest_side,
+                "an input has " + std::to_string(input.channels) + " channels of " +
+                    std::to_string(input.height) + " x " + std::to_string(input.width) +
+                    " pixels, beyond " + std::to_string(most_channels) + " and " +
                     std::to_string(longest_side));
-        require(input.rank == 3 || (input.height == 1 && input.width == 1), "an input of rank 1 has height and width 1");
+        require(input.rank == 3 || (input.height == 1 && input.width == 1),
+                "an input of rank 1 has height and width 1");
         numbers.push_back(new_value({Kind::entry, 1}));
     }
     for (std::size_t index = 0; index < description.ops.size(); ++index) {
@@ -133,8 +140,10 @@ void Program::build(const Description& description) {
         std::vector<int> reads;
         std::vector<Form> given;
         for (const std::uint32_t value : described.reads) {
-            require(value < numbers.size(), title + "it reads value " + std::to_string(value) + ", but only the values 0 to " +
-                                                std::to_string(numbers.size() - 1) + " exist before it");
+            require(value < numbers.size(), title + "it reads value " + std::to_string(value) +
+                                                ", but only the values 0 to " +
+                                                std::to_string(numbers.size() - 1) +
+                                                " exist before it");
             reads.push_back(numbers[value]);
             given.push_back(forms_[reads.back()]);
         }
@@ -144,18 +153,23 @@ void Program::build(const Description& description) {
             node.op = make_op(described.name, {fields, given, implementation_});
             fields.all_read();
         });
-        for (std::size_t i = 0; i < reads.size(); ++i) node.reads.push_back(converted(reads[i], node.op->reads[i], title));
+        for (std::size_t i = 0; i < reads.size(); ++i)
+            node.reads.push_back(converted(reads[i], node.op->reads[i], title));
         for (const Form& form : node.op->gives) node.gives.push_back(new_value(form));
         const std::vector<int> gives = node.gives;
         nodes_.push_back(std::move(node));
         for (const int value : gives)
-            numbers.push_back(forms_[value].kind == Kind::bits ? converted(value, {Kind::bits, 1}, title) : value);
+            numbers.push_back(forms_[value].kind == Kind::bits
+                                  ? converted(value, {Kind::bits, 1}, title)
+                                  : value);
     }
     for (const DescribedOutput& output : outputs_) {
-        require(output.value < numbers.size(), "an output is value " + std::to_string(output.value) + ", which does not exist");
+        require(output.value < numbers.size(),
+                "an output is value " + std::to_string(output.value) + ", which does not exist");
         const int value = numbers[output.value];
-        require(forms_[value].kind == Kind::floats, "an output must be float values that an op gives; value " +
-                                                        std::to_string(output.value) + " is bits or an input");
+        require(forms_[value].kind == Kind::floats,
+                "an output must be float values that an op gives; value " +
+                    std::to_string(output.value) + " is bits or an input");
         Node turn;
         turn.op = turn_op(false);
         turn.title = "an output: ";
@@ -170,15 +184,17 @@ void Program::build(const Description& description) {
 int Program::converted(int value, Form wanted, const std::string& title) {
     if (same(forms_[value], wanted)) return value;
     const Form form = forms_[value];
-    require((form.kind == Kind::bits) == (wanted.kind == Kind::bits) && wanted.kind != Kind::entry,
-            title + (wanted.kind == Kind::bits ? "it reads bits, but the value it reads is floats"
-                                               : "it reads floats, but the value it reads is bits"));
+    require(
+        (form.kind == Kind::bits) == (wanted.kind == Kind::bits) && wanted.kind != Kind::entry,
+        title + (wanted.kind == Kind::bits ? "it reads bits, but the value it reads is floats"
+                                           : "it reads floats, but the value it reads is bits"));
     for (const Node& node : nodes_)
-        if (node.reads.size() == 1 && node.reads[0] == value && node.gives.size() == 1 && node.title.empty() &&
-            same(forms_[node.gives[0]], wanted))
+        if (node.reads.size() == 1 && node.reads[0] == value && node.gives.size() == 1 &&
+            node.title.empty() && same(forms_[node.gives[0]], wanted))
             return node.gives[0];
     Node node;
-    node.op = form.kind == Kind::bits ? regroup_op(form.groups, wanted.groups, implementation_) : turn_op(true);
+    node.op = form.kind == Kind::bits ? regroup_op(form.groups, wanted.groups, implementation_)
+                                      : turn_op(true);
     node.reads = {value};
     node.gives = {new_value(wanted)};
     nodes_.push_back(std::move(node));
@@ -193,19 +209,23 @@ struct Lifetime {
     int first, last;  // nodes
 };
 
-// First fit, in order of birth: the lowest place of the arena that no value alive at the same time has.
+// First fit, in order of birth: the lowest place of the arena that no value alive at the same time
+// has.
 std::size_t lay_out(const std::vector<Lifetime>& lifetimes, std::vector<Place>& places) {
     std::size_t whole = 0;
     std::vector<std::size_t> order;
     for (std::size_t value = 0; value < places.size(); ++value)
         if (places[value].where == Place::arena) order.push_back(value);
-    // Not stable_sort: the address sanitizer takes its temporary buffer for one that is freed in another way.
+    // Not stable_sort: the address sanitizer takes its temporary buffer for one that is freed in
+    // another way.
     std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
         return std::make_pair(lifetimes[a].first, a) < std::make_pair(lifetimes[b].first, b);
     });
     std::vector<std::size_t> alive;  // by place
     for (const std::size_t value : order) {
-        const auto gone = [&](std::size_t other) { return lifetimes[other].last < lifetimes[value].first; };
+        const auto gone = [&](std::size_t other) {
+            return lifetimes[other].last < lifetimes[value].first;
+        };
         alive.erase(std::remove_if(alive.begin(), alive.end(), gone), alive.end());
         std::size_t at = 0;
         auto before = alive.begin();
@@ -221,7 +241,8 @@ std::size_t lay_out(const std::vector<Lifetime>& lifetimes, std::vector<Place>& 
 }  // namespace
 
 std::shared_ptr<const SizePlan> Program::make_plan(const std::vector<ImageSize>& sizes) const {
-    require(sizes.size() == inputs_.size(), "received " + std::to_string(sizes.size()) + " inputs, expected " +
+    require(sizes.size() == inputs_.size(), "received " + std::to_string(sizes.size()) +
+                                                " inputs, expected " +
                                                 std::to_string(inputs_.size()));
     const auto plan = std::make_shared<SizePlan>();
     plan->sizes = sizes;
@@ -229,9 +250,11 @@ std::shared_ptr<const SizePlan> Program::make_plan(const std::vector<ImageSize>&
     std::vector<Lifetime> lifetimes(forms_.size(), {-1, -1});
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
         const DescribedInput& input = inputs_[i];
-        require((input.height == 0 || input.height == sizes[i].height) && (input.width == 0 || input.width == sizes[i].width),
-                "input " + std::to_string(i) + " has " + std::to_string(sizes[i].height) + " x " + std::to_string(sizes[i].width) +
-                    " pixels, the program is for " + std::to_string(input.height) + " x " + std::to_string(input.width) +
+        require((input.height == 0 || input.height == sizes[i].height) &&
+                    (input.width == 0 || input.width == sizes[i].width),
+                "input " + std::to_string(i) + " has " + std::to_string(sizes[i].height) + " x " +
+                    std::to_string(sizes[i].width) + " pixels, the program is for " +
+                    std::to_string(input.height) + " x " + std::to_string(input.width) +
                     " (0: any)");
         plan->extents[i] = {{Kind::entry, 1}, input.channels, sizes[i].height, sizes[i].width};
     }
@@ -244,7 +267,8 @@ std::shared_ptr<const SizePlan> Program::make_plan(const std::vector<ImageSize>&
         }
         about(node.title, [&] {
             plan->ops.push_back(node.op->plan(wiring));
-            for (const Extent& extent : wiring.gives_extents) image_bytes(extent, implementation_.encoding);
+            for (const Extent& extent : wiring.gives_extents)
+                image_bytes(extent, implementation_.encoding);
         });
         for (std::size_t i = 0; i < node.gives.size(); ++i) {
             plan->extents[node.gives[i]] = wiring.gives_extents[i];
@@ -254,15 +278,18 @@ std::shared_ptr<const SizePlan> Program::make_plan(const std::vector<ImageSize>&
         plan->scratch_bytes = std::max(plan->scratch_bytes, plan->ops.back()->scratch());
     }
     for (std::size_t value = 0; value < forms_.size(); ++value)
-        plan->places.push_back({Place::arena, 0, image_bytes(plan->extents[value], implementation_.encoding)});
-    for (std::size_t i = 0; i < inputs_.size(); ++i) plan->places[i].where = Place::input, plan->places[i].index = i;
+        plan->places.push_back(
+            {Place::arena, 0, image_bytes(plan->extents[value], implementation_.encoding)});
+    for (std::size_t i = 0; i < inputs_.size(); ++i)
+        plan->places[i].where = Place::input, plan->places[i].index = i;
     for (std::size_t o = 0; o < results_.size(); ++o) {
         plan->places[results_[o]].where = Place::output;
         plan->places[results_[o]].index = o;
     }
     plan->arena_bytes = lay_out(lifetimes, plan->places);
-    require(plan->arena_bytes <= most_arena_bytes, "the values of one image take " + std::to_string(plan->arena_bytes) +
-                                                       " bytes, more than " + std::to_string(most_arena_bytes));
+    require(plan->arena_bytes <= most_arena_bytes,
+            "the values of one image take " + std::to_string(plan->arena_bytes) +
+                " bytes, more than " + std::to_string(most_arena_bytes));
     const std::size_t fitting = chunk_bytes / std::max<std::size_t>(1, plan->arena_bytes);
     plan->most_images = int(std::min<std::size_t>(most_chunk, std::max<std::size_t>(1, fitting)));
     return plan;
@@ -272,7 +299,9 @@ std::shared_ptr<const SizePlan> Program::make_plan(const std::vector<ImageSize>&
 std::shared_ptr<const SizePlan> Program::planned(const std::vector<ImageSize>& sizes) const {
     const auto is_it = [&](const std::shared_ptr<const SizePlan>& plan) {
         return std::equal(sizes.begin(), sizes.end(), plan->sizes.begin(), plan->sizes.end(),
-                          [](const ImageSize& a, const ImageSize& b) { return a.height == b.height && a.width == b.width; });
+                          [](const ImageSize& a, const ImageSize& b) {
+                              return a.height == b.height && a.width == b.width;
+                          });
     };
     {
         const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
@@ -303,18 +332,21 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // The views of a worker that works on the images from `first` on.
-void look_at(const SizePlan& plan, std::uint8_t* arena, int most_images, const float* const* x, float* const* y,
-             std::int64_t first, std::vector<View>& views) {
+void look_at(const SizePlan& plan, std::uint8_t* arena, int most_images, const float* const* x,
+             float* const* y, std::int64_t first, std::vector<View>& views) {
     for (std::size_t value = 0; value < views.size(); ++value) {
         const Place& place = plan.places[value];
         View& view = views[value];
         view.image_bytes = place.bytes;
         switch (place.where) {
-        case Place::arena: view.data = arena + place.index * most_images; break;
-        case Place::input:
-            view.data = reinterpret_cast<std::uint8_t*>(const_cast<float*>(x[place.index])) + first * place.bytes;
-            break;
-        case Place::output: view.data = reinterpret_cast<std::uint8_t*>(y[place.index]) + first * place.bytes; break;
+            case Place::arena: view.data = arena + place.index * most_images; break;
+            case Place::input:
+                view.data = reinterpret_cast<std::uint8_t*>(const_cast<float*>(x[place.index])) +
+                            first * place.bytes;
+                break;
+            case Place::output:
+                view.data = reinterpret_cast<std::uint8_t*>(y[place.index]) + first * place.bytes;
+                break;
         }
     }
 }
@@ -327,14 +359,15 @@ std::vector<std::string> Program::titles() const {
     return result;
 }
 
-void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, std::int64_t images, float* const* y,
-                  double* seconds) const {
+void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, std::int64_t images,
+                  float* const* y, double* seconds) const {
     const std::shared_ptr<const SizePlan> plan = planned(sizes);
     if (images == 0) return;
     std::unique_ptr<Workspace> space = plan->take();
     Parallel parallel;
     const int workers = parallel.workers();
-    const bool whole_images = workers > 1 && !seconds && (images % workers == 0 || images >= 4 * workers);
+    const bool whole_images =
+        workers > 1 && !seconds && (images % workers == 0 || images >= 4 * workers);
     const std::int64_t share = whole_images ? (images + workers - 1) / workers : images;
     const int together = int(std::min<std::int64_t>(plan->most_images, share));
     const int arenas = whole_images ? workers : 1;
@@ -344,7 +377,8 @@ void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, st
         space->scratch_of.resize(workers);
         space->views.resize(workers, std::vector<View>(plan->places.size()));
     }
-    for (int worker = 0; worker < arenas; ++worker) space->arenas[worker].reserve(plan->arena_bytes * together);
+    for (int worker = 0; worker < arenas; ++worker)
+        space->arenas[worker].reserve(plan->arena_bytes * together);
     for (int worker = 0; worker < workers; ++worker)
         space->scratch_of[worker] = space->scratch[worker].reserve(plan->scratch_bytes);
 
@@ -354,7 +388,8 @@ void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, st
         std::vector<View>& views = space->views[worker];
         look_at(*plan, space->arenas[worker].get(), together, x, y, first, views);
         const int count = int(std::min<std::int64_t>(together, images - first));
-        const Call call = {count, shared_out ? shared_out->workers() : 1, views.data(), &space->scratch_of[shared_out ? 0 : worker]};
+        const Call call = {count, shared_out ? shared_out->workers() : 1, views.data(),
+                           &space->scratch_of[shared_out ? 0 : worker]};
         for (std::size_t index_of_op = 0; index_of_op < plan->ops.size(); ++index_of_op) {
             const std::unique_ptr<Planned>& op = plan->ops[index_of_op];
             const auto began = seconds ? Clock::now() : Clock::time_point();
@@ -365,7 +400,8 @@ void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, st
             } else {
                 for (int item = 0; item < items; ++item) op->run(call, item, 0);
             }
-            if (seconds) seconds[index_of_op] += std::chrono::duration<double>(Clock::now() - began).count();
+            if (seconds)
+                seconds[index_of_op] += std::chrono::duration<double>(Clock::now() - began).count();
         }
     };
     const int chunks = int((images + together - 1) / together);
@@ -373,7 +409,8 @@ void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, st
         const auto work = [&](int index, int worker) { chunk(index, worker, nullptr); };
         parallel.run(chunks, std::ref(work));
     } else {
-        for (int index = 0; index < chunks; ++index) chunk(index, 0, workers > 1 ? &parallel : nullptr);
+        for (int index = 0; index < chunks; ++index)
+            chunk(index, 0, workers > 1 ? &parallel : nullptr);
     }
     plan->give_back(std::move(space));
 }

@@ -1,4 +1,5 @@
-// A planned program: ops over values, run for whole batches; once it knows a size, a call allocates nothing.
+// A planned program: ops over values, run for whole batches; once it knows a size, a call allocates
+// nothing.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -29,13 +30,15 @@ public:
     // The outputs' extents for inputs of these sizes.
     std::vector<Extent> output_extents(const std::vector<ImageSize>& sizes) const;
 
-    // x[i] [images, channels, height, width] and y[o] contiguous float32. Throws std::invalid_argument for sizes that do
-    // not fit and std::bad_alloc, before anything is written.
-    // `seconds`, if given, [nodes], has what each node took added; threads then share the items of a node, never whole images.
-    void run(const float* const* x, const std::vector<ImageSize>& sizes, std::int64_t images, float* const* y,
-             double* seconds = nullptr) const;
+    // x[i] [images, channels, height, width] and y[o] contiguous float32. Throws
+    // std::invalid_argument for sizes that do not fit and std::bad_alloc, before anything is
+    // written. `seconds`, if given, [nodes], has what each node took added; threads then share the
+    // items of a node, never whole images.
+    void run(const float* const* x, const std::vector<ImageSize>& sizes, std::int64_t images,
+             float* const* y, double* seconds = nullptr) const;
 
-    // Of every node, in order: "op 3 (convolution): " for op 3, "an output: ", and nothing for a conversion put in.
+    // Of every node, in order: "op 3 (convolution): " for op 3, "an output: ", and nothing for a
+    // conversion put in.
     std::vector<std::string> titles() const;
 
 private:
@@ -55,9 +58,9 @@ private:
     std::vector<std::uint8_t> state_;
     std::vector<DescribedInput> inputs_;
     std::vector<DescribedOutput> outputs_;
-    std::vector<Form> forms_;     // [value]
+    std::vector<Form> forms_;  // [value]
     std::vector<Node> nodes_;
-    std::vector<int> results_;    // [output], values of form entry
+    std::vector<int> results_;  // [output], values of form entry
     mutable std::mutex mutex_;
     mutable std::vector<std::shared_ptr<const SizePlan>> plans_;  // of the sizes seen last
 };

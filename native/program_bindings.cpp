@@ -1,4 +1,5 @@
-// netopt_callbacks._native.Program: checks arrays and addresses, releases the GIL, calls. native_program.py is the face.
+// netopt_callbacks._native.Program: checks arrays and addresses, releases the GIL, calls.
+// native_program.py is the face.
 #include "program_bindings.h"
 
 #include <pybind11/numpy.h>
@@ -43,21 +44,25 @@ std::vector<std::vector<std::int64_t>> output_extents(const Program& program, co
 const float* data_of(const py::array& array, std::int64_t elements, bool written) {
     if (!py::isinstance<py::array_t<float>>(array) || !(array.flags() & py::array::c_style))
         throw py::type_error("an array is not C-contiguous float32");
-    if (array.size() != elements) throw py::value_error("an array has the wrong number of elements");
+    if (array.size() != elements)
+        throw py::value_error("an array has the wrong number of elements");
     if (written && !array.writeable()) throw py::value_error("an output is read-only");
     return static_cast<const float*>(array.data());
 }
 
-void check_call(const Program& program, std::int64_t images, std::size_t inputs, std::size_t outputs) {
-    if (images < 0 || images > std::numeric_limits<std::int32_t>::max()) throw py::value_error("the batch is beyond int32");
+void check_call(const Program& program, std::int64_t images, std::size_t inputs,
+                std::size_t outputs) {
+    if (images < 0 || images > std::numeric_limits<std::int32_t>::max())
+        throw py::value_error("the batch is beyond int32");
     if (inputs != program.inputs().size() || outputs != program.outputs().size())
-        throw py::value_error("received " + std::to_string(inputs) + " inputs and " + std::to_string(outputs) +
-                              " outputs, the program has " + std::to_string(program.inputs().size()) + " and " +
+        throw py::value_error("received " + std::to_string(inputs) + " inputs and " +
+                              std::to_string(outputs) + " outputs, the program has " +
+                              std::to_string(program.inputs().size()) + " and " +
                               std::to_string(program.outputs().size()));
 }
 
-void run_timed(const Program& program, const std::vector<py::array>& x, const Sizes& sizes, std::int64_t images,
-               const std::vector<py::array>& y, double* seconds) {
+void run_timed(const Program& program, const std::vector<py::array>& x, const Sizes& sizes,
+               std::int64_t images, const std::vector<py::array>& y, double* seconds) {
     check_call(program, images, x.size(), y.size());
     if (sizes.size() != x.size()) throw py::value_error("every input needs a size");
     const std::vector<ImageSize> of_images = image_sizes(sizes);
@@ -65,31 +70,36 @@ void run_timed(const Program& program, const std::vector<py::array>& x, const Si
     std::vector<const float*> from;
     std::vector<float*> to;
     for (std::size_t i = 0; i < x.size(); ++i)
-        from.push_back(data_of(x[i], images * program.inputs()[i].channels * sizes[i].first * sizes[i].second, false));
+        from.push_back(data_of(
+            x[i], images * program.inputs()[i].channels * sizes[i].first * sizes[i].second, false));
     for (std::size_t o = 0; o < y.size(); ++o)
-        to.push_back(const_cast<float*>(data_of(y[o], images * extents[o].channels * extents[o].pixels(), true)));
+        to.push_back(const_cast<float*>(
+            data_of(y[o], images * extents[o].channels * extents[o].pixels(), true)));
     py::gil_scoped_release release;
     program.run(from.data(), of_images, images, to.data(), seconds);
 }
 
-void run(const Program& program, const std::vector<py::array>& x, const Sizes& sizes, std::int64_t images,
-         const std::vector<py::array>& y) {
+void run(const Program& program, const std::vector<py::array>& x, const Sizes& sizes,
+         std::int64_t images, const std::vector<py::array>& y) {
     run_timed(program, x, sizes, images, y, nullptr);
 }
 
-std::vector<std::pair<std::string, double>> profile(const Program& program, const std::vector<py::array>& x, const Sizes& sizes,
-                                                    std::int64_t images, const std::vector<py::array>& y) {
+std::vector<std::pair<std::string, double>> profile(const Program& program,
+                                                    const std::vector<py::array>& x,
+                                                    const Sizes& sizes, std::int64_t images,
+                                                    const std::vector<py::array>& y) {
     const std::vector<std::string> titles = program.titles();
     std::vector<double> seconds(titles.size(), 0.0);
     run_timed(program, x, sizes, images, y, seconds.data());
     std::vector<std::pair<std::string, double>> result;
-    for (std::size_t node = 0; node < titles.size(); ++node) result.emplace_back(titles[node], seconds[node]);
+    for (std::size_t node = 0; node < titles.size(); ++node)
+        result.emplace_back(titles[node], seconds[node]);
     return result;
 }
 
 // Addresses of contiguous float32, as the caller vouches.
-void run_at(const Program& program, const std::vector<std::uintptr_t>& x, const Sizes& sizes, std::int64_t images,
-            const std::vector<std::uintptr_t>& y) {
+void run_at(const Program& program, const std::vector<std::uintptr_t>& x, const Sizes& sizes,
+            std::int64_t images, const std::vector<std::uintptr_t>& y) {
     check_call(program, images, x.size(), y.size());
     std::vector<const float*> from;
     std::vector<float*> to;

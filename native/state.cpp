@@ -15,13 +15,16 @@ void require(bool condition, const std::string& message) {
     if (!condition) throw std::invalid_argument(message);
 }
 
-bool is_plain(std::uint8_t character) { return character >= 32 && character < 127; }  // what an error can print
+bool is_plain(std::uint8_t character) {
+    return character >= 32 && character < 127;
+}  // what an error can print
 
 std::array<std::uint32_t, 256> crc_table() {
     std::array<std::uint32_t, 256> table;
     for (std::uint32_t i = 0; i < 256; ++i) {
         std::uint32_t value = i;
-        for (int bit = 0; bit < 8; ++bit) value = value & 1 ? 0xedb88320u ^ (value >> 1) : value >> 1;
+        for (int bit = 0; bit < 8; ++bit)
+            value = value & 1 ? 0xedb88320u ^ (value >> 1) : value >> 1;
         table[i] = value;
     }
     return table;
@@ -46,7 +49,8 @@ Fields::Field& Fields::find(const char* name, Type type) {
     static const char* const types[] = {"integers", "float32 numbers", "words", "text"};
     for (Field& field : fields_) {
         if (field.name != name) continue;
-        require(field.type == type, "field '" + field.name + "' holds " + types[field.type] + ", expected " + types[type]);
+        require(field.type == type, "field '" + field.name + "' holds " + types[field.type] +
+                                        ", expected " + types[type]);
         field.read = true;
         return field;
     }
@@ -62,22 +66,25 @@ std::vector<T> Fields::items(const Field& field) const {
 
 std::int64_t Fields::integer(const char* name, std::int64_t least, std::int64_t most) {
     const std::vector<std::int64_t> values = items<std::int64_t>(find(name, integer_type));
-    require(values.size() == 1, std::string("field '") + name + "' holds " + std::to_string(values.size()) +
-                                    " integers, expected 1");
+    require(values.size() == 1, std::string("field '") + name + "' holds " +
+                                    std::to_string(values.size()) + " integers, expected 1");
     require(least <= values[0] && values[0] <= most,
-            std::string("field '") + name + "' is " + std::to_string(values[0]) + ", expected " + std::to_string(least) +
-                " to " + std::to_string(most));
+            std::string("field '") + name + "' is " + std::to_string(values[0]) + ", expected " +
+                std::to_string(least) + " to " + std::to_string(most));
     return values[0];
 }
 
-std::vector<int> Fields::integers(const char* name, std::size_t count, std::int64_t least, std::int64_t most) {
+std::vector<int> Fields::integers(const char* name, std::size_t count, std::int64_t least,
+                                  std::int64_t most) {
     const Field& field = find(name, integer_type);
-    require(field.count == count, std::string("field '") + name + "' holds " + std::to_string(field.count) +
-                                      " integers, expected " + std::to_string(count));
+    require(field.count == count, std::string("field '") + name + "' holds " +
+                                      std::to_string(field.count) + " integers, expected " +
+                                      std::to_string(count));
     std::vector<int> result;
     for (const std::int64_t value : items<std::int64_t>(field)) {
-        require(least <= value && value <= most, std::string("field '") + name + "' holds " + std::to_string(value) +
-                                                     ", expected " + std::to_string(least) + " to " + std::to_string(most));
+        require(least <= value && value <= most,
+                std::string("field '") + name + "' holds " + std::to_string(value) + ", expected " +
+                    std::to_string(least) + " to " + std::to_string(most));
         result.push_back(int(value));
     }
     return result;
@@ -89,7 +96,9 @@ std::vector<std::int32_t> Fields::int32s(const char* name, std::size_t count) {
 
 std::vector<float> Fields::floats(const char* name) { return items<float>(find(name, float_type)); }
 
-std::vector<std::uint64_t> Fields::words(const char* name) { return items<std::uint64_t>(find(name, word_type)); }
+std::vector<std::uint64_t> Fields::words(const char* name) {
+    return items<std::uint64_t>(find(name, word_type));
+}
 
 std::string Fields::text(const char* name) {
     const Field& field = find(name, text_type);
@@ -99,7 +108,8 @@ std::string Fields::text(const char* name) {
 }
 
 void Fields::all_read() const {
-    for (const Field& field : fields_) require(field.read, "field '" + field.name + "' is not one of this op's");
+    for (const Field& field : fields_)
+        require(field.read, "field '" + field.name + "' is not one of this op's");
 }
 
 // Reads forward and never past the end.
@@ -115,12 +125,14 @@ public:
     }
     std::uint32_t count(std::uint32_t most, const char* of) {
         const std::uint32_t value = number<std::uint32_t>();
-        require(value <= most, "the state has " + std::to_string(value) + " " + of + ", expected at most " + std::to_string(most));
+        require(value <= most, "the state has " + std::to_string(value) + " " + of +
+                                   ", expected at most " + std::to_string(most));
         return value;
     }
     int rank() {
         const std::uint32_t value = number<std::uint32_t>();
-        require(value == 1 || value == 3, "the state has a value of rank " + std::to_string(value) + ", expected 1 or 3");
+        require(value == 1 || value == 3,
+                "the state has a value of rank " + std::to_string(value) + ", expected 1 or 3");
         return int(value);
     }
     std::string text() {
@@ -136,12 +148,15 @@ public:
         for (std::uint32_t left = count(most_fields, "fields of an op"); left > 0; --left) {
             Fields::Field field;
             field.name = text();
-            require(!result.has(field.name.c_str()), "the state has the field '" + field.name + "' twice");
+            require(!result.has(field.name.c_str()),
+                    "the state has the field '" + field.name + "' twice");
             const std::uint8_t type = number<std::uint8_t>();
-            require(type < 4, "field '" + field.name + "' is of unknown type " + std::to_string(type));
+            require(type < 4,
+                    "field '" + field.name + "' is of unknown type " + std::to_string(type));
             field.type = Fields::Type(type);
             field.count = number<std::uint64_t>();
-            require(field.count <= left_ / sizes[type], "the state ends inside field '" + field.name + "'");
+            require(field.count <= left_ / sizes[type],
+                    "the state ends inside field '" + field.name + "'");
             field.data = take(field.count * sizes[type]);
             field.read = false;
             result.fields_.push_back(field);
@@ -164,15 +179,20 @@ private:
 };
 
 Description read_state(const std::uint8_t* data, std::size_t size) {
-    require(size >= header_bytes && std::memcmp(data, magic, 8) == 0, "these bytes are not the state of a program");
+    require(size >= header_bytes && std::memcmp(data, magic, 8) == 0,
+            "these bytes are not the state of a program");
     StateReader header(data + 8, header_bytes - 8);
-    const std::uint32_t version = header.number<std::uint32_t>(), checksum = header.number<std::uint32_t>();
-    require(version == state_version, "the state is of version " + std::to_string(version) + ", this library reads version " +
+    const std::uint32_t version = header.number<std::uint32_t>(),
+                        checksum = header.number<std::uint32_t>();
+    require(version == state_version, "the state is of version " + std::to_string(version) +
+                                          ", this library reads version " +
                                           std::to_string(state_version));
     const std::uint64_t length = header.number<std::uint64_t>();
-    require(length == size - header_bytes, "the state says that " + std::to_string(length) + " bytes follow its head, and " +
+    require(length == size - header_bytes, "the state says that " + std::to_string(length) +
+                                               " bytes follow its head, and " +
                                                std::to_string(size - header_bytes) + " do");
-    require(crc32(data + header_bytes, size - header_bytes) == checksum, "the state's checksum is wrong: it was damaged");
+    require(crc32(data + header_bytes, size - header_bytes) == checksum,
+            "the state's checksum is wrong: it was damaged");
 
     StateReader reader(data + header_bytes, size - header_bytes);
     Description result;
@@ -187,7 +207,8 @@ Description read_state(const std::uint8_t* data, std::size_t size) {
     for (std::uint32_t left = reader.count(most_ops, "ops"); left > 0; --left) {
         DescribedOp op;
         op.name = reader.text();
-        for (std::uint32_t reads = reader.count(most_reads, "values that an op reads"); reads > 0; --reads)
+        for (std::uint32_t reads = reader.count(most_reads, "values that an op reads"); reads > 0;
+             --reads)
             op.reads.push_back(reader.number<std::uint32_t>());
         op.fields = reader.fields();
         result.ops.push_back(std::move(op));

@@ -19,7 +19,8 @@ namespace {
 using Work = std::function<void(int, int)>;
 
 constexpr int max_threads = 256;
-constexpr int spins = 4000;  // about the distance between the two phases of one call, before a thread goes to sleep
+constexpr int spins =
+    4000;  // about the distance between the two phases of one call, before a thread goes to sleep
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -46,7 +47,8 @@ public:
             work_ = &work;
             helpers_ = helpers;
             for (int worker = 0; worker <= helpers; ++worker) {
-                ranges_[worker].next.store(int(std::int64_t(items) * worker / (helpers + 1)), std::memory_order_relaxed);
+                ranges_[worker].next.store(int(std::int64_t(items) * worker / (helpers + 1)),
+                                           std::memory_order_relaxed);
                 ranges_[worker].end = int(std::int64_t(items) * (worker + 1) / (helpers + 1));
             }
             open_ = true;
@@ -56,10 +58,12 @@ public:
         take(0);
         {
             std::lock_guard<std::mutex> lock(mutex_);
-            open_ = false;  // a thread that has not begun by now is not waited for: a busy machine may keep it away
+            open_ = false;  // a thread that has not begun by now is not waited for: a busy machine
+                            // may keep it away
         }
         for (int spin = 0; active_.load(std::memory_order_acquire) != 0; ++spin) {
-            if (spin < spins) relax(); else std::this_thread::yield();
+            if (spin < spins) relax();
+            else std::this_thread::yield();
         }
     }
 
@@ -72,23 +76,28 @@ private:
         int end = 0;
     };
 
-    // A thread begins with the same part of the work in every call: what it reads and writes stays in its own cache.
+    // A thread begins with the same part of the work in every call: what it reads and writes stays
+    // in its own cache.
     void take(int worker) {
         const Work& work = *work_;
         for (int other = 0; other <= helpers_; ++other) {
             Range& range = ranges_[(worker + other) % (helpers_ + 1)];
-            for (int item; (item = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) work(item, worker);
+            for (int item; (item = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;)
+                work(item, worker);
         }
     }
 
     void serve(int worker, std::uint32_t seen) {
         const DefaultFloatMode mode;
         for (;;) {
-            for (int spin = 0; spin < spins && generation_.load(std::memory_order_acquire) == seen; ++spin) relax();
+            for (int spin = 0; spin < spins && generation_.load(std::memory_order_acquire) == seen;
+                 ++spin)
+                relax();
             bool mine;
             {
                 std::unique_lock<std::mutex> lock(mutex_);
-                wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
+                wake_.wait(lock,
+                           [&] { return generation_.load(std::memory_order_relaxed) != seen; });
                 seen = generation_.load(std::memory_order_relaxed);
                 mine = open_ && worker <= helpers_;
                 if (mine) active_.fetch_add(1, std::memory_order_relaxed);
@@ -112,8 +121,9 @@ private:
 std::atomic<int> threads{0};
 Pool* pool = nullptr;
 
-// The child of a fork has the parent's pool object without its threads, perhaps with a locked mutex: it gets a new one
-// and leaves the old one alone. Pools are never destroyed, so that threads may outlive static destruction.
+// The child of a fork has the parent's pool object without its threads, perhaps with a locked
+// mutex: it gets a new one and leaves the old one alone. Pools are never destroyed, so that threads
+// may outlive static destruction.
 void renew_pool() { pool = new (std::nothrow) Pool; }
 
 Pool* shared_pool() {

@@ -6,8 +6,9 @@
                                                   nc.BinarizeConvolution(epoch=4), nc.Lower()])
     session.train()
 
-`nc.native`, `nc.deploy.session` and `python -m netopt_callbacks doctor` work without CNTK, on any Python from 3.6.
-Every other name needs CNTK; where it cannot be imported, asking for one raises CNTK's own error.
+`nc.native`, `nc.deploy.session` and `python -m netopt_callbacks doctor` work without CNTK, on any
+Python from 3.6. Every other name needs CNTK; where it cannot be imported, asking for one raises
+CNTK's own error.
 """
 import importlib
 import sys
@@ -55,26 +56,28 @@ class _Package(types.ModuleType):
 
     def __getattr__(self, name):
         if name in _MODULES:
-            return importlib.import_module('%s.%s' % (__name__, name))
+            return importlib.import_module(f'{__name__}.{name}')
         if name == 'native_convolve_function_registered':
             return bool(importlib.import_module(__name__ + '.native').implementations())
         if name not in _NAMES:
-            raise AttributeError('module %r has no attribute %r' % (__name__, name))
+            raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
         _cntk.require()
-        value = getattr(importlib.import_module('%s.%s' % (__name__, _NAMES[name])), name)
+        value = getattr(importlib.import_module(f'{__name__}.{_NAMES[name]}'), name)
         setattr(self, name, value)
         return value
 
     def __dir__(self):
-        return sorted(set(super(_Package, self).__dir__()) | set(__all__))
+        return sorted(set(super().__dir__()) | set(__all__))
 
 
 sys.modules[__name__].__class__ = _Package
 
 if _cntk.cntk is not None:
     from .engine import remember
+
     remember.install()
-    # What each optimization says of its blocks is known from here on, of models loaded from files too.
+    # What each optimization says of its blocks is known from here on, of models loaded from files
+    # too.
     for _module in sorted(set(_NAMES.values())):
         if _module.startswith('optimizations.'):
-            importlib.import_module('%s.%s' % (__name__, _module))
+            importlib.import_module(f'{__name__}.{_module}')

@@ -15,27 +15,40 @@ def main(argv=None):
     """Runs one command, from its own module, with the arguments that follow it."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
-        prog='python -m netopt_callbacks', formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='\n'.join('%-8s %s' % command for command in COMMANDS.items()))
+        prog='python -m netopt_callbacks',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='\n'.join('%-8s %s' % command for command in COMMANDS.items()),
+    )
     parser.add_argument('command', choices=COMMANDS, help='its own options: COMMAND --help')
     command = parser.parse_args(argv[:1]).command
     if command == 'summary' and not {'-h', '--help'} & set(argv):
         try:
             importlib.import_module('netopt_callbacks._cntk').require()
         except ImportError as error:
-            sys.stderr.write('summary loads the model with CNTK, which cannot be imported: %s\n' % error)
+            sys.stderr.write(
+                f'summary loads the model with CNTK, which cannot be imported: {error}\n'
+            )
             return 1
     return importlib.import_module('netopt_callbacks.' + command).main(argv[1:])
 
 
 def _escape_what_cannot_be_shown():
-    """Lets names of layers and files through in any locale, as LC_ALL=C: letters it lacks become escapes."""
+    """Lets names of layers and files through in any locale, as LC_ALL=C: letters it lacks
+    become escapes."""
     for name in ('stdout', 'stderr'):
         stream = getattr(sys, name)
         if hasattr(stream, 'buffer'):
             stream.flush()
-            setattr(sys, name, io.TextIOWrapper(stream.buffer, encoding=stream.encoding, errors='backslashreplace',
-                                                line_buffering=stream.line_buffering))
+            setattr(
+                sys,
+                name,
+                io.TextIOWrapper(
+                    stream.buffer,
+                    encoding=stream.encoding,
+                    errors='backslashreplace',
+                    line_buffering=stream.line_buffering,
+                ),
+            )
 
 
 if __name__ == '__main__':

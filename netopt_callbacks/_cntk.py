@@ -8,8 +8,10 @@ import warnings
 from . import runtime
 
 # What CNTK 2.7 says on every system newer than itself, and on every machine without a GPU.
-_EXPECTED_WARNINGS = (r'Unsupported Linux distribution',
-                      r'\s*#+ Missing optional dependency \(GPU-Specific\)')
+_EXPECTED_WARNINGS = (
+    r'Unsupported Linux distribution',
+    r'\s*#+ Missing optional dependency \(GPU-Specific\)',
+)
 
 
 def _import_cntk():
@@ -18,7 +20,7 @@ def _import_cntk():
     if prefix is not None:
         os.environ.setdefault('OPAL_PREFIX', prefix)
     try:
-        import numpy    # here: the filters it adds for itself would go with those below
+        import numpy  # noqa: F401  here: the filters it adds for itself would go with those below
     except ImportError as error:
         return None, error
     with warnings.catch_warnings():
@@ -43,8 +45,10 @@ def require():
         ImportError: CNTK's own, with what to do, where it cannot be imported.
     """
     if cntk is None:
-        raise ImportError('%s\nThis part of netopt_callbacks needs CNTK. What is missing, and how '
-                          'to mend it: python -m netopt_callbacks doctor' % error) from error
+        raise ImportError(
+            f'{error}\nThis part of netopt_callbacks needs CNTK. What is missing, and how '
+            'to mend it: python -m netopt_callbacks doctor'
+        ) from error
     return cntk
 
 

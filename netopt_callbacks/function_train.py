@@ -15,10 +15,22 @@ from .session import training_session
 _lock = threading.Lock()
 
 
-def train(criterion, minibatch_source, minibatch_size=32, streams=None,
-          model_inputs_to_streams=None, parameter_learners=[], callbacks=[],
-          progress_frequency=None, max_epochs=None, epoch_size=None, max_samples=None, data=None,
-          larger_is_better=False, model=None):
+def train(
+    criterion,
+    minibatch_source,
+    minibatch_size=32,
+    streams=None,
+    model_inputs_to_streams=None,
+    parameter_learners=[],
+    callbacks=[],
+    progress_frequency=None,
+    max_epochs=None,
+    epoch_size=None,
+    max_samples=None,
+    data=None,
+    larger_is_better=False,
+    model=None,
+):
     """Trains a criterion as `criterion.train(...)` does, with optimization attached.
 
     The arguments but the last three are those of `cntk.Function.train`, with its defaults and
@@ -27,8 +39,8 @@ def train(criterion, minibatch_source, minibatch_size=32, streams=None,
     Args:
         criterion (cntk.Function): loss and metric.
         epoch_size (int): also the epochs that the optimizations count in; None is what it is to
-            `Function.train`: the length of the first array, which of sequences is their number, though
-            samples are counted against it. With `max_samples` alone, None is one sweep.
+            `Function.train`: the length of the first array, which of sequences is their number,
+            though samples are counted against it. With `max_samples` alone, None is one sweep.
         data, larger_is_better, model: as in `nc.training_session`.
 
     Returns:
@@ -42,24 +54,42 @@ def train(criterion, minibatch_source, minibatch_size=32, streams=None,
     """
     ours, theirs = _parted(callbacks)
     minibatch_size, progress_frequency, max_epochs, epoch_size, max_samples = plain(
-        (minibatch_size, progress_frequency, max_epochs, epoch_size, max_samples))
+        (minibatch_size, progress_frequency, max_epochs, epoch_size, max_samples)
+    )
     counted = _epoch_size(minibatch_source, max_samples) if epoch_size is None else epoch_size
     if epoch_size is None and max_epochs is not None:
         _check_epochs(ours, max_epochs)
     sessions = []
 
     def session(*arguments, **options):
-        sessions.append(training_session(
-            *arguments, callbacks=ours, epoch_size=counted, data=data,
-            larger_is_better=larger_is_better, model=model, **options))
+        sessions.append(
+            training_session(
+                *arguments,
+                callbacks=ours,
+                epoch_size=counted,
+                data=data,
+                larger_is_better=larger_is_better,
+                model=model,
+                **options,
+            )
+        )
         return sessions[0]
 
     try:
-        summary = _train_with(session, criterion, minibatch_source, minibatch_size=minibatch_size,
-                              streams=streams, model_inputs_to_streams=model_inputs_to_streams,
-                              parameter_learners=parameter_learners, callbacks=theirs,
-                              progress_frequency=progress_frequency, max_epochs=max_epochs,
-                              epoch_size=epoch_size, max_samples=max_samples)
+        summary = _train_with(
+            session,
+            criterion,
+            minibatch_source,
+            minibatch_size=minibatch_size,
+            streams=streams,
+            model_inputs_to_streams=model_inputs_to_streams,
+            parameter_learners=parameter_learners,
+            callbacks=theirs,
+            progress_frequency=progress_frequency,
+            max_epochs=max_epochs,
+            epoch_size=epoch_size,
+            max_samples=max_samples,
+        )
     except BaseException as error:
         if sessions:
             error.result = sessions[0].result
@@ -77,10 +107,15 @@ def _epoch_size(source, max_samples):
 
 def _check_epochs(callbacks, max_epochs):
     for callback in callbacks:
-        if isinstance(callback, Optimization) and not isinstance(callback.epoch, tuple) \
-                and callback.epoch > max_epochs:
-            raise ValueError('%s(epoch=%d) is after the last epoch, max_epochs=%d; give an earlier '
-                             'one, or train longer' % (callback.name, callback.epoch, max_epochs))
+        if (
+            isinstance(callback, Optimization)
+            and not isinstance(callback.epoch, tuple)
+            and callback.epoch > max_epochs
+        ):
+            raise ValueError(
+                f'{callback.name}(epoch={callback.epoch}) is after the last epoch, '
+                f'max_epochs={max_epochs}; give an earlier one, or train longer'
+            )
 
 
 def _parted(callbacks):
@@ -90,9 +125,11 @@ def _parted(callbacks):
     known = (C.cntk_py.ProgressWriter, C.CheckpointConfig, C.CrossValidationConfig, C.TestConfig)
     for callback in theirs:
         if not isinstance(callback, known):
-            raise TypeError('callbacks must be nc.Optimization, nc.Observer, progress writers, '
-                            'CheckpointConfig, CrossValidationConfig or TestConfig, got %r; leave it out'
-                            % (callback,))
+            raise TypeError(
+                'callbacks must be nc.Optimization, nc.Observer, progress writers, '
+                f'CheckpointConfig, CrossValidationConfig or TestConfig, got {callback!r}; leave '
+                'it out'
+            )
     return ours, theirs
 
 

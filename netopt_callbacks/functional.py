@@ -11,13 +11,15 @@ def optimize(model, optimization, train_function=None, data=None):
     """Transforms a model, trains what came out of it, and lowers it.
 
     Args:
-        model (cntk.Function): left as it is, but that its Parameters are shared and trained further.
+        model (cntk.Function): left as it is, but that its Parameters are shared and trained
+            further.
         optimization (nc.Optimization): its `epoch` and `learner` don't matter here.
         train_function (callable): gets the transformed model. What it returns, if it is a
             Function, takes the model's place; None means that it trained in place.
-        data: NumPy arrays in the order of the model's arguments, or a minibatch source whose streams are named
-            as they are; for calibration and for comparing the lowered network with the trained one. Without it
-            nothing is calibrated, and they are compared on seeded random input.
+        data: NumPy arrays in the order of the model's arguments, or a minibatch source whose
+            streams are named as they are; for calibration and for comparing the lowered network
+            with the trained one. Without it nothing is calibrated, and they are compared on seeded
+            random input.
 
     Returns:
         cntk.Function: the lowered network; the trained one where there is nothing to lower.
@@ -38,8 +40,10 @@ def optimized(model, optimization, train_function=None, data=None, segments=True
     _check_shapes(trained, model, optimization)
     returned = train_function(trained) if train_function is not None else None
     if returned is not None and not isinstance(returned, C.Function):
-        raise TypeError('optimize: train_function must return a cntk.Function, which takes the place of the model, '
-                        'or None, where it trained in place; got %r' % (returned,))
+        raise TypeError(
+            'optimize: train_function must return a cntk.Function, which takes the place of the '
+            f'model, or None, where it trained in place; got {returned!r}'
+        )
     trained = trained if returned is None else returned
     lowered, _ = Lower().run(trained, [optimization], _minibatches(trained, data), segments)
     return lowered
@@ -47,22 +51,30 @@ def optimized(model, optimization, train_function=None, data=None, segments=True
 
 def _check(model, optimization, train_function):
     if not isinstance(model, C.Function):
-        raise TypeError('optimize: model must be a cntk.Function, got %r; give the network itself, as '
-                        'nc.optimize(z, ...)' % (model,))
+        raise TypeError(
+            f'optimize: model must be a cntk.Function, got {model!r}; give the network itself, as '
+            'nc.optimize(z, ...)'
+        )
     if not isinstance(optimization, Optimization):
-        raise TypeError('optimize: optimization must be an nc.Optimization such as '
-                        'nc.BinarizeConvolution(), got %r' % (optimization,))
+        raise TypeError(
+            'optimize: optimization must be an nc.Optimization such as '
+            f'nc.BinarizeConvolution(), got {optimization!r}'
+        )
     if train_function is not None and not callable(train_function):
-        raise TypeError('optimize: train_function must be a function of the transformed model, got %r; leave it '
-                        'out to train later' % (train_function,))
+        raise TypeError(
+            'optimize: train_function must be a function of the transformed model, got '
+            f'{train_function!r}; leave it out to train later'
+        )
     check_applied('optimize', model)
 
 
 def _check_shapes(new, model, optimization):
     shapes = [[output.shape for output in function.outputs] for function in (model, new)]
     if shapes[0] != shapes[1]:
-        raise ValueError('optimize: transform(model) of %s must keep the outputs, of shapes %s, got %s; edit the model '
-                         'with nc.graph' % (optimization.name, shapes[0], shapes[1]))
+        raise ValueError(
+            f'optimize: transform(model) of {optimization.name} must keep the outputs, of shapes '
+            f'{shapes[0]}, got {shapes[1]}; edit the model with nc.graph'
+        )
 
 
 def _minibatches(model, data):

@@ -21,12 +21,19 @@ from .engine.held_out import held_out, samples_of
 from .engine.schedule import Clock
 from .lowering import Lower
 
-_GOES_ON = 1        # in a mask: a step of a sequence, and not its first
+_GOES_ON = 1  # in a mask: a step of a sequence, and not its first
 _unfinished = weakref.WeakSet()
 
 
-def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None,
-           larger_is_better=False, model=None):
+def attach(
+    trainer,
+    callbacks,
+    epoch_size=None,
+    data=None,
+    progress_writers=None,
+    larger_is_better=False,
+    model=None,
+):
     """Attaches callbacks to a trainer that a loop of the user's own drives.
 
         with nc.attach(trainer, callbacks=[...], epoch_size=60000, data=(x, y)) as run:
@@ -54,26 +61,38 @@ def attach(trainer, callbacks, epoch_size=None, data=None, progress_writers=None
     return Attached(trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model)
 
 
-class Attached(object):
+class Attached:
     """A run of callbacks on a trainer; made by `nc.attach`.
 
     Attributes:
         result (nc.Result): filled as the run goes on; `finish` completes it.
     """
 
-    def __init__(self, trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model):
+    def __init__(
+        self, trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model
+    ):
         handed = remember.trainer(trainer, progress_writers)
         if remember.attached_to(trainer) is not None:
-            raise RuntimeError('this trainer is attached already: call finish() on the run that '
-                               'nc.attach returned first')
+            raise RuntimeError(
+                'this trainer is attached already: call finish() on the run that '
+                'nc.attach returned first'
+            )
         self._trainer = trainer
         self._data = held_out(data, handed.arguments)
-        self.engine = Engine(trainer, handed, callbacks, Clock(epoch_size), self._data, larger_is_better, model=model)
+        self.engine = Engine(
+            trainer, handed, callbacks, Clock(epoch_size), self._data, larger_is_better, model=model
+        )
         clock = self.engine.clock
-        refuse_epochs_that_never_come(self.engine.optimizations, clock, handed.learners, self.engine.workers, False)
-        self._needs_sweeps = clock.unit == DataUnit.sweep and any(
-            not isinstance(callback, Lower) for callback in callbacks or ()) or any(
-                isinstance(optimization.epoch, tuple) for optimization in self.engine.optimizations)
+        refuse_epochs_that_never_come(
+            self.engine.optimizations, clock, handed.learners, self.engine.workers, False
+        )
+        self._needs_sweeps = (
+            clock.unit == DataUnit.sweep
+            and any(not isinstance(callback, Lower) for callback in callbacks or ())
+            or any(
+                isinstance(optimization.epoch, tuple) for optimization in self.engine.optimizations
+            )
+        )
         self._finished = False
         self._class = type(trainer)
         trainer.__class__ = subclass(Watched, self._class)
@@ -126,8 +145,11 @@ class Attached(object):
             function (cntk.Function): reads the model, the loss or the metric the user handed to
                 the trainer, as they were at any time of the run.
         """
-        replacements = {variable: readers.now(variable) for variable in _variables(function)
-                        if readers.now(variable) is not variable}
+        replacements = {
+            variable: readers.now(variable)
+            for variable in _variables(function)
+            if readers.now(variable) is not variable
+        }
         return graph.substitute(function, replacements) if replacements else function
 
     def _complete(self):
@@ -149,8 +171,10 @@ class Attached(object):
     def before_minibatch(self, arguments, is_sweep_end):
         """Does what is due before a minibatch."""
         if self._needs_sweeps and is_sweep_end is None and not _tells_sweeps(arguments):
-            raise ValueError('minibatches of NumPy arrays do not tell where an epoch ends: give '
-                             'nc.attach(..., epoch_size=...) in samples')
+            raise ValueError(
+                'minibatches of NumPy arrays do not tell where an epoch ends: give '
+                'nc.attach(..., epoch_size=...) in samples'
+            )
         if self._data is not None and not self.engine.started:
             self._data.learn_size(samples_of(arguments))
         self.start()
@@ -184,7 +208,9 @@ class Fetched(dict):
         raise KeyError(variable)
 
     def __contains__(self, variable):
-        return super(Fetched, self).__contains__(variable) or any(_now(key).uid == _now(variable).uid for key in self)
+        return super().__contains__(variable) or any(
+            _now(key).uid == _now(variable).uid for key in self
+        )
 
     def get(self, variable, default=None):
         return self[variable] if variable in self else default
@@ -204,9 +230,12 @@ def _variables(function):
 
 def _data_of(arguments):
     """Returns (data, flags of which sequences are new or None) of `train_minibatch`'s arguments."""
-    if isinstance(arguments, tuple) and len(arguments) == 2 \
-            and isinstance(arguments[1], (list, tuple)) \
-            and all(isinstance(flag, bool) for flag in arguments[1]):
+    if (
+        isinstance(arguments, tuple)
+        and len(arguments) == 2
+        and isinstance(arguments[1], (list, tuple))
+        and all(isinstance(flag, bool) for flag in arguments[1])
+    ):
         return arguments
     return arguments, None
 
@@ -220,20 +249,26 @@ def _tells_sweeps(arguments):
 def continues_sequences(arguments):
     """Whether a minibatch goes on with sequences of the one before: a new trainer has lost these.
 
-    Flags tell, or the mask of data that CNTK has cut (`truncation_length`): 2 where a sequence begins.
+    Flags tell, or the mask of data that CNTK has cut (`truncation_length`): 2 where a sequence
+    begins.
     """
     data, new = _data_of(arguments)
     if new:
         return not all(new)
-    # Looking at a mask unpacks the data, and CNTK then no longer takes it for an input of another shape.
-    values = [value for name, value in data.items() if len(getattr(name, 'dynamic_axes', (0, 0))) > 1] \
-        if isinstance(data, dict) else [data]
+    # Looking at a mask unpacks the data, and CNTK then no longer takes it for an input of another
+    # shape.
+    values = (
+        [value for name, value in data.items() if len(getattr(name, 'dynamic_axes', (0, 0))) > 1]
+        if isinstance(data, dict)
+        else [data]
+    )
     masks = [_mask(value) for value in values]
     return any(mask is not None and (mask[:, 0] == _GOES_ON).any() for mask in masks)
 
 
 def _mask(value):
-    """Returns what CNTK knows of the steps of a minibatch, None where every sequence is new and whole."""
+    """Returns what CNTK knows of the steps of a minibatch, None where every sequence is new and
+    whole."""
     value = value.data if isinstance(value, MinibatchData) else value
     mask = C.cntk_py.Value.mask(value) if isinstance(value, C.cntk_py.Value) else None
     return None if mask is None else mask.asarray()
@@ -255,7 +290,7 @@ class Watched(Exchanged):
         elif outputs:
             rest = (list(asked),) + rest[1:]
         with directors.uninterrupted():
-            trained = super(Watched, self).train_minibatch(arguments, *rest, **options)
+            trained = super().train_minibatch(arguments, *rest, **options)
             run.after_minibatch()
         if outputs:
             updated, values = trained
@@ -263,20 +298,22 @@ class Watched(Exchanged):
         return trained
 
     def summarize_training_progress(self):
-        super(Watched, self).summarize_training_progress()
+        super().summarize_training_progress()
         remember.attached_to(self).engine.check()
 
     def summarize_test_progress(self):
-        super(Watched, self).summarize_test_progress()
+        super().summarize_test_progress()
         remember.attached_to(self).engine.tell_test('test')
 
     def save_checkpoint(self, filename, *rest, **options):
         remember.attached_to(self).start()
-        super(Watched, self).save_checkpoint(filename, *rest, **options)
+        super().save_checkpoint(filename, *rest, **options)
 
 
 @atexit.register
 def _warn_of_unfinished():
     for run in _unfinished:
-        warnings.warn('a run of nc.attach(...) was never finished: call run.finish(), or use '
-                      '`with nc.attach(...) as run:`; nothing was exported and nothing lowered')
+        warnings.warn(
+            'a run of nc.attach(...) was never finished: call run.finish(), or use '
+            '`with nc.attach(...) as run:`; nothing was exported and nothing lowered'
+        )

@@ -3,7 +3,8 @@ import numpy as np
 
 
 def plain(value):
-    """Returns a NumPy integer as an int, also those in a tuple as (2, cntk.train.DataUnit.sweep); else the value.
+    """Returns a NumPy integer as an int, also those in a tuple as (2, cntk.train.DataUnit.sweep);
+    else the value.
 
     >>> import numpy
     >>> plain((numpy.int64(2), 'sweep')), plain(True), plain(None)

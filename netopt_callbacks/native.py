@@ -2,63 +2,126 @@
 
     y[n, f] = scale[f] * conv(sign(x[n]), sign(w[f])) + bias[f]
 
-sign(v) is +1 where v > 0 and -1 elsewhere (so for 0, -0 and NaN); a padded tap contributes exactly 0, as in CNTK's
-convolution. The convolution itself is an integer, the same on every implementation and with any number of threads; the
-rest is one float32 multiplication, rounded, and one float32 addition, rounded. `docs/native.md` has the details.
+sign(v) is +1 where v > 0 and -1 elsewhere (so for 0, -0 and NaN); a padded tap contributes exactly
+0, as in CNTK's convolution. The convolution itself is an integer, the same on every implementation
+and with any number of threads; the rest is one float32 multiplication, rounded, and one float32
+addition, rounded. `docs/native.md` has the details.
 """
 import numpy as np
 
 from netopt_callbacks import native_limits
-from netopt_callbacks.native_arrays import (INT32, check_out, checked_integer, empty, float32_array, float32_vector, frozen,
-                                             pair_of_integers, two)
-from netopt_callbacks.native_machine import (_native, all_implementations, clock_rate, cpu_name, implementation,
-                                              implementations, num_threads, peak, port_limit, set_num_threads, stream)
+from netopt_callbacks.native_arrays import (
+    INT32,
+    check_out,
+    checked_integer,
+    empty,
+    float32_array,
+    float32_vector,
+    frozen,
+    pair_of_integers,
+    two,
+)
+from netopt_callbacks.native_machine import (
+    _native,
+    all_implementations,
+    clock_rate,
+    cpu_name,
+    implementation,
+    implementations,
+    num_threads,
+    peak,
+    port_limit,
+    set_num_threads,
+    stream,
+)
 from netopt_callbacks.native_program import Program
 
-__all__ = ['BinaryConvolution', 'BinaryDense', 'Program', 'all_implementations', 'clock_rate', 'cpu_name', 'empty',
-           'implementation', 'implementations', 'num_threads', 'peak', 'port_limit', 'set_num_threads', 'stream']
+__all__ = [
+    'BinaryConvolution',
+    'BinaryDense',
+    'Program',
+    'all_implementations',
+    'clock_rate',
+    'cpu_name',
+    'empty',
+    'implementation',
+    'implementations',
+    'num_threads',
+    'peak',
+    'port_limit',
+    'set_num_threads',
+    'stream',
+]
 
 STATE_VERSION = 1
 
 
-class BinaryConvolution(object):
+class BinaryConvolution:
     """2-D convolution of the signs of the input with the signs of the weights.
 
     Args:
-        weights: float32 `[filters, channels // groups, height, width]`; only the signs are kept, one bit each.
+        weights: float32 `[filters, channels // groups, height, width]`; only the signs are kept,
+            one bit each.
         strides: two ints at least 1, for height and width.
         padding: `((top, bottom), (left, right))`, at least 0; a padded tap contributes 0.
         dilation: two ints at least 1.
         groups: divides channels and filters.
         scale: float32 `[filters]`, or None for no multiplication.
         bias: float32 `[filters]`, or None for no addition.
-        threshold: float32 `[channels]`, or None for 0: the input's sign is +1 where x > threshold[channel]. In IEEE
-            float32 with gradual underflow this is `x - threshold > 0` for every pair of values, infinities included.
+        threshold: float32 `[channels]`, or None for 0: the input's sign is +1 where x >
+            threshold[channel]. In IEEE float32 with gradual underflow this is `x - threshold > 0`
+            for every pair of values, infinities included.
         implementation: a name from `implementations()`; by default what `implementation()` says.
 
     Raises:
         TypeError: an array that is not float32, a count that is not an integer.
-        ValueError: shapes that do not fit together, a negative count, sizes beyond int32, an unknown implementation.
+        ValueError: shapes that do not fit together, a negative count, sizes beyond int32, an
+            unknown implementation.
         RuntimeError: an implementation that this machine cannot run.
 
-    Objects are immutable, may be called from several threads at once, pickle as packed bits, and survive a fork.
+    Objects are immutable, may be called from several threads at once, pickle as packed bits, and
+    survive a fork.
     """
 
-    def __init__(self, weights, strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, scale=None,
-                 bias=None, threshold=None, implementation=None):
+    def __init__(
+        self,
+        weights,
+        strides=(1, 1),
+        padding=((0, 0), (0, 0)),
+        dilation=(1, 1),
+        groups=1,
+        scale=None,
+        bias=None,
+        threshold=None,
+        implementation=None,
+    ):
         weights = float32_array(weights, 'weights', 4)
         if 0 in weights.shape:
-            raise ValueError('weights must not be empty, received shape %s' % (weights.shape,))
-        self._build(dict(version=STATE_VERSION, words=_native.pack_weights(weights), channels=weights.shape[1],
-                         strides=strides, padding=padding, dilation=dilation, groups=groups, scale=scale, bias=bias,
-                         threshold=threshold), implementation)
+            raise ValueError(f'weights must not be empty, received shape {weights.shape}')
+        self._build(
+            dict(
+                version=STATE_VERSION,
+                words=_native.pack_weights(weights),
+                channels=weights.shape[1],
+                strides=strides,
+                padding=padding,
+                dilation=dilation,
+                groups=groups,
+                scale=scale,
+                bias=bias,
+                threshold=threshold,
+            ),
+            implementation,
+        )
 
     def __call__(self, x, out=None):
         """Convolves a batch.
 
         Args:
-            x: float32 `[batch, channels, height, width]`, batch 0 included; copied once if it is not C-contiguous.
-            out: float32 C-contiguous array of the result's shape to write into, best one of `empty`; None for a new one.
+            x: float32 `[batch, channels, height, width]`, batch 0 included; copied once if it is
+                not C-contiguous.
+            out: float32 C-contiguous array of the result's shape to write into, best one of
+                `empty`; None for a new one.
 
         Returns:
             float32 `[batch, filters, height', width']`; `out` itself if it was given.
@@ -66,7 +129,9 @@ class BinaryConvolution(object):
         x = float32_array(x, 'x', 4)
         channels = self._state['channels'] * self._state['groups']
         if x.shape[1] != channels:
-            raise ValueError('x has %d channels (shape %s), the weights expect %d' % (x.shape[1], x.shape, channels))
+            raise ValueError(
+                f'x has {x.shape[1]} channels (shape {x.shape}), the weights expect {channels}'
+            )
         shape = self.output_shape(x.shape)
         if out is None:
             out = empty(shape)
@@ -89,16 +154,19 @@ class BinaryConvolution(object):
 
     @property
     def words(self):
-        """The packed weights, read-only: uint64 `[filters, height, width, ceil(channels / groups / 64)]`.
+        """The packed weights, read-only: uint64 `[filters, height, width, ceil(channels / groups /
+        64)]`.
 
         Bit c % 64 of word c // 64 is channel c: 1 for +1. Bits beyond the last channel are 0.
         """
         return self._state['words']
 
     def state(self):
-        """Everything the object is, as a dict of ints, tuples and arrays; the weights as packed bits only.
+        """Everything the object is, as a dict of ints, tuples and arrays; the weights as packed
+        bits only.
 
-        `BinaryConvolution.from_state` makes an equal object of it on any machine. The arrays are copies.
+        `BinaryConvolution.from_state` makes an equal object of it on any machine. The arrays are
+        copies.
         """
         return _copied(self._state)
 
@@ -107,7 +175,8 @@ class BinaryConvolution(object):
         """The object that `state()` described.
 
         Raises:
-            ValueError, TypeError: a state of another version, with missing or unknown entries, or inconsistent ones.
+            ValueError, TypeError: a state of another version, with missing or unknown entries, or
+                inconsistent ones.
         """
         made = cls.__new__(cls)
         made._build(state, implementation)
@@ -119,8 +188,14 @@ class BinaryConvolution(object):
     def __repr__(self):
         filters, height, width, _ = self.words.shape
         return '%s(%d filters of %d x %d x %d, groups=%d, %s)' % (
-            type(self).__name__, filters, self._state['channels'], height, width, self._state['groups'],
-            self._implementation)
+            type(self).__name__,
+            filters,
+            self._state['channels'],
+            height,
+            width,
+            self._state['groups'],
+            self._implementation,
+        )
 
     def _build(self, state, name):
         self._implementation = implementation() if name is None else name
@@ -129,29 +204,42 @@ class BinaryConvolution(object):
         self._convolution = _native.Convolution(implementation=self._implementation, **arguments)
 
 
-class BinaryDense(object):
+class BinaryDense:
     """y[n, f] = scale[f] * sum over c of sign(x[n, c]) * sign(weights[c, f]) + bias[f].
 
     Args:
-        weights: float32 `[inputs, outputs]`, as CNTK's Dense holds them; only the signs are kept, one bit each.
+        weights: float32 `[inputs, outputs]`, as CNTK's Dense holds them; only the signs are kept,
+            one bit each.
         scale: float32 `[outputs]`, or None for no multiplication.
         bias: float32 `[outputs]`, or None for no addition.
-        threshold: float32 `[inputs]`, or None for 0: the input's sign is +1 where x > threshold[input].
+        threshold: float32 `[inputs]`, or None for 0: the input's sign is +1 where x >
+            threshold[input].
         implementation: as for `BinaryConvolution`.
 
     Raises:
         TypeError, ValueError, RuntimeError: as `BinaryConvolution`.
 
-    Objects are immutable, may be called from several threads at once, pickle as packed bits, and survive a fork.
+    Objects are immutable, may be called from several threads at once, pickle as packed bits, and
+    survive a fork.
     """
 
     def __init__(self, weights, scale=None, bias=None, threshold=None, implementation=None):
         weights = float32_array(weights, 'weights', 2)
         if 0 in weights.shape:
-            raise ValueError('weights must not be empty, received shape %s' % (weights.shape,))
+            raise ValueError(f'weights must not be empty, received shape {weights.shape}')
         words = _native.pack_weights(np.ascontiguousarray(weights.T)[:, :, None, None])
-        self._build(dict(_PLAIN, version=STATE_VERSION, words=words, channels=weights.shape[0], scale=scale, bias=bias,
-                         threshold=threshold), implementation)
+        self._build(
+            dict(
+                _PLAIN,
+                version=STATE_VERSION,
+                words=words,
+                channels=weights.shape[0],
+                scale=scale,
+                bias=bias,
+                threshold=threshold,
+            ),
+            implementation,
+        )
 
     def __call__(self, x, out=None):
         """Multiplies a batch.
@@ -165,7 +253,9 @@ class BinaryDense(object):
         """
         x = float32_array(x, 'x', 2)
         if x.shape[1] != self.inputs:
-            raise ValueError('x has %d columns (shape %s), the weights expect %d' % (x.shape[1], x.shape, self.inputs))
+            raise ValueError(
+                f'x has {x.shape[1]} columns (shape {x.shape}), the weights expect {self.inputs}'
+            )
         if out is None:
             out = empty((x.shape[0], self.outputs))
         else:
@@ -196,7 +286,8 @@ class BinaryDense(object):
 
     @property
     def words(self):
-        """The packed weights, read-only: uint64 `[outputs, ceil(inputs / 64)]`; bit c % 64 of word c // 64 is input c."""
+        """The packed weights, read-only: uint64 `[outputs, ceil(inputs / 64)]`; bit c % 64 of
+        word c // 64 is input c."""
         return self._state['words'][:, 0, 0, :]
 
     def state(self):
@@ -208,7 +299,8 @@ class BinaryDense(object):
         """The object that `state()` described.
 
         Raises:
-            ValueError, TypeError: as `BinaryConvolution.from_state`; a state of another convolution than that of a Dense.
+            ValueError, TypeError: as `BinaryConvolution.from_state`; a state of another convolution
+                than that of a Dense.
         """
         made = cls.__new__(cls)
         made._build(state, implementation)
@@ -218,62 +310,120 @@ class BinaryDense(object):
         return type(self).from_state, (self.state(),)
 
     def __repr__(self):
-        return '%s(%d inputs, %d outputs, %s)' % (type(self).__name__, self.inputs, self.outputs, self.implementation)
+        sizes = f'{self.inputs} inputs, {self.outputs} outputs'
+        return f'{type(self).__name__}({sizes}, {self.implementation})'
 
     def _build(self, state, name):
         self._state = state = checked_state(state)
         if state['words'].shape[1:3] != (1, 1) or any(state[key] != _PLAIN[key] for key in _PLAIN):
-            raise ValueError('state describes a %d x %d convolution with %s, not a dense layer' % (
-                state['words'].shape[1:3] + (', '.join('%s %s' % (key, state[key]) for key in sorted(_PLAIN)),)))
-        steps = [(step, state[key]) for step, key in (('multiply', 'scale'), ('add', 'bias')) if state[key] is not None]
+            raise ValueError(
+                'state describes a %d x %d convolution with %s, not a dense layer'
+                % (
+                    state['words'].shape[1:3]
+                    + (', '.join(f'{key} {state[key]}' for key in sorted(_PLAIN)),)
+                )
+            )
+        steps = [
+            (step, state[key])
+            for step, key in (('multiply', 'scale'), ('add', 'bias'))
+            if state[key] is not None
+        ]
         threshold = 0.0 if state['threshold'] is None else state['threshold']
-        threshold = np.where(np.isnan(threshold), np.float32(np.inf), threshold).reshape(-1)  # nothing is above either
+        threshold = np.where(np.isnan(threshold), np.float32(np.inf), threshold).reshape(
+            -1
+        )  # nothing is above either
         self._program = Program(
-            [dict(op='pack', input='x', bits='signs', threshold=threshold.astype(np.float32)),
-             dict(op='convolution', input='signs', words=state['words'], channels=state['channels'], steps=steps, values='y')],
-            dict(x=(state['channels'],)), ['y'], implementation=name)
+            [
+                dict(op='pack', input='x', bits='signs', threshold=threshold.astype(np.float32)),
+                dict(
+                    op='convolution',
+                    input='signs',
+                    words=state['words'],
+                    channels=state['channels'],
+                    steps=steps,
+                    values='y',
+                ),
+            ],
+            dict(x=(state['channels'],)),
+            ['y'],
+            implementation=name,
+        )
 
 
 # Of a Dense as a convolution; and the size of its images.
 _PLAIN = dict(strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1)
 _ONE_PIXEL = [(1, 1)]
 
-STATE_KEYS = ('version', 'words', 'channels', 'strides', 'padding', 'dilation', 'groups', 'scale', 'bias', 'threshold')
+STATE_KEYS = (
+    'version',
+    'words',
+    'channels',
+    'strides',
+    'padding',
+    'dilation',
+    'groups',
+    'scale',
+    'bias',
+    'threshold',
+)
 
 
 def _copied(state):
-    return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in state.items()}
+    return {
+        name: value.copy() if isinstance(value, np.ndarray) else value
+        for name, value in state.items()
+    }
 
 
 def checked_state(state):
     """A complete, consistent, immutable copy of a state, or TypeError or ValueError."""
     if not isinstance(state, dict) or set(state) != set(STATE_KEYS):
-        raise ValueError('state must be a dict of %s, received %s' % (
-            ', '.join(STATE_KEYS), sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__))
+        raise ValueError(
+            'state must be a dict of {}, received {}'.format(
+                ', '.join(STATE_KEYS),
+                sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__,
+            )
+        )
     if state['version'] != STATE_VERSION:
-        raise ValueError('state is of version %s, this package reads version %d' % (state['version'], STATE_VERSION))
+        raise ValueError(
+            'state is of version %s, this package reads version %d'
+            % (state['version'], STATE_VERSION)
+        )
     words = state['words']
     if not isinstance(words, np.ndarray) or words.dtype != np.uint64 or words.ndim != 4:
-        raise TypeError('words must be a uint64 array of rank 4 in the byte order of this machine, received %s'
-                        % ('%s of rank %d' % (words.dtype.str, words.ndim) if isinstance(words, np.ndarray)
-                           else type(words).__name__))
+        raise TypeError(
+            'words must be a uint64 array of rank 4 in the byte order of this machine, received %s'
+            % (
+                f'{words.dtype.str} of rank {words.ndim}'
+                if isinstance(words, np.ndarray)
+                else type(words).__name__
+            )
+        )
     if 0 in words.shape:
-        raise ValueError('words must not be empty, received shape %s' % (words.shape,))
-    checked = dict(version=STATE_VERSION, words=frozen(words),
-                   channels=checked_integer(state['channels'], 'channels', 1, INT32),
-                   groups=checked_integer(state['groups'], 'groups', 1, INT32),
-                   strides=pair_of_integers(state['strides'], 'strides', 1),
-                   dilation=pair_of_integers(state['dilation'], 'dilation', 1))
+        raise ValueError(f'words must not be empty, received shape {words.shape}')
+    checked = dict(
+        version=STATE_VERSION,
+        words=frozen(words),
+        channels=checked_integer(state['channels'], 'channels', 1, INT32),
+        groups=checked_integer(state['groups'], 'groups', 1, INT32),
+        strides=pair_of_integers(state['strides'], 'strides', 1),
+        dilation=pair_of_integers(state['dilation'], 'dilation', 1),
+    )
     filters, channels, groups = words.shape[0], checked['channels'], checked['groups']
     if filters % groups:
-        raise ValueError('%d filters cannot be divided into %d groups' % (filters, groups))
+        raise ValueError(f'{filters} filters cannot be divided into {groups} groups')
     if words.shape[3] != (channels + 63) // 64:
-        raise ValueError('words has %d words per tap, %d channels need %d'
-                         % (words.shape[3], channels, (channels + 63) // 64))
+        raise ValueError(
+            f'words has {words.shape[3]} words per tap, {channels} channels need '
+            f'{(channels + 63) // 64}'
+        )
     sides = two(state['padding'], 'padding')
     checked['padding'] = tuple(pair_of_integers(side, 'padding', 0) for side in sides)
-    native_limits.refuse_geometry(filters, words.shape[1:3], checked['strides'], checked['padding'],
-                                  checked['dilation'])
+    native_limits.refuse_geometry(
+        filters, words.shape[1:3], checked['strides'], checked['padding'], checked['dilation']
+    )
     for name, length in (('scale', filters), ('bias', filters), ('threshold', channels * groups)):
-        checked[name] = None if state[name] is None else frozen(float32_vector(state[name], name, length))
+        checked[name] = (
+            None if state[name] is None else frozen(float32_vector(state[name], name, length))
+        )
     return checked

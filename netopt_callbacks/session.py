@@ -10,8 +10,14 @@ import tempfile
 import warnings
 
 from cntk.train.trainer import Trainer
-from cntk.train.training_session import (CheckpointConfig, CrossValidationConfig, DataUnit,
-                                         TestConfig, TrainingSession, _unpack_parameter_frequency)
+from cntk.train.training_session import (
+    CheckpointConfig,
+    CrossValidationConfig,
+    DataUnit,
+    TestConfig,
+    TrainingSession,
+    _unpack_parameter_frequency,
+)
 
 from .engine import directors, learners as learner_facts, random_state, remember, sources, temporary
 from .engine.callbacks import refuse_epochs_that_never_come
@@ -26,10 +32,23 @@ from .integers import plain
 _SOURCE = 'TrainingMinibatchSource'
 
 
-def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
-                     progress_frequency=None, max_samples=None, checkpoint_config=None,
-                     cv_config=None, test_config=None, callbacks=None, epoch_size=None, data=None,
-                     progress_writers=None, larger_is_better=False, model=None):
+def training_session(
+    trainer,
+    mb_source,
+    mb_size,
+    model_inputs_to_streams,
+    progress_frequency=None,
+    max_samples=None,
+    checkpoint_config=None,
+    cv_config=None,
+    test_config=None,
+    callbacks=None,
+    epoch_size=None,
+    data=None,
+    progress_writers=None,
+    larger_is_better=False,
+    model=None,
+):
     """Creates a training session that optimizes the network while it trains.
 
     The first nine arguments are those of `cntk.training_session`, with its defaults and its
@@ -47,8 +66,8 @@ def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
             of `cv_config`.
         progress_writers (list): those of a trainer built before the import of this package.
         larger_is_better (bool): direction of the metric, the criterion's second output.
-        model (cntk.Function): the network for `result.model`, where the trainer was given only a criterion and several
-            Functions of the script read it.
+        model (cntk.Function): the network for `result.model`, where the trainer was given only a
+            criterion and several Functions of the script read it.
 
     Returns:
         Session: call `train()` once, then read `result`.
@@ -56,12 +75,26 @@ def training_session(trainer, mb_source, mb_size, model_inputs_to_streams,
     Raises:
         TypeError, ValueError: an argument does not fit, before training starts.
     """
-    return Session(trainer, mb_source, plain(mb_size), model_inputs_to_streams, plain(progress_frequency),
-                   plain(max_samples), checkpoint_config, cv_config, test_config, callbacks, plain(epoch_size),
-                   data, progress_writers, larger_is_better, model)
+    return Session(
+        trainer,
+        mb_source,
+        plain(mb_size),
+        model_inputs_to_streams,
+        plain(progress_frequency),
+        plain(max_samples),
+        checkpoint_config,
+        cv_config,
+        test_config,
+        callbacks,
+        plain(epoch_size),
+        data,
+        progress_writers,
+        larger_is_better,
+        model,
+    )
 
 
-class Session(object):
+class Session:
     """A training session with callbacks; made by `nc.training_session`.
 
     Attributes:
@@ -69,9 +102,24 @@ class Session(object):
         result (nc.Result): filled by `train`, also by one that is interrupted or fails.
     """
 
-    def __init__(self, trainer, mb_source, mb_size, model_inputs_to_streams, progress_frequency,
-                 max_samples, checkpoint_config, cv_config, test_config, callbacks, epoch_size,
-                 data, progress_writers, larger_is_better, model):
+    def __init__(
+        self,
+        trainer,
+        mb_source,
+        mb_size,
+        model_inputs_to_streams,
+        progress_frequency,
+        max_samples,
+        checkpoint_config,
+        cv_config,
+        test_config,
+        callbacks,
+        epoch_size,
+        data,
+        progress_writers,
+        larger_is_better,
+        model,
+    ):
         self.trainer = trainer
         self.caught = None
         self._trained = False
@@ -84,22 +132,35 @@ class Session(object):
         self._test = test_config or TestConfig(None)
         handed = remember.trainer(trainer, progress_writers)
         self._source, self._streams = TrainingSession._sanitize_minibatch_source(
-            mb_source, model_inputs_to_streams, trainer.loss_function)
+            mb_source, model_inputs_to_streams, trainer.loss_function
+        )
         remember.config(self._test, 'test_config')
-        self._segment(self._checkpoint, self._test)     # CNTK's own checks, before training
+        self._segment(self._checkpoint, self._test)  # CNTK's own checks, before training
         cross_validation = remember.config(cv_config, 'cv_config')
         self.engine = Engine(
-            trainer, handed, callbacks, Clock(epoch_size, self._samples_left(), self._source_length()),
-            held_out(data, handed.arguments, self._streams, cross_validation, mb_size), larger_is_better,
-            self._given['filename'], holds_trainer=True, model=model)
+            trainer,
+            handed,
+            callbacks,
+            Clock(epoch_size, self._samples_left(), self._source_length()),
+            held_out(data, handed.arguments, self._streams, cross_validation, mb_size),
+            larger_is_better,
+            self._given['filename'],
+            holds_trainer=True,
+            model=model,
+        )
         refuse_epochs_that_never_come(
-            self.engine.optimizations, self.engine.clock, handed.learners, self.engine.workers,
-            sources.tells_all_workers_of_sweeps(self._source))
+            self.engine.optimizations,
+            self.engine.clock,
+            handed.learners,
+            self.engine.workers,
+            sources.tells_all_workers_of_sweeps(self._source),
+        )
         self._needs_segments = bool(self.engine.optimizations)
         # Whether a pair of the user's name is only what one segment hands to the next: CNTK
         # itself keeps others, or writes none where it counts no samples.
-        self._hands_over_only = self._given['preserve_all'] \
-            or learner_facts.counts_nothing(handed.learners)
+        self._hands_over_only = self._given['preserve_all'] or learner_facts.counts_nothing(
+            handed.learners
+        )
         if self._needs_segments:
             sources.refuse_half_position(self._source)
             self._warn_of_what_is_not_exact()
@@ -108,16 +169,22 @@ class Session(object):
         self._checkpoints_counted = None
 
     def _samples_left(self):
-        """Returns how many samples the run trains: CNTK counts `max_samples` over the learners' life.
+        """Returns how many samples the run trains: CNTK counts `max_samples` over the learners'
+        life.
 
         Where a checkpoint may be restored, that life begins anew with it.
         """
-        if self._max_samples in (None, sys.maxsize) or self._given['filename'] and self._given['restore']:
+        if (
+            self._max_samples in (None, sys.maxsize)
+            or self._given['filename']
+            and self._given['restore']
+        ):
             return self._max_samples
         return max(0, self._max_samples - self.trainer.total_number_of_samples_seen)
 
     def _source_length(self):
-        """Returns at most how many (samples, sweeps) are trained, by what the source gives and max_samples."""
+        """Returns at most how many (samples, sweeps) are trained, by what the source gives and
+        max_samples."""
         restores = bool(self._given['filename'] and self._given['restore'])
         samples, sweeps = sources.length(self._source, anew=restores)
         once, limit = sources.sweep_of(self._source), self._samples_left()
@@ -127,19 +194,28 @@ class Session(object):
 
     def _warn_of_what_is_not_exact(self):
         if remember.truncated(self._source):
-            warnings.warn('this source cuts its sequences (truncation_length), and where an '
-                          'optimization is due it is restored to its position: CNTK then drops the '
-                          'sequences it has begun, so some samples are not trained', stacklevel=4)
+            warnings.warn(
+                'this source cuts its sequences (truncation_length), and where an '
+                'optimization is due it is restored to its position: CNTK then drops the '
+                'sequences it has begun, so some samples are not trained',
+                stacklevel=4,
+            )
         if self.engine.workers.drops_empty_minibatch and random_state.has_state(
-                self.trainer.loss_function):
-            warnings.warn('block momentum synchronizes at every save, and a swap saves: with random '
-                          'state in the network (Dropout is such) the run after it is not that of '
-                          'plain CNTK, bit for bit', stacklevel=4)
+            self.trainer.loss_function
+        ):
+            warnings.warn(
+                'block momentum synchronizes at every save, and a swap saves: with random '
+                'state in the network (Dropout is such) the run after it is not that of '
+                'plain CNTK, bit for bit',
+                stacklevel=4,
+            )
         if self._given['filename'] and not sources.has_position(self._source):
-            warnings.warn('the minibatch source %s keeps no position in a checkpoint, so a resumed '
-                          'run begins its data anew: override get_checkpoint_state() and '
-                          'restore_from_checkpoint(state)' % type(self._source).__name__,
-                          stacklevel=4)
+            warnings.warn(
+                f'the minibatch source {type(self._source).__name__} keeps no position in a '
+                'checkpoint, so a resumed run begins its data anew: override '
+                'get_checkpoint_state() and restore_from_checkpoint(state)',
+                stacklevel=4,
+            )
 
     @property
     def result(self):
@@ -158,8 +234,10 @@ class Session(object):
             cross-validation callback raises, as it was raised; `result` is then partial.
         """
         if self._trained:
-            raise RuntimeError('this session has been trained: a session trains once, make a new '
-                               'one with nc.training_session(...) to train on')
+            raise RuntimeError(
+                'this session has been trained: a session trains once, make a new '
+                'one with nc.training_session(...) to train on'
+            )
         remember.refuse_attached(self.trainer)
         self._trained = True
         self.engine.measure_on(device)
@@ -191,7 +269,7 @@ class Session(object):
         if file:
             self._note_whole()
         if file == self._given['filename'] and self._checkpoints.noted(HANDED_OVER):
-            self._remove = (file, file + '.ckp')    # as the run that was killed was about to do
+            self._remove = (file, file + '.ckp')  # as the run that was killed was about to do
         return file
 
     def _run(self, device, restored):
@@ -207,7 +285,7 @@ class Session(object):
                 self._fire()
                 config = self._hand_over(os.path.join(folder, 'segment'))
             self._all_written()
-            self.engine.workers.meet(self.trainer)      # one may still be in its last summary
+            self.engine.workers.meet(self.trainer)  # one may still be in its last summary
             self._fire()
             if self._needs_segments:
                 self._run_test(os.path.join(folder, 'test'), device)
@@ -222,9 +300,18 @@ class Session(object):
         self.caught.check()
 
     def _segment(self, checkpoint, test):
-        return Segment(self, self.trainer, self._source, self._size, self._streams,
-                       self._max_samples, self._frequency, checkpoint, self._cross_validation,
-                       test)
+        return Segment(
+            self,
+            self.trainer,
+            self._source,
+            self._size,
+            self._streams,
+            self._max_samples,
+            self._frequency,
+            checkpoint,
+            self._cross_validation,
+            test,
+        )
 
     def _hand_over(self, file):
         """Saves the changed trainer; returns the config with which the next segment restores it.
@@ -237,7 +324,9 @@ class Session(object):
         if not own and self._hands_over_only and self.engine.workers.is_main:
             self._checkpoints.note(HANDED_OVER)
         if own:
-            self._save_temporary(target, 'going on after an optimization, without a checkpoint_config,')
+            self._save_temporary(
+                target, 'going on after an optimization, without a checkpoint_config,'
+            )
         else:
             with self.engine.phases.saving(target):
                 self._save(target)
@@ -246,17 +335,25 @@ class Session(object):
             self._remove = (target, target + '.ckp')
         if own:
             return CheckpointConfig(target, frequency=0, restore=True)
-        return CheckpointConfig(target, frequency=(self._given['frequency'], self._given['unit']),
-                                restore=True, preserve_all=self._given['preserve_all'])
+        return CheckpointConfig(
+            target,
+            frequency=(self._given['frequency'], self._given['unit']),
+            restore=True,
+            preserve_all=self._given['preserve_all'],
+        )
 
     def _save(self, file):
-        Trainer.save_checkpoint(self.trainer, file,
-                                {_SOURCE: self._source.get_checkpoint_state()})
+        Trainer.save_checkpoint(self.trainer, file, {_SOURCE: self._source.get_checkpoint_state()})
 
     def _save_temporary(self, file, what):
         is_main = self.engine.workers.is_main
         if is_main:
-            temporary.room_for(os.path.dirname(file), self.trainer.loss_function, self.trainer.parameter_learners, what)
+            temporary.room_for(
+                os.path.dirname(file),
+                self.trainer.loss_function,
+                self.trainer.parameter_learners,
+                what,
+            )
         self._save(file)
         if is_main:
             temporary.check(file, what)
@@ -273,11 +370,14 @@ class Session(object):
         self._remove = ()
 
     def checkpoint_may_come(self):
-        """Keeps the pair of before where C++ may write one after this minibatch: always, rather than not once."""
+        """Keeps the pair of before where C++ may write one after this minibatch: always, rather
+        than not once."""
         keeper = self.engine.phases.keeper()
         if keeper is None or not self._given['frequency']:
             return
-        counted = self.trainer.total_number_of_units_seen(self._given['unit']) // self._given['frequency']
+        counted = (
+            self.trainer.total_number_of_units_seen(self._given['unit']) // self._given['frequency']
+        )
         if counted != self._checkpoints_counted or not trained_samples(self.trainer):
             keeper.begin(self.trainer.total_number_of_samples_seen)
         self._checkpoints_counted = counted
@@ -294,7 +394,8 @@ class Session(object):
         self._note_whole()
 
     def _all_written(self):
-        """Makes sure of the pair that C++ writes of the end where it keeps all; no other save comes."""
+        """Makes sure of the pair that C++ writes of the end where it keeps all; no other save
+        comes."""
         keeper = self.engine.phases.keeper()
         if keeper is None:
             return
@@ -304,8 +405,12 @@ class Session(object):
 
     def _note_whole(self):
         """Notes that a pair of the user's name is whole, where CNTK keeps but that one."""
-        if self.engine.phases.optimized and self._checkpoints is not None \
-                and not self._hands_over_only and self.engine.workers.is_main:
+        if (
+            self.engine.phases.optimized
+            and self._checkpoints is not None
+            and not self._hands_over_only
+            and self.engine.workers.is_main
+        ):
             self._checkpoints.note_whole()
 
     def leave_at_once(self, segment):
@@ -326,7 +431,7 @@ class Session(object):
             return True
         if workers.any((due or not ahead.has_more) and not summarized):
             if summarized:
-                workers.averaged(0, 0)      # the others' summary waits for all
+                workers.averaged(0, 0)  # the others' summary waits for all
             else:
                 self.trainer.summarize_training_progress()
         raise directors.EndOfSegment
@@ -335,15 +440,18 @@ class Session(object):
         frequency, unit = _unpack_parameter_frequency(self._frequency)
         if not frequency:
             return False
-        return self.trainer.total_number_of_units_seen(unit) // frequency \
+        return (
+            self.trainer.total_number_of_units_seen(unit) // frequency
             != self._counted.get(unit, 0) // frequency
+        )
 
     def count(self):
         """Notes CNTK's counts after a minibatch that nothing is due at."""
         self._counted = {unit: self.trainer.total_number_of_units_seen(unit) for unit in DataUnit}
 
     def at_end(self, segment):
-        """Whether the training data has come to its end, or the segment was stopped, on every worker."""
+        """Whether the training data has come to its end, or the segment was stopped, on every
+        worker."""
         return self._ahead(segment).at_end(self.engine.workers)
 
     def _ahead(self, segment):
@@ -351,8 +459,9 @@ class Session(object):
         size = segment.get_minibatch_size()
         if limit not in (None, sys.maxsize):
             size = min(size, max(0, limit - seen))
-        return sources.Ahead(self._source, 0 if segment.stopped else size,
-                             self.engine.workers.shares(seen))
+        return sources.Ahead(
+            self._source, 0 if segment.stopped else size, self.engine.workers.shares(seen)
+        )
 
     def _run_test(self, file, device):
         """Runs the user's test on the network as it is after the last change."""
@@ -360,7 +469,15 @@ class Session(object):
             return
         self._save_temporary(file, 'the test of an optimized network')
         config = CheckpointConfig(file, frequency=0, restore=True)
-        segment = TrainingSession(self.trainer, self._source, self._size, self._streams,
-                                  self.trainer.total_number_of_samples_seen or self._max_samples,
-                                  None, config, CrossValidationConfig(None), self._test)
+        segment = TrainingSession(
+            self.trainer,
+            self._source,
+            self._size,
+            self._streams,
+            self.trainer.total_number_of_samples_seen or self._max_samples,
+            None,
+            config,
+            CrossValidationConfig(None),
+            self._test,
+        )
         directors.run(self.caught, lambda: segment.train(device))

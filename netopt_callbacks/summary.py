@@ -18,8 +18,10 @@ def of_result(result):
     if not result.complete:
         parts.append('The run did not come to its end; this is how far it came.')
     if result.records:
-        parts += [_optimizations(result.records),
-                  _layers(result.records, _float_bytes(result.model))]
+        parts += [
+            _optimizations(result.records),
+            _layers(result.records, _float_bytes(result.model)),
+        ]
         parts += _remarks(result.records)
     else:
         parts.append('No optimization was applied.')
@@ -36,62 +38,128 @@ def of_model(model):
     Args:
         model (cntk.Function): trained, optimized or lowered.
     """
-    table = Table('layer', 'kind', 'weights', 'parameters', 'frozen', 'multiply-adds', 'bits', 'bytes',
-                  'saves up to rank')
+    table = Table(
+        'layer',
+        'kind',
+        'weights',
+        'parameters',
+        'frozen',
+        'multiply-adds',
+        'bits',
+        'bytes',
+        'saves up to rank',
+    )
     rows = count.rows(model)
     for row in rows:
-        table.row(row.name or '(unnamed)', row.kind, _shape(row.shape), _known(row.parameters), row.frozen or None,
-                  _known(row.macs), _bits(row), _known(row.bytes), row.break_even_rank)
-    parameters, frozen, macs, size = (count.total(getattr(row, name) for row in rows)
-                                      for name in ('parameters', 'frozen', 'macs', 'bytes'))
-    table.row('total', '', '', _known(parameters), frozen or None, _known(macs), '', _known(size), None)
+        table.row(
+            row.name or '(unnamed)',
+            row.kind,
+            _shape(row.shape),
+            _known(row.parameters),
+            row.frozen or None,
+            _known(row.macs),
+            _bits(row),
+            _known(row.bytes),
+            row.break_even_rank,
+        )
+    parameters, frozen, macs, size = (
+        count.total(getattr(row, name) for row in rows)
+        for name in ('parameters', 'frozen', 'macs', 'bytes')
+    )
+    table.row(
+        'total', '', '', _known(parameters), frozen or None, _known(macs), '', _known(size), None
+    )
     return str(table)
 
 
 def main(argv=None):
     """Runs `python -m netopt_callbacks summary MODEL`; returns the exit code."""
-    parser = argparse.ArgumentParser(prog='netopt_callbacks summary',
-                                     description='Lists the layers of a saved CNTK model.')
+    parser = argparse.ArgumentParser(
+        prog='netopt_callbacks summary', description='Lists the layers of a saved CNTK model.'
+    )
     parser.add_argument('model', help='a file written by Function.save')
     arguments = parser.parse_args(argv)
     try:
         model = safe_load.load_model(arguments.model)
     except (RuntimeError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines()
-        sys.stderr.write('%s is no CNTK model that can be loaded: %s\n'
-                         % (arguments.model, lines[0] if lines else type(error).__name__))
+        sys.stderr.write(
+            '%s is no CNTK model that can be loaded: %s\n'
+            % (arguments.model, lines[0] if lines else type(error).__name__)
+        )
         return 1
     sys.stdout.write(of_model(model) + '\n')
     return 0
 
 
 def _optimizations(records):
-    table = Table('optimization', 'epoch', 'samples', 'metric before', 'right after',
-                  'end of retraining', 'drop', 'recovered')
+    table = Table(
+        'optimization',
+        'epoch',
+        'samples',
+        'metric before',
+        'right after',
+        'end of retraining',
+        'drop',
+        'recovered',
+    )
     for record in records:
-        table.row(record.optimization, record.epoch, record.samples, record.metric_before,
-                  record.metric_after, record.metric_now, record.drop, _recovered(record.recovered))
+        table.row(
+            record.optimization,
+            record.epoch,
+            record.samples,
+            record.metric_before,
+            record.metric_after,
+            record.metric_now,
+            record.drop,
+            _recovered(record.recovered),
+        )
     return str(table)
 
 
 def _layers(records, float_bytes):
-    table = Table('optimization', 'layer', 'weights', 'rank', 'energy', 'error', 'parameters',
-                  'multiply-adds', 'binary', 'bytes', 'left as it was')
+    table = Table(
+        'optimization',
+        'layer',
+        'weights',
+        'rank',
+        'energy',
+        'error',
+        'parameters',
+        'multiply-adds',
+        'binary',
+        'bytes',
+        'left as it was',
+    )
     for record in records:
         for note in record.layers:
-            table.row(record.optimization, note.name or '(unnamed)', _shape(note.shape), note.rank,
-                      note.energy, note.error, _change(note, 'parameters'), _change(note, 'macs'),
-                      _percent(_binary_share(note)), _sizes(note, float_bytes), note.skipped)
+            table.row(
+                record.optimization,
+                note.name or '(unnamed)',
+                _shape(note.shape),
+                note.rank,
+                note.energy,
+                note.error,
+                _change(note, 'parameters'),
+                _change(note, 'macs'),
+                _percent(_binary_share(note)),
+                _sizes(note, float_bytes),
+                note.skipped,
+            )
     return str(table)
 
 
 def _remarks(records):
-    """Returns what the engine and the optimizations had to say, a line each, as one paragraph or none."""
+    """Returns what the engine and the optimizations had to say, a line each, as one paragraph
+    or none."""
     lines = []
     for record in records:
-        lines += ['%s, %s: %s' % (record.optimization, note.name or '(unnamed)', note.message)
-                  for note in record.layers if note.message]
-        lines += ['%s: %s' % (record.optimization, note) for note in record.notes]
+        lines += [
+            '{}, {}: {}'.format(record.optimization, note.name or '(unnamed)', note.message)
+            for note in record.layers
+            if note.message
+        ]
+        lines += [f'{record.optimization}: {note}' for note in record.notes]
     return ['\n'.join(lines)] if lines else []
 
 
@@ -103,8 +171,13 @@ def _network(result):
         if totals is None:
             table.row(when, None, None, None, None)
         else:
-            table.row(when, _known(totals.parameters), _known(totals.macs),
-                      _share(totals.binary_macs, totals.macs), _known(totals.bytes))
+            table.row(
+                when,
+                _known(totals.parameters),
+                _known(totals.macs),
+                _share(totals.binary_macs, totals.macs),
+                _known(totals.bytes),
+            )
     return str(table)
 
 
@@ -142,8 +215,13 @@ def _sizes(note, float_bytes):
 
 
 def _float_bytes(model):
-    """Returns the bytes of one of the model's floats, None where they differ; those of a float32 where there is none."""
-    sizes = set() if model is None else {np.dtype(parameter.dtype).itemsize for parameter in model.parameters}
+    """Returns the bytes of one of the model's floats, None where they differ; those of a
+    float32 where there is none."""
+    sizes = (
+        set()
+        if model is None
+        else {np.dtype(parameter.dtype).itemsize for parameter in model.parameters}
+    )
     return None if len(sizes) > 1 else sizes.pop() if sizes else 4
 
 

@@ -5,7 +5,7 @@ from numbers import Integral
 UNKNOWN = 'unknown'
 
 
-class Table(object):
+class Table:
     """Rows of values under headings; a value says by its type how it is shown.
 
     None is '-', an int is grouped by thousands, a float has 4 digits after the point (a large or
@@ -27,14 +27,20 @@ class Table(object):
             ValueError: not one value for each heading.
         """
         if len(values) != len(self.headings):
-            raise ValueError('a row of this table has %d values (%s), got %d'
-                             % (len(self.headings), ', '.join(self.headings), len(values)))
+            raise ValueError(
+                'a row of this table has %d values (%s), got %d'
+                % (len(self.headings), ', '.join(self.headings), len(values))
+            )
         self._rows.append(tuple(shown(value) for value in values))
 
     def __str__(self):
-        """The table in aligned columns, numbers to the right; columns with nothing in them left out."""
-        columns = [(heading,) + cells for heading, cells in zip(self.headings, zip(*self._rows))
-                   if any(cell != '-' for cell in cells)]
+        """The table in aligned columns, numbers to the right; columns with nothing in them left
+        out."""
+        columns = [
+            (heading,) + cells
+            for heading, cells in zip(self.headings, zip(*self._rows))
+            if any(cell != '-' for cell in cells)
+        ]
         padded = []
         for column in columns:
             width = max(len(cell) for cell in column)
@@ -46,8 +52,9 @@ class Table(object):
     def markdown(self):
         """Returns the table as Markdown."""
         rows = [self.headings, ['---'] * len(self.headings)] + self._rows
-        return '\n'.join('| %s |' % ' | '.join(cell.replace('|', '\\|') for cell in cells)
-                         for cells in rows)
+        return '\n'.join(
+            '| %s |' % ' | '.join(cell.replace('|', '\\|') for cell in cells) for cells in rows
+        )
 
 
 def shown(value):
@@ -56,9 +63,9 @@ def shown(value):
         return '-'
     if isinstance(value, tuple):
         before, after = (shown(side) for side in value)
-        return before if before == after else '%s -> %s' % (before, after)
+        return before if before == after else f'{before} -> {after}'
     if isinstance(value, float):
-        return '%.4f' % value if value == 0 or 1e-3 <= abs(value) < 1e4 else '%.4g' % value
+        return f'{value:.4f}' if value == 0 or 1e-3 <= abs(value) < 1e4 else f'{value:.4g}'
     if isinstance(value, Integral):
-        return '{:,}'.format(value)
+        return f'{value:,}'
     return str(value)

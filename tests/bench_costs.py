@@ -24,7 +24,7 @@ from netopt_callbacks.engine import readers, state
 
 MINIBATCH = 64
 LAYERS = 100
-TIMES = 200         # calls of a round
+TIMES = 200  # calls of a round
 
 
 class Identity(nc.Optimization):
@@ -46,12 +46,16 @@ def trainer_of(network, shape, classes):
     random = np.random.RandomState(1)
     x, label = C.input_variable(shape), C.input_variable(classes)
     model = network(x)
-    trainer = C.Trainer(model, (C.cross_entropy_with_softmax(model, label),
-                                C.classification_error(model, label)),
-                        [C.momentum_sgd(model.parameters, C.learning_parameter_schedule(0.01), 0.9)])
+    trainer = C.Trainer(
+        model,
+        (C.cross_entropy_with_softmax(model, label), C.classification_error(model, label)),
+        [C.momentum_sgd(model.parameters, C.learning_parameter_schedule(0.01), 0.9)],
+    )
     images = random.rand(MINIBATCH, *shape).astype(np.float32)
-    return trainer, (images, np.eye(classes, dtype=np.float32)[
-        random.randint(0, classes, MINIBATCH)])
+    return trainer, (
+        images,
+        np.eye(classes, dtype=np.float32)[random.randint(0, classes, MINIBATCH)],
+    )
 
 
 def tiny(x):
@@ -60,24 +64,33 @@ def tiny(x):
 
 def times_of(function, repetitions):
     """Returns the seconds of some calls, sorted."""
+
     def once():
         start = time.perf_counter()
         function()
         return time.perf_counter() - start
+
     return sorted(once() for _ in range(repetitions))
 
 
 # Idle callbacks: each loop returns a function that trains so many minibatches.
 
+
 def in_a_session(minibatches, callbacks):
     trainer, data = trainer_of(tiny, (2,), 2)
     samples = minibatches * MINIBATCH
-    arguments = dict(trainer=trainer, mb_source=data, mb_size=MINIBATCH,
-                     model_inputs_to_streams=None, max_samples=samples)
+    arguments = dict(
+        trainer=trainer,
+        mb_source=data,
+        mb_size=MINIBATCH,
+        model_inputs_to_streams=None,
+        max_samples=samples,
+    )
     if not callbacks:
         return C.training_session(**arguments).train
-    return nc.training_session(callbacks=[Identity(epoch=1), Silent()], epoch_size=samples,
-                               data=data, **arguments).train
+    return nc.training_session(
+        callbacks=[Identity(epoch=1), Silent()], epoch_size=samples, data=data, **arguments
+    ).train
 
 
 def in_a_hand_loop(minibatches, callbacks):
@@ -89,9 +102,11 @@ def in_a_hand_loop(minibatches, callbacks):
             trainer.train_minibatch(feed)
 
     def attached():
-        with nc.attach(trainer, [Identity(epoch=1), Silent()], data=data,
-                       epoch_size=minibatches * MINIBATCH):
+        with nc.attach(
+            trainer, [Identity(epoch=1), Silent()], data=data, epoch_size=minibatches * MINIBATCH
+        ):
             loop()
+
     return attached if callbacks else loop
 
 
@@ -101,6 +116,7 @@ def calls(function):
 
     def profile(frame, event, argument):
         count[0] += event == 'call'
+
     sys.setprofile(profile)
     try:
         function()
@@ -111,8 +127,10 @@ def calls(function):
 
 def added_calls(loop):
     """Returns the Python calls idle callbacks add to a minibatch; start and end cancel out."""
-    few, many = ([calls(loop(minibatches, callbacks)) for callbacks in (False, True)]
-                 for minibatches in (100, 300))
+    few, many = (
+        [calls(loop(minibatches, callbacks)) for callbacks in (False, True)]
+        for minibatches in (100, 300)
+    )
     return ((many[1] - many[0]) - (few[1] - few[0])) / 200
 
 
@@ -121,7 +139,8 @@ class Measured(Exception):
 
 
 def session_seconds(repetitions):
-    """Returns the times of what C++ calls of a session with idle callbacks after a minibatch, sorted."""
+    """Returns the times of what C++ calls of a session with idle callbacks after a minibatch,
+    sorted."""
     trainer, data = trainer_of(tiny, (2,), 2)
     feed = dict(zip(trainer.loss_function.arguments, data))
     construct, writers, found = C.Trainer.__init__, [], []
@@ -137,17 +156,26 @@ def session_seconds(repetitions):
         def after():
             for _ in range(TIMES):
                 for writer in writers:
-                    writer.on_write_training_update((0, MINIBATCH), (0, 1), (0., 1.), (0., 1.))
+                    writer.on_write_training_update((0, MINIBATCH), (0, 1), (0.0, 1.0), (0.0, 1.0))
                     writer.on_training_update_end()
                 session.on_minibatch_end()
+
         found.extend(times_of(after, repetitions))
         raise Measured
 
-    with mock.patch.object(C.Trainer, '__init__', constructor), \
-            mock.patch.object(TrainingSession, 'train', train):
+    with mock.patch.object(C.Trainer, '__init__', constructor), mock.patch.object(
+        TrainingSession, 'train', train
+    ):
         session = nc.training_session(
-            trainer, data, MINIBATCH, None, max_samples=sys.maxsize, data=data,
-            epoch_size=2 ** 40, callbacks=[Identity(epoch=1), Silent()])
+            trainer,
+            data,
+            MINIBATCH,
+            None,
+            max_samples=sys.maxsize,
+            data=data,
+            epoch_size=2**40,
+            callbacks=[Identity(epoch=1), Silent()],
+        )
         try:
             session.train()
         except Measured:
@@ -159,7 +187,7 @@ class Idle(C.Trainer):
 
     def train_minibatch(self, *arguments, **options):
         if not self.total_number_of_samples_seen:
-            super(Idle, self).train_minibatch(*arguments, **options)
+            super().train_minibatch(*arguments, **options)
         return True
 
 
@@ -172,8 +200,9 @@ def hand_loop_seconds(repetitions):
     def after():
         for _ in range(TIMES):
             trainer.train_minibatch(feed)
+
     try:
-        with nc.attach(trainer, [Identity(epoch=1), Silent()], data=data, epoch_size=2 ** 40):
+        with nc.attach(trainer, [Identity(epoch=1), Silent()], data=data, epoch_size=2**40):
             trainer.train_minibatch(feed)
             attached = times_of(after, repetitions)
             raise Measured
@@ -187,36 +216,54 @@ def idle(repetitions):
     trainer, data = trainer_of(create_network, (1, 28, 28), 10)
     feed = dict(zip(trainer.loss_function.arguments, data))
     minibatch = times_of(lambda: trainer.train_minibatch(feed), 10 * repetitions)
-    print('a minibatch of CNTK 103D: %s' % said(minibatch))
+    print(f'a minibatch of CNTK 103D: {said(minibatch)}')
     found = {}
-    for name, loop, timed in (('session', in_a_session, session_seconds),
-                              ('hand-written loop', in_a_hand_loop, hand_loop_seconds)):
+    for name, loop, timed in (
+        ('session', in_a_session, session_seconds),
+        ('hand-written loop', in_a_hand_loop, hand_loop_seconds),
+    ):
         extra = timed(10 * repetitions)
         found[name] = added_calls(loop), median(extra) / minibatch[0]
-        print('idle, %s: %.2f Python calls and %s added, %.2f %% of the fastest minibatch' % (
-            name, found[name][0], said(extra), 100 * found[name][1]))
+        print(
+            'idle, {}: {:.2f} Python calls and {} added, {:.2f} % of the fastest minibatch'.format(
+                name, found[name][0], said(extra), 100 * found[name][1]
+            )
+        )
     return found
 
 
 # Swaps.
 
+
 def dense_network(x):
-    return C.layers.Sequential([C.layers.Dense(64, activation=C.tanh) for _ in range(LAYERS)]
-                               + [C.layers.Dense(10, name='last')])(x)
+    return C.layers.Sequential(
+        [C.layers.Dense(64, activation=C.tanh) for _ in range(LAYERS)]
+        + [C.layers.Dense(10, name='last')]
+    )(x)
 
 
 def convolutional_network(x):
-    return C.layers.Sequential([C.layers.Convolution2D((3, 3), 8, pad=True, activation=C.relu)
-                                for _ in range(LAYERS)] + [C.layers.Dense(10, name='last')])(x)
+    return C.layers.Sequential(
+        [C.layers.Convolution2D((3, 3), 8, pad=True, activation=C.relu) for _ in range(LAYERS)]
+        + [C.layers.Dense(10, name='last')]
+    )(x)
 
 
 SWAPS = [
     ('identity, 101 Dense', dense_network, (64,), lambda: Identity(epoch=3)),
-    ('FactorDense(rank=8), 100 of 101 Dense', dense_network, (64,), lambda: nc.FactorDense(
-        epoch=3, rank=8, filter_function=lambda layer: layer.name != 'last')),
+    (
+        'FactorDense(rank=8), 100 of 101 Dense',
+        dense_network,
+        (64,),
+        lambda: nc.FactorDense(epoch=3, rank=8, filter_function=lambda layer: layer.name != 'last'),
+    ),
     ('identity, 100 Convolution', convolutional_network, (3, 8, 8), lambda: Identity(epoch=3)),
-    ('BinarizeConvolution, 98 of 100', convolutional_network, (3, 8, 8),
-     lambda: nc.BinarizeConvolution(epoch=3)),
+    (
+        'BinarizeConvolution, 98 of 100',
+        convolutional_network,
+        (3, 8, 8),
+        lambda: nc.BinarizeConvolution(epoch=3),
+    ),
 ]
 
 
@@ -224,7 +271,7 @@ def swap(network, shape, optimization):
     """Returns the times of the first minibatch of a plain trainer, and of a swap."""
     trainer, data = trainer_of(network, shape, 10)
     feed = dict(zip(trainer.loss_function.arguments, data))
-    first, = times_of(lambda: trainer.train_minibatch(feed), 1)
+    (first,) = times_of(lambda: trainer.train_minibatch(feed), 1)
     with nc.attach(trainer, [optimization], epoch_size=MINIBATCH):
         times = [times_of(lambda: trainer.train_minibatch(feed), 1)[0] for _ in range(7)]
     return first - min(times), times[3] - min(times)
@@ -234,11 +281,16 @@ def swaps(repetitions):
     """Prints the times of each swap; returns {name: median}."""
     found = {}
     for name, network, shape, make in SWAPS:
-        first, swapped = (sorted(times) for times in zip(
-            *(swap(network, shape, make()) for _ in range(repetitions))))
+        first, swapped = (
+            sorted(times)
+            for times in zip(*(swap(network, shape, make()) for _ in range(repetitions)))
+        )
         found[name] = median(swapped)
-        print('swap, %s: %s (the first minibatch of a plain trainer: %s)' % (
-            name, said(swapped), said(first)))
+        print(
+            'swap, {}: {} (the first minibatch of a plain trainer: {})'.format(
+                name, said(swapped), said(first)
+            )
+        )
     return found
 
 
@@ -252,42 +304,62 @@ def wide(x):
 
 
 def explicit(x):
-    left, right = C.parameter((SIDE, RANK), init=C.glorot_uniform()), C.parameter((RANK, SIDE), init=C.glorot_uniform())
+    left, right = C.parameter((SIDE, RANK), init=C.glorot_uniform()), C.parameter(
+        (RANK, SIDE), init=C.glorot_uniform()
+    )
     hidden = C.tanh(C.times(C.times(x, left), right) + C.parameter(SIDE))
     return C.layers.Dense(10, name='last')(hidden)
 
 
 def factored_step(repetitions):
-    """Prints and returns how much longer a factored step takes than one over explicit factors, as a ratio."""
+    """Prints and returns how much longer a factored step takes than one over explicit factors,
+    as a ratio."""
     (factored, data), (plain, _) = trainer_of(wide, (SIDE,), 10), trainer_of(explicit, (SIDE,), 10)
     feeds = [dict(zip(trainer.loss_function.arguments, data)) for trainer in (factored, plain)]
-    with nc.attach(factored, [nc.FactorDense(epoch=0, rank=RANK, filter_function=lambda layer: layer.name == 'wide')],
-                   epoch_size=MINIBATCH):
-        steps = [lambda: factored.train_minibatch(feeds[0]), lambda: plain.train_minibatch(feeds[1])]
+    with nc.attach(
+        factored,
+        [nc.FactorDense(epoch=0, rank=RANK, filter_function=lambda layer: layer.name == 'wide')],
+        epoch_size=MINIBATCH,
+    ):
+        steps = [
+            lambda: factored.train_minibatch(feeds[0]),
+            lambda: plain.train_minibatch(feeds[1]),
+        ]
         for step in steps:
             times_of(step, 20)
-        rounds = [[median(sorted(times_of(step, 50))) for step in steps] for _ in range(max(3, repetitions))]
+        rounds = [
+            [median(sorted(times_of(step, 50))) for step in steps]
+            for _ in range(max(3, repetitions))
+        ]
     ratios = sorted(ours / theirs for ours, theirs in rounds)
-    print('factored training step, %dx%d, rank %d, minibatch %d: %.3f (%.3f to %.3f) of the step over explicit factors'
-          % (SIDE, SIDE, RANK, MINIBATCH, median(ratios), ratios[0], ratios[-1]))
+    print(
+        f'factored training step, {SIDE}x{SIDE}, rank {RANK}, minibatch {MINIBATCH}: '
+        f'{median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}) of the step over explicit '
+        'factors'
+    )
     return median(ratios)
 
 
 # Finding what reads a network, which each swap does.
 
+
 def finding_readers(repetitions):
-    """Prints and returns the time to find the readers of 100 layers among a million live objects."""
+    """Prints and returns the time to find the readers of 100 layers among a million live
+    objects."""
     x = C.input_variable(64)
     held = [x]
     for number in range(LAYERS):
         held.append(C.layers.Dense(64, activation=C.tanh)(held[-1]))
     label = C.input_variable(64)
-    trainer = C.Trainer(held[-1], (C.squared_error(held[-1], label), None),
-                        [C.sgd(held[-1].parameters, C.learning_parameter_schedule(0.01))])
+    trainer = C.Trainer(
+        held[-1],
+        (C.squared_error(held[-1], label), None),
+        [C.sgd(held[-1].parameters, C.learning_parameter_schedule(0.01))],
+    )
     others = [[number] for number in range(1000000)]
     whole = state.current(trainer).whole
     times = sorted(times_of(lambda: readers.Readers(trainer, whole), repetitions))
-    print('finding the readers of %d layers among %d objects more: %s' % (LAYERS, len(others), said(times)))
+    print(f'finding the readers of {LAYERS} layers among {len(others)} objects more: {said(times)}')
     return median(times)
 
 
@@ -297,17 +369,28 @@ def median(times):
 
 def said(times):
     """Returns median, least and greatest of sorted times, in the unit that fits."""
-    scale, unit = next((scale, unit) for scale, unit in ((1, 's'), (1e3, 'ms'), (1e6, 'us'))
-                       if median(times) * scale >= 1 or unit == 'us')
-    return '%.3g %s (%.3g to %.3g)' % (median(times) * scale, unit, times[0] * scale,
-                                       times[-1] * scale)
+    scale, unit = next(
+        (scale, unit)
+        for scale, unit in ((1, 's'), (1e3, 'ms'), (1e6, 'us'))
+        if median(times) * scale >= 1 or unit == 'us'
+    )
+    return '{:.3g} {} ({:.3g} to {:.3g})'.format(
+        median(times) * scale, unit, times[0] * scale, times[-1] * scale
+    )
 
 
 def main(repetitions=7):
     """Prints what attaching costs on this machine."""
-    print('%s, %s, CNTK %s, minibatch %d, %d repetitions' % (
-        nc.native.cpu_name(), time.strftime('%Y-%m-%d'), C.__version__, MINIBATCH, repetitions))
-    return idle(repetitions), swaps(repetitions), factored_step(repetitions), finding_readers(repetitions)
+    print(
+        '%s, %s, CNTK %s, minibatch %d, %d repetitions'
+        % (nc.native.cpu_name(), time.strftime('%Y-%m-%d'), C.__version__, MINIBATCH, repetitions)
+    )
+    return (
+        idle(repetitions),
+        swaps(repetitions),
+        factored_step(repetitions),
+        finding_readers(repetitions),
+    )
 
 
 if __name__ == '__main__':

@@ -1,8 +1,10 @@
-"""What lowering in segments buys: a network shaped like BinaryNet for CIFAR, batch 1 and 8, one thread.
+"""What lowering in segments buys: a network shaped like BinaryNet for CIFAR, batch 1 and 8, one
+thread.
 
-`python -m tests.bench_segments [rounds [filters]]`, from the root of the checkout. In each round every way runs once, in turn;
-the fastest of the rounds counts, and what is told is the ratio to CNTK's float network in the same run. The first
-convolution and the last Dense stay float; `filters` is the width of the first two layers, 128 in BinaryNet.
+`python -m tests.bench_segments [rounds [filters]]`, from the root of the checkout. In each round
+every way runs once, in turn; the fastest of the rounds counts, and what is told is the ratio to
+CNTK's float network in the same run. The first convolution and the last Dense stay float; `filters`
+is the width of the first two layers, 128 in BinaryNet.
 
 | column | what it is |
 |---|---|
@@ -29,9 +31,13 @@ BATCHES = (1, 8)
 
 def binary_net(filters):
     """Returns the float network over an input of 3 x 32 x 32."""
+
     def convolution(factor, name, pool=False):
-        layers = [C.layers.Convolution2D((3, 3), filters * factor, pad=True, bias=False, name=name),
-                  C.layers.BatchNormalization(map_rank=1), C.relu]
+        layers = [
+            C.layers.Convolution2D((3, 3), filters * factor, pad=True, bias=False, name=name),
+            C.layers.BatchNormalization(map_rank=1),
+            C.relu,
+        ]
         return layers + [C.layers.MaxPooling((2, 2), (2, 2))] * pool
 
     def dense(name):
@@ -39,15 +45,25 @@ def binary_net(filters):
 
     x = C.input_variable((3, 32, 32))
     return C.layers.Sequential(
-        convolution(1, 'first') + convolution(1, 'second', True) + convolution(2, 'third') + convolution(2, 'fourth', True)
-        + convolution(4, 'fifth') + convolution(4, 'sixth', True) + dense('seventh') + dense('eighth')
-        + [C.layers.Dense(10, name='last')])(x)
+        convolution(1, 'first')
+        + convolution(1, 'second', True)
+        + convolution(2, 'third')
+        + convolution(2, 'fourth', True)
+        + convolution(4, 'fifth')
+        + convolution(4, 'sixth', True)
+        + dense('seventh')
+        + dense('eighth')
+        + [C.layers.Dense(10, name='last')]
+    )(x)
 
 
 def trained_and_lowered(model):
-    """Returns (each layer alone, Lowering in segments) of the model, binary but for its first and last layer."""
+    """Returns (each layer alone, Lowering in segments) of the model, binary but for its first
+    and last layer."""
     for kind in (nc.BinarizeConvolution, nc.BinarizeDense):
-        optimization = kind(filter_function=lambda layer: layer.name not in ('first', 'last'), input_scale=None)
+        optimization = kind(
+            filter_function=lambda layer: layer.name not in ('first', 'last'), input_scale=None
+        )
         model = optimization.transform(model).model
     return lower_binary_layers(model), lower_segments(model)
 
@@ -68,21 +84,37 @@ def main(rounds=50, filters=128):
     nc.native.set_num_threads(1)
     model = binary_net(filters)
     alone, lowering = trained_and_lowered(model)
-    part, = lowering.segments
+    (part,) = lowering.segments
     program = part.program.program()
     random = np.random.RandomState(0)
-    print('%d filters, %s, one thread, fastest of %d rounds' % (filters, program.implementation, rounds))
-    print('%5s %9s %9s %9s %9s   %s' % ('batch', 'float ms', 'alone', 'segments', 'program', 'times float'))
+    print(f'{filters} filters, {program.implementation}, one thread, fastest of {rounds} rounds')
+    print(
+        '%5s %9s %9s %9s %9s   %s'
+        % ('batch', 'float ms', 'alone', 'segments', 'program', 'times float')
+    )
     for batch in BATCHES:
         images = random.standard_normal((batch, 3, 32, 32)).astype(np.float32)
         entry = random.standard_normal((batch,) + part.segment.entry.shape).astype(np.float32)
         out = program(entry)
-        networks = [(network, {network.arguments[0]: images}) for network in (model, alone, lowering.model)]
-        assert np.allclose(networks[1][0].eval(networks[1][1]), networks[2][0].eval(networks[2][1]), rtol=1e-5, atol=1e-5)
+        networks = [
+            (network, {network.arguments[0]: images}) for network in (model, alone, lowering.model)
+        ]
+        assert np.allclose(
+            networks[1][0].eval(networks[1][1]),
+            networks[2][0].eval(networks[2][1]),
+            rtol=1e-5,
+            atol=1e-5,
+        )
         ways = [lambda network=network, data=data: network.eval(data) for network, data in networks]
         times = fastest(ways + [lambda: program(entry, out=out)], rounds)
-        print('%5d %9.3f %9.3f %9.3f %9.3f   %s' % ((batch,) + tuple(1e3 * seconds for seconds in times) + (
-            ' '.join('%.1f' % (times[0] / seconds) for seconds in times[1:]),)))
+        print(
+            '%5d %9.3f %9.3f %9.3f %9.3f   %s'
+            % (
+                (batch,)
+                + tuple(1e3 * seconds for seconds in times)
+                + (' '.join('%.1f' % (times[0] / seconds) for seconds in times[1:]),)
+            )
+        )
 
 
 if __name__ == '__main__':

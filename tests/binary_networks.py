@@ -3,11 +3,17 @@ import cntk as C
 import numpy as np
 
 
-def convolutions(names=('first', 'second', 'third'), shape=(2, 9, 9), filters=4, classes=3, **options):
+def convolutions(
+    names=('first', 'second', 'third'), shape=(2, 9, 9), filters=4, classes=3, **options
+):
     """Returns (input, network): 3x3 convolutions with ReLU, then a Dense 'classify'."""
     features = C.input_variable(shape, name='features')
-    layers = [C.layers.Convolution2D((3, 3), filters, pad=True, activation=C.relu, init_bias=0.1, name=name,
-                                     **options) for name in names]
+    layers = [
+        C.layers.Convolution2D(
+            (3, 3), filters, pad=True, activation=C.relu, init_bias=0.1, name=name, **options
+        )
+        for name in names
+    ]
     layers.append(C.layers.Dense(classes, name='classify'))
     return features, C.layers.Sequential(layers)(features)
 
@@ -24,9 +30,13 @@ def parameter_values(model):
 
 
 def blocks(model, op_name):
-    """Returns the blocks of an op name on the model's own level, as netopt's tests look for them."""
+    """Returns the blocks of an op name on the model's own level, as netopt's tests look for
+    them."""
     return C.logging.graph.depth_first_search(
-        model, lambda node: type(node) == C.Function and node.is_block and node.op_name == op_name, depth=0)
+        model,
+        lambda node: type(node) == C.Function and node.is_block and node.op_name == op_name,
+        depth=0,
+    )
 
 
 def signs(values):
@@ -49,8 +59,10 @@ def binary_layer(x, W, b=0, weight_scale='channel', input_scale='sample', shift=
     y = np.zeros((len(x), len(W), height, width))
     for row in range(W.shape[2]):
         for column in range(W.shape[3]):
-            window = taps[:, :, row:row + height, column:column + width]
-            y += np.tensordot(window, signs(W)[:, :, row, column], axes=([1], [1])).transpose(0, 3, 1, 2)
+            window = taps[:, :, row : row + height, column : column + width]
+            y += np.tensordot(window, signs(W)[:, :, row, column], axes=([1], [1])).transpose(
+                0, 3, 1, 2
+            )
     if weight_scale == 'channel':
         y *= np.abs(W).mean(axis=(1, 2, 3), dtype=np.float64)[:, None, None]
     elif weight_scale == 'layer':
@@ -64,28 +76,36 @@ def binary_layer(x, W, b=0, weight_scale='channel', input_scale='sample', shift=
 def dense_layers(names=('first', 'second', 'last'), shape=(12,), width=8, classes=3, **options):
     """Returns (input, network): Dense layers with ReLU, the last without."""
     features = C.input_variable(shape, name='features')
-    layers = [C.layers.Dense(width, activation=C.relu, init_bias=0.1, name=name, **options) for name in names[:-1]]
+    layers = [
+        C.layers.Dense(width, activation=C.relu, init_bias=0.1, name=name, **options)
+        for name in names[:-1]
+    ]
     layers.append(C.layers.Dense(classes, name=names[-1]))
     return features, C.layers.Sequential(layers)(features)
 
 
 def binary_product(u, W):
-    """Returns the integers of a binary Dense, sign(u) sign(W), for u [samples, mapped..., inputs...], int64.
+    """Returns the integers of a binary Dense, sign(u) sign(W), for u [samples, mapped...,
+    inputs...], int64.
 
     Args:
         W (array): [inputs..., outputs...]; u ends in its input axes.
     """
-    inputs = next(rank for rank in range(1, W.ndim) if u.shape[u.ndim - rank:] == W.shape[:rank])
-    rows = signs(u).astype(np.int64).reshape(u.shape[:u.ndim - inputs] + (-1,))
+    inputs = next(rank for rank in range(1, W.ndim) if u.shape[u.ndim - rank :] == W.shape[:rank])
+    rows = signs(u).astype(np.int64).reshape(u.shape[: u.ndim - inputs] + (-1,))
     columns = signs(W).astype(np.int64).reshape(rows.shape[-1], -1)
     return rows.dot(columns).reshape(rows.shape[:-1] + W.shape[inputs:])
 
 
-def binary_dense(x, W, b=0, weight_scale='channel', input_scale='sample', shift=0, gain=1, offset=0):
+def binary_dense(
+    x, W, b=0, weight_scale='channel', input_scale='sample', shift=0, gain=1, offset=0
+):
     """Returns what a binary Dense without activation computes, in float64."""
     u = (x - np.asarray(shift, np.float32)).astype(np.float64)
     y = binary_product(u, W).astype(np.float64)
-    outputs = W.ndim - next(rank for rank in range(1, W.ndim) if u.shape[u.ndim - rank:] == W.shape[:rank])
+    outputs = W.ndim - next(
+        rank for rank in range(1, W.ndim) if u.shape[u.ndim - rank :] == W.shape[:rank]
+    )
     if weight_scale == 'channel':
         y *= np.abs(W).mean(axis=tuple(range(W.ndim - outputs)), dtype=np.float64)
     elif weight_scale == 'layer':

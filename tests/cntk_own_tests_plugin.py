@@ -1,8 +1,8 @@
 """Loaded by pytest in the process that runs CNTK's own tests: see `test_cntk_own_tests`.
 
-By NETOPT_SESSION: 'cntk' leaves CNTK alone, not even this package is imported; 'import' imports it; 'no callbacks'
-and 'identity after 7 samples' put our sessions in the place of CNTK's; 'observers' and 'identity' attach to
-each Trainer besides, with its first minibatch.
+By NETOPT_SESSION: 'cntk' leaves CNTK alone, not even this package is imported; 'import' imports it;
+'no callbacks' and 'identity after 7 samples' put our sessions in the place of CNTK's; 'observers'
+and 'identity' attach to each Trainer besides, with its first minibatch.
 """
 import os
 import sys
@@ -21,8 +21,11 @@ if MODE != 'cntk':
         def transform(self, model):
             return model
 
-    CALLBACKS = {'identity after 7 samples': lambda: [Identity(epoch=1)], 'identity': lambda: [Identity(epoch=1)],
-                 'observers': lambda: [nc.Observer()]}.get(MODE)
+    CALLBACKS = {
+        'identity after 7 samples': lambda: [Identity(epoch=1)],
+        'identity': lambda: [Identity(epoch=1)],
+        'observers': lambda: [nc.Observer()],
+    }.get(MODE)
 
     def session(*arguments, **options):
         """Takes the place of cntk.training_session."""

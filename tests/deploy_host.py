@@ -1,9 +1,11 @@
-"""Runs exported files where there is no CNTK: any Python that has NumPy, ONNX Runtime and the library.
+"""Runs exported files where there is no CNTK: any Python that has NumPy, ONNX Runtime and the
+library.
 
     python deploy_host.py FOLDER [THREADS]
 
-FOLDER holds pairs NAME.onnx and NAME.npz, which has the arrays `in:<input>`, `out:<output>`, and `exact` (whether bits must
-be equal). Prints a line of JSON: the versions, and the faults found with the library and without it.
+FOLDER holds pairs NAME.onnx and NAME.npz, which has the arrays `in:<input>`, `out:<output>`, and
+`exact` (whether bits must be equal). Prints a line of JSON: the versions, and the faults found with
+the library and without it.
 """
 import glob
 import json
@@ -31,7 +33,7 @@ def fault(session, arrays):
         expected = arrays[name]
         found = session.run([name[4:]], feed)[0]
         if found.shape != expected.shape or found.dtype != expected.dtype:
-            return '%s is %s %s, expected %s' % (name, found.dtype, found.shape, expected.shape)
+            return f'{name} is {found.dtype} {found.shape}, expected {expected.shape}'
         if arrays['exact']:
             same = (found == expected) | (np.isnan(found) & np.isnan(expected))
         else:
@@ -39,7 +41,7 @@ def fault(session, arrays):
             if expected.ndim == 2:
                 same &= (found.argmax(1) == expected.argmax(1))[:, None]
         if not same.all():
-            return '%s differs in %d of %d values' % (name, (~same).sum(), same.size)
+            return f'{name} differs in {(~same).sum()} of {same.size} values'
     return None
 
 
@@ -47,16 +49,25 @@ def main(folder, threads=1):
     faults = {'library': {}, 'standard': {}}
     files = sorted(glob.glob(os.path.join(folder, '*.onnx')))
     for path in files:
-        with np.load(path[:-len('onnx')] + 'npz') as arrays:
+        with np.load(path[: -len('onnx')] + 'npz') as arrays:
             for way, make in (('library', deploy.session), ('standard', session_without_library)):
                 try:
                     found = fault(make(path, threads), arrays)
-                except Exception as error:      # of ONNX Runtime: any
-                    found = '%s: %s' % (type(error).__name__, str(error)[:300])
+                except Exception as error:  # of ONNX Runtime: any
+                    found = f'{type(error).__name__}: {str(error)[:300]}'
                 if found:
                     faults[way][os.path.basename(path)] = found
-    print(json.dumps({'python': sys.version.split()[0], 'onnxruntime': onnxruntime.__version__, 'files': len(files),
-                      'cntk': 'cntk' in sys.modules, 'faults': faults}))
+    print(
+        json.dumps(
+            {
+                'python': sys.version.split()[0],
+                'onnxruntime': onnxruntime.__version__,
+                'files': len(files),
+                'cntk': 'cntk' in sys.modules,
+                'faults': faults,
+            }
+        )
+    )
 
 
 if __name__ == '__main__':

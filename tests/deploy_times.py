@@ -1,9 +1,10 @@
-"""Times ONNX files on one thread, and what making a session of each takes; no CNTK. Prints a line of JSON.
+"""Times ONNX files on one thread, and what making a session of each takes; no CNTK. Prints a line
+of JSON.
 
     python deploy_times.py FOLDER ROUNDS
 
-FOLDER holds *.npz with `x` and, of the same stem, NAME.binary.onnx, NAME.float.onnx and perhaps NAME.int8.onnx. In each round every
-way runs once, in turn; the fastest counts.
+FOLDER holds *.npz with `x` and, of the same stem, NAME.binary.onnx, NAME.float.onnx and perhaps
+NAME.int8.onnx. In each round every way runs once, in turn; the fastest counts.
 """
 import glob
 import json
@@ -37,16 +38,20 @@ def timed(call):
 def main(folder, rounds):
     rows = []
     for arrays in sorted(glob.glob(os.path.join(folder, '*.npz'))):
-        stem, x = arrays[:-len('.npz')], np.load(arrays)['x']
-        ways = [('float', plain, stem + '.float.onnx'), ('int8', plain, stem + '.int8.onnx'),
-                ('library', deploy.session, stem + '.binary.onnx'), ('standard', plain, stem + '.binary.onnx')]
+        stem, x = arrays[: -len('.npz')], np.load(arrays)['x']
+        ways = [
+            ('float', plain, stem + '.float.onnx'),
+            ('int8', plain, stem + '.int8.onnx'),
+            ('library', deploy.session, stem + '.binary.onnx'),
+            ('standard', plain, stem + '.binary.onnx'),
+        ]
         sessions = {}
         row = {'network': os.path.basename(stem), 'load_ms': {}, 'ms': {}, 'bytes': {}}
         for name, make, path in ways:
             if os.path.exists(path):
                 try:
                     loads = [timed(lambda: make(path)) for _ in range(3)]
-                except Exception:       # of a runtime that has no functions, or refuses int8
+                except Exception:  # of a runtime that has no functions, or refuses int8
                     continue
                 sessions[name] = loads[-1][1]
                 row['load_ms'][name] = round(1000 * min(load for load, _ in loads), 2)
@@ -56,10 +61,16 @@ def main(folder, rounds):
             for _ in range(rounds):
                 for name, session in sessions.items():
                     feed = {session.get_inputs()[0].name: x[:batch]}
-                    least[name] = min(least.get(name, 9e9), timed(lambda: session.run(None, feed))[0])
+                    least[name] = min(
+                        least.get(name, 9e9), timed(lambda: session.run(None, feed))[0]
+                    )
             row['ms'][batch] = {name: round(1000 * seconds, 3) for name, seconds in least.items()}
         rows.append(row)
-    print(json.dumps({'python': sys.version.split()[0], 'onnxruntime': onnxruntime.__version__, 'rows': rows}))
+    print(
+        json.dumps(
+            {'python': sys.version.split()[0], 'onnxruntime': onnxruntime.__version__, 'rows': rows}
+        )
+    )
 
 
 if __name__ == '__main__':

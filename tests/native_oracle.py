@@ -8,8 +8,11 @@ def signs(values, threshold=0):
         return np.where(values > threshold, 1, -1).astype(np.int64)
 
 
-def convolution(x, w, strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, threshold=None):
-    """Integer convolution of the signs, int64 `[batch, filters, height', width']`; padded taps contribute 0."""
+def convolution(
+    x, w, strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, threshold=None
+):
+    """Integer convolution of the signs, int64 `[batch, filters, height', width']`; padded taps
+    contribute 0."""
     threshold = 0 if threshold is None else threshold[None, :, None, None]
     x = np.pad(signs(x, threshold), ((0, 0), (0, 0)) + tuple(padding), mode='constant')
     w = signs(w)
@@ -21,9 +24,13 @@ def convolution(x, w, strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1),
         first = f // (filters // groups) * channels
         for ky in range(kernel_h):
             for kx in range(kernel_w):
-                rows = slice(ky * dilation[0], ky * dilation[0] + (height - 1) * strides[0] + 1, strides[0])
-                columns = slice(kx * dilation[1], kx * dilation[1] + (width - 1) * strides[1] + 1, strides[1])
-                taps = x[:, first:first + channels, rows, columns]
+                rows = slice(
+                    ky * dilation[0], ky * dilation[0] + (height - 1) * strides[0] + 1, strides[0]
+                )
+                columns = slice(
+                    kx * dilation[1], kx * dilation[1] + (width - 1) * strides[1] + 1, strides[1]
+                )
+                taps = x[:, first : first + channels, rows, columns]
                 y[:, f] += np.einsum('nchw,c->nhw', taps, w[f, :, ky, kx])
     return y
 

@@ -17,7 +17,10 @@ def run(ops, inputs):
     with np.errstate(all='ignore'):
         for op in ops:
             got, bits = OPS[op['op']](op, values[op['input']], values)
-            for name, array, dtype in ((op.get('values'), got, np.float32), (op.get('bits'), bits, np.bool_)):
+            for name, array, dtype in (
+                (op.get('values'), got, np.float32),
+                (op.get('bits'), bits, np.bool_),
+            ):
                 if name is not None:
                     assert array.dtype == dtype, (op['op'], array.dtype)
                     values[name] = array
@@ -27,8 +30,12 @@ def run(ops, inputs):
 def same(a, b):
     """Equal in every bit, except that any NaN equals any other."""
     nan = np.isnan(a)
-    return (a.shape == b.shape and a.dtype == b.dtype and np.array_equal(nan, np.isnan(b))
-            and np.array_equal(a.view(np.uint32)[~nan], b.view(np.uint32)[~nan]))
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and np.array_equal(nan, np.isnan(b))
+        and np.array_equal(a.view(np.uint32)[~nan], b.view(np.uint32)[~nan])
+    )
 
 
 def along_channels(vector):
@@ -36,7 +43,8 @@ def along_channels(vector):
 
 
 def fused_multiply_add(a, b, c):
-    """float32(a * b + c), rounded once: the product is exact in float64, and the sum is rounded to odd there, which leaves
+    """float32(a * b + c), rounded once: the product is exact in float64, and the sum is rounded to
+    odd there, which leaves
     the rounding to float32 as if it had seen the exact sum (Boldo and Melquiond, 2008)."""
     product, c = a.astype(np.float64) * b, np.broadcast_to(c, a.shape).astype(np.float64)
     total = product + c
@@ -117,22 +125,37 @@ def float_convolution(op, x, values):
     first = np.arange(filters) // (filters // groups) * channels
     for ky in range(kernel_h):
         for kx in range(kernel_w):
-            tap = x[:, :, ky * dilation[0]:, kx * dilation[1]:][:, :, ::strides[0], ::strides[1]][:, :, :height, :width]
+            tap = x[:, :, ky * dilation[0] :, kx * dilation[1] :][
+                :, :, :: strides[0], :: strides[1]
+            ][:, :, :height, :width]
             for c in range(channels):
-                y = fused_multiply_add(tap[:, first + c], weights[:, c, ky, kx].reshape(1, -1, 1, 1), y)
+                y = fused_multiply_add(
+                    tap[:, first + c], weights[:, c, ky, kx].reshape(1, -1, 1, 1), y
+                )
     return ending(op, y, values)
 
 
 def windows(op, x):
-    """Of every output pixel, the values of its window: yields (y, x, array [batch, channels, values in row order])."""
+    """Of every output pixel, the values of its window: yields (y, x, array [batch, channels,
+    values in row order])."""
     kernel = [size or length for size, length in zip(op['kernel'], x.shape[2:])]
     strides, padding = op.get('strides', (1, 1)), op.get('padding', ((0, 0), (0, 0)))
-    sizes = [(x.shape[2 + axis] + sum(padding[axis]) - kernel[axis]) // strides[axis] + 1 for axis in (0, 1)]
+    sizes = [
+        (x.shape[2 + axis] + sum(padding[axis]) - kernel[axis]) // strides[axis] + 1
+        for axis in (0, 1)
+    ]
     for oy in range(sizes[0]):
         for ox in range(sizes[1]):
-            places = [(iy, ix) for iy in range(oy * strides[0] - padding[0][0], oy * strides[0] - padding[0][0] + kernel[0])
-                      for ix in range(ox * strides[1] - padding[1][0], ox * strides[1] - padding[1][0] + kernel[1])
-                      if 0 <= iy < x.shape[2] and 0 <= ix < x.shape[3]]
+            places = [
+                (iy, ix)
+                for iy in range(
+                    oy * strides[0] - padding[0][0], oy * strides[0] - padding[0][0] + kernel[0]
+                )
+                for ix in range(
+                    ox * strides[1] - padding[1][0], ox * strides[1] - padding[1][0] + kernel[1]
+                )
+                if 0 <= iy < x.shape[2] and 0 <= ix < x.shape[3]
+            ]
             yield sizes, oy, ox, np.stack([x[:, :, iy, ix] for iy, ix in places], axis=2)
 
 
@@ -160,12 +183,16 @@ def average(window):
 
 
 def mean_abs(op, x, values):
-    means = [F(math.fsum(map(float, np.abs(sample).ravel()))) * F(1.0 / sample.size) for sample in x]
+    means = [
+        F(math.fsum(map(float, np.abs(sample).ravel()))) * F(1.0 / sample.size) for sample in x
+    ]
     return np.array(means, F).reshape(-1, 1, 1, 1), None
 
 
 def reshape(op, x, values):
-    shape = np.zeros(x.shape[1:], np.bool_).reshape(op['shape']).shape  # -1 of an empty batch would be ambiguous
+    shape = (
+        np.zeros(x.shape[1:], np.bool_).reshape(op['shape']).shape
+    )  # -1 of an empty batch would be ambiguous
     return x.reshape(x.shape[:1] + (shape + (1, 1) if len(shape) == 1 else shape)), None
 
 
@@ -176,7 +203,10 @@ OPS = {
     'dense': convolution,
     'float_convolution': float_convolution,
     'float_dense': float_convolution,
-    'or_pool': lambda op, x, values: (None, pooled(op, x, np.bool_, lambda window: window.any(axis=2))),
+    'or_pool': lambda op, x, values: (
+        None,
+        pooled(op, x, np.bool_, lambda window: window.any(axis=2)),
+    ),
     'max_pool': lambda op, x, values: (pooled(op, x, F, maximum), None),
     'average_pool': lambda op, x, values: (pooled(op, x, F, average), None),
     'mean_abs': mean_abs,

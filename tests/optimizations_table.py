@@ -1,33 +1,74 @@
-"""Every optimization of the package and of its guide, a row each: `test_every_optimization` runs over them.
+"""Every optimization of the package and of its guide, a row each: `test_every_optimization` runs
+over them.
 
 A new optimization is one row more; without it a test fails.
 """
-from collections import namedtuple
+from typing import Callable, NamedTuple
 
 import cntk as C
 
 import guide_optimizations
 import netopt_callbacks as nc
 
-Row = namedtuple('Row', 'kind make layer op_name called finds new_parameters')
-Row.__doc__ = """One optimization.
 
-kind: the class; make: (filter_function=..., other options of nc.Optimization) -> an instance; layer: which layer of
-`user_script.Script` it is to change; op_name, called: of the block that takes its place, and what a summary calls
-that; finds: the op name by which `nc.graph.layers` finds it then; new_parameters: names of those it adds.
-"""
+class Row(NamedTuple):
+    """One optimization."""
+
+    kind: type
+    make: Callable  # (filter_function=..., other options of nc.Optimization) -> an instance
+    layer: str  # which layer of `user_script.Script` it is to change
+    op_name: str  # of the block that takes its place
+    called: str  # what a summary calls that block
+    finds: str  # the op name by which `nc.graph.layers` finds it then
+    new_parameters: list  # names of those it adds
+
 
 TABLE = [
-    Row(nc.FactorDense, lambda **options: nc.FactorDense(rank=4, **options),
-        'hidden', 'DenseFactored', 'DenseFactored', 'DenseFactored', ['W1', 'W2']),
-    Row(nc.BinarizeConvolution, nc.BinarizeConvolution,
-        'conv', 'BinaryConvolution', 'BinaryConvolution', 'BinaryConvolution', []),
-    Row(nc.BinarizeDense, nc.BinarizeDense,
-        'hidden', 'BinaryDense', 'BinaryDense', 'BinaryDense', []),
-    Row(guide_optimizations.Prune, lambda **options: guide_optimizations.Prune(0.5, **options),
-        'hidden', 'DensePruned', 'pruned Dense', 'DensePruned', []),
-    Row(guide_optimizations.RoundInputs, lambda **options: guide_optimizations.RoundInputs(0.25, **options),
-        'hidden', 'DenseRounded', 'DenseRounded', 'Dense', []),
+    Row(
+        nc.FactorDense,
+        lambda **options: nc.FactorDense(rank=4, **options),
+        'hidden',
+        'DenseFactored',
+        'DenseFactored',
+        'DenseFactored',
+        ['W1', 'W2'],
+    ),
+    Row(
+        nc.BinarizeConvolution,
+        nc.BinarizeConvolution,
+        'conv',
+        'BinaryConvolution',
+        'BinaryConvolution',
+        'BinaryConvolution',
+        [],
+    ),
+    Row(
+        nc.BinarizeDense,
+        nc.BinarizeDense,
+        'hidden',
+        'BinaryDense',
+        'BinaryDense',
+        'BinaryDense',
+        [],
+    ),
+    Row(
+        guide_optimizations.Prune,
+        lambda **options: guide_optimizations.Prune(0.5, **options),
+        'hidden',
+        'DensePruned',
+        'pruned Dense',
+        'DensePruned',
+        [],
+    ),
+    Row(
+        guide_optimizations.RoundInputs,
+        lambda **options: guide_optimizations.RoundInputs(0.25, **options),
+        'hidden',
+        'DenseRounded',
+        'DenseRounded',
+        'Dense',
+        [],
+    ),
 ]
 
 
@@ -38,7 +79,9 @@ def trainable(network):
 
 def block_of(model, name):
     """Returns the one block of a name, wherever it is in a model."""
-    block, = [function for function in nc.graph.walk(model) if function.is_block and function.name == name]
+    (block,) = (
+        function for function in nc.graph.walk(model) if function.is_block and function.name == name
+    )
     return block
 
 

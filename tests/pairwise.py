@@ -9,8 +9,12 @@ def every_pair(axes):
     Args:
         axes (dict): name to list of values (hashable), in an order of its own.
     """
-    return {((a, x), (b, y)) for a, b in itertools.combinations(axes, 2)
-            for x in axes[a] for y in axes[b]}
+    return {
+        ((a, x), (b, y))
+        for a, b in itertools.combinations(axes, 2)
+        for x in axes[a]
+        for y in axes[b]
+    }
 
 
 def pairs_of(row, axes):
@@ -36,8 +40,10 @@ def covering(axes, forbidden=frozenset(), seed=7, candidates=60):
     for pair in sorted(missing, key=repr):
         if pair in missing:
             tried = (_random_row(axes, dict(pair), chance) for _ in range(candidates))
-            best = max((row for row in tried if not pairs_of(row, axes) & forbidden),
-                       key=lambda row: len(pairs_of(row, axes) & missing))
+            best = max(
+                (row for row in tried if not pairs_of(row, axes) & forbidden),
+                key=lambda row: len(pairs_of(row, axes) & missing),
+            )
             missing -= pairs_of(best, axes)
             table.append(best)
     return table

@@ -8,7 +8,8 @@ SPECIAL = np.array([0, -0.0, 1.4e-45, -1e-40, np.inf, -np.inf, np.nan, 3e38, -3e
 
 
 def unsettle(model, random, odd=0.2):
-    """Gives scale, bias and statistics values as trained ones have, and worse: negative and zero scales, no variance."""
+    """Gives scale, bias and statistics values as trained ones have, and worse: negative and
+    zero scales, no variance."""
     for leaf in list(model.parameters) + list(model.constants):
         if leaf.name in ('scale', 'bias', 'aggregate_mean', 'aggregate_variance', 'b'):
             values = random.standard_normal(leaf.shape) * {'aggregate_mean': 3}.get(leaf.name, 1.5)
@@ -22,8 +23,10 @@ def unsettle(model, random, odd=0.2):
 def binarized(model, data=None, keep=('float',), **options):
     """Returns the model with all convolutions and Dense binary but those named in `keep`."""
     for kind in (nc.BinarizeConvolution, nc.BinarizeDense):
-        if any(layer.op_name == kind.__name__[len('Binarize'):] and layer.name not in keep
-               for layer in nc.graph.layers(model)):
+        if any(
+            layer.op_name == kind.__name__[len('Binarize') :] and layer.name not in keep
+            for layer in nc.graph.layers(model)
+        ):
             optimization = kind(filter_function=lambda layer: layer.name not in keep, **options)
             optimization.prepare(model, [] if data is None else [{model.arguments[0]: data}])
             model = optimization.transform(model).model
@@ -31,7 +34,9 @@ def binarized(model, data=None, keep=('float',), **options):
 
 
 def activation(random):
-    """Returns a random function of a feature map or vector, per channel; with what it computes in words."""
+    """Returns a random function of a feature map or vector, per channel; with what it computes
+    in words."""
+
     def per_channel(x, scale):
         values = random.standard_normal(x.shape[0]) * scale
         return C.constant(values.astype(np.float32).reshape((-1,) + (1,) * (len(x.shape) - 1)))
@@ -43,8 +48,14 @@ def activation(random):
         lambda x: x + per_channel(x, 5),
         lambda x: per_channel(x, 5) - x,
         lambda x: C.leaky_relu(x),
-        lambda x: C.param_relu(C.constant(np.abs(random.standard_normal((x.shape[0],) + (1,) * (len(x.shape) - 1)))
-                                          .astype(np.float32)), x),
+        lambda x: C.param_relu(
+            C.constant(
+                np.abs(random.standard_normal((x.shape[0],) + (1,) * (len(x.shape) - 1))).astype(
+                    np.float32
+                )
+            ),
+            x,
+        ),
         lambda x: C.clip(x, -1.5, 2),
         lambda x: C.layers.Dropout(0.3)(x),
     ][random.randint(9)]
@@ -60,7 +71,8 @@ def pooling(random, x):
 
 
 def random_network(seed, layers=4):
-    """Returns (input, model): binary layers with what may stand between them; the last Dense is float."""
+    """Returns (input, model): binary layers with what may stand between them; the last Dense is
+    float."""
     random = np.random.RandomState(seed)
     channels = [1, 3, 31, 64, 65][seed % 5]
     x = C.input_variable((channels,) + tuple(int(side) for side in random.randint(3, 9, 2)))
@@ -70,10 +82,20 @@ def random_network(seed, layers=4):
         if len(y.shape) == 3 and (number < layers - 1 or random.randint(2)):
             filters = int(random.choice([1, 3, 16, 33, 64, y.shape[0]]))
             side = min(int(random.choice([1, 3, 3, 5, 2])), *y.shape[1:])
-            y = C.layers.Convolution2D((side, side), filters, pad=True, strides=int(random.choice([1, 1, 2])),
-                                       bias=bool(random.randint(2)), name='layer%d' % number)(y)
+            y = C.layers.Convolution2D(
+                (side, side),
+                filters,
+                pad=True,
+                strides=int(random.choice([1, 1, 2])),
+                bias=bool(random.randint(2)),
+                name=f'layer{number}',
+            )(y)
         else:
-            y = C.layers.Dense(int(random.choice([1, 5, 33, 64])), bias=bool(random.randint(2)), name='layer%d' % number)(y)
+            y = C.layers.Dense(
+                int(random.choice([1, 5, 33, 64])),
+                bias=bool(random.randint(2)),
+                name=f'layer{number}',
+            )(y)
         for _ in range(random.randint(4)):
             y = activation(random)(y)
         if len(y.shape) == 3 and random.randint(2):

@@ -1,13 +1,15 @@
-"""What a caller can do wrong, as one table: which error, and that it says all four things it has to.
+"""What a caller can do wrong, as one table: which error, and that it says all four things it has
+to.
 
-Every message names the layer or the argument, what was expected, what came, and what to do; and every row is
-told in its own words: no two share the place they are raised at, or the literal part of the message.
+Every message names the layer or the argument, what was expected, what came, and what to do; and
+every row is told in its own words: no two share the place they are raised at, or the literal part
+of the message.
 """
 import functools
 import os
 import re
 import traceback
-from collections import namedtuple
+from typing import Callable, NamedTuple
 
 import cntk as C
 import numpy as np
@@ -22,9 +24,17 @@ from netopt_callbacks.optimizations.binarize_convolution import binarize_convolu
 
 import graph_networks as networks
 from binary_networks import convolutions
-from user_script import SAMPLES, Halves, Identity, Script
+from user_script import SAMPLES, Identity, Script
 
-Row = namedtuple('Row', 'id do error about expected got remedy')
+
+class Row(NamedTuple):
+    id: str
+    do: Callable
+    error: type
+    about: str
+    expected: str
+    got: str
+    remedy: str
 
 
 def every(layer):
@@ -36,6 +46,7 @@ def named(name):
 
 
 # Models.
+
 
 def dense(name='hidden', inputs=20, outputs=30, **options):
     return C.layers.Dense(outputs, name=name, **options)(C.input_variable(inputs))
@@ -62,8 +73,12 @@ def tied():
 
 
 def bare_convolution(W, shape, dtype=np.float32, **options):
-    return C.convolution(C.parameter(W, dtype=dtype, init=1), C.input_variable(shape, dtype=dtype), name='conv',
-                         **options)
+    return C.convolution(
+        C.parameter(W, dtype=dtype, init=1),
+        C.input_variable(shape, dtype=dtype),
+        name='conv',
+        **options,
+    )
 
 
 def foreign_block():
@@ -72,6 +87,7 @@ def foreign_block():
     @C.BlockFunction('BinaryConvolution', 'foreign')
     def block(x):
         return layer(x)
+
     return block(C.input_variable((2, 9, 9)))
 
 
@@ -121,11 +137,12 @@ def filled(value, shape=(20, 2)):
 
 # Runs.
 
+
 class Transforming(nc.Optimization):
     """An optimization whose transform is given."""
 
     def __init__(self, transform, **options):
-        super(Transforming, self).__init__(**options)
+        super().__init__(**options)
         self.transform = transform
 
 
@@ -154,11 +171,13 @@ def factor(**options):
 
 def adds(shape):
     """A transform that adds one Parameter and retires none."""
+
     def transform(model):
-        layer, = graph.layers(model, named('classify'))
+        (layer,) = graph.layers(model, named('classify'))
         more = C.parameter(shape, name='more')
         product = C.times(C.placeholder(), layer.W) + C.reduce_sum(more)
         return graph.replace(model, {layer: layer.rebuilt(product, 'More')})
+
     return transform
 
 
@@ -179,15 +198,19 @@ def other_shape(model):
 
 def source_without(names):
     script = Script()
-    script.run(data=C.io.MinibatchSourceFromData({name: script.images for name in names}, max_samples=100))
+    script.run(
+        data=C.io.MinibatchSourceFromData({name: script.images for name in names}, max_samples=100)
+    )
 
 
 class Forgetful(C.io.UserMinibatchSource):
     """A source that keeps no position."""
 
     def stream_infos(self):
-        return [C.io.StreamInformation(name, index, 'dense', np.float32, shape)
-                for index, (name, shape) in enumerate([('x', (1, 6, 6)), ('label', (5,))])]
+        return [
+            C.io.StreamInformation(name, index, 'dense', np.float32, shape)
+            for index, (name, shape) in enumerate([('x', (1, 6, 6)), ('label', (5,))])
+        ]
 
     def next_minibatch(self, num_samples, number_of_workers=1, worker_rank=0, device=None):
         return {}
@@ -203,8 +226,11 @@ class HalfPlaced(Forgetful):
 def half_placed_source():
     script = Script()
     script.source = HalfPlaced()
-    script.arguments.update(mb_source=script.source, max_samples=100,
-                            model_inputs_to_streams=script._streams(script.source, 'data'))
+    script.arguments.update(
+        mb_source=script.source,
+        max_samples=100,
+        model_inputs_to_streams=script._streams(script.source, 'data'),
+    )
     script.run([Identity()], data=None)
 
 
@@ -219,9 +245,18 @@ class Unknown(C.io.MinibatchSourceFromData):
 
 def epoch_behind_an_unknown_end():
     script = Script()
-    source = Unknown(dict(x=(script.images, C.layers.typing.Tensor[1, 6, 6]),
-                          label=(script.labels, C.layers.typing.Tensor[5])), max_samples=4 * SAMPLES)
-    script.run([Identity(epoch=9)], mb_source=source, model_inputs_to_streams=script._streams(source, 'data'))
+    source = Unknown(
+        dict(
+            x=(script.images, C.layers.typing.Tensor[1, 6, 6]),
+            label=(script.labels, C.layers.typing.Tensor[5]),
+        ),
+        max_samples=4 * SAMPLES,
+    )
+    script.run(
+        [Identity(epoch=9)],
+        mb_source=source,
+        model_inputs_to_streams=script._streams(source, 'data'),
+    )
 
 
 def trained_twice():
@@ -245,7 +280,9 @@ def attached_twice():
 def arrays_without_an_epoch():
     script = Script()
     with nc.attach(script.trainer, [Identity()]):
-        script.trainer.train_minibatch({script.x: script.images[:8], script.label: script.labels[:8]})
+        script.trainer.train_minibatch(
+            {script.x: script.images[:8], script.label: script.labels[:8]}
+        )
 
 
 def writer_that_observes():
@@ -256,283 +293,1075 @@ def writer_that_observes():
 
 def trained(**arguments):
     script = Script()
-    nc.train(C.combine([script.loss, script.metric]), (script.images, script.labels),
-             parameter_learners=script.learners, **arguments)
+    nc.train(
+        C.combine([script.loss, script.metric]),
+        (script.images, script.labels),
+        parameter_learners=script.learners,
+        **arguments,
+    )
 
 
 TABLE = [
     # Epochs and common options of optimizations.
-    Row('epoch that is no whole number', lambda: nc.FactorDense(epoch=1.5, rank=2), TypeError,
-        'FactorDense: epoch', 'a whole number of completed epochs', 'got 1.5', 'make epoch_size smaller'),
-    Row('epoch before the first', lambda: nc.BinarizeConvolution(epoch=-1), ValueError,
-        'BinarizeConvolution: epoch', '0 or more', 'got -1', '0 is before the first minibatch'),
-    Row('epoch in samples', lambda: nc.FactorDense(epoch=(100, DataUnit.sample), rank=2), ValueError,
-        'FactorDense: epoch', '(number, cntk.train.DataUnit.sweep)', 'DataUnit.sample', 'epoch_size'),
-    Row('epoch past the end', lambda: run(Identity(epoch=5), max_samples=4 * SAMPLES), ValueError,
-        'Identity(epoch=5)', '4 is the last epoch', 'this run 2800 samples', 'train longer'),
-    Row('epoch past the source', lambda: run(Identity(epoch=9)), ValueError,
-        'Identity(epoch=9)', '4 is the last epoch', 'gives 2800 samples', 'let the source give more'),
-    Row('sweeps of a UserLearner', lambda: run(Identity(epoch=2), learner='user', epoch_size=None), ValueError,
-        'Identity(epoch=2)', 'must have epochs that come', 'counts no sweeps', 'give epoch_size in samples'),
-    Row('epoch that never came', epoch_behind_an_unknown_end, ValueError,
-        'Identity(epoch=9)', 'before Identity', 'after 2800 samples (4 epochs)', 'give an earlier epoch'),
-    Row('epoch size of a float', lambda: run(epoch_size=1.5), TypeError,
-        'epoch_size', 'a number of samples', 'got 1.5', 'the number of training samples'),
-    Row('epoch size of nothing', lambda: run(epoch_size=0), ValueError,
-        'epoch_size', '1 or more', 'got 0', 'None is one sweep'),
-    Row('filter that is a name', lambda: nc.FactorDense(rank=2, filter_function='hidden'), TypeError,
-        'FactorDense: filter_function', 'a function or None', "got 'hidden'", 'lambda layer: layer.name'),
-    Row('unknown learner_state', lambda: nc.FactorDense(rank=2, learner_state='keep'), ValueError,
-        'FactorDense: learner_state', "'reset' or 'project'", "got 'keep'", 'leave it out'),
-    Row('optimization without transform', lambda: nc.optimize(dense(), Silent()), NotImplementedError,
-        'Silent', 'must define transform(model)', 'got none', 'docs/graph.md'),
-
-    # Ranks.
-    Row('rank that is text', lambda: nc.FactorDense(rank='3'), TypeError,
-        'FactorDense: rank', 'an int, a fraction in (0, 1)', "got '3'", 'give 8, 0.25 or nc.energy(0.95)'),
-    Row('rank of zero', lambda: nc.FactorDense(rank=0), ValueError,
-        'FactorDense: rank', 'at least 1', 'got 0', 'use filter_function'),
-    Row('rank as a large float', lambda: nc.FactorDense(rank=2.5), ValueError,
-        'FactorDense: rank', 'in (0, 1) of the smaller side', 'got 2.5', 'a rank of its own is an int'),
-    Row('two ranks', lambda: nc.FactorDense(rank=2, projection_function=len), ValueError,
-        'FactorDense: one of rank and projection_function', 'must choose the rank', 'got rank=2', 'leave one out'),
-    Row('no rank', lambda: factorization.factor_dense(dense()), ValueError,
-        'factor_dense', 'something must choose the rank', 'got no rank', 'give rank: an int'),
-    Row('projection that is a number', lambda: factorization.factor_dense(dense(), 3), TypeError,
-        'factor_dense: projection_function', 'a function of W', 'got 3', 'goes into rank'),
-    Row('rank function that returns a float', lambda: nc.FactorDense(rank=lambda W: 2.0).transform(dense()), TypeError,
-        "Dense 'hidden' (W of 20x30)", 'must return an int', 'got 2.0 (float)', 'round it'),
-    Row('rank above every layer', lambda: run(nc.FactorDense(epoch=1, rank=999)), ValueError,
-        'FactorDense: rank', 'at most the smaller side of some layer', 'got 999', 'give a smaller rank'),
-    Row('rank above the smaller side', lambda: factorization.factor_dense(dense(), lambda W: 999), ValueError,
-        "Dense 'hidden' (W of 20x30)", '1 to 20, the smaller side', 'got 999', 'use filter_function'),
-    Row('energy above all', lambda: nc.energy(1.1), ValueError,
-        'energy: fraction', 'in (0, 1]', 'got 1.1', '0.95 keeps 95 %'),
-    Row('speedup of one', lambda: nc.speedup(1), ValueError,
-        'speedup: factor', 'above 1', 'got 1', '2 halves the multiply-adds'),
-    Row('all parameters', lambda: nc.parameters(1), ValueError,
-        'parameters: fraction', 'in (0, 1)', 'got 1', '0.5 leaves half'),
-
-    # Factor functions.
-    Row('factors that are no pair', lambda: factored_by(None), ValueError,
-        "Dense 'hidden'", 'must return two arrays W1 and W2', 'it returned NoneType', 'return W1, W2'),
-    Row('factors that do not fit', lambda: factored_by((np.ones((20, 2)), np.ones((3, 30)))), ValueError,
-        "Dense 'hidden'", 'W1 of shape (20, k) and W2 of shape (k, 30)', '(20, 2) and (3, 30)', 'it gets W as [inputs'),
-    Row('factors with NaN', lambda: factored_by(filled(np.nan)), ValueError,
-        "Dense 'hidden'", 'must return finite factors', 'its W1 holds 1 NaN or infinite of 40', 'mend it'),
-    Row('svd of a rank above the matrix', lambda: factorization.svd_subprojection(np.ones((3, 5)), 4), ValueError,
-        'rank', '1 to 3', 'got 4', 'take min(k, 3)'),
-    Row('svd of a rank that is a float', lambda: factorization.svd_subprojection(np.ones((3, 5)), 2.0), TypeError,
-        'rank of a decomposition', 'an int', 'got 2.0', 'round it'),
-    Row('factor function of one argument', lambda: nc.FactorDense(rank=2, factor_function=lambda W: (W, W)), TypeError,
-        'FactorDense: factor_function', 'two arguments, W and the rank k', 'got <function', 'lambda W, k'),
-    Row('filter of nc.graph that is a name', lambda: graph.layers(dense(), 'hidden'), TypeError,
-        'filter_function of layers', 'callable with a Layer', "got 'hidden'", 'lambda layer'),
-    Row('svd of a vector', lambda: factorization.svd_subprojection(np.ones(3), 1), ValueError,
-        'matrix', '2 axes', 'shape (3,)', 'reshape it'),
-    Row('svd of NaN', lambda: factorization.svd_subprojection(np.full((2, 2), np.nan), 1), ValueError,
-        'matrix', 'finite', 'got 4 NaN or infinite of 4', 'check how it was trained'),
-    Row('optimize: transform changes the output', lambda: nc.optimize(
-        dense(), Transforming(lambda model: dense(outputs=7))), ValueError,
-        'optimize: transform(model) of Transforming', 'of shapes [(30,)]', 'got [(7,)]', 'nc.graph'),
-    Row('optimize: train_function returns something else', lambda: nc.optimize(
-        dense(), Transforming(lambda model: model), lambda model: (model, 1)), TypeError,
-        'train_function', 'cntk.Function', 'got (', 'in place'),
-    Row('unknown split', lambda: low_rank.factors(np.eye(2), 1, 'left'), ValueError,
-        'split', 'even, right', "got 'left'", "take 'even'"),
-    Row('shapes of dense_factored', lambda: factorization.dense_factored(10), ValueError,
-        'dense_factored: shapes', '(inner size, output shape)', 'got 10', 'shapes=(8, 100)'),
-    Row('both ranks of dense_factored', lambda: factorization.dense_factored((2, 3), input_rank=1, map_rank=1),
-        ValueError, 'input_rank and map_rank', 'only one of', 'got 1 and 1', 'leave one out'),
-    Row('weights of dense_factored', lambda: factorization.dense_factored(
-        (2, 3), init={'W1': None, 'W2': np.ones((3, 3))}), ValueError,
-        "init['W2']", 'must have shape (2,) + (3,)', 'got (3, 3)', 'make it fit'),
-
-    # Dense layers.
-    Row('filter that takes none', lambda: nc.FactorDense(rank=1, filter_function=named('no')).transform(dense()),
-        ValueError, "Dense 'hidden' (W of 20x30)", 'expected a Dense layer', 'got none', 'Check filter_function'),
-    Row('weights that are not there', lambda: nc.FactorDense(rank=1).transform(C.layers.Dense(3, name='loose')),
-        ValueError, "Dense 'loose'", 'must have weights', 'not known yet', 'apply the model'),
-    Row('sparse weights', lambda: nc.FactorDense(rank=1).transform(sparse_dense()), ValueError,
-        "Dense 'sparse' (W of 4x3)", 'must be a dense matrix', 'got a sparse one', 'NumPy array'),
-    Row('weights that diverged', lambda: nc.FactorDense(rank=1).transform(
-        dense_with(np.full((20, 30), np.nan, 'f'))), ValueError,
-        "Dense 'hidden'", 'must be finite', 'got 600 NaN or infinite of 600', 'lower the learning rate'),
-    Row('filter that parts tied weights', lambda: nc.FactorDense(
-        rank=1, filter_function=named('left')).transform(tied()), ValueError, "'left'", 'must change together', 'takes only the first', 'both or neither'),
-
-    # Convolutions.
-    Row('no convolution', lambda: binarize_convolution(convolutions(('only',))[1]), ValueError,
-        "Convolution 'only'", 'expected a Convolution layer', 'left out unless', 'Check filter_function'),
-    Row('unknown option', lambda: nc.BinarizeConvolution(weight_scale='filter'), ValueError,
-        'BinarizeConvolution: weight_scale', "one of 'channel', 'layer', None", "got 'filter'", 'leave it out'),
-    Row('learned shift that nothing trains', lambda: nc.BinarizeConvolution(input_shift='learn'), ValueError,
-        "input_shift='learn'", 'must have a learner', 'got none', 'give learner='),
-    Row('placeholders unresolved', lambda: quantization.convert_to_binary_convolution(
-        C.layers.Convolution2D((3, 3), 4, name='loose')), ValueError,
-        "Convolution 'loose'", 'must know its input', 'got a placeholder', 'input_variable'),
-    Row('1-D convolution', lambda: binarize_convolution(
-        C.layers.Convolution1D(3, 4, name='line')(C.input_variable((2, 9))), every), NotImplementedError,
-        "Convolution 'line'", 'only 2-D convolutions', '(4, 2, 3)', 'Leave it out'),
-    Row('filters along the channels', lambda: binarize_convolution(
-        bare_convolution((4, 2, 3, 3), (2, 9, 9)), every), NotImplementedError,
-        "Convolution 'conv'", 'over all channels', 'auto_padding [True, True, True]', 'auto_padding=[False, ...]'),
-    Row('float64 convolution', lambda: binarize_convolution(bare_convolution(
-        (4, 2, 3, 3), (2, 9, 9), np.float64, auto_padding=[False, True, True]), every), NotImplementedError,
-        "Convolution 'conv'", 'must be float32', 'got float64', 'build the network in float32'),
-    Row('groups padded unevenly', lambda: binarize_convolution(bare_convolution(
-        (4, 1, 2, 3), (2, 9, 9), groups=2, auto_padding=[False, True, True]), every), NotImplementedError,
-        "Convolution 'conv'", 'no axis may be padded more after than before', 'with 2 groups', 'filters of odd sides'),
-    Row('two stages that exclude each other', twice_the_inputs, ValueError,
-        "Convolution 'second'", 'its input must be float', 'has made it binary', "take operands='both'"),
-    Row('filter that parts applications', some_applications, ValueError,
-        "Convolution 'second'", 'binary in both or in neither', 'takes only one of them', 'go by the name'),
-    Row('foreign binary block', lambda: quantization.convert_to_native_binary_convolution(foreign_block()), ValueError,
-        "'foreign'", 'one convolution of two signs', 'got 0', 'another op name'),
-    Row('1-D binary_convolution', lambda: quantization.binary_convolution((3,), 4, 3), ValueError,
-        'filter_shape and strides', 'for height and width', 'got (3,)', 'filter_shape=(3, 3)'),
-    Row('no training function', lambda: quantization.binarize_convolution(convolutions()[1], None), TypeError,
-        'train_function', 'a function of the binarized model', 'got None', 'convert_to_binary_convolution'),
-
-    # The functional form, and lowering.
-    Row('model that is none', lambda: nc.optimize('z', nc.FactorDense(rank=1)), TypeError,
-        'optimize: model', 'a cntk.Function', "got 'z'", 'give the network itself'),
-    Row('optimization that is a class', lambda: nc.optimize(dense(), nc.FactorDense), TypeError,
-        'optimize: optimization', 'an nc.Optimization', 'got <class', 'such as nc.BinarizeConvolution()'),
-    Row('training function that is none', lambda: nc.optimize(dense(), nc.FactorDense(rank=1), 3), TypeError,
-        'optimize: train_function', 'a function of the transformed model', 'got 3', 'leave it out'),
-    Row('model that is not applied', lambda: nc.optimize(C.times(C.placeholder(name='open'), C.parameter((4, 3))),
-                                                         nc.FactorDense(rank=1)), ValueError,
-        'optimize: model', 'must be applied', 'the placeholders open', 'apply it first'),
-    Row('tolerance that is text', lambda: nc.Lower(tolerance='small'), TypeError,
-        'Lower: tolerance', 'a number', "got 'small'", 'leave it out'),
-    Row('tolerance below zero', lambda: nc.Lower(tolerance=-1), ValueError,
-        'Lower: tolerance', 'at least 0', 'got -1', '0 asks for equality'),
-    Row('float layers elsewhere', lambda: nc.Lower(float_layers='gpu'), ValueError,
-        'Lower: float_layers', "must be 'cntk' or 'native'", "got 'gpu'", 'leave it out'),
-    Row('lowering without data', lambda: run(nc.Lower(), cv_config=None), ValueError,
-        'Lower()', 'on held-out data', 'this run has none', 'give data='),
-
-    # Graphs.
-    Row('kind of layer', lambda: graph.layers(dense(), op_name='LSTM'), ValueError,
-        'op_name', "'Dense', 'Convolution', None, or one that an optimization has declared", "got 'LSTM'",
-        'nc.graph.walk'),
-    Row('op name of a block that is none', lambda: nc.Block(3), TypeError,
-        'Block: op_name', 'must be a word', 'got 3', "nc.Block('DensePruned')"),
-    Row('op name of a block that is a layer of CNTK', lambda: nc.Block('LSTM'), ValueError,
-        'Block: op_name', 'a name of your own', "got 'LSTM'", 'layer.rebuilt'),
-    Row('layer of a block that is none', lambda: nc.Block('Mine', layer='LSTM'), ValueError,
-        "Block 'Mine'", "'Dense', 'Convolution' or None", "got 'LSTM'", 'leave it out'),
-    Row('what a block was that is no layer', lambda: nc.Block('Mine', was='LSTM'), ValueError,
-        "Block 'Mine': was", "'Dense' or 'Convolution'", "got 'LSTM'", "was='Dense'"),
-    Row('count of a block that is a number', lambda: nc.Block('Mine', count=3), TypeError,
-        "Block 'Mine': count", 'a function', 'got 3', 'leave it out'),
-    Row('blocks that are names', lambda: graph.blocks.declare(Identity, ['Mine']), TypeError,
-        'Identity: blocks', 'nc.Block', "got 'Mine'", "blocks = [nc.Block('DensePruned')]"),
-    Row('op name of another class', lambda: graph.blocks.declare(Identity, [nc.Block('DenseFactored')]), ValueError,
-        'Identity', 'its own', "got 'DenseFactored'", 'another op name'),
-    Row('layer without one weight', lambda: graph.layers(nc.FactorDense(rank=2).transform(dense()).model,
-                                                         op_name='DenseFactored')[0].rebuilt(C.placeholder() * 1, 'X'),
-        ValueError, "DenseFactored 'hidden'", 'one Parameter', 'it does not', 'nc.graph.replace'),
-    Row('replacement that is applied', lambda: replaced(C.square(C.input_variable(3))), ValueError,
-        "Dense 'classify'", 'one placeholder', 'got outputs', 'cntk.placeholder()'),
-    Row('replacement of another shape', lambda: replaced(C.layers.Dense(4)), ValueError,
-        "Dense 'classify'", 'expected (3,)', 'got (4,)', 'give it the output shape'),
-    Row('layer of a clone', replaced_in_a_clone, ValueError,
-        "Dense 'classify'", 'must be in the model', 'which is not', 'not from a clone'),
-    Row('circular substitution', circular, ValueError,
-        'first', 'must read something else', 'reads only itself', 'name the new Variables'),
-    Row('output of another shape', reshaped_output, ValueError,
-        'hidden', 'must keep the shape', 'got (4,)', 'the shape of what is replaced'),
-
-    # What a third-party transform returns.
-    Row('note with half a rank', lambda: nc.LayerNote('hidden', rank=2.7), TypeError,
-        'LayerNote: rank', 'whole numbers', 'got 2.7', 'count them as ints'),
-    Row('retired that is a name', lambda: nc.Replaced('hidden', ['W']), TypeError,
-        'Replaced: retired', 'cntk.Parameters', "got 'W'", 'retired=(layer.W,)'),
-    Row('projection that is no function', lambda: nc.Replaced('hidden', projection=3), TypeError,
-        'Replaced: projection', 'or None', 'got 3', 'lambda gradient'),
-    Row('a note among what is replaced', lambda: nc.Transformed(dense(), [], [nc.LayerNote('hidden')]), TypeError,
-        'Transformed: replaced', 'nc.Replaced', "name='hidden'", 'nc.Transformed(model'),
-    Row('check that returns text', lambda: run(Checking()), TypeError,
-        'Checking: check(model)', 'return a cntk.Function', "got 'z'", 'None is where'),
-    Row('transform that returns text', lambda: run(Transforming(lambda model: 'z')), TypeError,
-        'Transforming: transform(model)', 'return a cntk.Function', "got 'z'", 'return new_model'),
-    Row('transform that loses an output', lambda: run(Transforming(lambda model: C.combine(model.outputs[:-1]))),
-        ValueError, 'transform(model)', 'expected 3', 'got 2', 'combine all of model.outputs'),
-    Row('transform that reshapes an output', lambda: run(Transforming(other_shape)), ValueError,
-        'Transforming: transform(model)', 'was of shape (5,)', 'got shape (10,)', 'the same output shape'),
-    Row('transform that exchanges an argument', lambda: run(Transforming(new_argument)), ValueError,
-        'Transforming: transform(model)', 'must keep the arguments', 'other is new', 'use nc.graph'),
-    Row('transform that cuts the loss off', lambda: run(Transforming(loss_of_nothing)), ValueError,
-        'Transforming', 'must depend on each Parameter', 'does not on W', 'keep it in the graph'),
-    Row('new Parameters and several learners', lambda: run(Transforming(adds((9, 9))), learner='several'), ValueError,
-        'Transforming', 'more of shape (9, 9)', 'which of 2 learners (momentum_sgd, adam)', 'learner=lambda'),
-    Row('learner that cannot be rebuilt', lambda: run(factor(), learner='user'), ValueError,
-        'layer hidden', 'its learner (Halves)', 'a method rebuilt(parameters)', 'learner=lambda'),
-    Row('learner without a state to project', lambda: run(factor(learner_state='project'), learner='adam'), ValueError,
-        "FactorDense: learner_state='project'", 'no learner it is defined for', 'it has adam', "Use learner_state='reset'"),
-    Row('learner that forgets a Parameter', lambda: run(factor(
-        learner=lambda parameters: C.sgd(parameters[:1], C.learning_parameter_schedule(.1)))), ValueError,
-        'FactorDense', 'must train all new Parameters', 'got one without W', 'the whole list'),
-
-    # The run.
-    Row('callback that is a class', lambda: run(Identity), TypeError,
-        'callbacks', 'nc.Optimization or nc.Observer objects', 'Identity', 'Identity(...)'),
-    Row('callback twice', lambda: run(*2 * (Identity(epoch=1),)), ValueError,
-        'callbacks', 'different objects', 'got the same Identity twice', 'make another one'),
-    Row('lowered twice', lambda: run(nc.Lower(), nc.Lower()), ValueError,
-        'callbacks', 'at most one Lower()', 'got 2', 'leave one'),
-    Row('observer that is a writer too', writer_that_observes, ValueError,
-        'Observer', 'name it once', 'already a progress writer', 'in callbacks'),
-    Row('callback of Function.train', lambda: trained(callbacks=['log']), TypeError,
-        'callbacks', 'progress writers', "got 'log'", 'leave it out'),
-    Row('held-out data that is a number', lambda: run(data=(1, 2)), TypeError,
-        'data', 'NumPy arrays', 'got (1, 2)', 'data=(images, labels)'),
-    Row('held-out data without labels', lambda: run(data=np.ones((3, 1, 6, 6), 'f')), ValueError,
-        'data', 'x, label', 'got 1', 'in a tuple'),
-    Row('held-out data of two lengths', lambda: run(data=(np.ones((3, 1, 6, 6), 'f'), np.ones((2, 5), 'f'))),
+    Row(
+        'epoch that is no whole number',
+        lambda: nc.FactorDense(epoch=1.5, rank=2),
+        TypeError,
+        'FactorDense: epoch',
+        'a whole number of completed epochs',
+        'got 1.5',
+        'make epoch_size smaller',
+    ),
+    Row(
+        'epoch before the first',
+        lambda: nc.BinarizeConvolution(epoch=-1),
         ValueError,
-        'data', 'the same number of samples', 'x: 3, label: 2', 'cut the arrays alike'),
-    Row('held-out data of another shape', lambda: run(data=(np.ones((3, 1, 6, 6), 'f'), np.ones((3, 4), 'f'))),
-        ValueError, 'data for argument label', '[samples, 5]', 'got [3, 4]', 'those of the input_variable'),
-    Row('held-out data that CNTK cannot read', lambda: run(data=(np.ones((3, 1, 6, 6), 'i'), np.ones((3, 5), 'f'))),
-        ValueError, 'data for argument x', 'what CNTK can read', 'int32', 'in the order x, label'),
-    Row('held-out source without the stream', lambda: source_without(['x']), ValueError,
-        'argument label', 'must have a stream', 'the streams x', 'alike'),
-    Row('held-out source without an end', endless_source, ValueError,
-        'data', 'must end', 'repeats for ever', 'max_sweeps=1'),
-    Row('held-out source that cannot go back', lambda: run(data=Forgetful()), ValueError,
-        'held-out minibatch source Forgetful', 'a measurement', 'has no position to go back to', 'get_checkpoint_state()'),
-    Row('source that tells a position it cannot go to', half_placed_source, ValueError,
-        'minibatch source HalfPlaced', 'must be able to go to the position', 'got no restore_from_checkpoint(state)',
-        'override that too'),
-    Row('trainer that is none', lambda: nc.attach('trainer', [Identity()]), TypeError,
-        'trainer', 'a cntk.Trainer', "got 'trainer'", 'cntk.Trainer(model'),
-    Row('trainer built before the import', old_trainer, ValueError,
-        'this Trainer', 'Import netopt_callbacks first', 'was built before', 'progress_writers='),
-    Row('session trained twice', trained_twice, RuntimeError,
-        'this session', 'trains once', 'has been trained', 'make a new one'),
-    Row('trainer attached twice', attached_twice, RuntimeError,
-        'this trainer', 'first', 'is attached already', 'call finish()'),
-    Row('hand loop without an epoch', arrays_without_an_epoch, ValueError,
-        'minibatches of NumPy arrays', 'where an epoch ends', 'do not tell', 'epoch_size='),
+        'BinarizeConvolution: epoch',
+        '0 or more',
+        'got -1',
+        '0 is before the first minibatch',
+    ),
+    Row(
+        'epoch in samples',
+        lambda: nc.FactorDense(epoch=(100, DataUnit.sample), rank=2),
+        ValueError,
+        'FactorDense: epoch',
+        '(number, cntk.train.DataUnit.sweep)',
+        'DataUnit.sample',
+        'epoch_size',
+    ),
+    Row(
+        'epoch past the end',
+        lambda: run(Identity(epoch=5), max_samples=4 * SAMPLES),
+        ValueError,
+        'Identity(epoch=5)',
+        '4 is the last epoch',
+        'this run 2800 samples',
+        'train longer',
+    ),
+    Row(
+        'epoch past the source',
+        lambda: run(Identity(epoch=9)),
+        ValueError,
+        'Identity(epoch=9)',
+        '4 is the last epoch',
+        'gives 2800 samples',
+        'let the source give more',
+    ),
+    Row(
+        'sweeps of a UserLearner',
+        lambda: run(Identity(epoch=2), learner='user', epoch_size=None),
+        ValueError,
+        'Identity(epoch=2)',
+        'must have epochs that come',
+        'counts no sweeps',
+        'give epoch_size in samples',
+    ),
+    Row(
+        'epoch that never came',
+        epoch_behind_an_unknown_end,
+        ValueError,
+        'Identity(epoch=9)',
+        'before Identity',
+        'after 2800 samples (4 epochs)',
+        'give an earlier epoch',
+    ),
+    Row(
+        'epoch size of a float',
+        lambda: run(epoch_size=1.5),
+        TypeError,
+        'epoch_size',
+        'a number of samples',
+        'got 1.5',
+        'the number of training samples',
+    ),
+    Row(
+        'epoch size of nothing',
+        lambda: run(epoch_size=0),
+        ValueError,
+        'epoch_size',
+        '1 or more',
+        'got 0',
+        'None is one sweep',
+    ),
+    Row(
+        'filter that is a name',
+        lambda: nc.FactorDense(rank=2, filter_function='hidden'),
+        TypeError,
+        'FactorDense: filter_function',
+        'a function or None',
+        "got 'hidden'",
+        'lambda layer: layer.name',
+    ),
+    Row(
+        'unknown learner_state',
+        lambda: nc.FactorDense(rank=2, learner_state='keep'),
+        ValueError,
+        'FactorDense: learner_state',
+        "'reset' or 'project'",
+        "got 'keep'",
+        'leave it out',
+    ),
+    Row(
+        'optimization without transform',
+        lambda: nc.optimize(dense(), Silent()),
+        NotImplementedError,
+        'Silent',
+        'must define transform(model)',
+        'got none',
+        'docs/graph.md',
+    ),
+    # Ranks.
+    Row(
+        'rank that is text',
+        lambda: nc.FactorDense(rank='3'),
+        TypeError,
+        'FactorDense: rank',
+        'an int, a fraction in (0, 1)',
+        "got '3'",
+        'give 8, 0.25 or nc.energy(0.95)',
+    ),
+    Row(
+        'rank of zero',
+        lambda: nc.FactorDense(rank=0),
+        ValueError,
+        'FactorDense: rank',
+        'at least 1',
+        'got 0',
+        'use filter_function',
+    ),
+    Row(
+        'rank as a large float',
+        lambda: nc.FactorDense(rank=2.5),
+        ValueError,
+        'FactorDense: rank',
+        'in (0, 1) of the smaller side',
+        'got 2.5',
+        'a rank of its own is an int',
+    ),
+    Row(
+        'two ranks',
+        lambda: nc.FactorDense(rank=2, projection_function=len),
+        ValueError,
+        'FactorDense: one of rank and projection_function',
+        'must choose the rank',
+        'got rank=2',
+        'leave one out',
+    ),
+    Row(
+        'no rank',
+        lambda: factorization.factor_dense(dense()),
+        ValueError,
+        'factor_dense',
+        'something must choose the rank',
+        'got no rank',
+        'give rank: an int',
+    ),
+    Row(
+        'projection that is a number',
+        lambda: factorization.factor_dense(dense(), 3),
+        TypeError,
+        'factor_dense: projection_function',
+        'a function of W',
+        'got 3',
+        'goes into rank',
+    ),
+    Row(
+        'rank function that returns a float',
+        lambda: nc.FactorDense(rank=lambda W: 2.0).transform(dense()),
+        TypeError,
+        "Dense 'hidden' (W of 20x30)",
+        'must return an int',
+        'got 2.0 (float)',
+        'round it',
+    ),
+    Row(
+        'rank above every layer',
+        lambda: run(nc.FactorDense(epoch=1, rank=999)),
+        ValueError,
+        'FactorDense: rank',
+        'at most the smaller side of some layer',
+        'got 999',
+        'give a smaller rank',
+    ),
+    Row(
+        'rank above the smaller side',
+        lambda: factorization.factor_dense(dense(), lambda W: 999),
+        ValueError,
+        "Dense 'hidden' (W of 20x30)",
+        '1 to 20, the smaller side',
+        'got 999',
+        'use filter_function',
+    ),
+    Row(
+        'energy above all',
+        lambda: nc.energy(1.1),
+        ValueError,
+        'energy: fraction',
+        'in (0, 1]',
+        'got 1.1',
+        '0.95 keeps 95 %',
+    ),
+    Row(
+        'speedup of one',
+        lambda: nc.speedup(1),
+        ValueError,
+        'speedup: factor',
+        'above 1',
+        'got 1',
+        '2 halves the multiply-adds',
+    ),
+    Row(
+        'all parameters',
+        lambda: nc.parameters(1),
+        ValueError,
+        'parameters: fraction',
+        'in (0, 1)',
+        'got 1',
+        '0.5 leaves half',
+    ),
+    # Factor functions.
+    Row(
+        'factors that are no pair',
+        lambda: factored_by(None),
+        ValueError,
+        "Dense 'hidden'",
+        'must return two arrays W1 and W2',
+        'it returned NoneType',
+        'return W1, W2',
+    ),
+    Row(
+        'factors that do not fit',
+        lambda: factored_by((np.ones((20, 2)), np.ones((3, 30)))),
+        ValueError,
+        "Dense 'hidden'",
+        'W1 of shape (20, k) and W2 of shape (k, 30)',
+        '(20, 2) and (3, 30)',
+        'it gets W as [inputs',
+    ),
+    Row(
+        'factors with NaN',
+        lambda: factored_by(filled(np.nan)),
+        ValueError,
+        "Dense 'hidden'",
+        'must return finite factors',
+        'its W1 holds 1 NaN or infinite of 40',
+        'mend it',
+    ),
+    Row(
+        'svd of a rank above the matrix',
+        lambda: factorization.svd_subprojection(np.ones((3, 5)), 4),
+        ValueError,
+        'rank',
+        '1 to 3',
+        'got 4',
+        'take min(k, 3)',
+    ),
+    Row(
+        'svd of a rank that is a float',
+        lambda: factorization.svd_subprojection(np.ones((3, 5)), 2.0),
+        TypeError,
+        'rank of a decomposition',
+        'an int',
+        'got 2.0',
+        'round it',
+    ),
+    Row(
+        'factor function of one argument',
+        lambda: nc.FactorDense(rank=2, factor_function=lambda W: (W, W)),
+        TypeError,
+        'FactorDense: factor_function',
+        'two arguments, W and the rank k',
+        'got <function',
+        'lambda W, k',
+    ),
+    Row(
+        'filter of nc.graph that is a name',
+        lambda: graph.layers(dense(), 'hidden'),
+        TypeError,
+        'filter_function of layers',
+        'callable with a Layer',
+        "got 'hidden'",
+        'lambda layer',
+    ),
+    Row(
+        'svd of a vector',
+        lambda: factorization.svd_subprojection(np.ones(3), 1),
+        ValueError,
+        'matrix',
+        '2 axes',
+        'shape (3,)',
+        'reshape it',
+    ),
+    Row(
+        'svd of NaN',
+        lambda: factorization.svd_subprojection(np.full((2, 2), np.nan), 1),
+        ValueError,
+        'matrix',
+        'finite',
+        'got 4 NaN or infinite of 4',
+        'check how it was trained',
+    ),
+    Row(
+        'optimize: transform changes the output',
+        lambda: nc.optimize(dense(), Transforming(lambda model: dense(outputs=7))),
+        ValueError,
+        'optimize: transform(model) of Transforming',
+        'of shapes [(30,)]',
+        'got [(7,)]',
+        'nc.graph',
+    ),
+    Row(
+        'optimize: train_function returns something else',
+        lambda: nc.optimize(dense(), Transforming(lambda model: model), lambda model: (model, 1)),
+        TypeError,
+        'train_function',
+        'cntk.Function',
+        'got (',
+        'in place',
+    ),
+    Row(
+        'unknown split',
+        lambda: low_rank.factors(np.eye(2), 1, 'left'),
+        ValueError,
+        'split',
+        'even, right',
+        "got 'left'",
+        "take 'even'",
+    ),
+    Row(
+        'shapes of dense_factored',
+        lambda: factorization.dense_factored(10),
+        ValueError,
+        'dense_factored: shapes',
+        '(inner size, output shape)',
+        'got 10',
+        'shapes=(8, 100)',
+    ),
+    Row(
+        'both ranks of dense_factored',
+        lambda: factorization.dense_factored((2, 3), input_rank=1, map_rank=1),
+        ValueError,
+        'input_rank and map_rank',
+        'only one of',
+        'got 1 and 1',
+        'leave one out',
+    ),
+    Row(
+        'weights of dense_factored',
+        lambda: factorization.dense_factored((2, 3), init={'W1': None, 'W2': np.ones((3, 3))}),
+        ValueError,
+        "init['W2']",
+        'must have shape (2,) + (3,)',
+        'got (3, 3)',
+        'make it fit',
+    ),
+    # Dense layers.
+    Row(
+        'filter that takes none',
+        lambda: nc.FactorDense(rank=1, filter_function=named('no')).transform(dense()),
+        ValueError,
+        "Dense 'hidden' (W of 20x30)",
+        'expected a Dense layer',
+        'got none',
+        'Check filter_function',
+    ),
+    Row(
+        'weights that are not there',
+        lambda: nc.FactorDense(rank=1).transform(C.layers.Dense(3, name='loose')),
+        ValueError,
+        "Dense 'loose'",
+        'must have weights',
+        'not known yet',
+        'apply the model',
+    ),
+    Row(
+        'sparse weights',
+        lambda: nc.FactorDense(rank=1).transform(sparse_dense()),
+        ValueError,
+        "Dense 'sparse' (W of 4x3)",
+        'must be a dense matrix',
+        'got a sparse one',
+        'NumPy array',
+    ),
+    Row(
+        'weights that diverged',
+        lambda: nc.FactorDense(rank=1).transform(dense_with(np.full((20, 30), np.nan, 'f'))),
+        ValueError,
+        "Dense 'hidden'",
+        'must be finite',
+        'got 600 NaN or infinite of 600',
+        'lower the learning rate',
+    ),
+    Row(
+        'filter that parts tied weights',
+        lambda: nc.FactorDense(rank=1, filter_function=named('left')).transform(tied()),
+        ValueError,
+        "'left'",
+        'must change together',
+        'takes only the first',
+        'both or neither',
+    ),
+    # Convolutions.
+    Row(
+        'no convolution',
+        lambda: binarize_convolution(convolutions(('only',))[1]),
+        ValueError,
+        "Convolution 'only'",
+        'expected a Convolution layer',
+        'left out unless',
+        'Check filter_function',
+    ),
+    Row(
+        'unknown option',
+        lambda: nc.BinarizeConvolution(weight_scale='filter'),
+        ValueError,
+        'BinarizeConvolution: weight_scale',
+        "one of 'channel', 'layer', None",
+        "got 'filter'",
+        'leave it out',
+    ),
+    Row(
+        'learned shift that nothing trains',
+        lambda: nc.BinarizeConvolution(input_shift='learn'),
+        ValueError,
+        "input_shift='learn'",
+        'must have a learner',
+        'got none',
+        'give learner=',
+    ),
+    Row(
+        'placeholders unresolved',
+        lambda: quantization.convert_to_binary_convolution(
+            C.layers.Convolution2D((3, 3), 4, name='loose')
+        ),
+        ValueError,
+        "Convolution 'loose'",
+        'must know its input',
+        'got a placeholder',
+        'input_variable',
+    ),
+    Row(
+        '1-D convolution',
+        lambda: binarize_convolution(
+            C.layers.Convolution1D(3, 4, name='line')(C.input_variable((2, 9))), every
+        ),
+        NotImplementedError,
+        "Convolution 'line'",
+        'only 2-D convolutions',
+        '(4, 2, 3)',
+        'Leave it out',
+    ),
+    Row(
+        'filters along the channels',
+        lambda: binarize_convolution(bare_convolution((4, 2, 3, 3), (2, 9, 9)), every),
+        NotImplementedError,
+        "Convolution 'conv'",
+        'over all channels',
+        'auto_padding [True, True, True]',
+        'auto_padding=[False, ...]',
+    ),
+    Row(
+        'float64 convolution',
+        lambda: binarize_convolution(
+            bare_convolution((4, 2, 3, 3), (2, 9, 9), np.float64, auto_padding=[False, True, True]),
+            every,
+        ),
+        NotImplementedError,
+        "Convolution 'conv'",
+        'must be float32',
+        'got float64',
+        'build the network in float32',
+    ),
+    Row(
+        'groups padded unevenly',
+        lambda: binarize_convolution(
+            bare_convolution((4, 1, 2, 3), (2, 9, 9), groups=2, auto_padding=[False, True, True]),
+            every,
+        ),
+        NotImplementedError,
+        "Convolution 'conv'",
+        'no axis may be padded more after than before',
+        'with 2 groups',
+        'filters of odd sides',
+    ),
+    Row(
+        'two stages that exclude each other',
+        twice_the_inputs,
+        ValueError,
+        "Convolution 'second'",
+        'its input must be float',
+        'has made it binary',
+        "take operands='both'",
+    ),
+    Row(
+        'filter that parts applications',
+        some_applications,
+        ValueError,
+        "Convolution 'second'",
+        'binary in both or in neither',
+        'takes only one of them',
+        'go by the name',
+    ),
+    Row(
+        'foreign binary block',
+        lambda: quantization.convert_to_native_binary_convolution(foreign_block()),
+        ValueError,
+        "'foreign'",
+        'one convolution of two signs',
+        'got 0',
+        'another op name',
+    ),
+    Row(
+        '1-D binary_convolution',
+        lambda: quantization.binary_convolution((3,), 4, 3),
+        ValueError,
+        'filter_shape and strides',
+        'for height and width',
+        'got (3,)',
+        'filter_shape=(3, 3)',
+    ),
+    Row(
+        'no training function',
+        lambda: quantization.binarize_convolution(convolutions()[1], None),
+        TypeError,
+        'train_function',
+        'a function of the binarized model',
+        'got None',
+        'convert_to_binary_convolution',
+    ),
+    # The functional form, and lowering.
+    Row(
+        'model that is none',
+        lambda: nc.optimize('z', nc.FactorDense(rank=1)),
+        TypeError,
+        'optimize: model',
+        'a cntk.Function',
+        "got 'z'",
+        'give the network itself',
+    ),
+    Row(
+        'optimization that is a class',
+        lambda: nc.optimize(dense(), nc.FactorDense),
+        TypeError,
+        'optimize: optimization',
+        'an nc.Optimization',
+        'got <class',
+        'such as nc.BinarizeConvolution()',
+    ),
+    Row(
+        'training function that is none',
+        lambda: nc.optimize(dense(), nc.FactorDense(rank=1), 3),
+        TypeError,
+        'optimize: train_function',
+        'a function of the transformed model',
+        'got 3',
+        'leave it out',
+    ),
+    Row(
+        'model that is not applied',
+        lambda: nc.optimize(
+            C.times(C.placeholder(name='open'), C.parameter((4, 3))), nc.FactorDense(rank=1)
+        ),
+        ValueError,
+        'optimize: model',
+        'must be applied',
+        'the placeholders open',
+        'apply it first',
+    ),
+    Row(
+        'tolerance that is text',
+        lambda: nc.Lower(tolerance='small'),
+        TypeError,
+        'Lower: tolerance',
+        'a number',
+        "got 'small'",
+        'leave it out',
+    ),
+    Row(
+        'tolerance below zero',
+        lambda: nc.Lower(tolerance=-1),
+        ValueError,
+        'Lower: tolerance',
+        'at least 0',
+        'got -1',
+        '0 asks for equality',
+    ),
+    Row(
+        'float layers elsewhere',
+        lambda: nc.Lower(float_layers='gpu'),
+        ValueError,
+        'Lower: float_layers',
+        "must be 'cntk' or 'native'",
+        "got 'gpu'",
+        'leave it out',
+    ),
+    Row(
+        'lowering without data',
+        lambda: run(nc.Lower(), cv_config=None),
+        ValueError,
+        'Lower()',
+        'on held-out data',
+        'this run has none',
+        'give data=',
+    ),
+    # Graphs.
+    Row(
+        'kind of layer',
+        lambda: graph.layers(dense(), op_name='LSTM'),
+        ValueError,
+        'op_name',
+        "'Dense', 'Convolution', None, or one that an optimization has declared",
+        "got 'LSTM'",
+        'nc.graph.walk',
+    ),
+    Row(
+        'op name of a block that is none',
+        lambda: nc.Block(3),
+        TypeError,
+        'Block: op_name',
+        'must be a word',
+        'got 3',
+        "nc.Block('DensePruned')",
+    ),
+    Row(
+        'op name of a block that is a layer of CNTK',
+        lambda: nc.Block('LSTM'),
+        ValueError,
+        'Block: op_name',
+        'a name of your own',
+        "got 'LSTM'",
+        'layer.rebuilt',
+    ),
+    Row(
+        'layer of a block that is none',
+        lambda: nc.Block('Mine', layer='LSTM'),
+        ValueError,
+        "Block 'Mine'",
+        "'Dense', 'Convolution' or None",
+        "got 'LSTM'",
+        'leave it out',
+    ),
+    Row(
+        'what a block was that is no layer',
+        lambda: nc.Block('Mine', was='LSTM'),
+        ValueError,
+        "Block 'Mine': was",
+        "'Dense' or 'Convolution'",
+        "got 'LSTM'",
+        "was='Dense'",
+    ),
+    Row(
+        'count of a block that is a number',
+        lambda: nc.Block('Mine', count=3),
+        TypeError,
+        "Block 'Mine': count",
+        'a function',
+        'got 3',
+        'leave it out',
+    ),
+    Row(
+        'blocks that are names',
+        lambda: graph.blocks.declare(Identity, ['Mine']),
+        TypeError,
+        'Identity: blocks',
+        'nc.Block',
+        "got 'Mine'",
+        "blocks = [nc.Block('DensePruned')]",
+    ),
+    Row(
+        'op name of another class',
+        lambda: graph.blocks.declare(Identity, [nc.Block('DenseFactored')]),
+        ValueError,
+        'Identity',
+        'its own',
+        "got 'DenseFactored'",
+        'another op name',
+    ),
+    Row(
+        'layer without one weight',
+        lambda: graph.layers(
+            nc.FactorDense(rank=2).transform(dense()).model, op_name='DenseFactored'
+        )[0].rebuilt(C.placeholder() * 1, 'X'),
+        ValueError,
+        "DenseFactored 'hidden'",
+        'one Parameter',
+        'it does not',
+        'nc.graph.replace',
+    ),
+    Row(
+        'replacement that is applied',
+        lambda: replaced(C.square(C.input_variable(3))),
+        ValueError,
+        "Dense 'classify'",
+        'one placeholder',
+        'got outputs',
+        'cntk.placeholder()',
+    ),
+    Row(
+        'replacement of another shape',
+        lambda: replaced(C.layers.Dense(4)),
+        ValueError,
+        "Dense 'classify'",
+        'expected (3,)',
+        'got (4,)',
+        'give it the output shape',
+    ),
+    Row(
+        'layer of a clone',
+        replaced_in_a_clone,
+        ValueError,
+        "Dense 'classify'",
+        'must be in the model',
+        'which is not',
+        'not from a clone',
+    ),
+    Row(
+        'circular substitution',
+        circular,
+        ValueError,
+        'first',
+        'must read something else',
+        'reads only itself',
+        'name the new Variables',
+    ),
+    Row(
+        'output of another shape',
+        reshaped_output,
+        ValueError,
+        'hidden',
+        'must keep the shape',
+        'got (4,)',
+        'the shape of what is replaced',
+    ),
+    # What a third-party transform returns.
+    Row(
+        'note with half a rank',
+        lambda: nc.LayerNote('hidden', rank=2.7),
+        TypeError,
+        'LayerNote: rank',
+        'whole numbers',
+        'got 2.7',
+        'count them as ints',
+    ),
+    Row(
+        'retired that is a name',
+        lambda: nc.Replaced('hidden', ['W']),
+        TypeError,
+        'Replaced: retired',
+        'cntk.Parameters',
+        "got 'W'",
+        'retired=(layer.W,)',
+    ),
+    Row(
+        'projection that is no function',
+        lambda: nc.Replaced('hidden', projection=3),
+        TypeError,
+        'Replaced: projection',
+        'or None',
+        'got 3',
+        'lambda gradient',
+    ),
+    Row(
+        'a note among what is replaced',
+        lambda: nc.Transformed(dense(), [], [nc.LayerNote('hidden')]),
+        TypeError,
+        'Transformed: replaced',
+        'nc.Replaced',
+        "name='hidden'",
+        'nc.Transformed(model',
+    ),
+    Row(
+        'check that returns text',
+        lambda: run(Checking()),
+        TypeError,
+        'Checking: check(model)',
+        'return a cntk.Function',
+        "got 'z'",
+        'None is where',
+    ),
+    Row(
+        'transform that returns text',
+        lambda: run(Transforming(lambda model: 'z')),
+        TypeError,
+        'Transforming: transform(model)',
+        'return a cntk.Function',
+        "got 'z'",
+        'return new_model',
+    ),
+    Row(
+        'transform that loses an output',
+        lambda: run(Transforming(lambda model: C.combine(model.outputs[:-1]))),
+        ValueError,
+        'transform(model)',
+        'expected 3',
+        'got 2',
+        'combine all of model.outputs',
+    ),
+    Row(
+        'transform that reshapes an output',
+        lambda: run(Transforming(other_shape)),
+        ValueError,
+        'Transforming: transform(model)',
+        'was of shape (5,)',
+        'got shape (10,)',
+        'the same output shape',
+    ),
+    Row(
+        'transform that exchanges an argument',
+        lambda: run(Transforming(new_argument)),
+        ValueError,
+        'Transforming: transform(model)',
+        'must keep the arguments',
+        'other is new',
+        'use nc.graph',
+    ),
+    Row(
+        'transform that cuts the loss off',
+        lambda: run(Transforming(loss_of_nothing)),
+        ValueError,
+        'Transforming',
+        'must depend on each Parameter',
+        'does not on W',
+        'keep it in the graph',
+    ),
+    Row(
+        'new Parameters and several learners',
+        lambda: run(Transforming(adds((9, 9))), learner='several'),
+        ValueError,
+        'Transforming',
+        'more of shape (9, 9)',
+        'which of 2 learners (momentum_sgd, adam)',
+        'learner=lambda',
+    ),
+    Row(
+        'learner that cannot be rebuilt',
+        lambda: run(factor(), learner='user'),
+        ValueError,
+        'layer hidden',
+        'its learner (Halves)',
+        'a method rebuilt(parameters)',
+        'learner=lambda',
+    ),
+    Row(
+        'learner without a state to project',
+        lambda: run(factor(learner_state='project'), learner='adam'),
+        ValueError,
+        "FactorDense: learner_state='project'",
+        'no learner it is defined for',
+        'it has adam',
+        "Use learner_state='reset'",
+    ),
+    Row(
+        'learner that forgets a Parameter',
+        lambda: run(
+            factor(
+                learner=lambda parameters: C.sgd(parameters[:1], C.learning_parameter_schedule(0.1))
+            )
+        ),
+        ValueError,
+        'FactorDense',
+        'must train all new Parameters',
+        'got one without W',
+        'the whole list',
+    ),
+    # The run.
+    Row(
+        'callback that is a class',
+        lambda: run(Identity),
+        TypeError,
+        'callbacks',
+        'nc.Optimization or nc.Observer objects',
+        'Identity',
+        'Identity(...)',
+    ),
+    Row(
+        'callback twice',
+        lambda: run(*2 * (Identity(epoch=1),)),
+        ValueError,
+        'callbacks',
+        'different objects',
+        'got the same Identity twice',
+        'make another one',
+    ),
+    Row(
+        'lowered twice',
+        lambda: run(nc.Lower(), nc.Lower()),
+        ValueError,
+        'callbacks',
+        'at most one Lower()',
+        'got 2',
+        'leave one',
+    ),
+    Row(
+        'observer that is a writer too',
+        writer_that_observes,
+        ValueError,
+        'Observer',
+        'name it once',
+        'already a progress writer',
+        'in callbacks',
+    ),
+    Row(
+        'callback of Function.train',
+        lambda: trained(callbacks=['log']),
+        TypeError,
+        'callbacks',
+        'progress writers',
+        "got 'log'",
+        'leave it out',
+    ),
+    Row(
+        'held-out data that is a number',
+        lambda: run(data=(1, 2)),
+        TypeError,
+        'data',
+        'NumPy arrays',
+        'got (1, 2)',
+        'data=(images, labels)',
+    ),
+    Row(
+        'held-out data without labels',
+        lambda: run(data=np.ones((3, 1, 6, 6), 'f')),
+        ValueError,
+        'data',
+        'x, label',
+        'got 1',
+        'in a tuple',
+    ),
+    Row(
+        'held-out data of two lengths',
+        lambda: run(data=(np.ones((3, 1, 6, 6), 'f'), np.ones((2, 5), 'f'))),
+        ValueError,
+        'data',
+        'the same number of samples',
+        'x: 3, label: 2',
+        'cut the arrays alike',
+    ),
+    Row(
+        'held-out data of another shape',
+        lambda: run(data=(np.ones((3, 1, 6, 6), 'f'), np.ones((3, 4), 'f'))),
+        ValueError,
+        'data for argument label',
+        '[samples, 5]',
+        'got [3, 4]',
+        'those of the input_variable',
+    ),
+    Row(
+        'held-out data that CNTK cannot read',
+        lambda: run(data=(np.ones((3, 1, 6, 6), 'i'), np.ones((3, 5), 'f'))),
+        ValueError,
+        'data for argument x',
+        'what CNTK can read',
+        'int32',
+        'in the order x, label',
+    ),
+    Row(
+        'held-out source without the stream',
+        lambda: source_without(['x']),
+        ValueError,
+        'argument label',
+        'must have a stream',
+        'the streams x',
+        'alike',
+    ),
+    Row(
+        'held-out source without an end',
+        endless_source,
+        ValueError,
+        'data',
+        'must end',
+        'repeats for ever',
+        'max_sweeps=1',
+    ),
+    Row(
+        'held-out source that cannot go back',
+        lambda: run(data=Forgetful()),
+        ValueError,
+        'held-out minibatch source Forgetful',
+        'a measurement',
+        'has no position to go back to',
+        'get_checkpoint_state()',
+    ),
+    Row(
+        'source that tells a position it cannot go to',
+        half_placed_source,
+        ValueError,
+        'minibatch source HalfPlaced',
+        'must be able to go to the position',
+        'got no restore_from_checkpoint(state)',
+        'override that too',
+    ),
+    Row(
+        'trainer that is none',
+        lambda: nc.attach('trainer', [Identity()]),
+        TypeError,
+        'trainer',
+        'a cntk.Trainer',
+        "got 'trainer'",
+        'cntk.Trainer(model',
+    ),
+    Row(
+        'trainer built before the import',
+        old_trainer,
+        ValueError,
+        'this Trainer',
+        'Import netopt_callbacks first',
+        'was built before',
+        'progress_writers=',
+    ),
+    Row(
+        'session trained twice',
+        trained_twice,
+        RuntimeError,
+        'this session',
+        'trains once',
+        'has been trained',
+        'make a new one',
+    ),
+    Row(
+        'trainer attached twice',
+        attached_twice,
+        RuntimeError,
+        'this trainer',
+        'first',
+        'is attached already',
+        'call finish()',
+    ),
+    Row(
+        'hand loop without an epoch',
+        arrays_without_an_epoch,
+        ValueError,
+        'minibatches of NumPy arrays',
+        'where an epoch ends',
+        'do not tell',
+        'epoch_size=',
+    ),
 ]
 
 PACKAGE = os.path.dirname(nc.__file__) + os.sep
 
-Raised = namedtuple('Raised', 'error message place template')
+
+class Raised(NamedTuple):
+    error: Exception
+    message: str
+    place: str
+    template: str
 
 
 @functools.lru_cache(None)
 def raised(index):
-    """Returns what a row raises; its template is the message without what is particular to the row."""
+    """Returns what a row raises; its template is the message without what is particular to the
+    row."""
     row = TABLE[index]
     with pytest.raises(Exception) as caught:
         row.do()
     message = str(caught.value)
-    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(caught.tb)
-              if frame.filename.startswith(PACKAGE)]
+    places = [
+        (frame.filename, frame.lineno)
+        for frame in traceback.extract_tb(caught.tb)
+        if frame.filename.startswith(PACKAGE)
+    ]
     literal = re.sub(r"'[^']*'|<[^>]*>|\([^)]*\)|\[[^]]*\]|[-\d.x]*\d", '*', message)
     literal = literal.replace(row.about.split(':')[0], '*')
     return Raised(caught.type, message, places[-1], literal)

@@ -32,7 +32,9 @@ def test_scale_none_is_one():
 
 def best_error(values, threshold):
     """Returns the squared error of the two means on the two sides of a threshold."""
-    sides = [side for side in (values[values > threshold], values[values <= threshold]) if len(side)]
+    sides = [
+        side for side in (values[values > threshold], values[values <= threshold]) if len(side)
+    ]
     return sum(((side - side.mean()) ** 2).sum() for side in sides)
 
 
@@ -41,7 +43,7 @@ def test_threshold_is_midway_between_the_means_of_its_sides():
     for channel, threshold in enumerate(binary.threshold(values)):
         row = values[:, channel].ravel()
         middle = (row[row > threshold].mean() + row[row <= threshold].mean()) / 2
-        assert abs(threshold - middle) < 1e-6   # float32
+        assert abs(threshold - middle) < 1e-6  # float32
         assert best_error(row, threshold) <= best_error(row, row.mean()) + 1e-12
 
 
@@ -56,11 +58,15 @@ def test_threshold_separates_two_levels_and_keeps_a_constant():
 def test_fitted_line_is_numpy_s_polynomial():
     random = np.random.RandomState(5)
     values = random.randn(6, 3, 4, 5)
-    wanted = np.array([2, 0.1, 1]).reshape(3, 1, 1) * values + 0.3 + 0.1 * random.randn(*values.shape)
+    wanted = (
+        np.array([2, 0.1, 1]).reshape(3, 1, 1) * values + 0.3 + 0.1 * random.randn(*values.shape)
+    )
     gain, offset = binary.fitted_line(values, wanted)
     for channel in range(3):
         slope, intercept = np.polyfit(values[:, channel].ravel(), wanted[:, channel].ravel(), 1)
-        np.testing.assert_allclose([gain[channel], offset[channel]], [slope, intercept], rtol=1e-5)   # float32
+        np.testing.assert_allclose(
+            [gain[channel], offset[channel]], [slope, intercept], rtol=1e-5
+        )  # float32
 
 
 def test_fitted_line_of_what_has_no_rising_line_matches_the_mean():
@@ -70,16 +76,27 @@ def test_fitted_line_of_what_has_no_rising_line_matches_the_mean():
     assert gain.tolist() == [1, 1] and offset.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize('values, outside', [
-    ([], 0), ([0, 0.5, 1, -1], 0), ([1.0000001, -0.5], 0.5), ([np.nan, np.inf, 0, 1], 0.5)])
+@pytest.mark.parametrize(
+    'values, outside',
+    [([], 0), ([0, 0.5, 1, -1], 0), ([1.0000001, -0.5], 0.5), ([np.nan, np.inf, 0, 1], 0.5)],
+)
 def test_fraction_outside_the_window(values, outside):
     histogram = binary.MagnitudeHistogram()
     histogram.update(np.array(values))
     assert histogram.outside() == outside
 
 
-@pytest.mark.parametrize('values, factor', [
-    ([0.001, 1.0], 1), ([1.5, 0.1], 0.5), ([2.0], 0.5), ([2.1], 0.25), ([100] + [1] * 99, 1), ([], 1)])
+@pytest.mark.parametrize(
+    'values, factor',
+    [
+        ([0.001, 1.0], 1),
+        ([1.5, 0.1], 0.5),
+        ([2.0], 0.5),
+        ([2.1], 0.25),
+        ([100] + [1] * 99, 1),
+        ([], 1),
+    ],
+)
 def test_clip_factor_is_the_largest_power_of_two_that_is_enough(values, factor):
     histogram = binary.MagnitudeHistogram()
     histogram.update(np.array(values))
@@ -92,5 +109,6 @@ def test_histogram_agrees_with_comparison_for_every_window():
     for part in np.array_split(values, 7):
         histogram.update(part)
     for exponent in range(-8, 12):
-        assert histogram.outside(exponent) == pytest.approx(np.mean(np.abs(values) > 2.0 ** exponent),
-                                                            abs=1e-12)
+        assert histogram.outside(exponent) == pytest.approx(
+            np.mean(np.abs(values) > 2.0**exponent), abs=1e-12
+        )

@@ -14,19 +14,29 @@ from netopt_callbacks.optimizations.binary_block import BinaryLayer, Recipe, bin
 def one_layer(shift=None, **recipe):
     """Returns (input, float network, binary network) of one padded 3x3 convolution."""
     features = C.input_variable((2, 5, 6))
-    model = C.layers.Convolution2D((3, 3), 4, pad=True, activation=C.relu, init_bias=0.2, name='layer')(features)
-    layer, = graph.layers(model)
+    model = C.layers.Convolution2D(
+        (3, 3), 4, pad=True, activation=C.relu, init_bias=0.2, name='layer'
+    )(features)
+    (layer,) = graph.layers(model)
     constant = None if shift is None else C.constant(shift)
-    return features, model, graph.replace(model, {layer: build(layer, Recipe(shift=constant, **recipe))})
+    return (
+        features,
+        model,
+        graph.replace(model, {layer: build(layer, Recipe(shift=constant, **recipe))}),
+    )
 
 
-@pytest.mark.parametrize('weight_scale, input_scale, shifted', itertools.product(
-    ('channel', 'layer', None), ('sample', None), (False, True)))
+@pytest.mark.parametrize(
+    'weight_scale, input_scale, shifted',
+    itertools.product(('channel', 'layer', None), ('sample', None), (False, True)),
+)
 def test_forward_is_the_formula(weight_scale, input_scale, shifted):
     shift = np.array([0.3, -0.2], np.float32).reshape(2, 1, 1) if shifted else None
     _, model, binary = one_layer(shift, weight_scale=weight_scale, input_scale=input_scale)
     x = images((2, 5, 6))
-    expected = binary_layer(x, model.layer.W.value, model.layer.b.value, weight_scale, input_scale, shift)
+    expected = binary_layer(
+        x, model.layer.W.value, model.layer.b.value, weight_scale, input_scale, shift
+    )
     # Float32 rounds a sum of 72 magnitudes and three products; the largest outputs are about 20.
     np.testing.assert_allclose(binary.eval(x), expected, rtol=1e-5, atol=1e-5)
 
@@ -34,7 +44,7 @@ def test_forward_is_the_formula(weight_scale, input_scale, shifted):
 def test_gradient_is_straight_through_inside_the_window():
     features = C.input_variable((2, 5, 6), needs_gradient=True)
     model = C.layers.Convolution2D((3, 3), 4, pad=True, bias=False, name='layer')(features)
-    layer, = graph.layers(model)
+    (layer,) = graph.layers(model)
     binary = graph.replace(model, {layer: build(layer, Recipe(None, None))})
     W = model.layer.W
     W.value = images(W.shape[1:], W.shape[0], seed=4)
@@ -54,13 +64,17 @@ def test_gradient_is_straight_through_inside_the_window():
 def test_clip_changes_no_value_and_widens_the_window():
     _, model, plain = one_layer()
     features = C.input_variable((2, 5, 6), needs_gradient=True)
-    layer, = graph.layers(model)
+    (layer,) = graph.layers(model)
     clipped = build(layer, Recipe(input_clip=0.25, weight_clip=0.5))(features)
     x = 3 * images((2, 5, 6))
     np.testing.assert_array_equal(clipped.eval(x), plain.eval(x))
     unclipped = build(layer, Recipe(None, None))(features).grad({features: x}, wrt=[features])
-    widened = build(layer, Recipe(None, None, input_clip=0.25))(features).grad({features: x}, wrt=[features])
-    assert np.count_nonzero(widened[np.abs(x) > 1]) > 0 == np.count_nonzero(unclipped[np.abs(x) > 1])
+    widened = build(layer, Recipe(None, None, input_clip=0.25))(features).grad(
+        {features: x}, wrt=[features]
+    )
+    assert (
+        np.count_nonzero(widened[np.abs(x) > 1]) > 0 == np.count_nonzero(unclipped[np.abs(x) > 1])
+    )
 
 
 def test_block_keeps_name_parameters_and_what_the_user_finds_by_name():
@@ -76,7 +90,7 @@ def test_a_reloaded_block_reads_back(tmp_path, shift, input_scale):
     _, model, binary = one_layer(shift, input_scale=input_scale)
     path = str(tmp_path / 'binary.model')
     binary.save(path)
-    block, = binary_blocks(C.load_model(path))
+    (block,) = binary_blocks(C.load_model(path))
     layer = BinaryLayer(block)
     W = model.layer.W.value
     assert layer.name == 'layer' and layer.W.shape == W.shape

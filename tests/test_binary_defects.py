@@ -33,7 +33,9 @@ def test_defect_6_latent_weights_are_the_trained_weights():
     _, model = convolutions()
     values = parameter_values(model)
     binary = cq.convert_to_binary_convolution(model, not_first)
-    assert {p.uid: p.value.tolist() for p in binary.parameters} == {uid: v.tolist() for uid, v in values.items()}
+    assert {p.uid: p.value.tolist() for p in binary.parameters} == {
+        uid: v.tolist() for uid, v in values.items()
+    }
     assert binary.second.W.uid == model.second.W.uid
 
 
@@ -61,7 +63,9 @@ def test_defect_8_lowered_is_trained():
 
     native = cq.binarize_convolution(model, train, not_first)
     values = images(features.shape, seed=11)
-    np.testing.assert_array_equal(native.eval(values).view(np.uint32), seen[0].eval(values).view(np.uint32))
+    np.testing.assert_array_equal(
+        native.eval(values).view(np.uint32), seen[0].eval(values).view(np.uint32)
+    )
 
 
 @pytest.mark.parametrize('channels, side', [(8, 5), (1, 1), (3, 3), (7, 3), (64, 3), (65, 2)])
@@ -103,16 +107,21 @@ def test_defect_11_dilation_and_strides_are_kept():
     taps = np.zeros((7, 4, 5, 5))
     for row in range(0, 5, 2):
         for column in range(0, 5, 2):
-            window = np.where(values[:, :, row:row + 5, column:column + 5] > 0, 1, -1)
+            window = np.where(values[:, :, row : row + 5, column : column + 5] > 0, 1, -1)
             filters = np.where(wide[:, :, row, column] > 0, 1, -1)
             taps += np.tensordot(window, filters, axes=([1], [1])).transpose(0, 3, 1, 2)
-    scale = np.abs(W).mean(axis=(1, 2, 3))[:, None, None] * np.abs(values).mean(axis=(1, 2, 3))[:, None, None, None]
-    np.testing.assert_allclose(native.eval(values), taps * scale, rtol=1e-5, atol=1e-5)   # float32
+    scale = (
+        np.abs(W).mean(axis=(1, 2, 3))[:, None, None]
+        * np.abs(values).mean(axis=(1, 2, 3))[:, None, None, None]
+    )
+    np.testing.assert_allclose(native.eval(values), taps * scale, rtol=1e-5, atol=1e-5)  # float32
 
     uneven = C.layers.Convolution2D((3, 3), 4, pad=True, strides=(2, 1), name='uneven')(x)
     binary = cq.convert_to_binary_convolution(uneven)
     assert binary.shape == uneven.shape == (4, 5, 9)
-    np.testing.assert_array_equal(cq.convert_to_native_binary_convolution(binary).eval(values), binary.eval(values))
+    np.testing.assert_array_equal(
+        cq.convert_to_native_binary_convolution(binary).eval(values), binary.eval(values)
+    )
 
     line = C.layers.Convolution1D(3, 4, name='line')(C.input_variable((3, 9)))
     with pytest.raises(NotImplementedError, match="'line'"):

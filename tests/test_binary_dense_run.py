@@ -1,4 +1,5 @@
-"""BinarizeDense in a session, a hand loop, nc.train and nc.optimize: records, stages, resuming, the lowered network."""
+"""BinarizeDense in a session, a hand loop, nc.train and nc.optimize: records, stages, resuming,
+the lowered network."""
 import json
 import os
 import subprocess
@@ -35,13 +36,20 @@ def test_in_a_session_it_is_binarized_trained_and_lowered(implementation, monkey
     seen = []
     optimization = binarize(1)
     prepare = optimization.prepare
-    optimization.prepare = lambda model, minibatches: (seen.append(W.value), prepare(model, minibatches))
+    optimization.prepare = lambda model, minibatches: (
+        seen.append(W.value),
+        prepare(model, minibatches),
+    )
     script.run([optimization, nc.Lower(tolerance=0)], data=script.held_out)
     result = script.session.result
-    record, = result.records
+    (record,) = result.records
     assert (record.optimization, record.epoch, record.samples) == ('BinarizeDense', 1, SAMPLES)
     taken, left = record.layers
-    assert (taken.name, taken.bits_after, taken.shape) == ('hidden', 1, (6, 6, 6, 12)) and 0 < taken.error < 1
+    assert (taken.name, taken.bits_after, taken.shape) == (
+        'hidden',
+        1,
+        (6, 6, 6, 12),
+    ) and 0 < taken.error < 1
     assert left.name == 'classify' and left.skipped.startswith('last Dense of the network')
     assert record.metric_before is not None and len(record.curve) > 1 and record.drop is not None
     # The latent weights are the Parameter the user's learner trained before and trained on.
@@ -49,7 +57,9 @@ def test_in_a_session_it_is_binarized_trained_and_lowered(implementation, monkey
     assert W.uid in {parameter.uid for parameter in script.z.parameters}
     assert not np.array_equal(seen[0], W.value)
     parity = result.parity
-    assert [layer.name for layer in parity.layers] == ['hidden'] and parity.layers[0].integers == 120 * 12
+    assert [layer.name for layer in parity.layers] == ['hidden'] and parity.layers[
+        0
+    ].integers == 120 * 12
     assert parity.largest_difference == 0
     values = {script.x: script.images[:50]}
     assert same_bits(result.lowered.eval(values), result.model.eval(values))
@@ -60,20 +70,42 @@ def test_activations_first_then_weights_then_lowered():
     script = Script(test=False, cross_validation=0)
     script.run([binarize(1, 'inputs'), binarize(2), nc.Lower()], data=script.held_out)
     first, second = script.session.result.records
-    assert [(record.epoch, record.layers[0].bits_after) for record in (first, second)] == [(1, 32), (2, 1)]
+    assert [(record.epoch, record.layers[0].bits_after) for record in (first, second)] == [
+        (1, 32),
+        (2, 1),
+    ]
     assert 'only its input is 1-bit' in first.layers[0].message
     assert 'now its weights are' in second.layers[0].message
-    assert script.session.result.parity.layers[0].integers > 0 and script.session.result.parity.passed
+    assert (
+        script.session.result.parity.layers[0].integers > 0 and script.session.result.parity.passed
+    )
 
 
-@pytest.mark.parametrize('callbacks, words', [
-    (lambda: [binarize(1, filter_function=hidden), binarize(2, 'inputs', filter_function=hidden)],
-     "BinarizeDense.*got none.*'hidden'.*1-bit already"),
-    (lambda: [binarize(1, 'inputs'), binarize(1, 'inputs')], "'hidden'.*input must be float, and an earlier optimization"),
-    (lambda: [nc.FactorDense(epoch=1, rank=3, filter_function=hidden), binarize(2)],
-     "BinarizeDense.*got none.*'classify'.*Changed already: DenseFactored 'hidden'"),
-    (lambda: [binarize(1), nc.FactorDense(epoch=2, rank=3, filter_function=hidden)], 'FactorDense.*got none'),
-], ids=['weights first', 'inputs twice', 'factored', 'factored later'])
+@pytest.mark.parametrize(
+    'callbacks, words',
+    [
+        (
+            lambda: [
+                binarize(1, filter_function=hidden),
+                binarize(2, 'inputs', filter_function=hidden),
+            ],
+            "BinarizeDense.*got none.*'hidden'.*1-bit already",
+        ),
+        (
+            lambda: [binarize(1, 'inputs'), binarize(1, 'inputs')],
+            "'hidden'.*input must be float, and an earlier optimization",
+        ),
+        (
+            lambda: [nc.FactorDense(epoch=1, rank=3, filter_function=hidden), binarize(2)],
+            "BinarizeDense.*got none.*'classify'.*Changed already: DenseFactored 'hidden'",
+        ),
+        (
+            lambda: [binarize(1), nc.FactorDense(epoch=2, rank=3, filter_function=hidden)],
+            'FactorDense.*got none',
+        ),
+    ],
+    ids=['weights first', 'inputs twice', 'factored', 'factored later'],
+)
 def test_what_excludes_each_other_is_refused_before_training(callbacks, words):
     script = Script()
     with pytest.raises(ValueError, match=words):
@@ -83,12 +115,25 @@ def test_what_excludes_each_other_is_refused_before_training(callbacks, words):
 
 def test_with_a_convolution_and_a_factored_dense_in_one_run():
     script = Script(test=False, cross_validation=0)
-    script.run([nc.BinarizeConvolution(epoch=1, filter_function=lambda layer: True), binarize(2),
-                nc.FactorDense(epoch=3, rank=2, filter_function=lambda layer: layer.name == 'classify'), nc.Lower()],
-               data=script.held_out)
+    script.run(
+        [
+            nc.BinarizeConvolution(epoch=1, filter_function=lambda layer: True),
+            binarize(2),
+            nc.FactorDense(epoch=3, rank=2, filter_function=lambda layer: layer.name == 'classify'),
+            nc.Lower(),
+        ],
+        data=script.held_out,
+    )
     result = script.session.result
-    assert [layer.name for layer in result.parity.layers] == ['conv', 'hidden'] and result.parity.passed
-    assert [record.optimization for record in result.records] == ['BinarizeConvolution', 'BinarizeDense', 'FactorDense']
+    assert [layer.name for layer in result.parity.layers] == [
+        'conv',
+        'hidden',
+    ] and result.parity.passed
+    assert [record.optimization for record in result.records] == [
+        'BinarizeConvolution',
+        'BinarizeDense',
+        'FactorDense',
+    ]
 
 
 def test_without_held_out_data_the_record_says_what_was_not_calibrated():
@@ -101,21 +146,37 @@ def test_without_held_out_data_the_record_says_what_was_not_calibrated():
 
 def test_a_learned_shift_starts_calibrated_and_is_trained_by_its_own_learner():
     shifts = {}
-    for rate in (0., 0.1):
+    for rate in (0.0, 0.1):
         script = Script(sweeps=2, test=False, dropout=False)
-        script.run([binarize(1, input_shift='learn', learner=lambda parameters: C.sgd(
-            parameters, C.learning_parameter_schedule(rate)))], data=script.held_out)
-        shifts[rate] = next(p for p in script.session.result.model.parameters if p.name == 'input_shift').value
-    assert shifts[0.].shape == (6, 1, 1) and np.abs(shifts[0.]).max() > 0
-    assert (shifts[0.] != shifts[0.1]).any()
+        script.run(
+            [
+                binarize(
+                    1,
+                    input_shift='learn',
+                    learner=lambda parameters: C.sgd(
+                        parameters, C.learning_parameter_schedule(rate)
+                    ),
+                )
+            ],
+            data=script.held_out,
+        )
+        shifts[rate] = next(
+            p for p in script.session.result.model.parameters if p.name == 'input_shift'
+        ).value
+    assert shifts[0.0].shape == (6, 1, 1) and np.abs(shifts[0.0]).max() > 0
+    assert (shifts[0.0] != shifts[0.1]).any()
 
 
 def test_in_a_hand_loop_and_gone_on_from_its_checkpoint(tmpdir):
     file = str(tmpdir.join('model'))
 
     def attached(script):
-        return nc.attach(script.trainer, [binarize(1, 'inputs'), binarize(3), nc.Lower()], epoch_size=EPOCH,
-                         data=script.held_out)
+        return nc.attach(
+            script.trainer,
+            [binarize(1, 'inputs'), binarize(3), nc.Lower()],
+            epoch_size=EPOCH,
+            data=script.held_out,
+        )
 
     whole = Script()
     with attached(whole) as run:
@@ -134,9 +195,15 @@ def test_in_a_hand_loop_and_gone_on_from_its_checkpoint(tmpdir):
 
 def test_under_function_train():
     script = Script(dropout=False)
-    summary = nc.train(C.combine([script.loss, script.metric]), (script.images, script.labels), minibatch_size=64,
-                       max_epochs=3, parameter_learners=script.learners, data=script.held_out,
-                       callbacks=[binarize(1), nc.Lower()])
+    summary = nc.train(
+        C.combine([script.loss, script.metric]),
+        (script.images, script.labels),
+        minibatch_size=64,
+        max_epochs=3,
+        parameter_learners=script.learners,
+        data=script.held_out,
+        callbacks=[binarize(1), nc.Lower()],
+    )
     assert [record.optimization for record in summary.result.records] == ['BinarizeDense']
     assert [layer.name for layer in summary.result.parity.layers] == ['hidden']
 
@@ -148,11 +215,16 @@ def test_optimize_transforms_trains_and_lowers():
 
     def train(binary):
         target = C.input_variable(3)
-        trainer = C.Trainer(binary, C.cross_entropy_with_softmax(binary, target),
-                            [C.sgd(binary.parameters, C.learning_parameter_schedule(0.1))])
+        trainer = C.Trainer(
+            binary,
+            C.cross_entropy_with_softmax(binary, target),
+            [C.sgd(binary.parameters, C.learning_parameter_schedule(0.1))],
+        )
         before = model.first.W.value
         for _ in range(3):
-            trainer.train_minibatch({features: data, target: np.eye(3, dtype=np.float32)[np.arange(60) % 3]})
+            trainer.train_minibatch(
+                {features: data, target: np.eye(3, dtype=np.float32)[np.arange(60) % 3]}
+            )
         assert not np.array_equal(before, model.first.W.value)
         seen.append(binary)
 
@@ -161,13 +233,21 @@ def test_optimize_transforms_trains_and_lowers():
     values = images(features.shape, 9, seed=4)
     assert same_bits(lowered.eval(values), seen[0].eval(values))
     unfitted = nc.optimize(model, nc.BinarizeDense(filter_function=lambda layer: True))
-    assert [f.name for f in nc.graph.walk(unfitted) if f.op_name == 'BinarySegmentOp'] == ['first_to_last']
+    assert [f.name for f in nc.graph.walk(unfitted) if f.op_name == 'BinarySegmentOp'] == [
+        'first_to_last'
+    ]
 
 
 def test_binary_layers_that_the_model_came_with_are_lowered_too():
     features, model = dense_layers()
-    binary = nc.BinarizeDense(filter_function=lambda layer: layer.name == 'second').transform(model).model
-    lowered = nc.optimize(binary, nc.FactorDense(rank=2, filter_function=lambda layer: layer.name == 'first'))
+    binary = (
+        nc.BinarizeDense(filter_function=lambda layer: layer.name == 'second')
+        .transform(model)
+        .model
+    )
+    lowered = nc.optimize(
+        binary, nc.FactorDense(rank=2, filter_function=lambda layer: layer.name == 'first')
+    )
     names = {f.op_name for f in nc.graph.walk(lowered)}
     assert {'BinarySegmentOp', 'Dense', 'DenseFactored'} < names and 'BinaryDense' not in names
 
@@ -175,17 +255,32 @@ def test_binary_layers_that_the_model_came_with_are_lowered_too():
 def main(folder, kill):
     """Runs the script in `folder`; prints what it leaves."""
     script = Script(checkpoint=300, folder=folder, test=False, cross_validation=0)
-    script.run([binarize(1, 'inputs'), binarize(2), nc.Lower(), Killer(int(kill))], data=script.held_out)
+    script.run(
+        [binarize(1, 'inputs'), binarize(2), nc.Lower(), Killer(int(kill))], data=script.held_out
+    )
     result = script.session.result
-    print('OUTCOME ' + json.dumps([script.state().hex(), [record.to_dict() for record in result.records],
-                                   result.parity.to_dict()]))
+    print(
+        'OUTCOME '
+        + json.dumps(
+            [
+                script.state().hex(),
+                [record.to_dict() for record in result.records],
+                result.parity.to_dict(),
+            ]
+        )
+    )
 
 
 def run(folder, kill=0):
     """Runs `main` in a new process; returns its outcome, or None where it was killed."""
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)]))
-    done = subprocess.run([sys.executable, '-W', 'ignore', os.path.abspath(__file__), str(folder), str(kill)],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', os.path.abspath(__file__), str(folder), str(kill)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        universal_newlines=True,
+    )
     if done.returncode == KILLED:
         return None
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,5 @@
-"""Blocks of somebody else's optimization: found, named, counted and summarized by what its class says of them."""
+"""Blocks of somebody else's optimization: found, named, counted and summarized by what its
+class says of them."""
 import ast
 import os
 import re
@@ -6,7 +7,6 @@ import subprocess
 import sys
 
 import cntk as C
-import numpy as np
 import pytest
 
 import netopt_callbacks as nc
@@ -18,8 +18,9 @@ PACKAGE = os.path.dirname(os.path.abspath(nc.__file__))
 
 def network():
     x = C.input_variable(12, name='x')
-    return C.layers.Sequential([C.layers.Dense(10, activation=C.tanh, name='first'),
-                                C.layers.Dense(8, name='second')])(x)
+    return C.layers.Sequential(
+        [C.layers.Dense(10, activation=C.tanh, name='first'), C.layers.Dense(8, name='second')]
+    )(x)
 
 
 def doubled(layer, op_name):
@@ -30,7 +31,7 @@ def doubled(layer, op_name):
 
 def with_block(op_name, name='first'):
     model = network()
-    layer, = graph.layers(model, lambda layer: layer.name == name)
+    (layer,) = graph.layers(model, lambda layer: layer.name == name)
     return graph.replace(model, {layer: doubled(layer, op_name)})
 
 
@@ -41,8 +42,10 @@ class Doubles(nc.Optimization):
         row.binary_weights = row.parameters - 10
         row.binary_macs = row.macs
 
-    blocks = [nc.Block('DenseDoubled', was='Dense', kind='doubled Dense', count=counted),
-              nc.Block('DenseOther')]
+    blocks = [
+        nc.Block('DenseDoubled', was='Dense', kind='doubled Dense', count=counted),
+        nc.Block('DenseOther'),
+    ]
 
 
 def test_it_counts_what_the_class_says():
@@ -58,8 +61,13 @@ def test_it_counts_what_the_class_says():
 def test_it_is_found_by_its_op_name_with_the_parameter_its_weights_are_made_of():
     model = with_block('DenseDoubled')
     assert [layer.name for layer in graph.layers(model)] == ['second']
-    layer, = graph.layers(model, op_name='DenseDoubled')
-    assert (layer.name, layer.op_name, layer.W.shape, layer.b.shape) == ('first', 'DenseDoubled', (12, 10), (10,))
+    (layer,) = graph.layers(model, op_name='DenseDoubled')
+    assert (layer.name, layer.op_name, layer.W.shape, layer.b.shape) == (
+        'first',
+        'DenseDoubled',
+        (12, 10),
+        (10,),
+    )
     assert layer.macs == 120 and layer.label == "DenseDoubled 'first' (W of 12x10)"
     with pytest.raises(ValueError, match="Changed already: DenseDoubled 'first'"):
         raise graph.no_layers_error(model, 'Mine', 'Dense')
@@ -73,18 +81,26 @@ def test_a_block_without_one_weight_is_found_too_and_cannot_be_rebuilt():
     assert (first.name, first.W, first.core, first.macs) == ('first', None, None, None)
     assert first.label == "DenseFactored 'first' (W1 of 12x2, W2 of 2x10, b of 10)"
     assert first.shared_with == () and first.input.name == 'x'
-    with pytest.raises(ValueError, match="DenseFactored 'first'.*must apply one Parameter.*nc.graph.replace"):
+    with pytest.raises(
+        ValueError, match="DenseFactored 'first'.*must apply one Parameter.*nc.graph.replace"
+    ):
         first.rebuilt(C.placeholder() * 1, 'X')
     new = graph.replace(model, {second: C.layers.Dense(8)})
     assert [layer.name for layer in graph.layers(new)] == ['second']
 
 
 def test_it_goes_on_counting_among_the_layers_whose_place_it_took():
-    """BinarizeDense leaves the last Dense of a network alone: the doubled one, or else the one before it."""
-    taken = [note.name for note in nc.BinarizeDense().transform(with_block('DenseDoubled', 'second')).layers
-             if note.skipped is None]
+    """BinarizeDense leaves the last Dense of a network alone: the doubled one, or else the one
+    before it."""
+    taken = [
+        note.name
+        for note in nc.BinarizeDense().transform(with_block('DenseDoubled', 'second')).layers
+        if note.skipped is None
+    ]
     assert taken == ['first'] and graph.made_of('Dense') == sorted(graph.made_of('Dense'))
-    assert {'DenseDoubled', 'DenseFactored'} <= set(graph.made_of('Dense')) and 'DenseOther' not in graph.made_of('Dense')
+    assert {'DenseDoubled', 'DenseFactored'} <= set(
+        graph.made_of('Dense')
+    ) and 'DenseOther' not in graph.made_of('Dense')
     with pytest.raises(ValueError, match='BinarizeDense: expected a Dense'):
         nc.BinarizeDense().transform(with_block('DenseOther', 'second'))
 
@@ -97,18 +113,31 @@ def test_what_nobody_says_anything_of_is_named_by_the_block_around_it():
 
 def test_a_replacement_without_a_name_gets_the_name_of_its_layer():
     model = network()
-    for new_function in (lambda: C.layers.Dense(10), lambda: C.placeholder() @ C.parameter((12, 10), init=1)
-                         if hasattr(C.Function, '__matmul__') else C.times(C.placeholder(), C.parameter((12, 10)))):
+    for new_function in (
+        lambda: C.layers.Dense(10),
+        lambda: C.placeholder() @ C.parameter((12, 10), init=1)
+        if hasattr(C.Function, '__matmul__')
+        else C.times(C.placeholder(), C.parameter((12, 10))),
+    ):
         layer, _ = graph.layers(model)
         new = graph.replace(model, {layer: new_function()})
-        assert [one.name for one in graph.layers(new)] == ['first', 'second'] and new.first.output.name == 'first'
+        assert [one.name for one in graph.layers(new)] == [
+            'first',
+            'second',
+        ] and new.first.output.name == 'first'
     layer, _ = graph.layers(model)
     assert graph.replace(model, {layer: C.layers.Dense(10, name='mine')}).mine.name == 'mine'
 
 
 def test_an_op_name_belongs_to_one_class():
-    with pytest.raises(ValueError, match="Thief: .*got 'DenseDoubled', of which Doubles has said.*another op name"):
-        type('Thief', (nc.Optimization,), {'blocks': [nc.Block('DenseDoubled')], '__qualname__': 'Thief'})
+    with pytest.raises(
+        ValueError, match="Thief: .*got 'DenseDoubled', of which Doubles has said.*another op name"
+    ):
+        type(
+            'Thief',
+            (nc.Optimization,),
+            {'blocks': [nc.Block('DenseDoubled')], '__qualname__': 'Thief'},
+        )
     # The same class again, as when a notebook's cell is run a second time, or its module reloaded.
     type('Doubles', (nc.Optimization,), {'blocks': Doubles.blocks, '__qualname__': 'Doubles'})
 
@@ -156,13 +185,18 @@ def test_a_loaded_model_is_known_where_the_class_is_imported(how, said, tmpdir):
     with_block('DenseDoubled').save(str(tmpdir.join('model')))
     script = tmpdir.join('script.py')
     script.write(MODULE)
-    done = subprocess.run([sys.executable, '-W', 'ignore', str(script), str(tmpdir.join('model')), how],
-                          env=dict(os.environ, PYTHONPATH=os.path.dirname(PACKAGE)), stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', str(script), str(tmpdir.join('model')), how],
+        env=dict(os.environ, PYTHONPATH=os.path.dirname(PACKAGE)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
     assert said in done.stdout, done.stderr[-2000:]
 
 
 # What ours are written with is what others have.
+
 
 def modules(folder):
     for name in sorted(os.listdir(os.path.join(PACKAGE, folder))):
@@ -174,10 +208,18 @@ def modules(folder):
 def test_our_optimizations_use_nothing_of_graph_that_is_not_public():
     for name, tree in modules('optimizations'):
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.level == 2 and (node.module or '').startswith('graph'):
-                assert node.module == 'graph', '%s imports from %s' % (name, node.module)
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.level == 2
+                and (node.module or '').startswith('graph')
+            ):
+                assert node.module == 'graph', f'{name} imports from {node.module}'
                 used = [alias.name for alias in node.names]
-            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == 'graph':
+            elif (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id == 'graph'
+            ):
                 used = [node.attr]
             else:
                 continue
@@ -188,8 +230,11 @@ def test_the_ground_floor_knows_no_block_of_an_optimization():
     ours = nc.FactorDense, nc.BinarizeConvolution, nc.BinarizeDense
     names = {block.op_name for one in ours for block in one.blocks} & set(graph.blocks.op_names())
     assert {'DenseFactored', 'BinaryConvolution', 'BinaryDense'} <= names
-    paths = [os.path.join(PACKAGE, 'graph', name) for name in os.listdir(os.path.join(PACKAGE, 'graph'))
-             if name.endswith('.py')] + [os.path.join(PACKAGE, name) for name in ('count.py', 'summary.py')]
+    paths = [
+        os.path.join(PACKAGE, 'graph', name)
+        for name in os.listdir(os.path.join(PACKAGE, 'graph'))
+        if name.endswith('.py')
+    ] + [os.path.join(PACKAGE, name) for name in ('count.py', 'summary.py')]
     for path in paths:
         with open(path) as file:
             words = set(re.findall(r'\w+', file.read()))

@@ -1,4 +1,5 @@
-"""A boundary between two segments consumes no sample: what a source of the user's own was asked for."""
+"""A boundary between two segments consumes no sample: what a source of the user's own was asked
+for."""
 import pytest
 
 from user_script import SAMPLES, Identity
@@ -15,7 +16,9 @@ def reads(source, epochs, **options):
 
 
 @EPOCHS
-@pytest.mark.parametrize('options', [{}, dict(max_samples=3 * SAMPLES), dict(minibatch=50)], ids=str)
+@pytest.mark.parametrize(
+    'options', [{}, dict(max_samples=3 * SAMPLES), dict(minibatch=50)], ids=str
+)
 def test_source_without_state_is_read_once(epochs, options):
     plain = reads('user', (), **options)
     assert reads('user', epochs, **options) == plain
@@ -25,7 +28,8 @@ def test_source_without_state_is_read_once(epochs, options):
 @EPOCHS
 @pytest.mark.parametrize('minibatch', [64, 50])
 def test_source_with_state_is_looked_at_one_minibatch_ahead(epochs, minibatch):
-    """The look tells the end of the data, in the user's size; the source is put back, and then trained on."""
+    """The look tells the end of the data, in the user's size; the source is put back, and then
+    trained on."""
     plain = reads('user with state', (), minibatch=minibatch)
     ours = reads('user with state', epochs, minibatch=minibatch)
     looks = [number for number, rows in enumerate(ours[:-1]) if rows == ours[number + 1]]

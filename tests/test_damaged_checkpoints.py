@@ -16,8 +16,15 @@ CALLBACKS = [('FactorDense', 1), ('Identity', 2)]
 
 
 def script(folder, preserve_all, sweeps, learner='momentum_sgd'):
-    return Script(folder=str(folder), test=False, checkpoint=300, cross_validation=0, preserve_all=preserve_all,
-                  sweeps=sweeps, learner=learner)
+    return Script(
+        folder=str(folder),
+        test=False,
+        checkpoint=300,
+        cross_validation=0,
+        preserve_all=preserve_all,
+        sweeps=sweeps,
+        learner=learner,
+    )
 
 
 def trained(folder, preserve_all, sweeps=3):
@@ -26,12 +33,17 @@ def trained(folder, preserve_all, sweeps=3):
         warnings.simplefilter('always')
         one = script(folder, preserve_all, sweeps)
         one.run([factor(), Identity(epoch=2)])
-    return one.state(), [str(warning.message) for warning in said if 'goes on from the one before' in str(warning.message)]
+    return one.state(), [
+        str(warning.message)
+        for warning in said
+        if 'goes on from the one before' in str(warning.message)
+    ]
 
 
 @pytest.fixture(scope='module', params=[False, True], ids=['overwritten', 'preserved'])
 def kept(request, tmpdir_factory):
-    """(folder of a run of 3 sweeps, whether it keeps all, the state of one that goes on to 4 sweeps)."""
+    """(folder of a run of 3 sweeps, whether it keeps all, the state of one that goes on to 4
+    sweeps)."""
     folder, whole = tmpdir_factory.mktemp('kept'), tmpdir_factory.mktemp('whole')
     trained(folder, request.param)
     trained(whole, request.param)
@@ -48,7 +60,7 @@ def copied(kept, tmpdir):
 def flip(path, bit):
     content = bytearray(path.read_binary())
     content[bit // 8] ^= 1 << bit % 8
-    path.remove()               # not into a file that is linked from elsewhere
+    path.remove()  # not into a file that is linked from elsewhere
     path.write_binary(bytes(content))
 
 
@@ -71,17 +83,27 @@ def test_any_bit(name, copied):
 
 @pytest.mark.parametrize('noted', ['at the end', 'before both', 'between'])
 def test_graph_of_one_save_and_state_of_another(noted, tmpdir):
-    """As of a copy that is made while the run goes on: the folder may be older than both, or between."""
+    """As of a copy that is made while the run goes on: the folder may be older than both, or
+    between."""
     trained(tmpdir, True)
-    numbers = [str(tmpdir.join('model%d' % number)) for number in range(6)]
-    contents = {file + end: open(file + end, 'rb').read() for file in numbers for end in ('', '.ckp')}
+    numbers = [str(tmpdir.join(f'model{number}')) for number in range(6)]
+    contents = {
+        file + end: open(file + end, 'rb').read() for file in numbers for end in ('', '.ckp')
+    }
     journal, mixed = tmpdir.join('model.netopt', 'pairs'), str(tmpdir.join('model7'))
     lines = journal.read_binary().split(b'\n')
-    places = {file: lines.index(next(line for line in lines if line.startswith(' '.join(pair.digests(file)).encode())))
-              for file in numbers}
+    places = {
+        file: lines.index(
+            next(line for line in lines if line.startswith(' '.join(pair.digests(file)).encode()))
+        )
+        for file in numbers
+    }
     for one, other in itertools.permutations(numbers, 2):
-        keep = {'at the end': len(lines), 'before both': min(places[one], places[other]),
-                'between': max(places[one], places[other])}[noted]
+        keep = {
+            'at the end': len(lines),
+            'before both': min(places[one], places[other]),
+            'between': max(places[one], places[other]),
+        }[noted]
         if not keep:
             continue
         journal.write_binary(b'\n'.join(lines[:keep]))
@@ -96,9 +118,13 @@ def test_damage_of_the_newest(copied):
     flip(folder.join('model'), 4321)
     if not preserve_all:
         before = {path.basename: path.read_binary() for path in folder.visit() if path.isfile()}
-        with pytest.raises(ValueError, match='model is not the file that was written with .*model.ckp'):
+        with pytest.raises(
+            ValueError, match='model is not the file that was written with .*model.ckp'
+        ):
             trained(folder, preserve_all, 4)
-        assert {path.basename: path.read_binary() for path in folder.visit() if path.isfile()} == before
+        assert {
+            path.basename: path.read_binary() for path in folder.visit() if path.isfile()
+        } == before
         return
     damaged = folder.join('model').read_binary()
     for end in '', '.ckp':
@@ -106,7 +132,10 @@ def test_damage_of_the_newest(copied):
     state, (first, second) = trained(folder, preserve_all, 4)
     assert state == expected
     assert 'model is damaged' in first and 'model5' in first and 'model6 is damaged' in second
-    assert folder.join('model.netopt', 'damaged').check() and damaged != folder.join('model').read_binary()
+    assert (
+        folder.join('model.netopt', 'damaged').check()
+        and damaged != folder.join('model').read_binary()
+    )
 
 
 @pytest.mark.parametrize('torn', ['graph', 'state', 'graph cut', 'both', 'state gone', 'empty'])
@@ -125,7 +154,7 @@ def test_one_before_while_cntk_writes(torn, copied):
     if torn == 'graph cut':
         content = graph.read_binary()
         graph.remove()
-        graph.write_binary(content[:len(content) // 2])
+        graph.write_binary(content[: len(content) // 2])
     if torn == 'state gone':
         state.remove()
     if torn == 'empty':
@@ -133,7 +162,10 @@ def test_one_before_while_cntk_writes(torn, copied):
         graph.write('')
     found, said = trained(folder, preserve_all, 4)
     assert found == expected and len(said) == 1
-    assert {path.basename for path in folder.join('model.netopt').listdir()} & {'previous', 'writing'} == set()
+    assert {path.basename for path in folder.join('model.netopt').listdir()} & {
+        'previous',
+        'writing',
+    } == set()
 
 
 def test_first_pair_that_a_kill_left_before_it_was_noted_is_taken(copied):
@@ -198,7 +230,7 @@ def test_line_that_is_damaged_is_none(tmpdir):
         left = known.pairs()
         journal.write_binary(content)
         assert left < known.pairs()
-    journal.write_binary(content[:-3])          # a kill in the middle of the line, then another save
+    journal.write_binary(content[:-3])  # a kill in the middle of the line, then another save
     known.begin(file, 1)
     known.done(file, lambda: None)
     assert pair.digests(file) in known.pairs() and len(known.pairs()) == 2

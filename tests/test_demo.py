@@ -1,4 +1,5 @@
-"""The whole way on real scans: train, factor, binarize, retrain, lower; and the demo as a user runs it."""
+"""The whole way on real scans: train, factor, binarize, retrain, lower; and the demo as a user
+runs it."""
 import gzip
 import importlib.util
 import os
@@ -14,13 +15,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import netopt_callbacks as nc
 
-DEMO = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'examples', 'digits.py')
+DEMO = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'examples', 'digits.py'
+)
 EPOCHS, SAMPLES, FACTOR, BINARIZE = 8, 1197, 2, 3
 
 
 def example(name):
     """Returns a file of `examples/` as a module."""
-    spec = importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(DEMO), name + '.py'))
+    spec = importlib.util.spec_from_file_location(
+        name, os.path.join(os.path.dirname(DEMO), name + '.py')
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -49,13 +54,23 @@ def session(digits, data, folder):
     """Returns the session of a short run with every callback."""
     images, labels = data
     network, session = digits.train(
-        nc.training_session, images, labels, epoch_size=SAMPLES,
+        nc.training_session,
+        images,
+        labels,
+        epoch_size=SAMPLES,
         data=(images[digits.HELD_OUT], labels[digits.HELD_OUT]),
         callbacks=[
-            nc.FactorDense(epoch=FACTOR, rank=0.25, filter_function=lambda layer: layer.name == 'hidden'),
-            nc.BinarizeConvolution(epoch=BINARIZE,
-                                   filter_function=lambda layer: layer.name == 'second_conv'),
-            nc.Lower(), nc.TensorBoard(folder), nc.ProgressBar()])
+            nc.FactorDense(
+                epoch=FACTOR, rank=0.25, filter_function=lambda layer: layer.name == 'hidden'
+            ),
+            nc.BinarizeConvolution(
+                epoch=BINARIZE, filter_function=lambda layer: layer.name == 'second_conv'
+            ),
+            nc.Lower(),
+            nc.TensorBoard(folder),
+            nc.ProgressBar(),
+        ],
+    )
     session.network = network
     return session
 
@@ -72,7 +87,8 @@ def accuracy(network, digits, data):
 
 def test_accuracy_is_recovered(digits, data, session, result):
     assert result.complete
-    # Eight epochs; the demo itself has time for more, and is held to two points of the plain script.
+    # Eight epochs; the demo itself has time for more, and is held to two points of the plain
+    # script.
     assert accuracy(result.model, digits, data) > 0.93
     assert accuracy(session.network, digits, data) == accuracy(result.model, digits, data)
 
@@ -86,7 +102,9 @@ def test_the_binary_layer_carries_weight(digits, data, result):
 
 def test_the_lowered_network_predicts_the_same(digits, data, result):
     images, labels = data
-    trained, lowered = (network.eval(images[digits.TEST]) for network in (result.model, result.lowered))
+    trained, lowered = (
+        network.eval(images[digits.TEST]) for network in (result.model, result.lowered)
+    )
     assert np.array_equal(np.argmax(trained, axis=1), np.argmax(lowered, axis=1))
     assert result.parity.passed and result.parity.samples == 200
 
@@ -94,14 +112,23 @@ def test_the_lowered_network_predicts_the_same(digits, data, result):
 def test_what_was_optimized(result):
     factored, binarized = result.records
     assert (factored.optimization, factored.epoch, factored.samples) == (
-        'FactorDense', FACTOR, FACTOR * SAMPLES)
+        'FactorDense',
+        FACTOR,
+        FACTOR * SAMPLES,
+    )
     assert (binarized.optimization, binarized.epoch, binarized.samples) == (
-        'BinarizeConvolution', BINARIZE, BINARIZE * SAMPLES)
+        'BinarizeConvolution',
+        BINARIZE,
+        BINARIZE * SAMPLES,
+    )
     # hidden: 128x4x4 inputs to 128 at rank 32; second_conv: 128 filters of 32x3x3 at 4x4 places.
-    hidden, = [layer for layer in factored.layers if layer.skipped is None]
+    (hidden,) = (layer for layer in factored.layers if layer.skipped is None)
     assert (hidden.rank, hidden.parameters_before, hidden.parameters_after) == (
-        32, 2048 * 128 + 128, 32 * (2048 + 128) + 128)
-    second, = [layer for layer in binarized.layers if layer.skipped is None]
+        32,
+        2048 * 128 + 128,
+        32 * (2048 + 128) + 128,
+    )
+    (second,) = (layer for layer in binarized.layers if layer.skipped is None)
     assert (second.name, second.binary_macs_after) == ('second_conv', 4 * 4 * 128 * 32 * 9)
 
 
@@ -115,8 +142,11 @@ def test_tensorboard_holds_the_numbers_of_the_records(folder, result):
     factored, binarized = result.records
     metric = points(folder, 'recovery/metric')
     for record in result.records:
-        for point in [(record.samples - 1, record.metric_before), (record.samples, record.metric_before),
-                      (record.samples, record.metric_after)] + record.curve:
+        for point in [
+            (record.samples - 1, record.metric_before),
+            (record.samples, record.metric_before),
+            (record.samples, record.metric_after),
+        ] + record.curve:
             assert any(step == point[0] and value == np.float32(point[1]) for step, value in metric)
     every_epoch = {epoch * SAMPLES for epoch in range(EPOCHS + 1)}
     corners = {record.samples - 1 for record in result.records}
@@ -127,39 +157,58 @@ def test_tensorboard_holds_the_numbers_of_the_records(folder, result):
     assert drops[factored.samples] == np.float32(factored.drop)
     assert drops[EPOCHS * SAMPLES] == np.float32(binarized.drop)
     assert points(folder, 'recovery/recovered')[-1] == (
-        EPOCHS * SAMPLES, np.float32(binarized.recovered))
+        EPOCHS * SAMPLES,
+        np.float32(binarized.recovered),
+    )
     assert points(folder, 'netopt/hidden/rank') == [(FACTOR * SAMPLES, 32)]
     assert points(folder, 'train/loss')[-1][0] == EPOCHS * SAMPLES
 
 
 def test_the_summary_tells_all_of_it(result):
     text = result.summary()
-    for expected in ('FactorDense', 'BinarizeConvolution', 'second_conv', '262,272 -> 69,760',
-                     'predictions the same', 'Time of a call', '1 sample: ', '32 samples: '):
+    for expected in (
+        'FactorDense',
+        'BinarizeConvolution',
+        'second_conv',
+        '262,272 -> 69,760',
+        'predictions the same',
+        'Time of a call',
+        '1 sample: ',
+        '32 samples: ',
+    ):
         assert expected in text
     assert [timing.samples for timing in result.parity.speed.timings] == [1, 32]
 
 
 def test_the_example_of_the_readme(digits, data, tmp_path, monkeypatch):
     with open(os.path.join(os.path.dirname(os.path.dirname(DEMO)), 'README.md')) as file:
-        code, = re.findall(r'```python\n(.*?)```', file.read(), re.DOTALL)
+        (code,) = re.findall(r'```python\n(.*?)```', file.read(), re.DOTALL)
     images, labels = data
     features, label = C.input_variable((1, 8, 8)), C.input_variable(10)
     network = digits.create_network(features)
-    criterion = (C.cross_entropy_with_softmax(network, label), C.classification_error(network, label))
+    criterion = (
+        C.cross_entropy_with_softmax(network, label),
+        C.classification_error(network, label),
+    )
     source = C.io.MinibatchSourceFromData({'x': images[:192], 'y': labels[:192]})
-    names = dict(trainer=C.Trainer(network, criterion, [C.sgd(network.parameters, 0.1)]), source=source,
-                 streams={features: source.streams.x, label: source.streams.y},
-                 x_held_out=images[192:256], y_held_out=labels[192:256])
+    names = dict(
+        trainer=C.Trainer(network, criterion, [C.sgd(network.parameters, 0.1)]),
+        source=source,
+        streams={features: source.streams.x, label: source.streams.y},
+        x_held_out=images[192:256],
+        y_held_out=labels[192:256],
+    )
     monkeypatch.chdir(tmp_path)
     exec(code.replace('60000', '192'), names)
     assert [(record.optimization, record.epoch) for record in names['session'].result.records] == [
-        ('FactorDense', 2), ('BinarizeConvolution', 4)]
+        ('FactorDense', 2),
+        ('BinarizeConvolution', 4),
+    ]
     assert names['session'].result.parity.passed and os.listdir(os.path.join('runs', 'mnist'))
 
 
 def write_idx(file, values):
-    header = struct.pack('>I%di' % values.ndim, 0x800 + values.ndim, *values.shape)
+    header = struct.pack(f'>I{values.ndim}i', 0x800 + values.ndim, *values.shape)
     with gzip.open(str(file), 'wb') as out:
         out.write(header + values.astype(np.uint8).tobytes())
 
@@ -169,7 +218,7 @@ def test_the_mnist_example_on_made_up_files(tmp_path, monkeypatch, capsys):
     for part, samples in (('train', 320), ('t10k', 64)):
         labels = random.randint(0, 10, samples)
         images = random.randint(0, 64, (samples, 28, 28))
-        images[np.arange(samples), 2 * labels + 4] += 128       # a bright row says which digit it is
+        images[np.arange(samples), 2 * labels + 4] += 128  # a bright row says which digit it is
         write_idx(tmp_path / (part + '-images-idx3-ubyte.gz'), images)
         write_idx(tmp_path / (part + '-labels-idx1-ubyte.gz'), labels)
     mnist = example('mnist')
@@ -177,7 +226,9 @@ def test_the_mnist_example_on_made_up_files(tmp_path, monkeypatch, capsys):
     assert images.shape == (64, 1, 28, 28) and images.max() > 128 and labels.shape == (64, 10)
     mnist.HELD_OUT = 64
     logdir = str(tmp_path / 'log')
-    monkeypatch.setattr(sys, 'argv', ['mnist.py', '--data', str(tmp_path), '--epochs', '5', '--logdir', logdir])
+    monkeypatch.setattr(
+        sys, 'argv', ['mnist.py', '--data', str(tmp_path), '--epochs', '5', '--logdir', logdir]
+    )
     mnist.main()
     said = capsys.readouterr()
     assert 'predictions the same' in said.out and 'test: ClassificationError' in said.err
@@ -188,22 +239,52 @@ def test_the_mnist_example_on_made_up_files(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_demo_as_a_user_runs_it(tmp_path):
-    done = subprocess.run([sys.executable, DEMO], cwd=str(tmp_path), stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, DEMO],
+        cwd=str(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
     assert done.returncode == 0, done.stderr
-    accuracies = {name.strip(): float(percent) for name, percent in
-                  re.findall(r'^([a-z ,]+?)  +([0-9.]+) %$', done.stdout, re.MULTILINE)}
-    assert set(accuracies) == {'plain script', 'optimized, in the trainer', 'optimized, exported', 'lowered'}
-    assert accuracies['lowered'] == accuracies['optimized, exported'] >= accuracies['plain script'] - 2
+    accuracies = {
+        name.strip(): float(percent)
+        for name, percent in re.findall(r'^([a-z ,]+?)  +([0-9.]+) %$', done.stdout, re.MULTILINE)
+    }
+    assert set(accuracies) == {
+        'plain script',
+        'optimized, in the trainer',
+        'optimized, exported',
+        'lowered',
+    }
+    assert (
+        accuracies['lowered'] == accuracies['optimized, exported'] >= accuracies['plain script'] - 2
+    )
     assert 'epoch 11: loss' in done.stderr
-    for name in ('float network', 'lowered network', 'second_conv alone: CNTK float',
-                 'second_conv alone: native, 1 bit'):
-        assert re.search(r'^%s +[0-9.]+ +[0-9.]+ to [0-9.]+$' % name, done.stdout, re.MULTILINE), done.stdout
-    assert re.search(r'^The whole network: 100 at once [0-9.]+ ms float, [0-9.]+ ms lowered, .*; 1 at once [0-9.]+ ms float',
-                     done.stdout, re.MULTILINE), done.stdout
+    for name in (
+        'float network',
+        'lowered network',
+        'second_conv alone: CNTK float',
+        'second_conv alone: native, 1 bit',
+    ):
+        assert re.search(
+            r'^%s +[0-9.]+ +[0-9.]+ to [0-9.]+$' % name, done.stdout, re.MULTILINE
+        ), done.stdout
+    assert re.search(
+        r'^The whole network: 100 at once [0-9.]+ ms float, [0-9.]+ ms lowered, .*; '
+        r'1 at once [0-9.]+ ms float',
+        done.stdout,
+        re.MULTILINE,
+    ), done.stdout
     assert os.listdir(str(tmp_path / 'runs' / 'digits'))
 
 
 def test_the_demo_says_in_words_which_network_is_slower(digits):
-    assert digits.compared(100, [0.030, 0.031, 0.032], [0.010]) == '100 at once 31.00 ms float, 10.00 ms lowered, 3.1 x as fast'
-    assert digits.compared(1, [0.001], [0.0025]) == '1 at once 1.00 ms float, 2.50 ms lowered, SLOWER by a factor of 2.50'
+    assert (
+        digits.compared(100, [0.030, 0.031, 0.032], [0.010])
+        == '100 at once 31.00 ms float, 10.00 ms lowered, 3.1 x as fast'
+    )
+    assert (
+        digits.compared(1, [0.001], [0.0025])
+        == '1 at once 1.00 ms float, 2.50 ms lowered, SLOWER by a factor of 2.50'
+    )

@@ -1,4 +1,5 @@
-"""Networks that leave CNTK: what is exported, what is refused, and that nothing else is left behind."""
+"""Networks that leave CNTK: what is exported, what is refused, and that nothing else is left
+behind."""
 import json
 import os
 
@@ -15,11 +16,12 @@ from netopt_callbacks.exporting import check, export as exporting  # noqa: E402
 from segment_networks import binarized, random_network, unsettle  # noqa: E402
 
 BATCHES = (1, 3, 8)
-LEFT_OUT = 'leaves out the outermost'       # negative padding, which random networks may have
+LEFT_OUT = 'leaves out the outermost'  # negative padding, which random networks may have
 
 
 def small(name='image', classes=5):
-    """(input, model): two convolutions and a Dense, of which `second` and `hidden` are there to be made binary."""
+    """(input, model): two convolutions and a Dense, of which `second` and `hidden` are there to
+    be made binary."""
     random = np.random.RandomState(0)
     x = C.input_variable((3, 9, 8), name=name)
     y = C.layers.Convolution2D((3, 3), 8, pad=True, activation=C.relu, name='float')(x)
@@ -49,7 +51,11 @@ def assert_same(found, expected):
 def test_random_networks_are_exported_or_refused_by_name(seed, tmp_path):
     x, model = random_network(seed)
     binary = binarized(model)
-    for kind, network in (('float', model), ('binary', binary), ('alone', lowering.lower_binary_layers(binary))):
+    for kind, network in (
+        ('float', model),
+        ('binary', binary),
+        ('alone', lowering.lower_binary_layers(binary)),
+    ):
         path = str(tmp_path / (kind + '.onnx'))
         try:
             exported = deploy.export(network, path)
@@ -66,8 +72,12 @@ def test_any_batch_under_the_user_s_names_with_one_bit_a_weight(tmp_path):
     x, model = small()
     binary = binarized(model)
     path = str(tmp_path / 'small.onnx')
-    exported = deploy.export(binary, path, data=np.random.RandomState(1).randn(20, 3, 9, 8).astype(np.float32))
-    assert exported.inputs == ['image'] and exported.comparison.segments == len(exported.segments) >= 1
+    exported = deploy.export(
+        binary, path, data=np.random.RandomState(1).randn(20, 3, 9, 8).astype(np.float32)
+    )
+    assert (
+        exported.inputs == ['image'] and exported.comparison.segments == len(exported.segments) >= 1
+    )
     for batch in BATCHES:
         values = np.random.RandomState(batch).randn(batch, 3, 9, 8).astype(np.float32)
         assert_same(run(path, values)[0], binary.eval({binary.arguments[0]: values}))
@@ -76,24 +86,37 @@ def test_any_batch_under_the_user_s_names_with_one_bit_a_weight(tmp_path):
     states = [tensor for tensor in file.graph.initializer if tensor.name.startswith('netopt_state')]
     weights = 8 * 33 * 9 + 33 * 4 * 4 * 20
     bits = 8 * sum(len(tensor.raw_data) for tensor in states)
-    assert weights <= bits <= 64 * 33 * 9 + 64 * 4 * 4 * 20 + 8 * 4000     # channels are filled up to 64
+    assert (
+        weights <= bits <= 64 * 33 * 9 + 64 * 4 * 4 * 20 + 8 * 4000
+    )  # channels are filled up to 64
     assert {node.domain for node in file.graph.node} == {'', 'netopt'}
-    assert {function.name for function in file.functions} == {node.op_type for node in file.graph.node if node.domain}
+    assert {function.name for function in file.functions} == {
+        node.op_type for node in file.graph.node if node.domain
+    }
 
 
 def test_several_inputs_and_outputs_keep_names_and_order(tmp_path):
     a, b = C.input_variable((4, 6, 5), name='second one'), C.input_variable(7, name='a')
     y = C.layers.Convolution2D((3, 3), 4, pad=True, name='map')(a)
-    heads = C.combine([C.layers.Dense(3, name='zebra')(y), C.layers.Dense(2, name='ant')(y),
-                       C.alias(C.layers.Dense(3)(b) + C.layers.Dense(3)(y), name='both')])
+    heads = C.combine(
+        [
+            C.layers.Dense(3, name='zebra')(y),
+            C.layers.Dense(2, name='ant')(y),
+            C.alias(C.layers.Dense(3)(b) + C.layers.Dense(3)(y), name='both'),
+        ]
+    )
     path = str(tmp_path / 'heads.onnx')
     exported = deploy.export(heads, path)
     names = [argument.name.replace(' ', '_') for argument in heads.arguments]
     assert exported.inputs == names and exported.outputs == ['zebra', 'ant', 'both']
-    values = {argument: np.random.RandomState(2).randn(*((3,) + argument.shape)).astype(np.float32)
-              for argument in heads.arguments}
+    values = {
+        argument: np.random.RandomState(2).randn(*((3,) + argument.shape)).astype(np.float32)
+        for argument in heads.arguments
+    }
     expected = heads.eval(values)
-    for found, output in zip(run(path, *[values[argument] for argument in heads.arguments]), heads.outputs):
+    for found, output in zip(
+        run(path, *[values[argument] for argument in heads.arguments]), heads.outputs
+    ):
         assert_same(found, expected[output])
 
 
@@ -143,20 +166,34 @@ def test_metadata_says_what_the_file_is(tmp_path):
         found = onnx_file.metadata(file.read())
     values = {name: json.loads(text) for name, text in found.items()}
     assert values['netopt.format'] == 1 and values['netopt.version'] == nc.__version__
-    assert values['netopt.metric'] == 0.12 and values['netopt.records'][0]['optimization'] == 'BinarizeConvolution'
+    assert (
+        values['netopt.metric'] == 0.12
+        and values['netopt.records'][0]['optimization'] == 'BinarizeConvolution'
+    )
     assert 'CNTK' in values['netopt.thresholds_read_on'][0]
 
 
 def test_result_export_writes_the_network_of_a_run(tmp_path):
     x, model = small()
     label = C.input_variable(5)
-    criterion = C.combine([C.cross_entropy_with_softmax(model, label), C.classification_error(model, label)])
+    criterion = C.combine(
+        [C.cross_entropy_with_softmax(model, label), C.classification_error(model, label)]
+    )
     random = np.random.RandomState(6)
     images = random.randn(64, 3, 9, 8).astype(np.float32)
     labels = np.eye(5, dtype=np.float32)[random.randint(5, size=64)]
-    trainer = C.Trainer(model, criterion, [C.sgd(model.parameters, C.learning_parameter_schedule(0.01))])
-    with nc.attach(trainer, epoch_size=64, data=(images, labels), callbacks=[
-            nc.BinarizeConvolution(epoch=1, filter_function=lambda layer: layer.name == 'second'), nc.Lower()]) as attached:
+    trainer = C.Trainer(
+        model, criterion, [C.sgd(model.parameters, C.learning_parameter_schedule(0.01))]
+    )
+    with nc.attach(
+        trainer,
+        epoch_size=64,
+        data=(images, labels),
+        callbacks=[
+            nc.BinarizeConvolution(epoch=1, filter_function=lambda layer: layer.name == 'second'),
+            nc.Lower(),
+        ],
+    ) as attached:
         for _ in range(2):
             trainer.train_minibatch({x: images, label: labels})
     path = str(tmp_path / 'run.onnx')
@@ -173,13 +210,17 @@ def test_result_export_writes_the_network_of_a_run(tmp_path):
 
 class Foreign(C.ops.functions.UserFunction):
     def __init__(self, x, name='foreign'):
-        super(Foreign, self).__init__([x], as_numpy=True, name=name)
+        super().__init__([x], as_numpy=True, name=name)
 
     def forward(self, argument, device=None, outputs_to_retain=None):
         return None, argument
 
     def infer_outputs(self):
-        return [C.output_variable(self.inputs[0].shape, self.inputs[0].dtype, self.inputs[0].dynamic_axes)]
+        return [
+            C.output_variable(
+                self.inputs[0].shape, self.inputs[0].dtype, self.inputs[0].dynamic_axes
+            )
+        ]
 
 
 def image(*shape):
@@ -191,33 +232,92 @@ def steps(*shape):
 
 
 REFUSED = [
-    ('a foreign UserFunction', lambda: C.user_function(Foreign(image())), "'foreign' is a UserFunction"),
-    ('free axes, padded', lambda: C.layers.Convolution2D((3, 3), 2, pad=True)(image(3, C.FreeDimension, C.FreeDimension)),
-     'axis of free size'),
-    ('free axes, pooled', lambda: C.layers.MaxPooling((3, 3), 2, pad=True)(image(3, C.FreeDimension, C.FreeDimension)),
-     'axis of free size'),
-    ('negative padding', lambda: C.layers.Convolution2D((1, 1), 2, strides=3, pad=True)(image()), LEFT_OUT),
-    ('negative padding, pooled', lambda: C.layers.MaxPooling((1, 1), 3, pad=True)(image()), LEFT_OUT),
-    ('include_pad', lambda: C.pooling(image(), C.AVG_POOLING, (3, 3), (2, 2), auto_padding=[True], include_pad=True),
-     'include_pad'),
+    (
+        'a foreign UserFunction',
+        lambda: C.user_function(Foreign(image())),
+        "'foreign' is a UserFunction",
+    ),
+    (
+        'free axes, padded',
+        lambda: C.layers.Convolution2D((3, 3), 2, pad=True)(
+            image(3, C.FreeDimension, C.FreeDimension)
+        ),
+        'axis of free size',
+    ),
+    (
+        'free axes, pooled',
+        lambda: C.layers.MaxPooling((3, 3), 2, pad=True)(
+            image(3, C.FreeDimension, C.FreeDimension)
+        ),
+        'axis of free size',
+    ),
+    (
+        'negative padding',
+        lambda: C.layers.Convolution2D((1, 1), 2, strides=3, pad=True)(image()),
+        LEFT_OUT,
+    ),
+    (
+        'negative padding, pooled',
+        lambda: C.layers.MaxPooling((1, 1), 3, pad=True)(image()),
+        LEFT_OUT,
+    ),
+    (
+        'include_pad',
+        lambda: C.pooling(
+            image(), C.AVG_POOLING, (3, 3), (2, 2), auto_padding=[True], include_pad=True
+        ),
+        'include_pad',
+    ),
     ('statistics of pixels', lambda: C.layers.BatchNormalization()(image()), 'map_rank=1'),
-    ('statistics in a sequence', lambda: C.layers.BatchNormalization()(C.layers.Dense(4)(steps(7))), 'feed the steps as a batch'),
-    ('a convolution in a sequence', lambda: C.layers.Convolution2D((3, 3), 2)(steps(3, 9, 8)), 'feed the steps as a batch'),
-    ('pooling in a sequence', lambda: C.layers.MaxPooling((2, 2), 2)(steps(3, 8, 8)), 'feed the steps as a batch'),
+    (
+        'statistics in a sequence',
+        lambda: C.layers.BatchNormalization()(C.layers.Dense(4)(steps(7))),
+        'feed the steps as a batch',
+    ),
+    (
+        'a convolution in a sequence',
+        lambda: C.layers.Convolution2D((3, 3), 2)(steps(3, 9, 8)),
+        'feed the steps as a batch',
+    ),
+    (
+        'pooling in a sequence',
+        lambda: C.layers.MaxPooling((2, 2), 2)(steps(3, 8, 8)),
+        'feed the steps as a batch',
+    ),
     ('the last step', lambda: C.sequence.last(steps(7)), 'batch of one'),
     ('the step before', lambda: C.sequence.past_value(steps(7)), 'batch of one'),
     ('Fold', lambda: C.layers.Fold(C.layers.LSTM(3))(steps(7)), 'batch of one'),
     ('weights on the left', lambda: C.times(C.parameter((5, 7)), image(7)), 'on the left'),
-    ('a sparse input', lambda: C.layers.Dense(3)(C.input_variable(7, is_sparse=True, name='x')), "'x' is sparse"),
-    ('no batch axis', lambda: C.relu(C.input_variable((2, 3), dynamic_axes=[], name='x')), "'x' has no batch axis"),
+    (
+        'a sparse input',
+        lambda: C.layers.Dense(3)(C.input_variable(7, is_sparse=True, name='x')),
+        "'x' is sparse",
+    ),
+    (
+        'no batch axis',
+        lambda: C.relu(C.input_variable((2, 3), dynamic_axes=[], name='x')),
+        "'x' has no batch axis",
+    ),
     ('an operator of a draft', lambda: C.image_scaler(image(), 0.5, [1, 2, 3]), 'ImageScaler'),
     ('an operation that the exporter lacks', lambda: C.sinh(image()), 'Sinh'),
-    ('a loss', lambda: C.cross_entropy_with_softmax(C.layers.Dense(4)(image()), C.input_variable(4, name='y')), 'is a loss'),
-    ('a dilated convolution', lambda: C.layers.Convolution2D((3, 3), 2, dilation=2)(image()), 'cannot evaluate'),
+    (
+        'a loss',
+        lambda: C.cross_entropy_with_softmax(
+            C.layers.Dense(4)(image()), C.input_variable(4, name='y')
+        ),
+        'is a loss',
+    ),
+    (
+        'a dilated convolution',
+        lambda: C.layers.Convolution2D((3, 3), 2, dilation=2)(image()),
+        'cannot evaluate',
+    ),
 ]
 
 
-@pytest.mark.parametrize('network, said', [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+@pytest.mark.parametrize(
+    'network, said', [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
 def test_what_would_not_be_right_is_refused_by_name_and_leaves_no_file(network, said, tmp_path):
     path = tmp_path / 'file.onnx'
     path.write_bytes(b'what was there')
@@ -228,14 +328,35 @@ def test_what_would_not_be_right_is_refused_by_name_and_leaves_no_file(network, 
 
 RIGHT = [
     ('two Dense on one map', lambda x: C.combine([C.layers.Dense(3)(x), C.layers.Dense(2)(x)])),
-    ('one Dense on two maps', lambda x: (lambda dense: dense(x) + dense(C.tanh(x)))(C.layers.Dense(3))),
+    (
+        'one Dense on two maps',
+        lambda x: (lambda dense: dense(x) + dense(C.tanh(x)))(C.layers.Dense(3)),
+    ),
     ('LayerNormalization', lambda x: C.layers.LayerNormalization()(C.layers.Dense(7)(x))),
-    ('names given twice', lambda x: C.combine([C.layers.Dense(3, name='z')(x), C.layers.Dense(2, name='z')(x)])),
-    ('an inner output', lambda x: (lambda h: C.combine([h, C.layers.Dense(3)(h)]))(C.layers.Dense(4, activation=C.relu)(x))),
+    (
+        'names given twice',
+        lambda x: C.combine([C.layers.Dense(3, name='z')(x), C.layers.Dense(2, name='z')(x)]),
+    ),
+    (
+        'an inner output',
+        lambda x: (lambda h: C.combine([h, C.layers.Dense(3)(h)]))(
+            C.layers.Dense(4, activation=C.relu)(x)
+        ),
+    ),
     ('transposed', lambda x: C.layers.ConvolutionTranspose2D((3, 3), 4, strides=2, pad=True)(x)),
-    ('grouped', lambda x: C.convolution(C.parameter((6, 1, 3, 3), init=C.normal(0.3)), x, auto_padding=[False, True, True],
-                                        groups=3)),
-    ('pooling, rounded up', lambda x: C.pooling(x, C.MAX_POOLING, (2, 2), (2, 2), ceil_out_dim=True)),
+    (
+        'grouped',
+        lambda x: C.convolution(
+            C.parameter((6, 1, 3, 3), init=C.normal(0.3)),
+            x,
+            auto_padding=[False, True, True],
+            groups=3,
+        ),
+    ),
+    (
+        'pooling, rounded up',
+        lambda x: C.pooling(x, C.MAX_POOLING, (2, 2), (2, 2), ceil_out_dim=True),
+    ),
     ('Dropout', lambda x: C.layers.Dropout(0.5)(C.layers.Dense(5)(x))),
 ]
 
@@ -248,7 +369,11 @@ def test_what_cntk_writes_wrongly_or_not_at_all_is_mended(network, tmp_path):
     for batch in BATCHES:
         values = np.random.RandomState(batch).randn(batch, 3, 9, 8).astype(np.float32)
         expected = model.eval({model.arguments[0]: values})
-        expected = [expected[output] for output in model.outputs] if isinstance(expected, dict) else [expected]
+        expected = (
+            [expected[output] for output in model.outputs]
+            if isinstance(expected, dict)
+            else [expected]
+        )
         for found, wanted in zip(run(path, values), expected):
             assert_same(found, wanted.reshape(found.shape))
 
@@ -258,13 +383,19 @@ def test_recurrences_run_batches(tmp_path):
     path = str(tmp_path / 'file.onnx')
     deploy.export(model, path)
     values = [np.random.RandomState(7).randn(4, 7).astype(np.float32) for _ in range(3)]
-    assert_same(run(path, np.stack(values, axis=1))[0], np.stack(model.eval({model.arguments[0]: values}), axis=1))
+    assert_same(
+        run(path, np.stack(values, axis=1))[0],
+        np.stack(model.eval({model.arguments[0]: values}), axis=1),
+    )
 
 
-@pytest.mark.parametrize('spoil, said', [
-    ('bias', 'output 0 differs from CNTK'),
-    ('state', 'differs from CNTK'),
-])
+@pytest.mark.parametrize(
+    'spoil, said',
+    [
+        ('bias', 'output 0 differs from CNTK'),
+        ('state', 'differs from CNTK'),
+    ],
+)
 def test_a_file_that_computes_something_else_is_not_handed_over(spoil, said, tmp_path, monkeypatch):
     x, model = small()
     path = tmp_path / 'file.onnx'
@@ -274,10 +405,15 @@ def test_a_file_that_computes_something_else_is_not_handed_over(spoil, said, tmp
 
         def spoiled(network):
             file = mended(network)
-            tensor = next(tensor for tensor in file.graph.initializer if tensor.dims == [5] or list(tensor.dims) == [5])
+            tensor = next(
+                tensor
+                for tensor in file.graph.initializer
+                if tensor.dims == [5] or list(tensor.dims) == [5]
+            )
             array = onnx.numpy_helper.to_array(tensor) + np.float32(0.5)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
             return file
+
         monkeypatch.setattr(exporting, 'exported', spoiled)
     else:
         cut = exporting.CutNetwork
@@ -289,6 +425,7 @@ def test_a_file_that_computes_something_else_is_not_handed_over(spoil, said, tmp
                 parameter.value = -parameter.value
             made.segments[0].state = cut(binarized(different)).segments[0].state
             return made
+
         monkeypatch.setattr(exporting, 'CutNetwork', other)
     with pytest.raises(deploy.ExportError, match=said):
         deploy.export(binarized(model), str(path))
@@ -313,7 +450,9 @@ def test_the_tolerance_is_not_what_makes_the_comparison_pass(tmp_path, monkeypat
     """Outputs differ by roundings alone: a tenth of what is admitted is enough."""
     monkeypatch.setattr(check, 'TOLERANCE', 1e-5)
     x, model = small()
-    assert deploy.export(binarized(model), str(tmp_path / 'file.onnx')).comparison.largest_error < 1e-5
+    assert (
+        deploy.export(binarized(model), str(tmp_path / 'file.onnx')).comparison.largest_error < 1e-5
+    )
 
 
 def test_a_segment_without_a_standard_form_is_refused_by_name(tmp_path, monkeypatch):
@@ -324,8 +463,15 @@ def test_a_segment_without_a_standard_form_is_refused_by_name(tmp_path, monkeypa
         made = cut(network)
         weights = np.ones((1, 3, 1, 1), np.float32)
         made.segments[0].state = nc.native.Program(
-            [dict(op='float_convolution', input='x', values='y', weights=weights)], {'x': (3, 4, 4)}, ['y']).state()
+            [dict(op='float_convolution', input='x', values='y', weights=weights)],
+            {'x': (3, 4, 4)},
+            ['y'],
+        ).state()
         return made
+
     monkeypatch.setattr(exporting, 'CutNetwork', with_float_convolution)
-    with pytest.raises(NotImplementedError, match="segment 'second_to_hidden'.*float_convolution.*before it was lowered"):
+    with pytest.raises(
+        NotImplementedError,
+        match="segment 'second_to_hidden'.*float_convolution.*before it was lowered",
+    ):
         deploy.export(binarized(model), str(tmp_path / 'file.onnx'))

@@ -1,4 +1,5 @@
-"""Programs in ONNX Runtime, with the library and in standard operators, against the oracle of programs."""
+"""Programs in ONNX Runtime, with the library and in standard operators, against the oracle of
+programs."""
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,14 +17,18 @@ from netopt_callbacks import deploy, native, native_program_state  # noqa: E402
 from netopt_callbacks.exporting import body  # noqa: E402
 from netopt_callbacks.native_program_read import description_of  # noqa: E402
 
-ROWS = sorted(set(cases.ROWS) - {'float_convolution', 'float_dense'})    # those two have no standard form
+ROWS = sorted(
+    set(cases.ROWS) - {'float_convolution', 'float_dense'}
+)  # those two have no standard form
 
 
 def random_program(seed, first=None):
     """(ops, inputs, output, x) of a random program of one input."""
     random = np.random.RandomState(seed)
     channels = int(random.choice(cases.CHANNELS))
-    builder = cases.Builder(random, (channels,) + tuple(int(side) for side in random.randint(1, 10, 2)))
+    builder = cases.Builder(
+        random, (channels,) + tuple(int(side) for side in random.randint(1, 10, 2))
+    )
     if first:
         cases.ROWS[first](builder)
     for _ in range(random.randint(1, 8)):
@@ -40,12 +45,22 @@ def random_program(seed, first=None):
 def model_of(state, shape, rank, with_library, name='Segment7', state_array=None):
     """A model of one segment: x -> y."""
     array = np.frombuffer(state, np.uint8) if state_array is None else state_array
-    nodes = [helper.make_node(name, ['x', 'state'], ['y'], 'segment', domain='netopt')] if with_library \
+    nodes = (
+        [helper.make_node(name, ['x', 'state'], ['y'], 'segment', domain='netopt')]
+        if with_library
         else body.nodes(state, 'x', 'state', 'y', 'segment/')
+    )
     value = helper.make_tensor_value_info
-    graph = helper.make_graph(nodes, 'graph', [value('x', TensorProto.FLOAT, ['batch'] + list(shape))],
-                              [value('y', TensorProto.FLOAT, [None] * rank)], [numpy_helper.from_array(array, 'state')])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', body.OPSET), helper.make_opsetid('netopt', 1)])
+    graph = helper.make_graph(
+        nodes,
+        'graph',
+        [value('x', TensorProto.FLOAT, ['batch'] + list(shape))],
+        [value('y', TensorProto.FLOAT, [None] * rank)],
+        [numpy_helper.from_array(array, 'state')],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid('', body.OPSET), helper.make_opsetid('netopt', 1)]
+    )
     model.ir_version = 7
     return model
 
@@ -55,12 +70,17 @@ def session_of(model, with_library, threads=1):
     options.intra_op_num_threads, options.log_severity_level = threads, 4
     if with_library:
         options.register_custom_ops_library(deploy.library())
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=['CPUExecutionProvider']
+    )
 
 
 def same_but_for_zeros(found, expected):
     """Equal, NaN with NaN; the sign of a zero is left open."""
-    return found.shape == expected.shape and ((found == expected) | (np.isnan(found) & np.isnan(expected))).all()
+    return (
+        found.shape == expected.shape
+        and ((found == expected) | (np.isnan(found) & np.isnan(expected))).all()
+    )
 
 
 @pytest.mark.parametrize('first', ROWS)
@@ -70,7 +90,9 @@ def test_every_op_gives_the_oracle_s_bits_in_either_form(first):
         expected = oracle.run(ops, {'x': x})[output]
         state = native.Program(ops, inputs, [output]).state()
         for with_library in (True, False):
-            found = session_of(model_of(state, inputs['x'], 4, with_library), with_library).run(None, {'x': x})[0]
+            found = session_of(model_of(state, inputs['x'], 4, with_library), with_library).run(
+                None, {'x': x}
+            )[0]
             found = found.reshape(found.shape + (1, 1)) if found.ndim == 2 else found
             if with_library:
                 assert oracle.same(found, expected), (seed, ops)
@@ -79,16 +101,35 @@ def test_every_op_gives_the_oracle_s_bits_in_either_form(first):
 
 
 def test_a_fused_multiply_add_is_rounded_once_where_twice_is_wrong():
-    # (1 + 2^-12)^2 = 1 + 2^-11 + 2^-24 is the middle of two float32 numbers, and float64 loses what is added to it.
-    ops = [dict(op='map', input='x', values='y', steps=[('normalize', 0.0, np.full(4, 1 + 2.0 ** -12, np.float32),
-                                                         np.array([2.0 ** -60, -2.0 ** -60, 0, 2.0 ** -70], np.float32))])]
-    x = np.full((1, 4, 1, 1), 1 + 2.0 ** -12, np.float32)
+    # (1 + 2^-12)^2 = 1 + 2^-11 + 2^-24 is the middle of two float32 numbers, and float64 loses what
+    # is added to it.
+    ops = [
+        dict(
+            op='map',
+            input='x',
+            values='y',
+            steps=[
+                (
+                    'normalize',
+                    0.0,
+                    np.full(4, 1 + 2.0**-12, np.float32),
+                    np.array([2.0**-60, -(2.0**-60), 0, 2.0**-70], np.float32),
+                )
+            ],
+        )
+    ]
+    x = np.full((1, 4, 1, 1), 1 + 2.0**-12, np.float32)
     expected = oracle.run(ops, {'x': x})['y']
-    twice = (x.astype(np.float64) ** 2 + np.array([2.0 ** -60, -2.0 ** -60, 0, 2.0 ** -70]).reshape(1, 4, 1, 1)).astype(np.float32)
+    twice = (
+        x.astype(np.float64) ** 2
+        + np.array([2.0**-60, -(2.0**-60), 0, 2.0**-70]).reshape(1, 4, 1, 1)
+    ).astype(np.float32)
     assert not np.array_equal(twice, expected)
     state = native.Program(ops, {'x': (4, 1, 1)}, ['y']).state()
     for with_library in (True, False):
-        found = session_of(model_of(state, (4, 1, 1), 4, with_library), with_library).run(None, {'x': x})[0]
+        found = session_of(model_of(state, (4, 1, 1), 4, with_library), with_library).run(
+            None, {'x': x}
+        )[0]
         assert oracle.same(found, expected), with_library
 
 
@@ -97,15 +138,22 @@ def test_the_reader_reads_what_the_writer_wrote():
         ops, inputs, output, _ = random_program(seed)
         state = native_program_state.state_of(ops, inputs, [output])
         description = description_of(state)
-        assert [tuple(read.shape) for read in description.inputs] == [tuple(shape) for shape in inputs.values()]
+        assert [tuple(read.shape) for read in description.inputs] == [
+            tuple(shape) for shape in inputs.values()
+        ]
         assert len(description.ops) == len(ops)
-        given = [number for op in description.ops for number in (op.values, op.bits) if number is not None]
+        given = [
+            number
+            for op in description.ops
+            for number in (op.values, op.bits)
+            if number is not None
+        ]
         assert given == list(range(1, 1 + len(given)))
         for op in description.ops:
             for name, place in op.places.items():
                 if not isinstance(op.fields[name], str):
                     data = op.fields[name].tobytes()
-                    assert state[place:place + len(data)] == data
+                    assert state[place : place + len(data)] == data
 
 
 def test_a_batch_of_any_size_and_none():
@@ -117,20 +165,31 @@ def test_a_batch_of_any_size_and_none():
     assert session.run(None, {'x': x[:0]})[0].shape == (0,) + whole.shape[1:]
 
 
-@pytest.mark.parametrize('change, said', [
-    (lambda state: state[:-1], 'bytes follow its head'),
-    (lambda state: state[:8] + b'\x09' + state[9:], 'version 9'),
-    (lambda state: state[:-1] + bytes([state[-1] ^ 1]), 'checksum'),
-    (lambda state: b'', 'not the state of a program'),
-    (lambda state: native.Program([dict(op='map', input='x', values='y', steps=[('add_value', 'z')])],
-                                  {'x': (1, 2, 2), 'z': (1, 2, 2)}, ['y']).state(), 'one input'),
-])
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (lambda state: state[:-1], 'bytes follow its head'),
+        (lambda state: state[:8] + b'\x09' + state[9:], 'version 9'),
+        (lambda state: state[:-1] + bytes([state[-1] ^ 1]), 'checksum'),
+        (lambda state: b'', 'not the state of a program'),
+        (
+            lambda state: native.Program(
+                [dict(op='map', input='x', values='y', steps=[('add_value', 'z')])],
+                {'x': (1, 2, 2), 'z': (1, 2, 2)},
+                ['y'],
+            ).state(),
+            'one input',
+        ),
+    ],
+)
 def test_a_state_that_is_none_is_refused_with_a_sentence(change, said):
     ops, inputs, output, x = random_program(1, 'convolution')
     state = native.Program(ops, inputs, [output]).state()
     array = np.frombuffer(change(state), np.uint8)
     with pytest.raises(Exception, match=said):
-        session_of(model_of(state, inputs['x'], 4, True, state_array=array), True).run(None, {'x': x})
+        session_of(model_of(state, inputs['x'], 4, True, state_array=array), True).run(
+            None, {'x': x}
+        )
 
 
 def test_a_state_that_does_not_fit_its_node_is_refused_with_a_sentence():
@@ -152,7 +211,9 @@ def test_one_session_from_several_threads_and_after_a_fork():
     batches = [np.concatenate([x] * count) for count in range(1, 9)]
     expected = [program(batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
-        for found, wanted in zip(pool.map(lambda batch: session.run(None, {'x': batch})[0], batches * 10), expected * 10):
+        for found, wanted in zip(
+            pool.map(lambda batch: session.run(None, {'x': batch})[0], batches * 10), expected * 10
+        ):
             assert oracle.same(found, wanted)
     child = os.fork()
     if child == 0:

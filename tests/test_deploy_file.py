@@ -1,4 +1,5 @@
-"""The loader and the library against files that are damaged, foreign, of a later version, or meant to do harm."""
+"""The loader and the library against files that are damaged, foreign, of a later version, or
+meant to do harm."""
 import os
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def test_a_file_is_loaded_and_its_metadata_read(model, tmp_path):
 @pytest.mark.parametrize('share', [0, 0.1, 0.5, 0.9])
 def test_a_truncated_file(model, share, tmp_path):
     data = model.SerializeToString()
-    path = write(data[:int(len(data) * share)], tmp_path / 'file.onnx')
+    path = write(data[: int(len(data) * share)], tmp_path / 'file.onnx')
     with pytest.raises(ValueError, match='is no whole ONNX file|refuses the file'):
         deploy.session(path)
 
@@ -51,7 +52,9 @@ def test_a_file_that_is_something_else(tmp_path):
 
 def test_a_later_version_of_the_operators(model, tmp_path):
     next(opset for opset in model.opset_import if opset.domain == 'netopt').version = 2
-    with pytest.raises(ValueError, match='version 2 of the operators of netopt, this package has version 1'):
+    with pytest.raises(
+        ValueError, match='version 2 of the operators of netopt, this package has version 1'
+    ):
         deploy.session(write(model, tmp_path / 'file.onnx'))
 
 
@@ -73,7 +76,9 @@ def test_tensors_in_other_files_are_refused(model, tmp_path):
     with pytest.raises(ValueError, match='in other files, from which nothing is read'):
         deploy.session(path)
     inner = onnx.helper.make_node('Constant', [], ['c'], value=tensor)
-    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.zeros(3, np.uint8), 'state'))
+    model.graph.initializer[0].CopyFrom(
+        onnx.numpy_helper.from_array(np.zeros(3, np.uint8), 'state')
+    )
     model.graph.node.extend([inner])
     with pytest.raises(ValueError, match='in other files, from which nothing is read'):
         deploy.session(write(model, tmp_path / 'file.onnx'))
@@ -83,10 +88,10 @@ def test_graphs_in_graphs_without_end(tmp_path):
     def nested(depth):
         data = b''
         for _ in range(depth):
-            attribute = b'\x32' + length(data) + data                           # AttributeProto.g
-            node = b'\x2a' + length(attribute) + attribute                      # NodeProto.attribute
-            data = b'\x0a' + length(node) + node                                # GraphProto.node
-        return b'\x3a' + length(data) + data                                    # ModelProto.graph
+            attribute = b'\x32' + length(data) + data  # AttributeProto.g
+            node = b'\x2a' + length(attribute) + attribute  # NodeProto.attribute
+            data = b'\x0a' + length(node) + node  # GraphProto.node
+        return b'\x3a' + length(data) + data  # ModelProto.graph
 
     def length(data):
         size, result = len(data), b''
@@ -95,12 +100,16 @@ def test_graphs_in_graphs_without_end(tmp_path):
         return result + bytes([size])
 
     with pytest.raises(ValueError, match='deep'):
-        deploy.session(write(nested(200) + b'\x32\x08location', tmp_path / 'file.onnx'))     # with it, all is searched
+        deploy.session(
+            write(nested(200) + b'\x32\x08location', tmp_path / 'file.onnx')
+        )  # with it, all is searched
     with pytest.raises(ValueError):
         deploy.session(write(nested(200), tmp_path / 'file.onnx'))
 
 
-@pytest.mark.parametrize('threads, error', [(0, ValueError), (257, ValueError), (True, TypeError), ('2', TypeError)])
+@pytest.mark.parametrize(
+    'threads, error', [(0, ValueError), (257, ValueError), (True, TypeError), ('2', TypeError)]
+)
 def test_threads_that_are_none(model, threads, error, tmp_path):
     with pytest.raises(error, match='threads must be'):
         deploy.session(write(model, tmp_path / 'file.onnx'), threads=threads)
@@ -110,8 +119,12 @@ def test_wrong_inputs_get_a_sentence(model, tmp_path):
     session = deploy.session(write(model, tmp_path / 'file.onnx'))
     shape = [1] + [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]]
     session.run(None, {'x': np.zeros(shape, np.float32)})
-    for feed in ({'y': np.zeros(shape, np.float32)}, {'x': np.zeros(shape)}, {'x': np.zeros(shape[:2], np.float32)},
-                 {'x': np.zeros([1, shape[1] + 1] + shape[2:], np.float32)}):
+    for feed in (
+        {'y': np.zeros(shape, np.float32)},
+        {'x': np.zeros(shape)},
+        {'x': np.zeros(shape[:2], np.float32)},
+        {'x': np.zeros([1, shape[1] + 1] + shape[2:], np.float32)},
+    ):
         with pytest.raises(Exception, match='x|y'):
             session.run(None, feed)
 
@@ -123,11 +136,16 @@ def test_without_the_library_s_file_the_error_says_so(monkeypatch):
 
 
 def test_cntk_is_not_needed():
-    program = ('import sys; sys.modules["cntk"] = None; from netopt_callbacks import deploy; deploy.library(); '
-               'import netopt_callbacks.onnx_file\n'
-               'try: deploy.export(None, "x")\n'
-               'except ImportError as error: print("needs CNTK" in str(error))')
-    assert subprocess.check_output([sys.executable, '-c', program], cwd=CLONE, universal_newlines=True) == 'True\n'
+    program = (
+        'import sys; sys.modules["cntk"] = None; from netopt_callbacks import deploy; '
+        'deploy.library(); import netopt_callbacks.onnx_file\n'
+        'try: deploy.export(None, "x")\n'
+        'except ImportError as error: print("needs CNTK" in str(error))'
+    )
+    assert (
+        subprocess.check_output([sys.executable, '-c', program], cwd=CLONE, universal_newlines=True)
+        == 'True\n'
+    )
 
 
 MUTATED = r'''
@@ -149,9 +167,14 @@ for seed in range(first, last):
     for _ in range(random.randint(1, 6)):
         place = random.randint(low, high)
         kind = random.randint(3)
-        mutated[place] = [random.randint(256), mutated[place] ^ 1 << random.randint(8), [0, 1, 127, 128, 255][random.randint(5)]][kind]
+        mutated[place] = [
+            random.randint(256),
+            mutated[place] ^ 1 << random.randint(8),
+            [0, 1, 127, 128, 255][random.randint(5)],
+        ][kind]
     if seed %% 4 == 2:      # a checksum that is right again: the state is read to its end
-        struct.pack_into('<I', mutated, at + 12, zlib.crc32(bytes(mutated[at + 24:at + size])) & 0xffffffff)
+        checksum = zlib.crc32(bytes(mutated[at + 24:at + size])) & 0xffffffff
+        struct.pack_into('<I', mutated, at + 12, checksum)
     with open(path, 'wb') as file:
         file.write(mutated)
     try:
@@ -160,8 +183,11 @@ for seed in range(first, last):
         said = 'refused'
     else:
         try:
-            shapes = [[side if isinstance(side, int) and side < 4096 else 2 for side in value.shape] for value in session.get_inputs()]
-            session.run(None, {value.name: np.zeros(shape, np.float32) for value, shape in zip(session.get_inputs(), shapes)})
+            session.run(None, {
+                value.name: np.zeros(
+                    [side if isinstance(side, int) and side < 4096 else 2 for side in value.shape],
+                    np.float32)
+                for value in session.get_inputs()})
             said = 'ran'
         except Exception as error:
             said = 'refused when run'
@@ -174,8 +200,13 @@ def mutate(model, tmp_path, first, last):
     path = write(model, tmp_path / 'file.onnx')
     program = tmp_path / 'mutate.py'
     program.write_text(MUTATED % (CLONE, os.path.join(CLONE, 'tests')))
-    done = subprocess.run([sys.executable, str(program), path, str(first), str(last)], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True, timeout=1800)
+    done = subprocess.run(
+        [sys.executable, str(program), path, str(first), str(last)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=1800,
+    )
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     assert done.stdout.split()[0] == str(last - first), done.stdout
     return done.stdout
@@ -196,9 +227,13 @@ def test_mutated_bytes_never_trouble_the_reader(model):
         random = np.random.RandomState(seed)
         mutated = bytearray(data)
         for _ in range(random.randint(1, 8)):
-            mutated[random.randint(min(len(data), 400) if seed % 2 else len(data))] = random.randint(256)
+            mutated[
+                random.randint(min(len(data), 400) if seed % 2 else len(data))
+            ] = random.randint(256)
         try:
-            mutated = bytes(mutated[:random.randint(1, len(data) + 1)] if seed % 3 == 0 else mutated)
+            mutated = bytes(
+                mutated[: random.randint(1, len(data) + 1)] if seed % 3 == 0 else mutated
+            )
             onnx_file._check(mutated, 'file')
             onnx_file.segments(mutated)
             onnx_file.metadata(mutated)

@@ -14,8 +14,10 @@ import time
 import cntk as C
 import numpy as np
 import pytest
-from cntk.train.distributed import (block_momentum_distributed_learner,
-                                    data_parallel_distributed_learner)
+from cntk.train.distributed import (
+    block_momentum_distributed_learner,
+    data_parallel_distributed_learner,
+)
 
 import netopt_callbacks as nc
 from user_script import SAMPLES, Identity, Killer, Primitive, Script, hidden
@@ -31,8 +33,10 @@ LEARNERS = {
 def noisy(matrix, rank):
     """A factor function that gives every worker something else."""
     random = np.random.RandomState(C.Communicator.rank())
-    return (random.randn(matrix.shape[0], rank).astype(np.float32) * .1,
-            random.randn(rank, matrix.shape[1]).astype(np.float32) * .1)
+    return (
+        random.randn(matrix.shape[0], rank).astype(np.float32) * 0.1,
+        random.randn(rank, matrix.shape[1]).astype(np.float32) * 0.1,
+    )
 
 
 def ragged(matrix, rank):
@@ -45,7 +49,7 @@ class Scalar(nc.Optimization):
 
     def transform(self, model):
         outputs = list(model.outputs)
-        number = C.constant(1. + C.Communicator.rank(), shape=(), name='number')
+        number = C.constant(1.0 + C.Communicator.rank(), shape=(), name='number')
         outputs[-2] = C.element_times(outputs[-2], number, name='loss').output
         return C.combine(outputs)
 
@@ -54,12 +58,12 @@ class Raises(nc.Optimization):
     """Raises on one worker alone."""
 
     def __init__(self, rank):
-        super(Raises, self).__init__(epoch=1)
+        super().__init__(epoch=1)
         self._rank = rank
 
     def transform(self, model):
         if C.Communicator.rank() == self._rank:
-            raise ValueError('raised by worker %d' % self._rank)
+            raise ValueError(f'raised by worker {self._rank}')
         return model
 
 
@@ -76,10 +80,13 @@ PLANS = {
     'observer': lambda: [nc.Observer()],
     'identity': lambda: [Identity(epoch=1), Identity(epoch=2)],
     'factor': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden), Identity(epoch=2)],
-    'noisy': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden,
-                                     factor_function=noisy), Scalar(epoch=1)],
-    'ragged': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden,
-                                      factor_function=ragged)],
+    'noisy': lambda: [
+        nc.FactorDense(epoch=1, rank=4, filter_function=hidden, factor_function=noisy),
+        Scalar(epoch=1),
+    ],
+    'ragged': lambda: [
+        nc.FactorDense(epoch=1, rank=4, filter_function=hidden, factor_function=ragged)
+    ],
     'second worker raises': lambda: [Raises(rank=1)],
     'main worker raises': lambda: [Raises(rank=0)],
     'observer raises': lambda: [Identity(epoch=1), RaisingObserver()],
@@ -94,6 +101,7 @@ def watched_open(folder, written):
         if set(mode) & set('wax+') and str(file).startswith(folder):
             written.append(os.path.relpath(str(file), folder))
         return original(file, mode, *arguments, **options)
+
     return watched
 
 
@@ -102,30 +110,54 @@ def main(folder, kind, plan, kill):
     rank, written = C.Communicator.rank(), []
     # Pulling random state out of CNTK takes a save, and each save moves block momentum on: with
     # Dropout a swap under it is not plain CNTK's, but a run that is killed goes on all the same.
-    script = distributed(kind, sweeps=3, frequency=SAMPLES, folder=folder, checkpoint=SAMPLES,
-                         dropout=kind != 'block momentum' or plan == 'factor')
+    script = distributed(
+        kind,
+        sweeps=3,
+        frequency=SAMPLES,
+        folder=folder,
+        checkpoint=SAMPLES,
+        dropout=kind != 'block momentum' or plan == 'factor',
+    )
     callbacks = PLANS[plan]()
     records = []
     if callbacks is None:
         C.training_session(**script.arguments).train()
     else:
         # A folder and a file of each worker's own, so that it shows who writes.
-        watching = [nc.TensorBoard(os.path.join(folder, 'board%d' % rank)),
-                    nc.ProgressBar(open(os.path.join(folder, 'bar%d' % rank), 'a'))]
+        watching = [
+            nc.TensorBoard(os.path.join(folder, f'board{rank}')),
+            nc.ProgressBar(open(os.path.join(folder, f'bar{rank}'), 'a')),
+        ]
         builtins.open = watched_open(folder, written)
         if int(kill):
             watching.append(Killer(int(kill)))
-        session = nc.training_session(callbacks=callbacks + watching, epoch_size=SAMPLES,
-                                      data=script.held_out, **script.arguments)
+        session = nc.training_session(
+            callbacks=callbacks + watching,
+            epoch_size=SAMPLES,
+            data=script.held_out,
+            **script.arguments,
+        )
         session.train()
         records = [record.to_dict() for record in session.result.records]
     loss = script.trainer.loss_function
     values = hashlib.sha256(b''.join(p.value.tobytes() for p in loss.parameters)).hexdigest()
     structure = repr([(f.op_name, [o.shape for o in f.outputs]) for f in nc.graph.walk(loss)])
     summaries = [event for event in script.log.events if event[0] == 'summary']
-    sys.stdout.write('OUTCOME ' + json.dumps(
-        [rank, values, repr(summaries), records, script.trainer.total_number_of_samples_seen,
-         structure, sorted(set(written))]) + '\n')
+    sys.stdout.write(
+        'OUTCOME '
+        + json.dumps(
+            [
+                rank,
+                values,
+                repr(summaries),
+                records,
+                script.trainer.total_number_of_samples_seen,
+                structure,
+                sorted(set(written)),
+            ]
+        )
+        + '\n'
+    )
     sys.stdout.flush()
     C.Communicator.finalize()
 
@@ -134,8 +166,9 @@ def distributed(kind, script=Script, **options):
     """Returns a script whose trainer has the distributed learner `kind`."""
     script = script(test=False, cross_validation=0, **options)
     base = C.momentum_sgd(list(script.z.parameters), C.learning_parameter_schedule(0.05), 0.9)
-    script.trainer = C.Trainer(script.z, (script.loss, script.metric),
-                               [LEARNERS[kind](base)], [script.log])
+    script.trainer = C.Trainer(
+        script.z, (script.loss, script.metric), [LEARNERS[kind](base)], [script.log]
+    )
     script.arguments['trainer'] = script.trainer
     return script
 
@@ -148,14 +181,15 @@ def go_back(folder, kind, plan):
     """
     rank, script = C.Communicator.rank(), distributed(kind, Primitive)
     size, told = 64 if kind == 'block momentum' else 64 - 16 * rank, []
-    exact = kind == 'data parallel'     # CNTK's own checkpoint does not hold all of the others
+    exact = kind == 'data parallel'  # CNTK's own checkpoint does not hold all of the others
 
     def trained(first, last):
         losses = []
         for number in range(first, last):
             rows = slice(number * 64, number * 64 + size)
-            script.trainer.train_minibatch({script.x: script.images[rows],
-                                            script.label: script.labels[rows]})
+            script.trainer.train_minibatch(
+                {script.x: script.images[rows], script.label: script.labels[rows]}
+            )
             losses.append(script.trainer.previous_minibatch_loss_average)
         told.extend(losses)
         return losses
@@ -170,8 +204,12 @@ def go_back(folder, kind, plan):
         first = trained(2, 6)
         script.trainer.save_checkpoint(files['late'])
         second = trained(6, 10)
-        for name, begin, losses in [('early', 2, first), ('late', 6, second), ('early', 2, first + second),
-                                    ('late', 6, second)]:
+        for name, begin, losses in [
+            ('early', 2, first),
+            ('late', 6, second),
+            ('early', 2, first + second),
+            ('late', 6, second),
+        ]:
             script.trainer.restore_from_checkpoint(files[name])
             assert trained(begin, begin + len(losses)) == losses or not exact, (rank, name)
         script.trainer.restore_from_checkpoint(files['bare'])
@@ -179,26 +217,61 @@ def go_back(folder, kind, plan):
         trained(2, 10)
         for name, begin, losses in [('late', 6, second), ('early', 2, first + second)]:
             script.trainer.restore_from_checkpoint(files[name])
-            assert trained(begin, begin + len(losses)) == losses or not exact, (rank, name, 'after bare')
-    sys.stdout.write('OUTCOME ' + json.dumps([rank, 'DenseFactored' in [
-        function.op_name for function in nc.graph.walk(script.z)], told]) + '\n')
+            assert trained(begin, begin + len(losses)) == losses or not exact, (
+                rank,
+                name,
+                'after bare',
+            )
+    sys.stdout.write(
+        'OUTCOME '
+        + json.dumps(
+            [
+                rank,
+                'DenseFactored' in [function.op_name for function in nc.graph.walk(script.z)],
+                told,
+            ]
+        )
+        + '\n'
+    )
     sys.stdout.flush()
     C.Communicator.finalize()
 
 
 def mpiexec(folder, kind, plan, kill=0, workers=2):
     """Returns (exit code, outcomes by rank, output) of a run under mpiexec."""
-    command = [os.path.join(sys.prefix, 'bin', 'mpiexec'), '--allow-run-as-root', '--oversubscribe',
-               '-n', str(workers), sys.executable, '-W', 'ignore',
-               os.path.join(HERE, 'test_distributed.py'), str(folder), kind, plan, str(kill)]
-    environment = dict(os.environ, OPAL_PREFIX=sys.prefix, OMP_NUM_THREADS='1',
-                       PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)]))
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=240,
-                          env=environment, universal_newlines=True)
+    command = [
+        os.path.join(sys.prefix, 'bin', 'mpiexec'),
+        '--allow-run-as-root',
+        '--oversubscribe',
+        '-n',
+        str(workers),
+        sys.executable,
+        '-W',
+        'ignore',
+        os.path.join(HERE, 'test_distributed.py'),
+        str(folder),
+        kind,
+        plan,
+        str(kill),
+    ]
+    environment = dict(
+        os.environ,
+        OPAL_PREFIX=sys.prefix,
+        OMP_NUM_THREADS='1',
+        PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)]),
+    )
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=240,
+        env=environment,
+        universal_newlines=True,
+    )
     found = {}
     for line in done.stdout.splitlines():
         if 'OUTCOME ' in line:
-            outcome = json.loads(line[line.index('OUTCOME ') + len('OUTCOME '):])
+            outcome = json.loads(line[line.index('OUTCOME ') + len('OUTCOME ') :])
             found[outcome[0]] = outcome[1:]
     return done.returncode, found, done.stdout
 
@@ -215,8 +288,8 @@ def trained(folder, kind, plan, **options):
         assert (found[rank][0], found[rank][4]) == (found[0][0], found[0][4])
         assert found[rank][5] == []
         if plan != 'plain':
-            assert not os.listdir(str(folder.join('board%d' % rank)))
-            assert not folder.join('bar%d' % rank).read()
+            assert not os.listdir(str(folder.join(f'board{rank}')))
+            assert not folder.join(f'bar{rank}').read()
     return found[0]
 
 
@@ -238,13 +311,21 @@ def test_main_workers_factors_are_taken_by_all(tmpdir):
     assert {os.path.dirname(name) for name in main_worker[5]} == {'board0', 'model.netopt'}
     assert len(os.listdir(str(tmpdir.join('board0')))) == 1
     assert 'FactorDense after epoch 1' in tmpdir.join('bar0').read()
-    assert sorted(name for name in os.listdir(str(tmpdir)) if name.startswith('model')) \
-        == ['model', 'model.ckp', 'model.netopt']
+    assert sorted(name for name in os.listdir(str(tmpdir)) if name.startswith('model')) == [
+        'model',
+        'model.ckp',
+        'model.netopt',
+    ]
 
 
-@pytest.mark.parametrize('kind, kill', [
-    ('data parallel', 28), pytest.param('1 bit', 28, marks=pytest.mark.slow),
-    pytest.param('block momentum', 14, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'kind, kill',
+    [
+        ('data parallel', 28),
+        pytest.param('1 bit', 28, marks=pytest.mark.slow),
+        pytest.param('block momentum', 14, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_resumed_equals_never_killed(kind, kill, tmpdir):
     """Killed in the third epoch; with Dropout."""
     whole = trained(tmpdir.mkdir('whole'), kind, 'factor')
@@ -253,20 +334,24 @@ def test_killed_and_resumed_equals_never_killed(kind, kill, tmpdir):
     assert code != 0 and not found
     resumed = trained(folder, kind, 'factor')
     assert (resumed[0], resumed[2]) == (whole[0], whole[2])
-    assert len(os.listdir(str(folder.join('board0')))) == 2    # one file of each start
+    assert len(os.listdir(str(folder.join('board0')))) == 2  # one file of each start
 
 
-@pytest.mark.parametrize('plan, words', [
-    ('second worker raises', 'ValueError: raised by worker 1'),
-    ('main worker raises', 'ValueError: raised by worker 0'),
-    ('observer raises', 'ValueError: raised by an observer'),
-    ('ragged', 'not the same on worker 1')])
+@pytest.mark.parametrize(
+    'plan, words',
+    [
+        ('second worker raises', 'ValueError: raised by worker 1'),
+        ('main worker raises', 'ValueError: raised by worker 0'),
+        ('observer raises', 'ValueError: raised by an observer'),
+        ('ragged', 'not the same on worker 1'),
+    ],
+)
 def test_worker_that_raises_ends_all_with_its_error(plan, words, tmpdir):
     begin = time.time()
     code, found, output = mpiexec(tmpdir, 'data parallel', plan)
     assert code != 0 and not found
     assert words in output
-    assert time.time() - begin < 120        # a hang is what is excluded; a run takes seconds
+    assert time.time() - begin < 120  # a hang is what is excluded; a run takes seconds
 
 
 @pytest.mark.slow
@@ -276,16 +361,25 @@ def test_four_workers(kind, tmpdir):
 
 
 def gone_back(folder, kind, plan):
-    """Returns, by rank, whether a run that went back ended factored, and the losses of all it trained."""
+    """Returns, by rank, whether a run that went back ended factored, and the losses of all it
+    trained."""
     code, found, output = mpiexec(folder, kind, plan, kill='by hand')
     assert code == 0 and sorted(found) == [0, 1], output[-4000:]
     return found
 
 
-@pytest.mark.parametrize('kind', ['data parallel', pytest.param('1 bit', marks=pytest.mark.slow), pytest.param(
-    'block momentum', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'data parallel',
+        pytest.param('1 bit', marks=pytest.mark.slow),
+        pytest.param('block momentum', marks=pytest.mark.slow),
+    ],
+)
 def test_observers_go_back_by_hand_as_the_bare_loop(kind, tmpdir):
-    assert gone_back(tmpdir.mkdir('ours'), kind, 'observer') == gone_back(tmpdir.mkdir('plain'), kind, 'plain')
+    assert gone_back(tmpdir.mkdir('ours'), kind, 'observer') == gone_back(
+        tmpdir.mkdir('plain'), kind, 'plain'
+    )
 
 
 def test_optimized_network_is_gone_back_to_by_hand(tmpdir):

@@ -1,4 +1,5 @@
-"""Where epochs end: as CNTK counts, under distributed learners too; and those that never come, told before training."""
+"""Where epochs end: as CNTK counts, under distributed learners too; and those that never come,
+told before training."""
 import cntk as C
 import numpy as np
 import pytest
@@ -15,17 +16,26 @@ from user_script import SAMPLES, Identity, Script
 def in_epochs(epoch_size, callback, distributed=False, **options):
     script = Script(sweeps=3, test=False, cross_validation=0, **options)
     if distributed:
-        script.trainer = C.Trainer(script.z, (script.loss, script.metric), [
-            data_parallel_distributed_learner(C.sgd(script.z.parameters, C.learning_parameter_schedule(0.05)))])
+        script.trainer = C.Trainer(
+            script.z,
+            (script.loss, script.metric),
+            [
+                data_parallel_distributed_learner(
+                    C.sgd(script.z.parameters, C.learning_parameter_schedule(0.05))
+                )
+            ],
+        )
         script.arguments['trainer'] = script.trainer
     script.run([callback], epoch_size=epoch_size)
     return script.session.result.records
 
 
-@pytest.mark.parametrize('epoch_size, samples', [
-    (None, 2 * SAMPLES), ((1, DataUnit.sweep), 2 * SAMPLES), ((4, DataUnit.minibatch), 8 * 64)])
+@pytest.mark.parametrize(
+    'epoch_size, samples',
+    [(None, 2 * SAMPLES), ((1, DataUnit.sweep), 2 * SAMPLES), ((4, DataUnit.minibatch), 8 * 64)],
+)
 def test_distributed_learner_counts_by_the_learner_in_it(epoch_size, samples):
-    record, = in_epochs(epoch_size, Identity(epoch=2), distributed=True)
+    (record,) = in_epochs(epoch_size, Identity(epoch=2), distributed=True)
     assert record.samples == samples
     assert in_epochs(epoch_size, Identity(epoch=2))[0].samples == samples
 
@@ -45,16 +55,23 @@ def never(epoch_size, epoch, **options):
     return str(error.value)
 
 
-@pytest.mark.parametrize('epoch_size, epoch, words', [
-    (SAMPLES, 4, r'gives %d samples, so 3 is the last' % (3 * SAMPLES)), (None, 4, 'gives 3 sweeps, so 3 is the last'),
-    ((2, DataUnit.sweep), 2, 'gives 3 sweeps, so 1 is the last'),
-    (SAMPLES, (4, DataUnit.sweep), 'gives 3 sweeps, so 3 is the last')])
+@pytest.mark.parametrize(
+    'epoch_size, epoch, words',
+    [
+        (SAMPLES, 4, r'gives %d samples, so 3 is the last' % (3 * SAMPLES)),
+        (None, 4, 'gives 3 sweeps, so 3 is the last'),
+        ((2, DataUnit.sweep), 2, 'gives 3 sweeps, so 1 is the last'),
+        (SAMPLES, (4, DataUnit.sweep), 'gives 3 sweeps, so 3 is the last'),
+    ],
+)
 def test_epoch_behind_the_end_of_the_source(epoch_size, epoch, words):
     assert words in never(epoch_size, epoch, sweeps=3)
 
 
 def test_epoch_behind_the_end_of_a_text_source(tmpdir):
-    assert 'gives 3 sweeps, so 3 is the last' in never(None, 4, source='ctf', sweeps=3, folder=str(tmpdir))
+    assert 'gives 3 sweeps, so 3 is the last' in never(
+        None, 4, source='ctf', sweeps=3, folder=str(tmpdir)
+    )
 
 
 @pytest.mark.parametrize('epoch_size, epoch', [(None, 5), (SAMPLES, (5, DataUnit.sweep))])
@@ -64,7 +81,9 @@ def test_sweep_behind_max_samples(epoch_size, epoch):
 
 @pytest.mark.parametrize('epoch_size, epoch', [(None, 1), (SAMPLES, (1, DataUnit.sweep))])
 def test_sweeps_under_a_users_learner(epoch_size, epoch):
-    assert 'no sweeps where a UserLearner is the only or the first' in never(epoch_size, epoch, learner='user')
+    assert 'no sweeps where a UserLearner is the only or the first' in never(
+        epoch_size, epoch, learner='user'
+    )
 
 
 def test_last_epoch_of_a_source_comes():
@@ -81,52 +100,78 @@ def test_sequences_are_counted_in_steps():
     assert sources.sweep_of(source) == 8
 
 
-class Workers(object):
+class Workers:
     """What is asked of the workers of a run."""
 
     def __init__(self, count=2, block_momentum=False):
         self.count, self.drops_empty_minibatch = count, block_momentum
 
 
-@pytest.mark.parametrize('epoch_size, epoch, block_momentum, told, refused', [
-    (None, 1, False, False, True), (None, 1, False, True, False), (None, 1, True, True, True),
-    (None, 0, True, False, False),
-    (100, (1, DataUnit.sweep), False, False, True), (100, (0, DataUnit.sweep), True, False, False),
-    (100, 1, True, False, False), ((3, DataUnit.minibatch), 1, False, False, False),
-    ((3, DataUnit.minibatch), 1, True, False, True)])
+@pytest.mark.parametrize(
+    'epoch_size, epoch, block_momentum, told, refused',
+    [
+        (None, 1, False, False, True),
+        (None, 1, False, True, False),
+        (None, 1, True, True, True),
+        (None, 0, True, False, False),
+        (100, (1, DataUnit.sweep), False, False, True),
+        (100, (0, DataUnit.sweep), True, False, False),
+        (100, 1, True, False, False),
+        ((3, DataUnit.minibatch), 1, False, False, False),
+        ((3, DataUnit.minibatch), 1, True, False, True),
+    ],
+)
 def test_epochs_that_workers_count_apart(epoch_size, epoch, block_momentum, told, refused):
-    arguments = ([Identity(epoch=epoch)], Clock(epoch_size), [None], Workers(2, block_momentum), told)
+    arguments = (
+        [Identity(epoch=epoch)],
+        Clock(epoch_size),
+        [None],
+        Workers(2, block_momentum),
+        told,
+    )
     if not refused:
         callbacks.refuse_epochs_that_never_come(*arguments)
         return
-    with pytest.raises(ValueError, match='must come on all workers at once.*give epoch_size in samples'):
+    with pytest.raises(
+        ValueError, match='must come on all workers at once.*give epoch_size in samples'
+    ):
         callbacks.refuse_epochs_that_never_come(*arguments)
 
 
 def test_error_after_training_leaves_the_model():
     """A source of the user's own does not tell how much it gives."""
+
     class Unknown(C.io.MinibatchSourceFromData):
         pass
 
     script = Script(test=False, cross_validation=0)
-    source = Unknown(dict(x=(script.images, C.layers.typing.Tensor[1, 6, 6]),
-                          label=(script.labels, C.layers.typing.Tensor[5])), max_samples=SAMPLES)
+    source = Unknown(
+        dict(
+            x=(script.images, C.layers.typing.Tensor[1, 6, 6]),
+            label=(script.labels, C.layers.typing.Tensor[5]),
+        ),
+        max_samples=SAMPLES,
+    )
     streams = {script.x: source.streams['x'], script.label: source.streams['label']}
     with pytest.raises(ValueError, match='training ended after 700 samples'):
         script.run([Identity(epoch=2)], mb_source=source, model_inputs_to_streams=streams)
     result = script.session.result
-    assert not result.complete and result.model.eval({result.model.arguments[0]: script.images[:1]}).shape == (1, 5)
+    assert not result.complete and result.model.eval(
+        {result.model.arguments[0]: script.images[:1]}
+    ).shape == (1, 5)
 
 
 @pytest.mark.parametrize('callbacks', [[], None, [nc.Lower()]])
 def test_attach_needs_no_epoch_size_where_nothing_counts_epochs(callbacks):
     script = Script(dropout=False)
     with nc.attach(script.trainer, callbacks, data=(script.images[:9], script.labels[:9])) as run:
-        script.trainer.train_minibatch({script.x: script.images[:8], script.label: script.labels[:8]})
+        script.trainer.train_minibatch(
+            {script.x: script.images[:8], script.label: script.labels[:8]}
+        )
     assert run.result.complete
 
 
-class Cut(object):
+class Cut:
     """Truncated sequences of a text source, in a loop of the user's own."""
 
     def __init__(self, folder, lengths=(12,) * 6):
@@ -135,15 +180,34 @@ class Cut(object):
         with open(file, 'w') as stream:
             for number, length in enumerate(lengths):
                 for _ in range(length):
-                    stream.write('%d\t|x %s |y %s\n' % (number, ' '.join('%.3f' % v for v in random.rand(5)),
-                                                        ' '.join('%.3f' % v for v in random.rand(3))))
-        self.x, self.y = C.sequence.input_variable(5, name='x'), C.sequence.input_variable(3, name='y')
+                    stream.write(
+                        '%d\t|x %s |y %s\n'
+                        % (
+                            number,
+                            ' '.join(f'{v:.3f}' for v in random.rand(5)),
+                            ' '.join(f'{v:.3f}' for v in random.rand(3)),
+                        )
+                    )
+        self.x, self.y = C.sequence.input_variable(5, name='x'), C.sequence.input_variable(
+            3, name='y'
+        )
         z = C.layers.Sequential([C.layers.Recurrence(C.layers.LSTM(3)), C.layers.Dense(3)])(self.x)
-        self.trainer = C.Trainer(z, (C.cross_entropy_with_softmax(z, self.y), C.classification_error(z, self.y)), [
-            C.sgd(z.parameters, C.learning_parameter_schedule(0.05))])
-        self.source = C.io.MinibatchSource(C.io.CTFDeserializer(file, C.io.StreamDefs(
-            x=C.io.StreamDef(field='x', shape=5), y=C.io.StreamDef(field='y', shape=3))), randomize=False,
-            max_sweeps=2, truncation_length=3)
+        self.trainer = C.Trainer(
+            z,
+            (C.cross_entropy_with_softmax(z, self.y), C.classification_error(z, self.y)),
+            [C.sgd(z.parameters, C.learning_parameter_schedule(0.05))],
+        )
+        self.source = C.io.MinibatchSource(
+            C.io.CTFDeserializer(
+                file,
+                C.io.StreamDefs(
+                    x=C.io.StreamDef(field='x', shape=5), y=C.io.StreamDef(field='y', shape=3)
+                ),
+            ),
+            randomize=False,
+            max_sweeps=2,
+            truncation_length=3,
+        )
 
     def minibatches(self):
         streams = {self.x: self.source.streams['x'], self.y: self.source.streams['y']}
@@ -161,8 +225,11 @@ class Cut(object):
         return found
 
 
-@pytest.mark.parametrize('form', [dict, lambda minibatch: {key: data.data for key, data in minibatch.items()}],
-                         ids=['minibatch data', 'Values'])
+@pytest.mark.parametrize(
+    'form',
+    [dict, lambda minibatch: {key: data.data for key, data in minibatch.items()}],
+    ids=['minibatch data', 'Values'],
+)
 def test_swap_waits_for_new_sequences_of_a_source_that_cuts_them(form, tmpdir):
     plain = Cut(tmpdir).losses(form)
     script = Cut(tmpdir)
@@ -173,7 +240,18 @@ def test_swap_waits_for_new_sequences_of_a_source_that_cuts_them(form, tmpdir):
 
 
 def test_minibatches_that_go_on_with_sequences(tmpdir):
-    assert [continues_sequences(minibatch) for minibatch in Cut(tmpdir).minibatches()][:9] \
-        == [False, True, True, True, False, True, True, True, False]
-    whole = C.Value.create(C.sequence.input_variable(2), [np.zeros((3, 2), np.float32), np.zeros((1, 2), np.float32)])
+    assert [continues_sequences(minibatch) for minibatch in Cut(tmpdir).minibatches()][:9] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    whole = C.Value.create(
+        C.sequence.input_variable(2), [np.zeros((3, 2), np.float32), np.zeros((1, 2), np.float32)]
+    )
     assert not continues_sequences({1: whole}) and not continues_sequences({1: np.zeros((3, 2))})

@@ -1,4 +1,5 @@
-"""Event files of earlier runs: damaged ones keep no run from starting, and no clock scrambles a curve."""
+"""Event files of earlier runs: damaged ones keep no run from starting, and no clock scrambles a
+curve."""
 import os
 import struct
 import time
@@ -19,18 +20,19 @@ def run(folder, start, stop):
     board = nc.TensorBoard(folder, every=1)
     board.on_start(Run(samples=start))
     for samples in range(start + 100, stop + 1, 100):
-        board.on_minibatch(samples, samples / 1000., None)
-        board.on_evaluation(Evaluation('epoch', samples, samples // 100, samples / 1000.))
+        board.on_minibatch(samples, samples / 1000.0, None)
+        board.on_evaluation(Evaluation('epoch', samples, samples // 100, samples / 1000.0))
     board.close()
 
 
 def only_file(folder):
-    name, = os.listdir(str(folder))
+    (name,) = os.listdir(str(folder))
     return str(folder / name)
 
 
 def test_a_flipped_bit_anywhere_is_a_warning_at_most(tmp_path):
-    """Every byte of a file; the run resumes, and what TensorBoard still shows of the old file stays one curve."""
+    """Every byte of a file; the run resumes, and what TensorBoard still shows of the old file
+    stays one curve."""
     run(tmp_path / 'whole', 0, 500)
     with open(only_file(tmp_path / 'whole'), 'rb') as stream:
         whole = stream.read()
@@ -63,11 +65,16 @@ def test_a_cut_file_is_no_damage(tmp_path, recwarn):
         folder.mkdir()
         (folder / 'events.out.tfevents.1500000000.here').write_bytes(whole[:size])
         run(folder, 200, 400)
-    assert not [str(warning.message) for warning in recwarn if 'TensorBoard' in str(warning.message)]
+    assert not [
+        str(warning.message) for warning in recwarn if 'TensorBoard' in str(warning.message)
+    ]
 
 
-@pytest.mark.parametrize('content', [b'no events at all', os.urandom(5000), b'\0' * 100,
-                                     struct.pack('<QI', 1 << 62, 0)], ids=['text', 'noise', 'zeros', 'length'])
+@pytest.mark.parametrize(
+    'content',
+    [b'no events at all', os.urandom(5000), b'\0' * 100, struct.pack('<QI', 1 << 62, 0)],
+    ids=['text', 'noise', 'zeros', 'length'],
+)
 def test_a_file_that_was_never_one(tmp_path, content):
     (tmp_path / 'events.out.tfevents.1500000000.here').write_bytes(content)
     with pytest.warns(RuntimeWarning, match='is damaged at byte 0'):
@@ -78,21 +85,23 @@ def test_a_file_that_was_never_one(tmp_path, content):
 def test_a_large_length_with_its_checksum_is_a_cut_file(tmp_path):
     header = struct.pack('<Q', 1 << 62)
     (tmp_path / 'events.out.tfevents.1500000000.here').write_bytes(
-        header + event_records._checksum(header) + b'x' * 50)
+        header + event_records._checksum(header) + b'x' * 50
+    )
     run(tmp_path, 0, 200)
 
 
 def test_an_event_that_decodes_to_nothing(tmp_path):
     data, header = b'\xff' * 9, struct.pack('<Q', 9)
     (tmp_path / 'events.out.tfevents.1500000000.here').write_bytes(
-        header + event_records._checksum(header) + data + event_records._checksum(data))
+        header + event_records._checksum(header) + data + event_records._checksum(data)
+    )
     with pytest.warns(RuntimeWarning, match='is damaged'):
         run(tmp_path, 0, 200)
 
 
 def test_what_is_no_file_is_left_alone(tmp_path):
     (tmp_path / 'events.out.tfevents.folder').mkdir()
-    os.mkfifo(str(tmp_path / 'events.out.tfevents.pipe'))       # would block whoever opens it
+    os.mkfifo(str(tmp_path / 'events.out.tfevents.pipe'))  # would block whoever opens it
     os.symlink('/nowhere', str(tmp_path / 'events.out.tfevents.link'))
     run(tmp_path, 0, 200)
     assert len(os.listdir(str(tmp_path))) == 4
@@ -100,7 +109,8 @@ def test_what_is_no_file_is_left_alone(tmp_path):
 
 # The clock.
 
-class SetClock(object):
+
+class SetClock:
     """A machine's clock that is set as a test likes, and goes on by itself."""
 
     def __init__(self, monkeypatch):
@@ -108,14 +118,18 @@ class SetClock(object):
         monkeypatch.setattr(time, 'time', lambda: self._real() + self.ahead)
 
 
-@pytest.mark.parametrize('ahead', [(0, -3600, -7200), (0, 0, 0), (0, 3600, -10 ** 8), (0, 0, -1)], ids=str)
+@pytest.mark.parametrize(
+    'ahead', [(0, -3600, -7200), (0, 0, 0), (0, 3600, -(10**8)), (0, 0, -1)], ids=str
+)
 def test_a_clock_set_between_kill_and_resume(tmp_path, monkeypatch, ahead):
     clock = SetClock(monkeypatch)
     for start, clock.ahead in zip((0, 200, 300), ahead):
         run(tmp_path, start, start + 300)
         tensorboard._OPEN.clear()
     for tag in ('train/loss', 'recovery/metric'):
-        assert curve(tmp_path, tag) == [(step, round(step / 1000., 6)) for step in range(100, 601, 100)], tag
+        assert curve(tmp_path, tag) == [
+            (step, round(step / 1000.0, 6)) for step in range(100, 601, 100)
+        ], tag
         times = [event.wall_time for event in read(tmp_path).Scalars(tag)]
         assert times == sorted(times)
     assert len(os.listdir(str(tmp_path))) == 3
@@ -141,17 +155,27 @@ def test_time_goes_on_after_it_was_set_back(monkeypatch):
     assert first <= second < first + 5 and 9 < told.now() - second < 15
 
 
-@pytest.mark.parametrize('last', [
-    'events.out.tfevents.SOON.zzz', 'events.out.tfevents.9999999999.here.000007',
-    'events.out.tfevents.99999999999.here', 'events.out.tfevents.x', 'events.out.tfevents.',
-    'a_tfevents', 'z_tfevents',
-    'events.out.tfevents.1500000000.here'])
+@pytest.mark.parametrize(
+    'last',
+    [
+        'events.out.tfevents.SOON.zzz',
+        'events.out.tfevents.9999999999.here.000007',
+        'events.out.tfevents.99999999999.here',
+        'events.out.tfevents.x',
+        'events.out.tfevents.',
+        'a_tfevents',
+        'z_tfevents',
+        'events.out.tfevents.1500000000.here',
+    ],
+)
 def test_a_new_file_is_read_after_all_others(last):
     last = last.replace('SOON', '%d' % (time.time() + 5000))
     earlier = sorted(['events.out.tfevents.1400000000.host', last])
     for _ in range(4):
         name = file_name(earlier)
-        assert name not in earlier and name > max(each for each in earlier if each.startswith('events.out'))
+        assert name not in earlier and name > max(
+            each for each in earlier if each.startswith('events.out')
+        )
         earlier = sorted(earlier + [name])
 
 
@@ -161,6 +185,7 @@ def test_two_processes_that_start_together_get_a_file_each(tmp_path, monkeypatch
     def listed(folder):
         found = next(names)
         return sorted(os.listdir(folder)) if found is None else found
+
     monkeypatch.setattr(event_file, 'event_files', listed)
     monkeypatch.setattr(time, 'time', lambda: 1.6e9)
     first, second = EventFile(str(tmp_path)), EventFile(str(tmp_path))
@@ -168,23 +193,43 @@ def test_two_processes_that_start_together_get_a_file_each(tmp_path, monkeypatch
     second.scalar('a', 2.0, 2)
     first.close()
     second.close()
-    assert len(os.listdir(str(tmp_path))) == 2 and [step for step, _ in curve(tmp_path, 'a')] == [1, 2]
+    assert len(os.listdir(str(tmp_path))) == 2 and [step for step, _ in curve(tmp_path, 'a')] == [
+        1,
+        2,
+    ]
 
 
 # Tags and folders.
+
 
 def test_tags_that_become_the_same_are_told_apart(tmp_path):
     board = nc.TensorBoard(tmp_path)
     board.on_start(Run())
     names = ['a b', 'a_b', 'a:b', '/a_b', 'a_b_2', 'x', 'x_5', 'layer7', '', 'x']
-    board.on_optimization(nc.Record('First', 1, 10, layers=[
-        nc.LayerNote(name, (4, 4), rank=rank) for rank, name in enumerate(names, 1)]))
-    board.on_optimization(nc.Record('Second', 2, 20, layers=[
-        nc.LayerNote('a:b', (4, 4), rank=103), nc.LayerNote('a?b', (4, 4), rank=111)]))
+    board.on_optimization(
+        nc.Record(
+            'First',
+            1,
+            10,
+            layers=[nc.LayerNote(name, (4, 4), rank=rank) for rank, name in enumerate(names, 1)],
+        )
+    )
+    board.on_optimization(
+        nc.Record(
+            'Second',
+            2,
+            20,
+            layers=[nc.LayerNote('a:b', (4, 4), rank=103), nc.LayerNote('a?b', (4, 4), rank=111)],
+        )
+    )
     board.close()
     found = {tag: curve(tmp_path, tag) for tag in read(tmp_path).Tags()['scalars']}
-    assert sorted(value for points in found.values() for _, value in points) == list(range(1, 11)) + [103, 111]
-    assert sorted(len(points) for points in found.values()) == [1] * 10 + [2]     # a:b has both of its own
+    assert sorted(value for points in found.values() for _, value in points) == list(
+        range(1, 11)
+    ) + [103, 111]
+    assert sorted(len(points) for points in found.values()) == [1] * 10 + [
+        2
+    ]  # a:b has both of its own
     assert found['netopt/a_b/rank'] == [(10, 1.0)]
 
 
@@ -192,9 +237,15 @@ def test_numbers_that_are_not_known_are_left_out(tmp_path):
     """A network with a free axis has no number of multiply-adds."""
     board = nc.TensorBoard(tmp_path)
     board.on_start(Run(parameters=100))
-    board.on_optimization(nc.Record('X', 1, 10, layers=[
-        nc.LayerNote('h', (4, 4), rank=1, parameters_before=100, parameters_after=40)],
-                                   network_after=Totals(40, None, 0, 160)))
+    board.on_optimization(
+        nc.Record(
+            'X',
+            1,
+            10,
+            layers=[nc.LayerNote('h', (4, 4), rank=1, parameters_before=100, parameters_after=40)],
+            network_after=Totals(40, None, 0, 160),
+        )
+    )
     board.close()
     assert curve(tmp_path, 'netopt/parameters')[-1] == (10, 40.0)
     assert 'netopt/macs' not in read(tmp_path).Tags()['scalars']

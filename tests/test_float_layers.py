@@ -1,4 +1,5 @@
-"""`Lower(float_layers='native')`: float layers in segments are CNTK's within the tolerance, and all the rest is ==."""
+"""`Lower(float_layers='native')`: float layers in segments are CNTK's within the tolerance, and
+all the rest is ==."""
 import json
 
 import cntk as C
@@ -18,10 +19,19 @@ KINDS = [nc.BinarizeConvolution, nc.BinarizeDense]
 def entry_and_products(part, lowering, values):
     """Returns (entry, CNTK's sums of the float layers, exit)."""
     data = {lowering.reference.arguments[0]: values}
-    entry, found = nc.graph.evaluate([part.segment.entry.variable, part.segment.exit.variable], data)
-    probes = [float_gate.FloatLayerProbe(part, number, 1e-5) for number in range(len(part.program.products))]
-    products = [probe.compare(read) for probe, read in zip(probes, nc.graph.evaluate(
-        [probe.variable for probe in probes], data))]
+    entry, found = nc.graph.evaluate(
+        [part.segment.entry.variable, part.segment.exit.variable], data
+    )
+    probes = [
+        float_gate.FloatLayerProbe(part, number, 1e-5)
+        for number in range(len(part.program.products))
+    ]
+    products = [
+        probe.compare(read)
+        for probe, read in zip(
+            probes, nc.graph.evaluate([probe.variable for probe in probes], data)
+        )
+    ]
     assert all(probe.parity.passed for probe in probes), [str(probe.parity) for probe in probes]
     return entry, products, found
 
@@ -38,10 +48,18 @@ def test_the_default_leaves_float_layers_to_cntk_and_says_so():
 def test_a_whole_network_is_one_program():
     x, trained = binary_net()
     lowering = lower_segments(trained, 'native')
-    part, = lowering.segments
-    assert [op['op'] for op in part.program.ops] == ['float_convolution', 'convolution', 'convolution', 'or_pool', 'dense',
-                                                     'float_dense']
-    lowered, found = Lower(float_layers='native').run(trained, [kind() for kind in KINDS], [{x: images(x.shape, 50)}])
+    (part,) = lowering.segments
+    assert [op['op'] for op in part.program.ops] == [
+        'float_convolution',
+        'convolution',
+        'convolution',
+        'or_pool',
+        'dense',
+        'float_dense',
+    ]
+    lowered, found = Lower(float_layers='native').run(
+        trained, [kind() for kind in KINDS], [{x: images(x.shape, 50)}]
+    )
     assert [each.name for each in found.segments[0].floats] == ['float', 'float']
     assert found.segments[0].floats[0].values == 50 * 17 * 64 and found.segments[0].values == 50 * 3
     assert "float layer 'float', taken in: 54,400 sums within" in str(found)
@@ -65,7 +83,9 @@ def test_more_random_networks_with_their_last_layer(seed):
 def compare_random(seed):
     x, model = random_network(seed, layers=2 + seed % 3)
     random = np.random.RandomState(seed)
-    trained = binarized(model, values_of(x, 16, random, 0), **[dict(), dict(input_scale=None)][seed % 2])
+    trained = binarized(
+        model, values_of(x, 16, random, 0), **[dict(), dict(input_scale=None)][seed % 2]
+    )
     lowering = lower_segments(trained, 'native')
     for samples in (1, 3, 16):
         values = values_of(x, samples, random, 0)
@@ -75,12 +95,22 @@ def compare_random(seed):
             for implementation in nc.native.implementations():
                 program = nc.native.Program.from_state(fed.state(), implementation)
                 found = program(entry, *products)[0]
-                assert same_bits(found.reshape(expected.shape), expected), (part.name, implementation)
+                assert same_bits(found.reshape(expected.shape), expected), (
+                    part.name,
+                    implementation,
+                )
                 whole = part.program.program(implementation)(entry)
                 assert same_bits(whole, part.program.program()(entry)), (part.name, implementation)
 
 
-GEOMETRIES = [dict(strides=2), dict(strides=(2, 1)), dict(groups=2), dict(pad=False), dict(bias=False), dict(strides=(1, 3), pad=False)]
+GEOMETRIES = [
+    dict(strides=2),
+    dict(strides=(2, 1)),
+    dict(groups=2),
+    dict(pad=False),
+    dict(bias=False),
+    dict(strides=(1, 3), pad=False),
+]
 
 
 @pytest.mark.parametrize('options', GEOMETRIES, ids=str)
@@ -88,7 +118,7 @@ GEOMETRIES = [dict(strides=2), dict(strides=(2, 1)), dict(groups=2), dict(pad=Fa
 def test_a_float_convolution_of_every_geometry(options, implementation):
     x = C.input_variable((6, 9, 8))
     with C.layers.default_options(pad=True):
-        if 'groups' in options:     # CNTK's layer has none
+        if 'groups' in options:  # CNTK's layer has none
             W = C.parameter((10, 3, 3, 3), init=C.glorot_uniform())
             y = C.convolution(W, x, auto_padding=[False, True, True], name='float', **options)
         else:
@@ -98,13 +128,17 @@ def test_a_float_convolution_of_every_geometry(options, implementation):
     unsettle(model, np.random.RandomState(3))
     trained = binarized(model, images(x.shape, 20), input_scale=None)
     lowering = lower_segments(trained, 'native')
-    part, = lowering.segments
+    (part,) = lowering.segments
     assert part.program.ops[0]['op'] == 'float_convolution' and not lowering.reasons
     values = images(x.shape, 5, seed=2)
     entry, products, expected = entry_and_products(part, lowering, values)
-    program = nc.native.Program.from_state(part.program.program_with_products().state(), implementation)
+    program = nc.native.Program.from_state(
+        part.program.program_with_products().state(), implementation
+    )
     assert same_bits(program(entry, *products)[0], expected)
-    sums = nc.native.Program.from_state(part.program.program_of_product(0).state(), implementation)(entry)
+    sums = nc.native.Program.from_state(part.program.program_of_product(0).state(), implementation)(
+        entry
+    )
     assert np.abs(sums - products[0]).max() <= 1e-5 * np.abs(products[0]).max()
 
 
@@ -112,10 +146,13 @@ def test_layers_without_blocks_are_taken_in():
     x = C.input_variable((4, 6, 6))
     W = C.parameter((8, 4, 3, 3), init=C.glorot_uniform())
     y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(
-        C.convolution(W, x, auto_padding=[False, True, True], name='float') + 0.25)
+        C.convolution(W, x, auto_padding=[False, True, True], name='float') + 0.25
+    )
     V = C.parameter((8, 6, 6, 3), init=C.glorot_uniform())
     trained = binarized(C.times(y, V, name='float'), input_scale=None)
-    lowered, found = Lower(float_layers='native').run(trained, [kind() for kind in KINDS], [{x: images(x.shape, 9)}])
+    lowered, found = Lower(float_layers='native').run(
+        trained, [kind() for kind in KINDS], [{x: images(x.shape, 9)}]
+    )
     assert len(found.segments[0].floats) == 2 and of_segments(lowered) == ['one']
 
 
@@ -123,35 +160,49 @@ def test_a_residual_network_is_one_segment():
     x = C.input_variable((4, 6, 6))
 
     def block(y, filters, stride):
-        z = C.layers.Convolution2D((3, 3), filters, pad=True, strides=stride, bias=False, name='block')(y)
+        z = C.layers.Convolution2D(
+            (3, 3), filters, pad=True, strides=stride, bias=False, name='block'
+        )(y)
         z = C.layers.BatchNormalization(map_rank=1)(z)
         if stride > 1:
             y = C.layers.Convolution2D((1, 1), filters, strides=stride, bias=False, name='down')(y)
         return C.relu(z + y)
 
     y = C.layers.Convolution2D((3, 3), 8, pad=True, name='float')(x)
-    model = C.layers.Dense(3, name='float')(C.layers.GlobalAveragePooling()(block(block(y, 8, 1), 16, 2)))
+    model = C.layers.Dense(3, name='float')(
+        C.layers.GlobalAveragePooling()(block(block(y, 8, 1), 16, 2))
+    )
     unsettle(model, np.random.RandomState(1))
     trained = binarized(model, images(x.shape, 20), keep=('float', 'down'))
     assert len(lower_segments(trained).segments) > 1
-    lowered, found = Lower(float_layers='native').run(trained, [kind() for kind in KINDS], [{x: images(x.shape, 30)}])
-    part, = found.segments
-    assert [each.name for each in part.floats] == ['float', 'down', 'float'] and len(part.layers) == 2
+    lowered, found = Lower(float_layers='native').run(
+        trained, [kind() for kind in KINDS], [{x: images(x.shape, 30)}]
+    )
+    (part,) = found.segments
+    assert [each.name for each in part.floats] == ['float', 'down', 'float'] and len(
+        part.layers
+    ) == 2
 
 
 def test_what_cannot_be_taken_in_is_left_to_cntk():
     x = C.input_variable((4, 6, 6))
     y = C.layers.Convolution2D((3, 3), 8, pad=True, dilation=2, name='float')(x)
-    trained = binarized(C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(C.layers.Dropout(0.5)(y)), input_scale=None)
+    trained = binarized(
+        C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(C.layers.Dropout(0.5)(y)),
+        input_scale=None,
+    )
     lowering = lower_segments(trained, 'native')
     assert [op['op'] for op in lowering.segments[0].program.ops] == ['pack', 'convolution']
     y = C.layers.ConvolutionTranspose2D((3, 3), 8, pad=True, name='float')(x)
-    trained = binarized(C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(y), input_scale=None)
+    trained = binarized(
+        C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(y), input_scale=None
+    )
     lowering = lower_segments(trained, 'native')
     assert [op['op'] for op in lowering.segments[0].program.ops] == ['pack', 'convolution']
 
 
 # The gate
+
 
 def changed(monkeypatch, change):
     """Lets programs be written wrongly."""
@@ -159,7 +210,7 @@ def changed(monkeypatch, change):
 
     class Wrong(honest):
         def __init__(self, segment):
-            super(Wrong, self).__init__(segment)
+            super().__init__(segment)
             change(self)
 
     monkeypatch.setattr(segment_pass, 'SegmentProgram', Wrong)
@@ -168,7 +219,9 @@ def changed(monkeypatch, change):
 def refused(match):
     x, trained = binary_net()
     with pytest.raises(LoweringError, match=match) as caught:
-        Lower(float_layers='native').run(trained, [kind() for kind in KINDS], [{x: images(x.shape, 20)}])
+        Lower(float_layers='native').run(
+            trained, [kind() for kind in KINDS], [{x: images(x.shape, 20)}]
+        )
     return caught.value.parity.segments[0]
 
 
@@ -176,17 +229,27 @@ def test_a_wrong_float_layer_is_named(monkeypatch):
     def change(program):
         _, op = program.products[0]
         op['weights'] = op['weights'] * np.float32(1.001)
+
     changed(monkeypatch, change)
     part = refused("segment 'float_to_float'|segment 'second_to_dense', layer 'float'")
-    assert 1e-4 < part.floats[0].error < 1e-2 and part.floats[1].passed and all(layer.integers for layer in part.layers)
+    assert (
+        1e-4 < part.floats[0].error < 1e-2
+        and part.floats[1].passed
+        and all(layer.integers for layer in part.layers)
+    )
 
 
 def test_a_wrong_threshold_behind_a_float_layer_is_found_bit_by_bit(monkeypatch):
     def change(program):
         program.ops[1]['sum_threshold'] = program.ops[1]['sum_threshold'] + 5
+
     changed(monkeypatch, change)
     part = refused("layer 'third'")
-    assert part.floats[0].passed and part.layers[0].different_integers == 0 and part.layers[1].different_integers > 0
+    assert (
+        part.floats[0].passed
+        and part.layers[0].different_integers == 0
+        and part.layers[1].different_integers > 0
+    )
 
 
 def test_a_bit_that_ties_within_the_tolerance_is_admitted_and_no_other(monkeypatch):
@@ -194,6 +257,7 @@ def test_a_bit_that_ties_within_the_tolerance_is_admitted_and_no_other(monkeypat
         _, op = program.products[0]
         op['low'] = np.where(np.isfinite(op['low']), op['low'] + np.float32(shift), op['low'])
         op['high'] = np.where(np.isfinite(op['high']), op['high'] + np.float32(shift), op['high'])
+
     shift = 0.5
     changed(monkeypatch, change)
     part = refused("layer 'second'")
@@ -203,19 +267,26 @@ def test_a_bit_that_ties_within_the_tolerance_is_admitted_and_no_other(monkeypat
 def test_a_summary_counts_float_layers_of_a_segment():
     x, trained = binary_net()
     rows = count.rows(lower_segments(trained, 'native').model)
-    row, = [row for row in rows if row.kind == 'BinarySegmentOp']
+    (row,) = (row for row in rows if row.kind == 'BinarySegmentOp')
     by_cntk = count.rows(lower_segments(trained).model)
-    inside, = [row for row in by_cntk if row.kind == 'BinarySegmentOp']
+    (inside,) = (row for row in by_cntk if row.kind == 'BinarySegmentOp')
     floats = [row for row in by_cntk if row.name == 'float']
-    assert row.macs == inside.macs + sum(each.macs for each in floats) and row.binary_macs == inside.binary_macs
+    assert (
+        row.macs == inside.macs + sum(each.macs for each in floats)
+        and row.binary_macs == inside.binary_macs
+    )
     assert row.binary_weights == inside.binary_weights
     assert row.parameters >= inside.parameters + 17 * 27 + 40 * 3
 
 
 def test_the_report_says_what_it_buys():
     x, trained = binary_net()
-    _, found = Lower(float_layers='native').run(trained, [kind() for kind in KINDS], [{x: images(x.shape, 9)}], timed=True)
-    assert all(timing.in_cntk_seconds > 0 for timing in found.speed.timings) and "float_layers='native' makes it" in str(found)
+    _, found = Lower(float_layers='native').run(
+        trained, [kind() for kind in KINDS], [{x: images(x.shape, 9)}], timed=True
+    )
+    assert all(
+        timing.in_cntk_seconds > 0 for timing in found.speed.timings
+    ) and "float_layers='native' makes it" in str(found)
 
 
 def test_saved_and_loaded(tmp_path):
@@ -223,4 +294,6 @@ def test_saved_and_loaded(tmp_path):
     lowered = lower_segments(trained, 'native').model
     lowered.save(str(tmp_path / 'lowered.model'))
     values = images(x.shape, 4)
-    assert same_bits(C.load_model(str(tmp_path / 'lowered.model')).eval(values), lowered.eval(values))
+    assert same_bits(
+        C.load_model(str(tmp_path / 'lowered.model')).eval(values), lowered.eval(values)
+    )

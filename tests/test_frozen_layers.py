@@ -1,4 +1,5 @@
-"""Layers that cannot be changed, or are not this trainer's to change: told, counted, and left alone."""
+"""Layers that cannot be changed, or are not this trainer's to change: told, counted, and left
+alone."""
 import cntk as C
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from netopt_callbacks import count, graph, summary
 
 def network():
     x = C.input_variable(12, name='x')
-    return x, C.layers.Sequential([C.layers.Dense(10, activation=C.tanh, name='base'),
-                                   C.layers.Dense(8, name='head')])(x)
+    return x, C.layers.Sequential(
+        [C.layers.Dense(10, activation=C.tanh, name='base'), C.layers.Dense(8, name='head')]
+    )(x)
 
 
 def frozen():
@@ -26,13 +28,19 @@ def test_the_error_says_that_layers_are_frozen():
     with pytest.raises(ValueError) as caught:
         nc.FactorDense(rank=2).transform(whole)
     for name, sides in (('base', '12x10'), ('head', '10x8')):
-        assert "Dense '%s' (W of %s), which is none (it is frozen" % (name, sides) in str(caught.value)
+        assert f"Dense '{name}' (W of {sides}), which is none (it is frozen" in str(caught.value)
     images = C.input_variable((1, 6, 6))
-    convolution = C.layers.Convolution2D((3, 3), 4, name='conv')(images).clone(C.CloneMethod.freeze, {})
-    with pytest.raises(ValueError, match=r"Convolution 'conv' \(W of 4x1x3x3\), which is none \(it is frozen"):
+    convolution = C.layers.Convolution2D((3, 3), 4, name='conv')(images).clone(
+        C.CloneMethod.freeze, {}
+    )
+    with pytest.raises(
+        ValueError, match=r"Convolution 'conv' \(W of 4x1x3x3\), which is none \(it is frozen"
+    ):
         nc.BinarizeConvolution().transform(convolution)
     bare = C.times(C.input_variable(4), C.constant(np.ones((4, 3), 'f')), name='bare')
-    with pytest.raises(ValueError, match=r"Dense 'bare' \(W of 4x3\), which is none \(it is frozen"):
+    with pytest.raises(
+        ValueError, match=r"Dense 'bare' \(W of 4x3\), which is none \(it is frozen"
+    ):
         nc.FactorDense(rank=2).transform(bare)
 
 
@@ -60,11 +68,11 @@ def test_statistics_of_a_batch_normalization_are_no_frozen_weights():
     x = C.input_variable((2, 4, 4))
     for method, expected in ((C.CloneMethod.clone, (4, 0)), (C.CloneMethod.freeze, (0, 4))):
         model = C.layers.BatchNormalization(map_rank=1, name='norm')(x).clone(method, {})
-        row, = count.rows(model)
+        (row,) = count.rows(model)
         assert (row.parameters, row.frozen) == expected
 
 
-class Two(object):
+class Two:
     """A generator whose trainer reads a discriminator that another trainer trains."""
 
     def __init__(self):
@@ -79,12 +87,14 @@ class Two(object):
     def run(self, *optimizations):
         with nc.attach(self.trainer, list(optimizations), epoch_size=4) as run:
             for _ in range(3):
-                self.trainer.train_minibatch({self.noise: np.random.RandomState(0).rand(4, 6).astype('f')})
+                self.trainer.train_minibatch(
+                    {self.noise: np.random.RandomState(0).rand(4, 6).astype('f')}
+                )
         return run.result.records
 
 
 def test_layers_that_no_learner_trains_are_left_where_nobody_asks_for_them():
-    record, = Two().run(nc.FactorDense(1, rank=2))
+    (record,) = Two().run(nc.FactorDense(1, rank=2))
     notes = {note.name: note for note in record.layers}
     assert notes['make'].rank == 2 and notes['make'].skipped is None
     assert 'no learner of the trainer trains it' in notes['judge'].skipped
@@ -93,15 +103,18 @@ def test_layers_that_no_learner_trains_are_left_where_nobody_asks_for_them():
 
 
 def test_a_filter_that_takes_them_has_them():
-    record, = Two().run(nc.FactorDense(1, rank=2, filter_function=lambda layer: True))
+    (record,) = Two().run(nc.FactorDense(1, rank=2, filter_function=lambda layer: True))
     assert {note.name: note.rank for note in record.layers} == {'make': 2, 'judge': 2}
 
 
 def test_where_none_is_trained_it_is_told_before_training():
     two = Two()
     two.run(nc.FactorDense(1, rank=2))
-    with pytest.raises(ValueError, match="FactorDense: expected a Dense layer.*no learner of the trainer trains it: "
-                                         "Dense 'judge'"):
+    with pytest.raises(
+        ValueError,
+        match="FactorDense: expected a Dense layer.*no learner of the trainer trains it: "
+        "Dense 'judge'",
+    ):
         two.run(nc.FactorDense(1, rank=2))
 
 
@@ -113,7 +126,7 @@ def test_what_an_earlier_optimization_adds_is_trained_too():
             return self.transform(model)
 
         def transform(self, model):
-            layer, = graph.layers(model, lambda layer: layer.name == 'make')
+            (layer,) = graph.layers(model, lambda layer: layer.name == 'make')
             W = C.Parameter(layer.W.shape, init=layer.W.value, name='W')
             new = graph.substitute(model, {layer.W: W})
             return nc.Transformed(new, replaced=[nc.Replaced('make', (layer.W,), (W,))])

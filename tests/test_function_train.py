@@ -13,19 +13,30 @@ from user_script import SAMPLES, Identity, Script
 def train(how, callbacks=(), **options):
     script = Script()
     criterion = C.combine([script.loss, script.metric])
-    summary = how(criterion, (script.images, script.labels), minibatch_size=64, max_epochs=3,
-                  parameter_learners=script.learners, callbacks=[script.log] + list(callbacks),
-                  **options)
+    summary = how(
+        criterion,
+        (script.images, script.labels),
+        minibatch_size=64,
+        max_epochs=3,
+        parameter_learners=script.learners,
+        callbacks=[script.log] + list(callbacks),
+        **options,
+    )
     events = [event for event in script.log.events if event[0] != 'write']
-    return summary, (repr(events), b''.join(p.value.tobytes() for p in criterion.parameters),
-                     repr(summary.epoch_summaries), repr(summary.updates))
+    return summary, (
+        repr(events),
+        b''.join(p.value.tobytes() for p in criterion.parameters),
+        repr(summary.epoch_summaries),
+        repr(summary.updates),
+    )
 
 
 def test_signature_begins_as_cntks():
     theirs = list(inspect.signature(C.Function.train).parameters.values())[1:]
     ours = list(inspect.signature(nc.train).parameters.values())[1:]
-    assert [(p.name, p.default) for p in ours[:len(theirs)]] \
-        == [(p.name, p.default) for p in theirs]
+    assert [(p.name, p.default) for p in ours[: len(theirs)]] == [
+        (p.name, p.default) for p in theirs
+    ]
 
 
 @pytest.mark.parametrize('epochs', [(), (1,), (0, 2, 3)], ids=str)
@@ -36,8 +47,10 @@ def test_identity_equals_function_train(epochs):
 
 
 def test_result_holds_the_optimized_model():
-    summary, _ = train(nc.train, [nc.FactorDense(
-        epoch=1, rank=3, filter_function=lambda layer: layer.name == 'hidden')])
+    summary, _ = train(
+        nc.train,
+        [nc.FactorDense(epoch=1, rank=3, filter_function=lambda layer: layer.name == 'hidden')],
+    )
     assert 'W2' in [parameter.name for parameter in summary.result.model.parameters]
     assert summary.result.records[0].samples == SAMPLES
 
@@ -71,7 +84,7 @@ class Inner(nc.Observer):
     """Trains another network while the first is trained."""
 
     def __init__(self, how):
-        super(Inner, self).__init__()
+        super().__init__()
         self.how = how
         self.summary = None
 
@@ -94,8 +107,11 @@ def test_function_train_of_another_thread_is_cntks():
 
     class Threads(nc.Observer):
         def on_start(self, run):
-            other = threading.Thread(target=lambda: found.append(
-                sys.modules['cntk.train.training_session'].training_session))
+            other = threading.Thread(
+                target=lambda: found.append(
+                    sys.modules['cntk.train.training_session'].training_session
+                )
+            )
             other.start()
             other.join()
 
@@ -114,5 +130,7 @@ def test_interrupt_carries_the_partial_result():
 
 
 def test_epoch_after_max_epochs_is_refused_before_training():
-    with pytest.raises(ValueError, match=r'Identity\(epoch=9\) is after the last epoch, max_epochs=3'):
+    with pytest.raises(
+        ValueError, match=r'Identity\(epoch=9\) is after the last epoch, max_epochs=3'
+    ):
         train(nc.train, [Identity(epoch=9)])

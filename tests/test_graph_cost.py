@@ -1,4 +1,5 @@
-"""What finding, replacing and counting layers asks CNTK for: linear in the number of layers (times: `tests.bench_graph`)."""
+"""What finding, replacing and counting layers asks CNTK for: linear in the number of layers
+(times: `tests.bench_graph`)."""
 import collections
 import sys
 
@@ -30,11 +31,19 @@ def networks():
     return deep_network(30), deep_network(240)
 
 
-@pytest.mark.parametrize('function', [graph.layers, graph.other_products, two_replaced, count.whole],
-                         ids=lambda function: function.__name__)
+@pytest.mark.parametrize(
+    'function',
+    [graph.layers, graph.other_products, two_replaced, count.whole],
+    ids=lambda function: function.__name__,
+)
 def test_eight_times_the_layers_take_eight_times_the_calls(function, networks):
-    """And few Functions are asked for their outputs: CNTK goes through all the graph below each that is."""
+    """And few Functions are asked for their outputs: CNTK goes through all the graph below each
+    that is."""
     small, large = (calls_of(function, network) for network in networks)
-    assert large['Function_inputs'] > 240           # it was seen
-    assert {name: (small[name], number) for name, number in large.items() if number > 8.5 * small[name] + 20} == {}
+    assert large['Function_inputs'] > 240  # it was seen
+    assert {
+        name: (small[name], number)
+        for name, number in large.items()
+        if number > 8.5 * small[name] + 20
+    } == {}
     assert large['Function_outputs'] < 2 * 240

@@ -5,7 +5,9 @@ import re
 import cntk as C
 import numpy as np
 
-GUIDE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'docs', 'graph.md')
+GUIDE = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'docs', 'graph.md'
+)
 
 
 def snippets(*words):
@@ -26,17 +28,20 @@ def test_the_optimization_of_the_guide_works():
     data = np.random.RandomState(0).randn(5, 20).astype('f')
     hidden = np.maximum(data.dot(kept) + model.hidden.b.value, 0)
     second = [p for p in model.parameters if p.shape == (30, 2)][0]
-    np.testing.assert_allclose(pruned.eval({x: data}), hidden.dot(second.value), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        pruned.eval({x: data}), hidden.dot(second.value), rtol=1e-5, atol=1e-6
+    )
     assert pruned.hidden.op_name == 'DensePruned'
     assert sorted(p.uid for p in pruned.parameters) == sorted(p.uid for p in model.parameters)
 
 
 def test_every_name_the_guide_gives_a_layer_exists():
     from netopt_callbacks import graph
+
     with open(GUIDE) as file:
         table = file.read().split('| `Layer` | |')[1].split('\n\n')[0]
     model = C.layers.Dense(3, name='d')(C.input_variable(4))
-    layer, = graph.layers(model)
+    (layer,) = graph.layers(model)
     for cell in re.findall(r'^\| (.*?) \|', table, re.MULTILINE):
         for name in re.findall(r'`(\w+)', cell):
             assert hasattr(layer, name), name

@@ -7,7 +7,9 @@ from netopt_callbacks import graph
 
 import graph_networks as networks
 
-every_network = pytest.mark.parametrize('network', networks.ALL, ids=lambda network: network.__name__)
+every_network = pytest.mark.parametrize(
+    'network', networks.ALL, ids=lambda network: network.__name__
+)
 
 
 def twin(layer):
@@ -15,12 +17,21 @@ def twin(layer):
     data = C.placeholder()
     attributes = layer.attributes
     if layer.op_name == 'Dense':
-        core = C.times(data, layer.W, output_rank=attributes['outputRank'],
-                       infer_input_rank_to_map=attributes['inferInputRankToMap'])
+        core = C.times(
+            data,
+            layer.W,
+            output_rank=attributes['outputRank'],
+            infer_input_rank_to_map=attributes['inferInputRankToMap'],
+        )
     else:
-        core = C.convolution(layer.W, data, strides=attributes['strides'],
-                             auto_padding=attributes['autoPadding'], groups=attributes['groups'],
-                             sequential=attributes['sequential'])
+        core = C.convolution(
+            layer.W,
+            data,
+            strides=attributes['strides'],
+            auto_padding=attributes['autoPadding'],
+            groups=attributes['groups'],
+            sequential=attributes['sequential'],
+        )
     return layer.rebuilt(core, 'Twin')
 
 
@@ -33,8 +44,9 @@ def same_face(old, new):
     assert sorted(uids(new.arguments)) == sorted(uids(old.arguments))
     assert [output.shape for output in new.outputs] == [output.shape for output in old.outputs]
     assert [output.dtype for output in new.outputs] == [output.dtype for output in old.outputs]
-    assert ([output.dynamic_axes for output in new.outputs]
-            == [output.dynamic_axes for output in old.outputs])
+    assert [output.dynamic_axes for output in new.outputs] == [
+        output.dynamic_axes for output in old.outputs
+    ]
     assert [output.name for output in new.outputs] == [output.name for output in old.outputs]
     assert new.root_function.name == old.root_function.name
 
@@ -99,8 +111,11 @@ def test_packed_weights_compute_the_same_and_come_back(network):
     assert not set(uids(weights)) & set(uids(new.parameters))
 
     by_uid = {W.uid: W for W in weights}
-    back = {function.output: by_uid[function.name.split()[1]] for function in graph.walk(new)
-            if function.name.startswith('packed ')}
+    back = {
+        function.output: by_uid[function.name.split()[1]]
+        for function in graph.walk(new)
+        if function.name.startswith('packed ')
+    }
     old = graph.substitute(new, back)
     same_face(model, old)
     same_values(model, old, data)
@@ -116,8 +131,11 @@ def test_a_clone_shares_parameters_and_arguments(network):
     assert uids(new.parameters) == uids(model.parameters)
 
 
-@pytest.mark.parametrize('network', [networks.nested, networks.recurrent, networks.sequential],
-                         ids=lambda network: network.__name__)
+@pytest.mark.parametrize(
+    'network',
+    [networks.nested, networks.recurrent, networks.sequential],
+    ids=lambda network: network.__name__,
+)
 def test_an_edited_model_is_saved_and_loaded(network, tmp_path):
     model, data = network()
     new = graph.replace(model, {layer: twin(layer) for layer in graph.layers(model)})
@@ -125,12 +143,17 @@ def test_an_edited_model_is_saved_and_loaded(network, tmp_path):
     loaded = C.load_model(str(tmp_path / 'model'))
     by_name = {argument.name: data[argument] for argument in model.arguments}
     data = {argument: by_name[argument.name] for argument in loaded.arguments}
-    assert np.array_equal(networks.values(loaded, data)[0], networks.values(model, dict(
-        zip(model.arguments, by_name.values())))[0])
+    assert np.array_equal(
+        networks.values(loaded, data)[0],
+        networks.values(model, dict(zip(model.arguments, by_name.values())))[0],
+    )
 
 
-@pytest.mark.parametrize('network', [networks.nested, networks.recurrent, networks.skip_links,
-                                     networks.bare], ids=lambda network: network.__name__)
+@pytest.mark.parametrize(
+    'network',
+    [networks.nested, networks.recurrent, networks.skip_links, networks.bare],
+    ids=lambda network: network.__name__,
+)
 def test_gradients_are_those_of_the_original(network):
     model, data = network()
     new = graph.replace(model, {layer: twin(layer) for layer in graph.layers(model)})
@@ -144,13 +167,17 @@ def test_gradients_are_those_of_the_original(network):
 def test_a_layer_that_reads_a_replaced_layer_reads_the_new_one():
     model, data = networks.several_outputs()
     a, b = graph.layers(model)
-    double = [layer.rebuilt(C.times(C.placeholder(), C.constant(2 * layer.W.value)), 'Double')
-              for layer in (a, b)]
+    double = [
+        layer.rebuilt(C.times(C.placeholder(), C.constant(2 * layer.W.value)), 'Double')
+        for layer in (a, b)
+    ]
     new = graph.replace(model, dict(zip((a, b), double)))
     x = next(iter(data.values()))
     hidden = x.dot(2 * a.W.value) + a.b.value
     out = hidden.dot(2 * b.W.value) + b.b.value
-    for expected, received in zip([out, hidden, np.maximum(out, 0), x * x], networks.values(new, data)):
+    for expected, received in zip(
+        [out, hidden, np.maximum(out, 0), x * x], networks.values(new, data)
+    ):
         np.testing.assert_allclose(received, expected.ravel(), rtol=1e-5, atol=1e-6)
 
 
@@ -178,7 +205,7 @@ def test_an_expression_may_read_the_parameter_it_replaces():
     x = C.input_variable(3)
     model = C.layers.Dense(2, name='d')(x)
     new = graph.substitute(model, {model.W: 3 * model.W})
-    data = np.float32([[1, -2, .5]])
+    data = np.float32([[1, -2, 0.5]])
     assert np.allclose(new.eval({x: data}), data.dot(3 * model.W.value))
     assert uids(new.parameters) == uids(model.parameters)
 
@@ -202,10 +229,14 @@ def test_an_output_of_the_model_is_substituted():
     assert [output.uid for output in new.outputs[:1]] == [output.uid for output in new.outputs[1:]]
 
 
-@pytest.mark.parametrize('function, said', [
-    (lambda: C.placeholder() + C.placeholder(), 'one placeholder'),
-    (lambda: C.square(C.input_variable(3)), 'one placeholder'),
-    (lambda: C.combine([C.square(C.placeholder()), C.constant(1)]), 'one output')])
+@pytest.mark.parametrize(
+    'function, said',
+    [
+        (lambda: C.placeholder() + C.placeholder(), 'one placeholder'),
+        (lambda: C.square(C.input_variable(3)), 'one placeholder'),
+        (lambda: C.combine([C.square(C.placeholder()), C.constant(1)]), 'one output'),
+    ],
+)
 def test_a_new_function_that_is_not_unapplied_is_refused(function, said):
     model, _ = networks.sequential()
     layer = graph.layers(model, lambda block: block.name == 'hidden')[0]
@@ -251,7 +282,7 @@ class Doubled(C.ops.functions.UserFunction):
     """2 x in Python, with a backward pass."""
 
     def __init__(self, x, name='doubled'):
-        super(Doubled, self).__init__([x], as_numpy=True, name=name)
+        super().__init__([x], as_numpy=True, name=name)
 
     def forward(self, x, device=None, outputs_to_retain=None):
         return None, 2 * x
@@ -260,8 +291,11 @@ class Doubled(C.ops.functions.UserFunction):
         return 2 * root_gradients
 
     def infer_outputs(self):
-        return [C.output_variable(self.inputs[0].shape, self.inputs[0].dtype,
-                                  self.inputs[0].dynamic_axes)]
+        return [
+            C.output_variable(
+                self.inputs[0].shape, self.inputs[0].dtype, self.inputs[0].dynamic_axes
+            )
+        ]
 
     def serialize(self):
         return {}
@@ -276,12 +310,17 @@ def test_a_user_function_takes_a_layers_place_and_trains():
     model = C.layers.Dense(2, name='d')(x)
     layer = graph.layers(model)[0]
     data = C.placeholder(4, layer.input.dynamic_axes)
-    new = graph.replace(model, {layer: layer.rebuilt(C.times(C.user_function(Doubled(data)), layer.W), 'D')})
+    new = graph.replace(
+        model, {layer: layer.rebuilt(C.times(C.user_function(Doubled(data)), layer.W), 'D')}
+    )
     value = np.float32([[1, 2, 3, 4]])
     assert np.allclose(new.eval({x: value}), 2 * value.dot(layer.W.value))
     again = graph.clone_shared(new)
-    trainer = C.Trainer(again, C.squared_error(again, y),
-                        [C.sgd(again.parameters, C.learning_parameter_schedule(.01))])
+    trainer = C.Trainer(
+        again,
+        C.squared_error(again, y),
+        [C.sgd(again.parameters, C.learning_parameter_schedule(0.01))],
+    )
     before = layer.W.value.copy()
     trainer.train_minibatch({x: value, y: np.float32([[1, 0]])})
     assert not np.array_equal(before, layer.W.value)

@@ -12,20 +12,24 @@ def names(model, *arguments, **options):
     return [layer.name for layer in graph.layers(model, *arguments, **options)]
 
 
-@pytest.mark.parametrize('network, expected', [
-    (networks.sequential, ['conv', 'hidden', 'classify']),
-    (networks.every_dense, ['tensor', 'mapped', 'prelu', 'out']),
-    (networks.bare, ['maps', 'hidden', 'out']),
-    (networks.skip_links, ['first', 'second', 'left', 'right']),
-    (networks.several_outputs, ['a', 'b']),
-    (networks.criterion, ['a', 'b', 'a', 'b']),
-    (networks.nested, ['outer', 'inner', 'outer', 'inner', 'top']),
-    (networks.recurrent, ['step', 'fold', 'out']),
-    (networks.recurrent_block, ['', 'out']),
-    (networks.batch_normalized, ['conv', 'out']),
-    (networks.convolutions, ['planes', 'grouped', 'line']),
-    (networks.sequential_convolution, ['steps']),
-], ids=lambda value: getattr(value, '__name__', ''))
+@pytest.mark.parametrize(
+    'network, expected',
+    [
+        (networks.sequential, ['conv', 'hidden', 'classify']),
+        (networks.every_dense, ['tensor', 'mapped', 'prelu', 'out']),
+        (networks.bare, ['maps', 'hidden', 'out']),
+        (networks.skip_links, ['first', 'second', 'left', 'right']),
+        (networks.several_outputs, ['a', 'b']),
+        (networks.criterion, ['a', 'b', 'a', 'b']),
+        (networks.nested, ['outer', 'inner', 'outer', 'inner', 'top']),
+        (networks.recurrent, ['step', 'fold', 'out']),
+        (networks.recurrent_block, ['', 'out']),
+        (networks.batch_normalized, ['conv', 'out']),
+        (networks.convolutions, ['planes', 'grouped', 'line']),
+        (networks.sequential_convolution, ['steps']),
+    ],
+    ids=lambda value: getattr(value, '__name__', ''),
+)
 def test_layers_are_found_inputs_first(network, expected):
     assert names(network()[0]) == expected
 
@@ -48,7 +52,9 @@ def test_a_layer_behaves_like_the_block():
     assert layer.b.uid == block.b.uid
     assert layer.output.uid == block.output.uid and layer.input.uid == block.inputs[2].uid
     assert np.array_equal(layer.W.value, block.W.value)
-    assert layer.uid == block.uid and layer.is_block and layer.block_root.uid == block.block_root.uid
+    assert (
+        layer.uid == block.uid and layer.is_block and layer.block_root.uid == block.block_root.uid
+    )
     assert layer.attributes['outputRank'] == 1 and layer.core.op_name == 'Times'
     with pytest.raises(AttributeError):
         layer.no_such_attribute
@@ -69,42 +75,65 @@ def test_a_bias_that_others_read_past_is_none_of_the_layer():
     x = C.input_variable(3)
     product = C.times(x, C.parameter((3, 2), init=1))
     model = C.plus(product, C.parameter(2, init=1)) + C.square(product)
-    layer, = graph.layers(model)
+    (layer,) = graph.layers(model)
     assert layer.b is None and layer.output.uid == product.output.uid
 
 
-@pytest.mark.parametrize('make', [
-    lambda x: C.times(x, C.constant(1, (3, 2))), lambda x: C.times(x, 2 * C.parameter((3, 2), init=1)),
-    lambda x: C.layers.Embedding(2)(x)],
-    ids=['constant', 'expression', 'embedding'])
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda x: C.times(x, C.constant(1, (3, 2))),
+        lambda x: C.times(x, 2 * C.parameter((3, 2), init=1)),
+        lambda x: C.layers.Embedding(2)(x),
+    ],
+    ids=['constant', 'expression', 'embedding'],
+)
 def test_what_is_no_layer_is_not_found(make):
     assert graph.layers(make(C.input_variable(3))) == []
 
 
-@pytest.mark.parametrize('make, bias', [
-    (lambda x, W, b: C.times(x, W) + b, True), (lambda x, W, b: C.plus(b, C.times(x, W)), True),
-    (lambda x, W, b: C.times(x, W), False), (lambda x, W, b: C.times(x, W) - b, False),
-    (lambda x, W, b: C.times(x, W) + np.ones(2, 'f'), False)],
-    ids=['bias right', 'bias left', 'no bias', 'bias taken away', 'constant bias'])
+@pytest.mark.parametrize(
+    'make, bias',
+    [
+        (lambda x, W, b: C.times(x, W) + b, True),
+        (lambda x, W, b: C.plus(b, C.times(x, W)), True),
+        (lambda x, W, b: C.times(x, W), False),
+        (lambda x, W, b: C.times(x, W) - b, False),
+        (lambda x, W, b: C.times(x, W) + np.ones(2, 'f'), False),
+    ],
+    ids=['bias right', 'bias left', 'no bias', 'bias taken away', 'constant bias'],
+)
 def test_a_dense_is_found_however_its_bias_is_written(make, bias):
     W, b = C.parameter((3, 2), init=1), C.parameter(2, init=1)
-    layer, = graph.layers(make(C.input_variable(3), W, b))
+    (layer,) = graph.layers(make(C.input_variable(3), W, b))
     assert (layer.W.uid, layer.b and layer.b.uid) == (W.uid, b.uid if bias else None)
 
 
-@pytest.mark.parametrize('make, reason', [
-    (lambda W: C.times_transpose(C.input_variable(3), W, name='p'), 'times_transpose reads its W'),
-    (lambda W: C.times(W, C.input_variable((3, 1)), name='p'), 'its W stands left'),
-    (lambda W: C.times(W, C.input_variable(3), name='p'), 'its W stands left'),
-    (lambda W: C.times(C.input_variable(3), C.swapaxes(W), name='p'), 'its W is transposed first')],
-    ids=['times_transpose', 'column', 'vector', 'transposed'])
+@pytest.mark.parametrize(
+    'make, reason',
+    [
+        (
+            lambda W: C.times_transpose(C.input_variable(3), W, name='p'),
+            'times_transpose reads its W',
+        ),
+        (lambda W: C.times(W, C.input_variable((3, 1)), name='p'), 'its W stands left'),
+        (lambda W: C.times(W, C.input_variable(3), name='p'), 'its W stands left'),
+        (
+            lambda W: C.times(C.input_variable(3), C.swapaxes(W), name='p'),
+            'its W is transposed first',
+        ),
+    ],
+    ids=['times_transpose', 'column', 'vector', 'transposed'],
+)
 def test_a_product_that_holds_w_the_other_way_round_is_told_and_left(make, reason):
     W = C.parameter((2, 3), init=1, name='W')
     model = make(W)
     assert graph.layers(model) == []
-    product, = graph.other_products(model)
+    (product,) = graph.other_products(model)
     assert product.label == "product 'p' (W of 2x3)" and product.W.uid == W.uid
-    assert product.reason.startswith(reason) and product.reason.endswith('write times(x, W) with W of [inputs, outputs]')
+    assert product.reason.startswith(reason) and product.reason.endswith(
+        'write times(x, W) with W of [inputs, outputs]'
+    )
     with pytest.raises(ValueError, match=r"product 'p' \(W of 2x3\), which is none \(%s" % reason):
         FactorDense(rank=1).transform(model)
 
@@ -114,7 +143,9 @@ def test_products_of_data_and_those_inside_layers_are_not_told():
     model = C.times(C.times_transpose(x, x), C.constant(1, (2, 2)))
     assert graph.other_products(C.layers.Dense(2)(model)) == []
     steps = C.sequence.input_variable(3)
-    assert graph.other_products(C.layers.Recurrence(C.layers.LSTM(4, use_peepholes=True))(steps)) == []
+    assert (
+        graph.other_products(C.layers.Recurrence(C.layers.LSTM(4, use_peepholes=True))(steps)) == []
+    )
 
 
 @pytest.mark.parametrize('cell', [C.layers.LSTM, C.layers.GRU, C.layers.RNNStep])
@@ -163,9 +194,11 @@ def test_multiply_adds_of_convolutions():
     assert planes.macs == 4 * 6 * 8 * 9
     assert grouped.macs == 6 * 6 * 4 * 2 * 6 and grouped.attributes['groups'] == 2
     assert line.macs == 5 * 4 * 36 * 3
-    steps, = graph.layers(networks.sequential_convolution()[0])
-    assert steps.macs is None                           # as many as there are steps
-    free, = graph.layers(C.layers.Convolution2D((3, 3), 8)(C.input_variable((4, C.FreeDimension, 6))))
+    (steps,) = graph.layers(networks.sequential_convolution()[0])
+    assert steps.macs is None  # as many as there are steps
+    (free,) = graph.layers(
+        C.layers.Convolution2D((3, 3), 8)(C.input_variable((4, C.FreeDimension, 6)))
+    )
     assert free.macs is None
 
 
@@ -183,10 +216,15 @@ def test_walking_visits_inputs_before_those_who_read_them(network):
     visited = list(graph.walk(model))
     assert len({function.uid for function in visited}) == len(visited)
     place = {function.uid: index for index, function in enumerate(visited)}
-    backward = [(variable.owner.uid, function.uid) for function in visited for variable in function.inputs
-                if variable.is_output and place[variable.owner.uid] > place[function.uid]]
+    backward = [
+        (variable.owner.uid, function.uid)
+        for function in visited
+        for variable in function.inputs
+        if variable.is_output and place[variable.owner.uid] > place[function.uid]
+    ]
     loops = sum(function.op_name in ('PastValue', 'FutureValue') for function in visited)
     assert len(backward) <= loops
-    assert [function.uid for function in graph.primitives(model)] \
-        == [function.uid for function in graph.walk(model, into_blocks=False)]
+    assert [function.uid for function in graph.primitives(model)] == [
+        function.uid for function in graph.walk(model, into_blocks=False)
+    ]
     assert visited[-1].uid == model.root_function.uid or len(model.outputs) > 1

@@ -22,15 +22,22 @@ def loop(script, first=0, last=30):
     for number in range(first, last):
         start = number * 64 % (SAMPLES - 64)
         _, values = script.trainer.train_minibatch(
-            {script.x: script.images[start:start + 64],
-             script.label: script.labels[start:start + 64]}, outputs=[script.z.output])
+            {
+                script.x: script.images[start : start + 64],
+                script.label: script.labels[start : start + 64],
+            },
+            outputs=[script.z.output],
+        )
         fetched.append(values[script.z.output].tobytes())
         fetched.append(script.trainer.previous_minibatch_loss_average)
         if number % 7 == 6:
             script.trainer.summarize_training_progress()
         if number == 12:
-            fetched.append(script.trainer.test_minibatch({script.x: script.images[:64],
-                                                          script.label: script.labels[:64]}))
+            fetched.append(
+                script.trainer.test_minibatch(
+                    {script.x: script.images[:64], script.label: script.labels[:64]}
+                )
+            )
             script.trainer.summarize_test_progress()
     return fetched
 
@@ -57,14 +64,16 @@ def test_trainer_tells_of_its_last_minibatch_after_a_swap_by_finish(last):
     bare = Script()
     loop(bare, 0, last)
     script = Script()
-    with nc.attach(script.trainer, [Identity(epoch=last // 5), Identity(epoch=last // 5)],
-                   epoch_size=EPOCH) as run:
+    with nc.attach(
+        script.trainer, [Identity(epoch=last // 5), Identity(epoch=last // 5)], epoch_size=EPOCH
+    ) as run:
         loop(script, 0, last)
         assert not run.result.records
     assert len(run.result.records) == 2
     for name in ('loss_average', 'evaluation_average', 'sample_count'):
-        assert getattr(script.trainer, 'previous_minibatch_' + name) \
-            == getattr(bare.trainer, 'previous_minibatch_' + name)
+        assert getattr(script.trainer, 'previous_minibatch_' + name) == getattr(
+            bare.trainer, 'previous_minibatch_' + name
+        )
     for trainer in bare.trainer, script.trainer:
         trainer.summarize_training_progress()
     assert loop(script, last, last + 9) == loop(bare, last, last + 9)
@@ -87,7 +96,7 @@ def test_empty_minibatch_after_a_swap_by_finish_leaves_the_window_to_be_told():
 @pytest.mark.parametrize('learner', ['momentum_sgd', 'user'])
 def test_trainer_before_a_swap_is_let_go_by_a_session_of_cntk(learner):
     """Which trains where no Python of ours but a progress writer is called."""
-    bare, script = [Script(learner=learner, dropout=False, test=False) for _ in range(2)]
+    bare, script = (Script(learner=learner, dropout=False, test=False) for _ in range(2))
     for each in bare, script:
         loop(each, 0, 3)
     with nc.attach(script.trainer, [Identity(epoch=0)], epoch_size=EPOCH):
@@ -112,8 +121,9 @@ def test_minibatches_of_a_source_tell_the_sweeps():
             minibatch = script.source.next_minibatch(64, 1, 0)
             if not minibatch:
                 break
-            script.trainer.train_minibatch({variable: minibatch[stream]
-                                            for variable, stream in streams.items()})
+            script.trainer.train_minibatch(
+                {variable: minibatch[stream] for variable, stream in streams.items()}
+            )
     assert run.result.records[0].samples == 2 * SAMPLES
 
 
@@ -128,8 +138,9 @@ def test_epoch_size_is_needed_for_arrays():
 
 def test_evaluation_at_the_end_of_an_epoch_sees_the_network_it_trained():
     script = Script()
-    with nc.attach(script.trainer, [nc.FactorDense(epoch=1, rank=2, filter_function=hidden)],
-                   epoch_size=EPOCH) as run:
+    with nc.attach(
+        script.trainer, [nc.FactorDense(epoch=1, rank=2, filter_function=hidden)], epoch_size=EPOCH
+    ) as run:
         loop(script, 0, 5)
         assert 'DenseFactored' not in [f.op_name for f in nc.graph.walk(script.z)]
         loop(script, 5, 6)
@@ -140,8 +151,9 @@ def test_evaluation_at_the_end_of_an_epoch_sees_the_network_it_trained():
 def test_function_built_over_the_model_earlier_follows():
     script = Script()
     softmax = C.softmax(script.z)
-    with nc.attach(script.trainer, [nc.FactorDense(epoch=1, rank=2, filter_function=hidden)],
-                   epoch_size=EPOCH) as run:
+    with nc.attach(
+        script.trainer, [nc.FactorDense(epoch=1, rank=2, filter_function=hidden)], epoch_size=EPOCH
+    ) as run:
         loop(script)
         feed = {script.x: script.images[:5]}
         right = C.softmax(script.z).eval(feed)
@@ -173,12 +185,17 @@ def test_interrupt_leaves_a_whole_trainer_and_a_partial_result():
 
 def test_forgotten_finish_warns_at_exit(tmpdir):
     program = tmpdir.join('program.py')
-    program.write('import netopt_callbacks as nc\nfrom user_script import Script\n'
-                  'script = Script()\nrun = nc.attach(script.trainer, [], epoch_size=10)\n')
+    program.write(
+        'import netopt_callbacks as nc\nfrom user_script import Script\n'
+        'script = Script()\nrun = nc.attach(script.trainer, [], epoch_size=10)\n'
+    )
     here = os.path.dirname(os.path.abspath(__file__))
-    done = subprocess.run([sys.executable, str(program)], stderr=subprocess.PIPE,
-                          universal_newlines=True, env=dict(os.environ, PYTHONPATH=os.pathsep.join(
-                              [here, os.path.dirname(here)])))
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([here, os.path.dirname(here)])),
+    )
     assert done.returncode == 0
     assert 'never finished' in done.stderr and 'run.finish()' in done.stderr
 
@@ -204,7 +221,7 @@ class Log(nc.Observer):
     """Keeps the evaluations it is told."""
 
     def __init__(self):
-        super(Log, self).__init__()
+        super().__init__()
         self.tests = []
         self.windows = []
 
@@ -264,8 +281,10 @@ def test_run_that_could_not_start_does_not_go_on_without_its_start():
 
 
 def test_epochs_in_sweeps_need_minibatches_that_tell_them():
-    for options, callback in ((dict(epoch_size=(1, DataUnit.sweep)), Identity(epoch=1)),
-                              (dict(epoch_size=EPOCH), Identity(epoch=(1, DataUnit.sweep)))):
+    for options, callback in (
+        (dict(epoch_size=(1, DataUnit.sweep)), Identity(epoch=1)),
+        (dict(epoch_size=EPOCH), Identity(epoch=(1, DataUnit.sweep))),
+    ):
         script = Script()
         run = nc.attach(script.trainer, [callback], **options)
         with pytest.raises(ValueError, match='do not tell where an epoch ends'):
@@ -302,8 +321,11 @@ def test_learner_made_before_the_import_is_not_trusted_with_packed_factors():
     for learner in script.learners:
         del learner.__dict__['_netopt_callbacks']
     with pytest.raises(ValueError, match='made before `import netopt_callbacks`.*learner=lambda'):
-        with nc.attach(script.trainer, [nc.FactorDense(epoch=0, rank=3, filter_function=hidden)],
-                       epoch_size=EPOCH):
+        with nc.attach(
+            script.trainer,
+            [nc.FactorDense(epoch=0, rank=3, filter_function=hidden)],
+            epoch_size=EPOCH,
+        ):
             loop(script, 0, 1)
 
 
@@ -320,11 +342,11 @@ class Narrow(C.Trainer):
 
     def train_minibatch(self, arguments, outputs=None, rate=None):
         self.rate = rate
-        return super(Narrow, self).train_minibatch(arguments, outputs)
+        return super().train_minibatch(arguments, outputs)
 
     def save_checkpoint(self, filename, note=None):
         self.note = note
-        super(Narrow, self).save_checkpoint(filename)
+        super().save_checkpoint(filename)
 
 
 def test_methods_of_another_signature_get_what_they_are_given(tmpdir):
@@ -333,7 +355,8 @@ def test_methods_of_another_signature_get_what_they_are_given(tmpdir):
     output = script.z.output
     with nc.attach(script.trainer, [Identity(epoch=0)], epoch_size=EPOCH):
         _, values = script.trainer.train_minibatch(
-            {script.x: script.images[:8], script.label: script.labels[:8]}, [output], rate=3)
+            {script.x: script.images[:8], script.label: script.labels[:8]}, [output], rate=3
+        )
         script.trainer.save_checkpoint(str(tmpdir.join('saved')), note='mine')
     assert (script.trainer.rate, script.trainer.note) == (3, 'mine')
     assert script.z.output in values and output in values and script.label not in values
@@ -348,8 +371,9 @@ def test_measurement_that_is_interrupted_is_made_up_for():
             self.told += (record,)
 
     script, observer = Script(), Once()
-    run = nc.attach(script.trainer, [Identity(epoch=1), observer], epoch_size=64,
-                    data=script.held_out)
+    run = nc.attach(
+        script.trainer, [Identity(epoch=1), observer], epoch_size=64, data=script.held_out
+    )
     loop(script, 0, 1)
     measure, left = run.engine._recovery.measure, [1]
 
@@ -358,11 +382,12 @@ def test_measurement_that_is_interrupted_is_made_up_for():
             left.pop()
             raise KeyboardInterrupt
         measure()
+
     run.engine._recovery.measure = interrupted
     with pytest.raises(KeyboardInterrupt):
         loop(script, 1, 2)
     loop(script, 1, 2)
     run.finish()
-    record, = run.result.records
+    (record,) = run.result.records
     assert observer.told == (record,)
     assert record.metric_after == record.metric_before

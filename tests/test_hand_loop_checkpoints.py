@@ -15,10 +15,15 @@ def test_checkpoint_of_a_hand_loop_is_gone_on_from(tmpdir):
     file = str(tmpdir.join('model'))
 
     def attached(script):
-        return nc.attach(script.trainer, [
-            nc.FactorDense(epoch=1, rank=4, filter_function=hidden),
-            nc.BinarizeConvolution(epoch=3, filter_function=lambda layer: True)],
-            epoch_size=EPOCH, data=script.held_out)
+        return nc.attach(
+            script.trainer,
+            [
+                nc.FactorDense(epoch=1, rank=4, filter_function=hidden),
+                nc.BinarizeConvolution(epoch=3, filter_function=lambda layer: True),
+            ],
+            epoch_size=EPOCH,
+            data=script.held_out,
+        )
 
     whole = Script()
     with attached(whole) as run:
@@ -35,8 +40,11 @@ def test_checkpoint_of_a_hand_loop_is_gone_on_from(tmpdir):
 
 def test_checkpoint_saved_after_finish_is_gone_on_from(tmpdir):
     def attached(script):
-        return nc.attach(script.trainer, [nc.FactorDense(epoch=1, rank=4, filter_function=hidden)],
-                         epoch_size=EPOCH)
+        return nc.attach(
+            script.trainer,
+            [nc.FactorDense(epoch=1, rank=4, filter_function=hidden)],
+            epoch_size=EPOCH,
+        )
 
     file, early = str(tmpdir.join('model')), str(tmpdir.join('early'))
     whole = Script()
@@ -64,8 +72,11 @@ def test_checkpoint_saved_after_finish_is_gone_on_from(tmpdir):
 
 def test_run_refused_before_it_began_leaves_the_checkpoints_to_the_one_before(tmpdir):
     def attached(script):
-        return nc.attach(script.trainer, [nc.FactorDense(epoch=1, rank=4, filter_function=hidden)],
-                         epoch_size=EPOCH)
+        return nc.attach(
+            script.trainer,
+            [nc.FactorDense(epoch=1, rank=4, filter_function=hidden)],
+            epoch_size=EPOCH,
+        )
 
     file, script, resumed = str(tmpdir.join('model')), Script(), Script()
     with attached(script):
@@ -130,9 +141,12 @@ def test_ctrl_c_in_a_restore_comes_after_it(tmpdir, monkeypatch):
     assert [record.samples for record in run.result.records] == [EPOCH]
 
 
-@pytest.mark.parametrize('callbacks', [[nc.Observer()], [Identity(epoch=2)]], ids=['observer', 'optimization'])
+@pytest.mark.parametrize(
+    'callbacks', [[nc.Observer()], [Identity(epoch=2)]], ids=['observer', 'optimization']
+)
 def test_session_whose_cross_validation_goes_back_to_a_checkpoint(callbacks, tmpdir):
     """Without random state, which plain CNTK does not go back to, it goes on as plain CNTK does."""
+
     def trained(name, run):
         script, file, seen = Script(test=False, dropout=False), str(tmpdir.join(name)), []
 
@@ -146,12 +160,14 @@ def test_session_whose_cross_validation_goes_back_to_a_checkpoint(callbacks, tmp
 
         source, streams = script._small(110)
         script.arguments['cv_config'] = C.CrossValidationConfig(
-            source, frequency=200, callback=callback, model_inputs_to_streams=streams)
+            source, frequency=200, callback=callback, model_inputs_to_streams=streams
+        )
         run(script)
         return seen, script.outcome()
 
-    assert trained('ours', lambda script: script.run(callbacks)) \
-        == trained('plain', lambda script: script.run_plain())
+    assert trained('ours', lambda script: script.run(callbacks)) == trained(
+        'plain', lambda script: script.run_plain()
+    )
 
 
 @pytest.mark.parametrize('said', ['after 0', 'without callbacks'])
@@ -165,8 +181,11 @@ def test_session_refuses_a_checkpoint_of_another_structure(said, tmpdir):
 
     script, file = Script(test=False), str(tmpdir.join('other'))
     script.trainer.save_checkpoint(file)
-    with pytest.raises(ValueError, match='with %d optimizations applied, and .*other was saved %s;' % (
-            said == 'after 0', said)):
+    with pytest.raises(
+        ValueError,
+        match='with %d optimizations applied, and .*other was saved %s;'
+        % (said == 'after 0', said),
+    ):
         script.run([Identity(epoch=1), GoesBack()])
 
 
@@ -177,11 +196,11 @@ class Mine(C.Trainer):
 
     def save_checkpoint(self, filename, external_state={}):
         Mine.saved = filename
-        super(Mine, self).save_checkpoint(filename, dict(external_state, extra=3))
+        super().save_checkpoint(filename, dict(external_state, extra=3))
 
     def restore_from_checkpoint(self, filename):
         Mine.restored = filename
-        return super(Mine, self).restore_from_checkpoint(filename)
+        return super().restore_from_checkpoint(filename)
 
 
 def test_overridden_checkpoint_methods_go_on_being_called(tmpdir):
@@ -190,8 +209,11 @@ def test_overridden_checkpoint_methods_go_on_being_called(tmpdir):
     def attached():
         script = Script()
         script.trainer = Mine(script.z, (script.loss, script.metric), script.learners)
-        return script, nc.attach(script.trainer, [nc.FactorDense(
-            epoch=1, rank=3, filter_function=hidden)], epoch_size=EPOCH)
+        return script, nc.attach(
+            script.trainer,
+            [nc.FactorDense(epoch=1, rank=3, filter_function=hidden)],
+            epoch_size=EPOCH,
+        )
 
     script, run = attached()
     loop(script, 0, 8)
@@ -230,5 +252,6 @@ def test_checkpoint_saved_after_a_session_that_saves_none(tmpdir):
         resumed.trainer.restore_from_checkpoint(file)
         assert resumed.state() == whole.state()
         assert loop(resumed, 0, 5) == loop(whole, 0, 5)
-    assert [record.samples for record in run.result.records] \
-        == [record.samples for record in whole.session.result.records]
+    assert [record.samples for record in run.result.records] == [
+        record.samples for record in whole.session.result.records
+    ]

@@ -1,4 +1,5 @@
-"""Networks with several heads under an identity, bit for bit; UserFunctions that only their attributes describe."""
+"""Networks with several heads under an identity, bit for bit; UserFunctions that only their
+attributes describe."""
 import cntk as C
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ SAMPLES, CLASSES = 8, 3
 
 
 def heads(kind):
-    """Returns (model, loss, metric, labels, x): networks in which a node has three readers or more."""
+    """Returns (model, loss, metric, labels, x): networks in which a node has three readers or
+    more."""
     x = C.input_variable(20, name='x')
-    labels = [C.input_variable(CLASSES, name='label%d' % number) for number in range(3)]
+    labels = [C.input_variable(CLASSES, name=f'label{number}') for number in range(3)]
     trunk = C.layers.Dense(30, activation=C.tanh, name='trunk')(x)
-    outputs = [C.layers.Dense(CLASSES, name='head%d' % number)(trunk) for number in range(3)]
+    outputs = [C.layers.Dense(CLASSES, name=f'head{number}')(trunk) for number in range(3)]
     losses = [C.cross_entropy_with_softmax(*pair) for pair in zip(outputs, labels)]
     loss = losses[0] + losses[1] + losses[2]
     model, metric = outputs[2], C.classification_error(outputs[2], labels[2])
@@ -39,8 +41,10 @@ def losses_of(kind, callbacks):
     found = []
     for _ in range(8):
         minibatch = {x: random.randn(SAMPLES, 20).astype(np.float32)}
-        minibatch.update((label, np.eye(CLASSES, dtype=np.float32)[random.randint(0, CLASSES, SAMPLES)])
-                         for label in labels)
+        minibatch.update(
+            (label, np.eye(CLASSES, dtype=np.float32)[random.randint(0, CLASSES, SAMPLES)])
+            for label in labels
+        )
         trainer.train_minibatch(minibatch)
         found.append(trainer.previous_minibatch_loss_average)
     if run is not None:
@@ -58,11 +62,12 @@ def test_heads_train_as_without_callbacks(kind):
 
 
 class Gain(UserFunction):
-    """Multiplies by an option that CNTK's clone, which calls the class with inputs and name, leaves out."""
+    """Multiplies by an option that CNTK's clone, which calls the class with inputs and name,
+    leaves out."""
 
     def __init__(self, argument, name='gain', gain=1.0):
         self.gain = gain
-        super(Gain, self).__init__([argument], name=name)
+        super().__init__([argument], name=name)
 
     def infer_outputs(self):
         read = self.inputs[0]
@@ -79,13 +84,21 @@ class Payload(Gain):
     """One that CNTK's clone cannot construct at all."""
 
     def __init__(self, gain, argument):
-        super(Payload, self).__init__(argument, gain=gain)
+        super().__init__(argument, gain=gain)
 
 
-@pytest.mark.parametrize('made', [lambda h: Gain(h, gain=3.0), lambda h: Payload(3.0, h)], ids=['option', 'payload'])
-@pytest.mark.parametrize('optimization', [
-    None, Identity(epoch=1), nc.FactorDense(epoch=1, rank=4, filter_function=lambda layer: layer.name == 'h')],
-    ids=['observer', 'identity', 'factor'])
+@pytest.mark.parametrize(
+    'made', [lambda h: Gain(h, gain=3.0), lambda h: Payload(3.0, h)], ids=['option', 'payload']
+)
+@pytest.mark.parametrize(
+    'optimization',
+    [
+        None,
+        Identity(epoch=1),
+        nc.FactorDense(epoch=1, rank=4, filter_function=lambda layer: layer.name == 'h'),
+    ],
+    ids=['observer', 'identity', 'factor'],
+)
 def test_user_function_keeps_its_options(made, optimization):
     C.cntk_py.reset_random_seed(1)
     x, y = C.input_variable(20, name='x'), C.input_variable(10, name='y')
@@ -132,8 +145,10 @@ def test_sampled_softmax_equals_plain_or_is_told_before_training(duplicates):
         loss = C.reduce_sum(C.log_add_exp(C.reduce_log_sum_exp(wrong), right) - right)
         trainer = C.Trainer(None, (loss,), [C.sgd(loss.parameters, 0.1)])
         run = nc.attach(trainer, callbacks, epoch_size=80) if callbacks is not None else None
-        minibatch = {x: np.random.RandomState(0).randn(20, 6).astype(np.float32),
-                     y: C.Value.one_hot([[index] for index in range(20)], classes)}
+        minibatch = {
+            x: np.random.RandomState(0).randn(20, 6).astype(np.float32),
+            y: C.Value.one_hot([[index] for index in range(20)], classes),
+        }
         found = []
         for _ in range(8):
             trainer.train_minibatch(minibatch)
@@ -147,7 +162,9 @@ def test_sampled_softmax_equals_plain_or_is_told_before_training(duplicates):
     if duplicates:
         assert losses([Identity(epoch=1)]) == plain
         return
-    with pytest.warns(UserWarning, match='inclusion frequencies of a sampled softmax.*With allow_duplicates=True'):
+    with pytest.warns(
+        UserWarning, match='inclusion frequencies of a sampled softmax.*With allow_duplicates=True'
+    ):
         changed = losses([Identity(epoch=1)])
     assert changed[:4] == plain[:4]
     np.testing.assert_allclose(changed, plain, rtol=0.01)

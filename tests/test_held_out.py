@@ -14,10 +14,11 @@ def test_criterion_that_is_no_scalar_is_summed_as_cntk_does():
     metric = C.square(x)
     ours = Measure(metric)(held_out(ROWS, [x]))
     evaluator = C.eval.Evaluator(metric)
-    theirs = np.mean([evaluator.test_minibatch({x: ROWS[start:start + 200]})
-                      for start in range(0, 600, 200)])
+    theirs = np.mean(
+        [evaluator.test_minibatch({x: ROWS[start : start + 200]}) for start in range(0, 600, 200)]
+    )
     # Sums of up to 2400 float32 terms.
-    assert ours == pytest.approx(theirs, rel=2400 * 2. ** -24)
+    assert ours == pytest.approx(theirs, rel=2400 * 2.0**-24)
 
 
 class Rows(UserMinibatchSource):
@@ -26,7 +27,7 @@ class Rows(UserMinibatchSource):
     def __init__(self):
         self.info = C.io.StreamInformation('x', 0, 'dense', np.float32, (4,))
         self.at = 0
-        super(Rows, self).__init__()
+        super().__init__()
 
     def stream_infos(self):
         return [self.info]
@@ -35,10 +36,13 @@ class Rows(UserMinibatchSource):
         return False
 
     def next_minibatch(self, num_samples, number_of_workers=1, worker_rank=0, device=None):
-        rows = ROWS[self.at:self.at + num_samples]
+        rows = ROWS[self.at : self.at + num_samples]
         self.at += len(rows)
-        return {self.info: MinibatchData(C.Value(rows), len(rows), len(rows),
-                                         self.at == len(ROWS))} if len(rows) else {}
+        return (
+            {self.info: MinibatchData(C.Value(rows), len(rows), len(rows), self.at == len(ROWS))}
+            if len(rows)
+            else {}
+        )
 
 
 class RowsWithPosition(Rows):

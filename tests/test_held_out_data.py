@@ -1,4 +1,5 @@
-"""Held-out data of all kinds CNTK knows, and metrics of all kinds: the number is CNTK's own evaluator's."""
+"""Held-out data of all kinds CNTK knows, and metrics of all kinds: the number is CNTK's own
+evaluator's."""
 import warnings
 
 import cntk as C
@@ -19,14 +20,16 @@ LETTERS = [2 * np.eye(4, dtype=np.float32)[RANDOM.randint(1, 4, length)] for len
 
 
 def speech():
-    """Returns (arguments, metric) of a criterion without dynamic axes: CNTK's number depends on the minibatch."""
+    """Returns (arguments, metric) of a criterion without dynamic axes: CNTK's number depends on
+    the minibatch."""
     x, y = C.sequence.input_variable(6, name='x'), C.sequence.input_variable(4, name='y')
     z = C.layers.Dense(4, init=C.glorot_uniform(seed=3))(x)
     return (x, y), C.edit_distance_error(z, y, squashInputs=True, tokensToIgnore=[0])
 
 
 def cntks(metric, minibatches):
-    """Returns the average as CNTK's cross-validation makes it: of the minibatches, weighted by their samples."""
+    """Returns the average as CNTK's cross-validation makes it: of the minibatches, weighted by
+    their samples."""
     evaluator = C.eval.Evaluator(metric)
     tested = [(evaluator.test_minibatch(minibatch), samples) for minibatch, samples in minibatches]
     return sum(error * samples for error, samples in tested) / sum(samples for _, samples in tested)
@@ -36,7 +39,9 @@ def test_criterion_without_dynamic_axes_over_all_data():
     arguments, metric = speech()
     expected = cntks(metric, [(dict(zip(arguments, (FRAMES, LETTERS))), sum(LENGTHS))])
     # CNTK's evaluator multiplies and divides in another order than it sums here.
-    assert Measure(metric)(held_out((FRAMES, LETTERS), arguments)) == pytest.approx(expected, rel=1e-12)
+    assert Measure(metric)(held_out((FRAMES, LETTERS), arguments)) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize('size, limit', [(17, 17), (C.minibatch_size_schedule(17), 17), (1, 1)])
@@ -45,26 +50,31 @@ def test_criterion_without_dynamic_axes_in_minibatches_of_the_training(size, lim
     parts, begin = [], 0
     while begin < len(LENGTHS):
         end = begin + 1
-        while end < len(LENGTHS) and LENGTHS[begin:end + 1].sum() <= limit:
+        while end < len(LENGTHS) and LENGTHS[begin : end + 1].sum() <= limit:
             end += 1
-        parts.append((dict(zip(arguments, (FRAMES[begin:end], LETTERS[begin:end]))), LENGTHS[begin:end].sum()))
+        parts.append(
+            (
+                dict(zip(arguments, (FRAMES[begin:end], LETTERS[begin:end]))),
+                LENGTHS[begin:end].sum(),
+            )
+        )
         begin = end
     data = held_out((FRAMES, LETTERS), arguments, minibatch_size=size)
     assert Measure(metric)(data) == pytest.approx(cntks(metric, parts), rel=1e-12)
     whole = cntks(metric, [(dict(zip(arguments, (FRAMES, LETTERS))), sum(LENGTHS))])
-    assert abs(cntks(metric, parts) - whole) > 1e-4     # the size does matter
+    assert abs(cntks(metric, parts) - whole) > 1e-4  # the size does matter
 
 
 class Sized(RowsWithPosition):
     """Notes the sizes it is asked for."""
 
     def __init__(self):
-        super(Sized, self).__init__()
+        super().__init__()
         self.asked = []
 
     def next_minibatch(self, num_samples, *rest, **options):
         self.asked.append(num_samples)
-        return super(Sized, self).next_minibatch(num_samples, *rest, **options)
+        return super().next_minibatch(num_samples, *rest, **options)
 
 
 @pytest.mark.parametrize('as_data', [True, False])
@@ -74,25 +84,39 @@ def test_source_is_read_in_minibatches_of_the_users_size(as_data):
     if as_data:
         data = held_out(source, [x], minibatch_size=schedule)
     else:
-        data = held_out(None, [x], cross_validation=dict(
-            source=source, streams={x: source.info}, minibatch_size=schedule, max_samples=None))
+        data = held_out(
+            None,
+            [x],
+            cross_validation=dict(
+                source=source, streams={x: source.info}, minibatch_size=schedule, max_samples=None
+            ),
+        )
     Measure(C.reduce_sum(x))(data)
-    assert source.asked == [50] * 4 + [100] * 5         # the last finds the end
+    assert source.asked == [50] * 4 + [100] * 5  # the last finds the end
 
 
 def test_hand_loop_reads_a_source_in_minibatches_of_its_own_first(tmpdir):
     x, source = C.input_variable(4, name='x'), Sized()
     z = C.layers.Dense(1)(x)
-    trainer = C.Trainer(z, (C.squared_error(z, z * 0), C.squared_error(z, z * 0)), [
-        C.sgd(z.parameters, C.learning_parameter_schedule(0.01))])
+    trainer = C.Trainer(
+        z,
+        (C.squared_error(z, z * 0), C.squared_error(z, z * 0)),
+        [C.sgd(z.parameters, C.learning_parameter_schedule(0.01))],
+    )
     with nc.attach(trainer, [nc.Observer()], epoch_size=1000, data=source):
         trainer.train_minibatch({x: np.ones((150, 4), np.float32)})
     assert set(source.asked) == {150}
 
 
-@pytest.mark.parametrize('minibatch, samples', [
-    (np.zeros((5, 3)), 5), ({1: np.zeros((5, 3)), 2: [np.zeros((2, 3)), np.zeros((4, 3))]}, 6),
-    (({1: [np.zeros((2, 3)), np.zeros((4, 3))]}, [True, True]), 6), ({}, None)])
+@pytest.mark.parametrize(
+    'minibatch, samples',
+    [
+        (np.zeros((5, 3)), 5),
+        ({1: np.zeros((5, 3)), 2: [np.zeros((2, 3)), np.zeros((4, 3))]}, 6),
+        (({1: [np.zeros((2, 3)), np.zeros((4, 3))]}, [True, True]), 6),
+        ({}, None),
+    ],
+)
 def test_samples_of_a_minibatch(minibatch, samples):
     assert samples_of(minibatch) == samples
 
@@ -110,33 +134,56 @@ ROWS = RANDOM.rand(300, 6).astype(np.float32)
 EYE = np.eye(4, dtype=np.float32)
 
 
-@pytest.mark.parametrize('rows, labels, one_hot', [
-    (ROWS, EYE[NUMBERS], False), (C.Value(ROWS), C.Value(EYE[NUMBERS]), False), (list(ROWS), EYE[NUMBERS], False),
-    (ROWS.tolist(), EYE[NUMBERS], False), (ROWS.astype(np.float64), EYE[NUMBERS], False),
-    (ROWS, sparse.csr_matrix(EYE[NUMBERS]), True), (ROWS, sparse.coo_matrix(EYE[NUMBERS]), True),
-    (ROWS, C.Value.one_hot(NUMBERS.tolist(), 4), True), (C.Value(ROWS), sparse.lil_matrix(EYE[NUMBERS]), True)],
-    ids=['arrays', 'Values', 'list', 'nested lists', 'double', 'csr', 'coo', 'one hot', 'lil'])
+@pytest.mark.parametrize(
+    'rows, labels, one_hot',
+    [
+        (ROWS, EYE[NUMBERS], False),
+        (C.Value(ROWS), C.Value(EYE[NUMBERS]), False),
+        (list(ROWS), EYE[NUMBERS], False),
+        (ROWS.tolist(), EYE[NUMBERS], False),
+        (ROWS.astype(np.float64), EYE[NUMBERS], False),
+        (ROWS, sparse.csr_matrix(EYE[NUMBERS]), True),
+        (ROWS, sparse.coo_matrix(EYE[NUMBERS]), True),
+        (ROWS, C.Value.one_hot(NUMBERS.tolist(), 4), True),
+        (C.Value(ROWS), sparse.lil_matrix(EYE[NUMBERS]), True),
+    ],
+    ids=['arrays', 'Values', 'list', 'nested lists', 'double', 'csr', 'coo', 'one hot', 'lil'],
+)
 def test_all_forms_of_samples(rows, labels, one_hot):
     arguments, metric = classes(one_hot)
     given = sparse.csr_matrix(EYE[NUMBERS]) if one_hot else EYE[NUMBERS]
     expected = C.eval.Evaluator(metric).test_minibatch(dict(zip(arguments, (ROWS, given))))
-    assert Measure(metric)(held_out((rows, labels), arguments)) == pytest.approx(expected, rel=1e-12)
+    assert Measure(metric)(held_out((rows, labels), arguments)) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 ORDER = [RANDOM.randint(0, 4, length) for length in LENGTHS]
 
 
-@pytest.mark.parametrize('labels, one_hot', [
-    ([EYE[each] for each in ORDER], False), (C.Value.one_hot([each.tolist() for each in ORDER], 4), True),
-    ([sparse.csr_matrix(EYE[each]) for each in ORDER], True), ([sparse.coo_matrix(EYE[each]) for each in ORDER], True)],
-    ids=['arrays', 'one hot', 'csr', 'coo'])
+@pytest.mark.parametrize(
+    'labels, one_hot',
+    [
+        ([EYE[each] for each in ORDER], False),
+        (C.Value.one_hot([each.tolist() for each in ORDER], 4), True),
+        ([sparse.csr_matrix(EYE[each]) for each in ORDER], True),
+        ([sparse.coo_matrix(EYE[each]) for each in ORDER], True),
+    ],
+    ids=['arrays', 'one hot', 'csr', 'coo'],
+)
 @pytest.mark.parametrize('value', [True, False])
 def test_all_forms_of_sequences(labels, one_hot, value):
     arguments, metric = classes(one_hot, sequences=True)
-    plain = [sparse.csr_matrix(EYE[each]) for each in ORDER] if one_hot else [EYE[each] for each in ORDER]
+    plain = (
+        [sparse.csr_matrix(EYE[each]) for each in ORDER]
+        if one_hot
+        else [EYE[each] for each in ORDER]
+    )
     expected = C.eval.Evaluator(metric).test_minibatch(dict(zip(arguments, (FRAMES, plain))))
     frames = C.Value.create(arguments[0], FRAMES) if value else FRAMES
-    assert Measure(metric)(held_out((frames, labels), arguments)) == pytest.approx(expected, rel=1e-12)
+    assert Measure(metric)(held_out((frames, labels), arguments)) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_images_of_any_size():
@@ -148,26 +195,41 @@ def test_images_of_any_size():
     assert Measure(metric)(held_out((images,), [x])) == pytest.approx(expected, rel=1e-6)
     one_size = np.stack(images[1:3])
     assert Measure(metric)(held_out(one_size, [x])) == pytest.approx(
-        np.square(one_size, dtype=np.float64).sum() / 2, rel=1e-6)
+        np.square(one_size, dtype=np.float64).sum() / 2, rel=1e-6
+    )
 
 
 def test_images_of_any_size_calibrate_a_binarization():
     x = C.input_variable((2, C.FreeDimension, C.FreeDimension), name='image')
-    h = C.layers.Convolution2D((3, 3), 3, pad=True, activation=C.relu, init=C.glorot_uniform(seed=1))(x)
-    z = C.reduce_mean(C.layers.Convolution2D((3, 3), 4, pad=True, name='c', init=C.glorot_uniform(seed=2))(h),
-                      axis=(1, 2))
+    h = C.layers.Convolution2D(
+        (3, 3), 3, pad=True, activation=C.relu, init=C.glorot_uniform(seed=1)
+    )(x)
+    z = C.reduce_mean(
+        C.layers.Convolution2D((3, 3), 4, pad=True, name='c', init=C.glorot_uniform(seed=2))(h),
+        axis=(1, 2),
+    )
     optimization = nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'c')
     images = [RANDOM.rand(2, size, size).astype(np.float32) for size in (6, 7, 6, 8)]
     lowered = nc.optimize(z, optimization, data=(images,))
     assert lowered.eval({lowered.arguments[0]: images[1][None]}).shape == (1, 4, 1, 1)
 
 
-@pytest.mark.parametrize('data, words', [
-    ((LETTERS, FRAMES), "data for argument x must have shape [steps, 6], got"),
-    ((FRAMES, [each.astype(np.int32) for each in LETTERS]), 'data for argument y must be what CNTK can read'),
-    (([frame.astype(object) for frame in FRAMES], LETTERS), 'data for argument x must be what CNTK can read'),
-    ((FRAMES, C.Value(np.zeros((30, 1, 5), np.float32))), 'data for argument y must')],
-    ids=['order', 'integers', 'objects', 'another Value'])
+@pytest.mark.parametrize(
+    'data, words',
+    [
+        ((LETTERS, FRAMES), "data for argument x must have shape [steps, 6], got"),
+        (
+            (FRAMES, [each.astype(np.int32) for each in LETTERS]),
+            'data for argument y must be what CNTK can read',
+        ),
+        (
+            ([frame.astype(object) for frame in FRAMES], LETTERS),
+            'data for argument x must be what CNTK can read',
+        ),
+        ((FRAMES, C.Value(np.zeros((30, 1, 5), np.float32))), 'data for argument y must'),
+    ],
+    ids=['order', 'integers', 'objects', 'another Value'],
+)
 def test_what_cntk_cannot_read_is_named_before_training(data, words):
     arguments, _ = speech()
     with pytest.raises(ValueError) as error:
@@ -197,7 +259,7 @@ class Metrics(nc.Observer):
     """Keeps the held-out metrics."""
 
     def __init__(self):
-        super(Metrics, self).__init__()
+        super().__init__()
         self.seen = []
 
     def on_evaluation(self, evaluation):
@@ -205,16 +267,24 @@ class Metrics(nc.Observer):
 
 
 def measured(callbacks=()):
-    """Trains with a held-out measurement at each minibatch; returns the metrics, and a fresh one of the end."""
+    """Trains with a held-out measurement at each minibatch; returns the metrics, and a fresh
+    one of the end."""
     C.cntk_py.reset_random_seed(1)
     x, y = C.input_variable(6, name='x'), C.input_variable(4, name='y')
-    z = C.layers.Sequential([C.layers.Dense(5), C.layers.BatchNormalization(), C.layers.Dense(4)])(x)
-    trainer = C.Trainer(z, (C.cross_entropy_with_softmax(z, y), C.classification_error(z, y) + C.reduce_sum(z)), [
-        C.sgd(z.parameters, C.learning_parameter_schedule(0.5))])
+    z = C.layers.Sequential([C.layers.Dense(5), C.layers.BatchNormalization(), C.layers.Dense(4)])(
+        x
+    )
+    trainer = C.Trainer(
+        z,
+        (C.cross_entropy_with_softmax(z, y), C.classification_error(z, y) + C.reduce_sum(z)),
+        [C.sgd(z.parameters, C.learning_parameter_schedule(0.5))],
+    )
     watch, uids = Metrics(), []
     with nc.attach(trainer, list(callbacks) + [watch], epoch_size=30, data=(ROWS, EYE[NUMBERS])):
         for start in range(0, 300, 30):
-            trainer.train_minibatch({x: ROWS[start:start + 30], y: EYE[NUMBERS][start:start + 30]})
+            trainer.train_minibatch(
+                {x: ROWS[start : start + 30], y: EYE[NUMBERS][start : start + 30]}
+            )
             uids.append(cntk_py.new_unique_id())
     fresh = C.eval.Evaluator(trainer.evaluation_function).test_minibatch({x: ROWS, y: EYE[NUMBERS]})
     return watch.seen, fresh, np.diff(uids)
@@ -225,7 +295,7 @@ def test_network_that_measures_is_built_once_and_follows_parameters_and_statisti
     seen, fresh, uids = measured()
     assert seen[-1] == pytest.approx(fresh, rel=1e-5)
     assert len(set(seen)) == len(seen)
-    assert set(uids) == {1}             # no Function has been made in between
+    assert set(uids) == {1}  # no Function has been made in between
 
 
 def test_network_that_measures_is_built_anew_after_a_swap():

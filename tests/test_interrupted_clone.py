@@ -16,7 +16,7 @@ class Through(UserFunction):
     """Hands its input on; while it is cloned, Ctrl-C is pressed as often as `PRESS` says."""
 
     def __init__(self, operand, name='through'):
-        super(Through, self).__init__([operand], name=name)
+        super().__init__([operand], name=name)
 
     def forward(self, value, device=None, outputs_to_retain=None):
         return None, value
@@ -39,7 +39,9 @@ class Copies(nc.Optimization):
     """Returns a copy of the network on its own Parameters."""
 
     def transform(self, model):
-        return model.clone(C.CloneMethod.share, {argument: argument for argument in model.arguments})
+        return model.clone(
+            C.CloneMethod.share, {argument: argument for argument in model.arguments}
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +57,15 @@ def test_hand_loop():
     random = np.random.RandomState(1)
     x, y = C.input_variable(6), C.input_variable(3)
     z = C.layers.Dense(3)(C.user_function(Through(C.layers.Dense(5)(x))))
-    trainer = C.Trainer(z, C.cross_entropy_with_softmax(z, y), [C.sgd(z.parameters, C.learning_parameter_schedule(0.1))])
-    batch = {x: random.rand(8, 6).astype(np.float32), y: np.eye(3, dtype=np.float32)[random.randint(0, 3, 8)]}
+    trainer = C.Trainer(
+        z,
+        C.cross_entropy_with_softmax(z, y),
+        [C.sgd(z.parameters, C.learning_parameter_schedule(0.1))],
+    )
+    batch = {
+        x: random.rand(8, 6).astype(np.float32),
+        y: np.eye(3, dtype=np.float32)[random.randint(0, 3, 8)],
+    }
     with nc.attach(trainer, [Copies(epoch=2)], epoch_size=8) as run:
         for _ in range(2):
             trainer.train_minibatch(batch)

@@ -1,4 +1,5 @@
-"""Learners over W1 and W2 against a plain CNTK Trainer that the test builds over them: the same bits."""
+"""Learners over W1 and W2 against a plain CNTK Trainer that the test builds over them: the same
+bits."""
 import cntk as C
 import numpy as np
 import pytest
@@ -7,11 +8,13 @@ import netopt_callbacks as nc
 from rebuilt_oracle import BATCH, KINDS, Plain, RANK, halves, outcome_of
 from user_script import Identity, hidden
 
-BEFORE, AFTER = 5, 14       # minibatches; a sweep ends within the second part
+BEFORE, AFTER = 5, 14  # minibatches; a sweep ends within the second part
 
 
 def factoring(epoch=1, **options):
-    return nc.FactorDense(epoch=epoch, rank=RANK, factor_function=halves, filter_function=hidden, **options)
+    return nc.FactorDense(
+        epoch=epoch, rank=RANK, factor_function=halves, filter_function=hidden, **options
+    )
 
 
 def attached(run, *callbacks):
@@ -21,7 +24,11 @@ def attached(run, *callbacks):
 def parameters_now(run):
     """Returns the Parameters of a factored run in the order of the oracle's."""
     found = {p.name: p for p in run.trainer.loss_function.parameters if p.name in ('W1', 'W2')}
-    return [new for p in run.parameters for new in ([p] if p.uid != run.W.uid else [found['W1'], found['W2']])]
+    return [
+        new
+        for p in run.parameters
+        for new in ([p] if p.uid != run.W.uid else [found['W1'], found['W2']])
+    ]
 
 
 def outcome(run):
@@ -52,7 +59,9 @@ def test_oracle_tells_one_minibatch_from_another():
     assert outcome(subject('momentum_sgd'))[1] != run.outcome()[1]
 
 
-@pytest.mark.parametrize('kind', sorted(set(KINDS) - {'user with rebuilt', 'sgd and user with rebuilt'}))
+@pytest.mark.parametrize(
+    'kind', sorted(set(KINDS) - {'user with rebuilt', 'sgd and user with rebuilt'})
+)
 def test_factored_layer_of_a_sparse_input_trains_as_in_plain_cntk(kind):
     try:
         expected = oracle(kind, sparse=True).outcome()
@@ -61,7 +70,9 @@ def test_factored_layer_of_a_sparse_input_trains_as_in_plain_cntk(kind):
     assert outcome(subject(kind, sparse=True)) == expected
 
 
-@pytest.mark.parametrize('kind', ['sgd', 'momentum_sgd', 'nesterov', 'L1 and L2', 'clipping by norm', 'noise', 'part'])
+@pytest.mark.parametrize(
+    'kind', ['sgd', 'momentum_sgd', 'nesterov', 'L1 and L2', 'clipping by norm', 'noise', 'part']
+)
 def test_projected_state_trains_as_the_chain_rule_by_hand(kind):
     projected = outcome(subject(kind, [factoring(learner_state='project')]))
     assert projected == oracle(kind, project=True).outcome()
@@ -96,7 +107,7 @@ def test_rate_that_the_script_resets_stays(kind, when):
         reset(theirs)
     theirs.train(BEFORE - min(when, BEFORE)).factor(halves(theirs.W.value))
     if when <= BEFORE:
-        reset(theirs)       # where CNTK's checkpoint of a learner did not hold it
+        reset(theirs)  # where CNTK's checkpoint of a learner did not hold it
     theirs.train(max(when - BEFORE, 0))
     if when > BEFORE:
         reset(theirs)
@@ -105,7 +116,9 @@ def test_rate_that_the_script_resets_stays(kind, when):
     assert outcome(mine)[1] != outcome(subject(kind))[1]
 
 
-@pytest.mark.parametrize('kind', sorted(set(KINDS) - {'user with rebuilt'}))      # CNTK counts no samples there
+@pytest.mark.parametrize(
+    'kind', sorted(set(KINDS) - {'user with rebuilt'})
+)  # CNTK counts no samples there
 def test_save_and_restore_of_a_factored_run(kind, tmpdir):
     """Saved and restored within a phase, back behind the swap, and ahead of it again."""
     run, files = Plain(kind), {name: str(tmpdir.join(name)) for name in ('early', 'late')}
@@ -137,24 +150,45 @@ class Halved(nc.Optimization):
     """Factors what is factored already: fewer columns of W1, fewer rows of W2."""
 
     def transform(self, model):
-        layer, = [layer for layer in nc.graph.layers(model, op_name='DenseFactored') if layer.name == 'hidden']
+        (layer,) = (
+            layer
+            for layer in nc.graph.layers(model, op_name='DenseFactored')
+            if layer.name == 'hidden'
+        )
         old = [p for name in ('W1', 'W2') for p in layer.root.parameters if p.name == name]
-        new = [C.Parameter(value.shape, init=value, name=p.name) for p, value in zip(old, cut(*(p.value for p in old)))]
+        new = [
+            C.Parameter(value.shape, init=value, name=p.name)
+            for p, value in zip(old, cut(*(p.value for p in old)))
+        ]
         inlet = C.placeholder()
         bias = next(p for p in layer.root.parameters if p.name == 'b')
         inner = C.tanh(C.times(C.times(inlet, new[0]), new[1]) + bias)
         outer = C.placeholder()
         block = C.as_block(inner, [(inlet, outer)], 'DenseFactored', 'hidden')
-        return nc.Transformed(nc.graph.replace(model, {layer: block}), [nc.LayerNote('hidden', layer.shape)],
-                              [nc.Replaced('hidden', retired=old, added=new)])
+        return nc.Transformed(
+            nc.graph.replace(model, {layer: block}),
+            [nc.LayerNote('hidden', layer.shape)],
+            [nc.Replaced('hidden', retired=old, added=new)],
+        )
 
 
 def cut(W1, W2):
     return np.array(W1[:, :2]), np.array(W2[:2] * np.float32(0.5))
 
 
-@pytest.mark.parametrize('kind', ['momentum_sgd', 'adam', 'adagrad', 'rmsprop', 'noise', 'several', 'W alone',
-                                  'user with rebuilt'])
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'momentum_sgd',
+        'adam',
+        'adagrad',
+        'rmsprop',
+        'noise',
+        'several',
+        'W alone',
+        'user with rebuilt',
+    ],
+)
 def test_second_optimization_on_the_factors(kind):
     mine = subject(kind, [factoring(), Halved(epoch=2), Identity(epoch=2)])
     theirs = Plain(kind).train(BEFORE)
@@ -164,7 +198,9 @@ def test_second_optimization_on_the_factors(kind):
 
 
 @pytest.mark.parametrize('kind', sorted(KINDS))
-@pytest.mark.parametrize('where', ['swap.native_trainer', 'windows.carry', 'readers.Readers.follow'])
+@pytest.mark.parametrize(
+    'where', ['swap.native_trainer', 'windows.carry', 'readers.Readers.follow']
+)
 def test_error_late_in_a_swap_leaves_the_learners_as_they_were(kind, where, monkeypatch):
     plain = Plain(kind).train(BEFORE + AFTER)
     run = Plain(kind)

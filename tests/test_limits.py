@@ -16,7 +16,7 @@ class First(nc.Observer):
     """Keeps what had been warned of when the first minibatch was trained."""
 
     def __init__(self):
-        super(First, self).__init__()
+        super().__init__()
         self.warned = None
         self._caught = warnings.catch_warnings(record=True)
 
@@ -52,9 +52,14 @@ def in_a_hand_loop(script, callbacks):
 
 
 def in_nc_train(script, callbacks):
-    nc.train(C.combine([script.loss, script.metric]), (script.images, script.labels),
-             minibatch_size=64, max_epochs=3, parameter_learners=script.learners,
-             callbacks=[script.log] + callbacks)
+    nc.train(
+        C.combine([script.loss, script.metric]),
+        (script.images, script.labels),
+        minibatch_size=64,
+        max_epochs=3,
+        parameter_learners=script.learners,
+        callbacks=[script.log] + callbacks,
+    )
 
 
 LOOPS = pytest.mark.parametrize('train', [in_a_session, in_a_hand_loop, in_nc_train])
@@ -65,7 +70,9 @@ LOOPS = pytest.mark.parametrize('train', [in_a_session, in_a_hand_loop, in_nc_tr
 TRAINED = 'random numbers begin anew. Attach before the first minibatch'
 
 
-@pytest.mark.parametrize('callbacks', [[Identity(epoch=1)], []], ids=['optimization', 'observer alone'])
+@pytest.mark.parametrize(
+    'callbacks', [[Identity(epoch=1)], []], ids=['optimization', 'observer alone']
+)
 @pytest.mark.parametrize('train', [in_a_session, in_a_hand_loop])
 def test_trainer_that_has_trained_a_dropout(train, callbacks):
     script = Script()
@@ -78,6 +85,7 @@ def test_trainer_that_has_trained_a_dropout(train, callbacks):
 @pytest.mark.parametrize('train', [in_a_session, in_a_hand_loop])
 def test_observers_of_a_trainer_that_had_one_leave_a_dropout_its_state(train):
     """It is as they need it: nothing is built anew."""
+
     def trained(again):
         script = Script(test=False)
         with nc.attach(script.trainer, [nc.Observer()], epoch_size=64):
@@ -99,9 +107,11 @@ def test_nothing_is_said_of_a_fresh_trainer(train):
 
 # Schedules that CNTK writes and cannot read.
 
+
 def whole_sweeps(parameters):
-    return C.momentum_sgd(parameters, C.learning_parameter_schedule(RATES, epoch_size=FULL_DATA_SWEEP),
-                          0.9)
+    return C.momentum_sgd(
+        parameters, C.learning_parameter_schedule(RATES, epoch_size=FULL_DATA_SWEEP), 0.9
+    )
 
 
 def momentum_of_whole_sweeps(parameters):
@@ -114,7 +124,8 @@ def of(learner):
     script = Script()
     script.learners = [learner(list(script.z.parameters))]
     script.trainer = script.arguments['trainer'] = C.Trainer(
-        script.z, (script.loss, script.metric), script.learners, [script.log])
+        script.z, (script.loss, script.metric), script.learners, [script.log]
+    )
     return script
 
 
@@ -139,23 +150,43 @@ def test_momentum_of_full_data_sweeps_is_exact():
 
 # Truncated back-propagation through time.
 
+
 def recurrent(folder, truncation_length):
     """Returns (trainer, arguments of a session) of a recurrent network on 120 sequences."""
     C.cntk_py.reset_random_seed(1)
     x, label = C.sequence.input_variable(3, name='x'), C.sequence.input_variable(2, name='label')
     z = C.layers.Sequential([C.layers.Recurrence(C.layers.RNNStep(7)), C.layers.Dense(2)])(x)
-    trainer = C.Trainer(z, (C.cross_entropy_with_softmax(z, label), C.classification_error(z, label)),
-                        [C.sgd(z.parameters, C.learning_parameter_schedule(0.05))], [Log()])
+    trainer = C.Trainer(
+        z,
+        (C.cross_entropy_with_softmax(z, label), C.classification_error(z, label)),
+        [C.sgd(z.parameters, C.learning_parameter_schedule(0.05))],
+        [Log()],
+    )
     random, text = np.random.RandomState(5), folder.join('sequences.txt')
-    text.write(''.join('%d |x %s |label %s\n' % (
-        number, ' '.join('%g' % value for value in random.rand(3)), random.choice(['0 1', '1 0']))
-        for number in range(120) for _ in range(random.randint(5, 12))))
-    streams = C.io.StreamDefs(x=C.io.StreamDef(field='x', shape=3),
-                              label=C.io.StreamDef(field='label', shape=2))
-    source = C.io.MinibatchSource(C.io.CTFDeserializer(str(text), streams), max_sweeps=3,
-                                  truncation_length=truncation_length)
-    return trainer, dict(trainer=trainer, mb_source=source, mb_size=32, model_inputs_to_streams={
-        x: source.streams.x, label: source.streams.label})
+    text.write(
+        ''.join(
+            '%d |x %s |label %s\n'
+            % (
+                number,
+                ' '.join(f'{value:g}' for value in random.rand(3)),
+                random.choice(['0 1', '1 0']),
+            )
+            for number in range(120)
+            for _ in range(random.randint(5, 12))
+        )
+    )
+    streams = C.io.StreamDefs(
+        x=C.io.StreamDef(field='x', shape=3), label=C.io.StreamDef(field='label', shape=2)
+    )
+    source = C.io.MinibatchSource(
+        C.io.CTFDeserializer(str(text), streams), max_sweeps=3, truncation_length=truncation_length
+    )
+    return trainer, dict(
+        trainer=trainer,
+        mb_source=source,
+        mb_size=32,
+        model_inputs_to_streams={x: source.streams.x, label: source.streams.label},
+    )
 
 
 def samples_trained(folder, truncation_length, callbacks=None):
@@ -172,7 +203,7 @@ def test_truncated_sequences(tmpdir):
     with First() as first:
         ours = samples_trained(tmpdir, 4, [first, Identity(epoch=1)])
     assert first.heard('truncation_length')
-    assert ours < plain         # should CNTK ever mend this, the warning goes
+    assert ours < plain  # should CNTK ever mend this, the warning goes
 
 
 def test_nothing_is_said_of_whole_sequences(tmpdir):
@@ -200,9 +231,10 @@ def test_source_without_a_position_under_checkpoints(source, told, tmpdir):
 @pytest.mark.parametrize('dropout', [True, False])
 def test_block_momentum_with_random_state(dropout, monkeypatch):
     """What the learners of several workers look like to the session, on one worker."""
+
     class BlockMomentum(distributed.Workers):
         def __init__(self, learners):
-            super(BlockMomentum, self).__init__(learners)
+            super().__init__(learners)
             self.drops_empty_minibatch = True
 
     monkeypatch.setattr(engine, 'Workers', BlockMomentum)

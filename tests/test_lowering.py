@@ -27,15 +27,22 @@ def same_bits(one, other):
 
 # Geometry
 
+
 def test_automatic_padding_is_that_of_cntk():
     """CNTK convolves one pixel of each position in turn: the result shows which tap lies where."""
     checked = 0
-    for size, side, stride in [(n, k, s) for n in (4, 5, 6, 7, 11) for k in (1, 2, 3, 4) for s in (1, 2, 3)]:
+    for size, side, stride in [
+        (n, k, s) for n in (4, 5, 6, 7, 11) for k in (1, 2, 3, 4) for s in (1, 2, 3)
+    ]:
         axis = Axis(side, stride, automatic=True)
         x = C.input_variable((1, size, 1))
         taps = np.arange(1, side + 1, dtype=np.float32).reshape(1, 1, side, 1)
-        convolution = C.convolution(C.constant(taps), x, strides=(1, stride, 1), auto_padding=[False, True, False])
-        responses = convolution.eval(np.eye(size, dtype=np.float32).reshape(size, 1, size, 1))[:, 0, :, 0]
+        convolution = C.convolution(
+            C.constant(taps), x, strides=(1, stride, 1), auto_padding=[False, True, False]
+        )
+        responses = convolution.eval(np.eye(size, dtype=np.float32).reshape(size, 1, size, 1))[
+            :, 0, :, 0
+        ]
         lower, upper = axis.padding(size)
         expected = np.zeros((size, axis.outputs(size)))
         for output in range(axis.outputs(size)):
@@ -71,13 +78,25 @@ LAYERS = [
 ]
 
 
-def bare_convolution(side, pad, strides=(1, 1), groups=1, dilation=(1, 1), channels=4, filters=8, size=(9, 12)):
+def bare_convolution(
+    side, pad, strides=(1, 1), groups=1, dilation=(1, 1), channels=4, filters=8, size=(9, 12)
+):
     side, strides = (tuple(int(number) for number in pair) for pair in (side, strides))
     x = C.input_variable((channels,) + size)
     W = C.parameter((filters, channels // groups) + side, init=C.glorot_uniform(), name='W')
     b = C.parameter((filters, 1, 1), init=images((filters, 1, 1), 1)[0], name='b')
-    return C.relu(C.convolution(W, x, strides=(channels // groups,) + strides, groups=groups,
-                                auto_padding=(False,) + pad, dilation=(1,) + dilation, name='bare') + b)
+    return C.relu(
+        C.convolution(
+            W,
+            x,
+            strides=(channels // groups,) + strides,
+            groups=groups,
+            auto_padding=(False,) + pad,
+            dilation=(1,) + dilation,
+            name='bare',
+        )
+        + b
+    )
 
 
 @pytest.mark.parametrize('case', LAYERS, ids=str)
@@ -87,7 +106,9 @@ def test_lowered_equals_trained_for_every_kind_of_convolution(case):
     lowered, found = Lower(tolerance=0).run(trained, [nc.BinarizeConvolution()])
     assert found.passed and found.largest_difference == 0
     assert found.layers[0].integers > 0 and found.layers[0].different_integers == 0
-    if 'dilation' not in case:   # CNTK's CPU has no dilated convolution: the gate compares an undilated twin
+    if (
+        'dilation' not in case
+    ):  # CNTK's CPU has no dilated convolution: the gate compares an undilated twin
         x = images(model.arguments[0].shape, seed=9)
         assert same_bits(trained.eval(x), lowered.eval(x))
 
@@ -99,9 +120,13 @@ def test_lowered_equals_trained_for_random_convolutions(seed):
     side = tuple(random.randint(1, 6, 2))
     odd = all(length % 2 for length in side)
     model = bare_convolution(
-        side, pad=tuple(bool(flag) for flag in random.randint(0, 2, 2)), strides=tuple(random.randint(1, 4, 2)),
-        groups=int(random.choice([1, 2, 4])) if odd else 1, channels=int(random.choice([4, 8, 68])),
-        size=tuple(int(length) for length in random.randint(7, 13, 2)))
+        side,
+        pad=tuple(bool(flag) for flag in random.randint(0, 2, 2)),
+        strides=tuple(random.randint(1, 4, 2)),
+        groups=int(random.choice([1, 2, 4])) if odd else 1,
+        channels=int(random.choice([4, 8, 68])),
+        size=tuple(int(length) for length in random.randint(7, 13, 2)),
+    )
     trained = nc.quantization.convert_to_binary_convolution(model)
     found = Lower(tolerance=0).run(trained, [nc.BinarizeConvolution()])[1]
     assert found.layers[0].integers > 0 and found.largest_difference == 0
@@ -110,18 +135,30 @@ def test_lowered_equals_trained_for_random_convolutions(seed):
 @pytest.mark.parametrize('channels', [1, 3, 64, 65, 130])
 def test_lowered_equals_the_numpy_formula(channels):
     x = C.input_variable((channels, 5, 6))
-    model = C.layers.Convolution2D((3, 3), 5, pad=True, activation=C.relu, init_bias=0.5, name='layer')(x)
+    model = C.layers.Convolution2D(
+        (3, 3), 5, pad=True, activation=C.relu, init_bias=0.5, name='layer'
+    )(x)
     lowered = nc.quantization.convert_to_native_binary_convolution(
-        nc.quantization.convert_to_binary_convolution(model))
+        nc.quantization.convert_to_binary_convolution(model)
+    )
     values = images((channels, 5, 6))
     expected = binary_layer(values, model.layer.W.value, model.layer.b.value)
     # Three float32 roundings of each output, and those of two means.
     np.testing.assert_allclose(lowered.eval(values), expected, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize('options', [
-    dict(), dict(weight_scale='layer'), dict(weight_scale=None, input_scale=None), dict(input_scale=None),
-    dict(clip='calibrate'), dict(input_shift=None)], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(weight_scale='layer'),
+        dict(weight_scale=None, input_scale=None),
+        dict(input_scale=None),
+        dict(clip='calibrate'),
+        dict(input_shift=None),
+    ],
+    ids=str,
+)
 def test_lowered_equals_trained_for_every_option(options):
     features, model = convolutions()
     data = [{features: 3 * images(features.shape, 20)}]
@@ -135,13 +172,19 @@ def test_lowered_equals_trained_for_every_option(options):
 
 def test_any_batch_sequences_and_free_axes():
     for x, batches in (
-            (C.input_variable((2, 6, 7)), [images((2, 6, 7), count) for count in (1, 3, 64)]),
-            (C.sequence.input_variable((2, 6, 7)),
-             [[images((2, 6, 7), count) for count in (3, 1, 2)], [images((2, 6, 7), 2)] * 2]),
-            (C.input_variable((2, C.FreeDimension, C.FreeDimension)),
-             [images((2, 6, 7)), images((2, 9, 5)), images((2, 6, 7), 2)])):
+        (C.input_variable((2, 6, 7)), [images((2, 6, 7), count) for count in (1, 3, 64)]),
+        (
+            C.sequence.input_variable((2, 6, 7)),
+            [[images((2, 6, 7), count) for count in (3, 1, 2)], [images((2, 6, 7), 2)] * 2],
+        ),
+        (
+            C.input_variable((2, C.FreeDimension, C.FreeDimension)),
+            [images((2, 6, 7)), images((2, 9, 5)), images((2, 6, 7), 2)],
+        ),
+    ):
         trained = nc.quantization.convert_to_binary_convolution(
-            C.layers.Convolution2D((3, 4), 5, pad=True, strides=2, name='layer')(x))
+            C.layers.Convolution2D((3, 4), 5, pad=True, strides=2, name='layer')(x)
+        )
         lowered = nc.quantization.convert_to_native_binary_convolution(trained)
         for batch in batches:
             for one, other in zip(trained.eval({x: batch}), lowered.eval({x: batch})):
@@ -157,7 +200,9 @@ def test_inside_a_recurrence_and_inside_a_block():
         return C.tanh(convolution(state) + value)
 
     start = C.constant(np.full((4, 5, 6), 0.1, np.float32))
-    trained = nc.quantization.convert_to_binary_convolution(C.layers.Recurrence(step, initial_state=start)(x))
+    trained = nc.quantization.convert_to_binary_convolution(
+        C.layers.Recurrence(step, initial_state=start)(x)
+    )
     lowered = nc.quantization.convert_to_native_binary_convolution(trained)
     data = {x: [images((4, 5, 6), 4), images((4, 5, 6), 2)]}
     for one, other in zip(trained.eval(data), lowered.eval(data)):
@@ -175,8 +220,11 @@ def test_the_lowered_network_is_an_ordinary_function(tmp_path):
     for function in (lowered, lowered.clone('clone'), lowered.clone('share', {features: features})):
         assert same_bits(function.eval({function.arguments[0]: values}), expected)
     by_trained, by_lowered = (
-        C.Evaluator(C.classification_error(function, target)).test_minibatch({features: values, target: labels})
-        for function in (trained, lowered))
+        C.Evaluator(C.classification_error(function, target)).test_minibatch(
+            {features: values, target: labels}
+        )
+        for function in (trained, lowered)
+    )
     assert by_trained == by_lowered
     assert [block.name for block in blocks(lowered, 'BinaryConvolveOp')] == ['third', 'second']
     assert lowered.second.is_block and not blocks(lowered, 'BinaryConvolution')
@@ -188,13 +236,19 @@ def test_loads_in_a_process_that_has_not_imported_the_package(tmp_path):
     values = images(features.shape)
     lowered.save(str(tmp_path / 'lowered.model'))
     np.save(str(tmp_path / 'values.npy'), values)
-    script = ('import sys, cntk as C, numpy as np\n'
-              'model = C.load_model("lowered.model")\n'
-              'np.save("result.npy", model.eval(np.load("values.npy")))\n')
+    script = (
+        'import sys, cntk as C, numpy as np\n'
+        'model = C.load_model("lowered.model")\n'
+        'np.save("result.npy", model.eval(np.load("values.npy")))\n'
+    )
     root = os.path.dirname(os.path.dirname(os.path.abspath(nc.__file__)))
-    subprocess.check_call([sys.executable, '-W', 'ignore', '-c', script], cwd=str(tmp_path),
-                          env=dict(os.environ, PYTHONPATH=root), stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL)
+    subprocess.check_call(
+        [sys.executable, '-W', 'ignore', '-c', script],
+        cwd=str(tmp_path),
+        env=dict(os.environ, PYTHONPATH=root),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     assert same_bits(np.load(str(tmp_path / 'result.npy')), lowered.eval(values))
 
 
@@ -219,8 +273,10 @@ def test_holds_no_float_weight_of_a_lowered_layer(tmp_path):
     kept = {parameter.uid for parameter in lowered.parameters}
     for layer in [BinaryLayer(block) for block in binary_blocks(trained)]:
         assert layer.W.uid not in kept
-        assert all(np.prod(leaf.shape) < layer.W.value.size for leaf in
-                   lowered.second.constants + lowered.second.parameters)
+        assert all(
+            np.prod(leaf.shape) < layer.W.value.size
+            for leaf in lowered.second.constants + lowered.second.parameters
+        )
     assert model.first.W.uid in kept and model.classify.W.uid in kept
     sizes = []
     for name, function in (('trained', trained), ('lowered', lowered)):
@@ -264,8 +320,13 @@ def test_training_a_lowered_network_says_what_to_do(capfd):
     trainer = C.Trainer(lowered, C.cross_entropy_with_softmax(lowered, target), [learner])
     # Of an exception in a Python Function CNTK passes on the type alone, and prints the rest.
     with pytest.raises(RuntimeError):
-        trainer.train_minibatch({features: images(features.shape), target: np.ones((7, 3), np.float32)})
-    assert 'evaluation only: it has no gradient. Train the model that was lowered' in capfd.readouterr().err
+        trainer.train_minibatch(
+            {features: images(features.shape), target: np.ones((7, 3), np.float32)}
+        )
+    assert (
+        'evaluation only: it has no gradient. Train the model that was lowered'
+        in capfd.readouterr().err
+    )
 
 
 def test_a_state_of_another_version_is_refused():
@@ -275,8 +336,13 @@ def test_a_state_of_another_version_is_refused():
 
 def test_input_without_a_channel_axis():
     x = C.input_variable((9, 8))
-    bare = C.convolution(C.parameter((6, 3, 3), init=C.glorot_uniform(), name='W'), x, reduction_rank=0,
-                         auto_padding=[True, True], name='bare')
+    bare = C.convolution(
+        C.parameter((6, 3, 3), init=C.glorot_uniform(), name='W'),
+        x,
+        reduction_rank=0,
+        auto_padding=[True, True],
+        name='bare',
+    )
     layer = C.layers.Convolution2D((3, 3), 6, reduction_rank=0, pad=True, name='layer')(x)
     data = [{x: np.abs(images((9, 8), 20))}]
 
@@ -285,8 +351,11 @@ def test_input_without_a_channel_axis():
 
     for model in (bare, layer):
         at_once = binarize_convolution(model, every, minibatches=data).model
-        staged = binarize_convolution(binarize_convolution(model, every, operands='inputs', minibatches=data).model,
-                                      every, minibatches=data).model
+        staged = binarize_convolution(
+            binarize_convolution(model, every, operands='inputs', minibatches=data).model,
+            every,
+            minibatches=data,
+        ).model
         for trained in (at_once, staged):
             lowered, found = Lower(tolerance=0).run(trained, [nc.BinarizeConvolution()], data)
             assert found.layers[0].integers == 20 * np.prod(model.shape)

@@ -61,11 +61,13 @@ def tutorial():
     random = np.random.RandomState(0)
     features, label = C.input_variable(2), C.input_variable(2)
     with C.layers.default_options(init=C.glorot_uniform(seed=1), activation=C.sigmoid):
-        z = C.layers.Sequential([C.layers.Dense(50), C.layers.Dense(50),
-                                 C.layers.Dense(2, activation=None)])(features)
-    learner = C.sgd(z.parameters, C.learning_parameter_schedule(.5))
-    trainer = C.Trainer(z, (C.cross_entropy_with_softmax(z, label), C.classification_error(z, label)),
-                        [learner])
+        z = C.layers.Sequential(
+            [C.layers.Dense(50), C.layers.Dense(50), C.layers.Dense(2, activation=None)]
+        )(features)
+    learner = C.sgd(z.parameters, C.learning_parameter_schedule(0.5))
+    trainer = C.Trainer(
+        z, (C.cross_entropy_with_softmax(z, label), C.classification_error(z, label)), [learner]
+    )
     for _ in range(400):
         X, Y = samples(random, 25)
         trainer.train_minibatch({features: X, label: Y})
@@ -91,42 +93,65 @@ def run(names, *snippets):
 def test_every_dense_layer_is_factored_and_the_network_still_classifies(tutorial, capsys):
     names = run(tutorial, FACTOR_EVERY_LAYER, EVALUATE)
     original = accuracy(tutorial['z'], tutorial)
-    assert original > .85
-    # Rank 60 % of these layers loses nothing that matters: netopt's own 50.6 % was the activation it dropped.
-    assert abs(accuracy(names['newz'], tutorial) - original) <= .01
+    assert original > 0.85
+    # Rank 60 % of these layers loses nothing that matters: netopt's own 50.6 % was the activation
+    # it dropped.
+    assert abs(accuracy(names['newz'], tutorial) - original) <= 0.01
     said = capsys.readouterr().out
     assert said.startswith('Label : [') and 'Predicted: [' in said
 
 
-@pytest.mark.parametrize('fraction', [.8, 1.])
+@pytest.mark.parametrize('fraction', [0.8, 1.0])
 def test_higher_ranks_keep_the_accuracy(tutorial, fraction):
     import netopt_callbacks.factorization as nc
-    names = run(dict(tutorial, nc=nc, fraction=fraction),
-                'newz = nc.factor_dense(z, projection_function=lambda W: int(min(W.shape) * fraction))')
-    assert abs(accuracy(names['newz'], tutorial) - accuracy(tutorial['z'], tutorial)) <= .002
+
+    names = run(
+        dict(tutorial, nc=nc, fraction=fraction),
+        'newz = nc.factor_dense(z, projection_function=lambda W: int(min(W.shape) * fraction))',
+    )
+    assert abs(accuracy(names['newz'], tutorial) - accuracy(tutorial['z'], tutorial)) <= 0.002
 
 
 def test_the_square_layer_alone_is_factored(tutorial):
-    names = run(dict(tutorial, get_rank=lambda W: int(min(W.shape) * .4)), FACTOR_EVERY_LAYER,
-                FACTOR_SQUARE_LAYERS, EVALUATE)
+    names = run(
+        dict(tutorial, get_rank=lambda W: int(min(W.shape) * 0.4)),
+        FACTOR_EVERY_LAYER,
+        FACTOR_SQUARE_LAYERS,
+        EVALUATE,
+    )
     new = names['newz']
     shapes = sorted((parameter.name, parameter.shape) for parameter in new.parameters)
-    assert shapes == [('W', (2, 50)), ('W', (50, 2)), ('W1', (50, 20)), ('W2', (20, 50)),
-                      ('b', (2,)), ('b', (50,)), ('b', (50,))]
-    assert abs(accuracy(new, tutorial) - accuracy(tutorial['z'], tutorial)) <= .01
+    assert shapes == [
+        ('W', (2, 50)),
+        ('W', (50, 2)),
+        ('W1', (50, 20)),
+        ('W2', (20, 50)),
+        ('b', (2,)),
+        ('b', (50,)),
+        ('b', (50,)),
+    ]
+    assert abs(accuracy(new, tutorial) - accuracy(tutorial['z'], tutorial)) <= 0.01
 
 
-@pytest.mark.parametrize('name', [
-    'test_svd_factorization', 'test_factor_dense',
-    pytest.param('test_factor_dense_for_prediction', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'test_svd_factorization',
+        'test_factor_dense',
+        pytest.param('test_factor_dense_for_prediction', marks=pytest.mark.slow),
+    ],
+)
 def test_netopts_own_tests_pass(name):
     folder = inspect.getfile(released).rsplit('__init__', 1)[0]
     with open(folder + NETOPT_TESTS) as file:
         source = file.read()
     assert source.count(NETOPT_IMPORT) == 1
     source = source.replace(NETOPT_IMPORT, 'import netopt_callbacks.factorization as nc')
-    assert re.findall(r'def (test_\w+)', source) == ['test_svd_factorization', 'test_factor_dense',
-                                                     'test_factor_dense_for_prediction']
+    assert re.findall(r'def (test_\w+)', source) == [
+        'test_svd_factorization',
+        'test_factor_dense',
+        'test_factor_dense_for_prediction',
+    ]
     names = {'__name__': 'netopt_tests'}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)
@@ -136,7 +161,9 @@ def test_netopts_own_tests_pass(name):
 
 def test_the_example_the_manual_names(capsys):
     folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'examples')
-    example = runpy.run_path(os.path.join(folder, 'dense_factorization.py'))['dense_factorization_example']
+    example = runpy.run_path(os.path.join(folder, 'dense_factorization.py'))[
+        'dense_factorization_example'
+    ]
     z, newz = example()
     trained, factored = capsys.readouterr().out.splitlines()
     counts = [sum(int(np.prod(p.shape)) for p in model.parameters) for model in (z, newz)]
@@ -148,12 +175,18 @@ def test_the_example_the_manual_names(capsys):
         wrong.append(float(said.group(2)))
     # A guess is wrong in 50 of 100; factoring loses nothing that 1000 samples show.
     assert wrong[0] < 20 and abs(wrong[1] - wrong[0]) <= 1
-    assert [layer.op_name for layer in (newz.first, newz.second, newz.classify)] == ['Dense', 'DenseFactored', 'Dense']
+    assert [layer.op_name for layer in (newz.first, newz.second, newz.classify)] == [
+        'Dense',
+        'DenseFactored',
+        'Dense',
+    ]
 
 
 def test_the_names_and_their_arguments_are_netopts():
     import netopt_callbacks.factorization as ours
     from cntk.contrib.netopt import factorization as theirs
+
     for name in ('factor_dense', 'dense_factored', 'svd_subprojection'):
-        assert (list(inspect.signature(getattr(ours, name)).parameters)
-                == list(inspect.signature(getattr(theirs, name)).parameters))
+        assert list(inspect.signature(getattr(ours, name)).parameters) == list(
+            inspect.signature(getattr(theirs, name)).parameters
+        )

@@ -1,4 +1,5 @@
-"""Functions keep the names the user gave them: through every edit of a graph, and in a trainer whatever is attached."""
+"""Functions keep the names the user gave them: through every edit of a graph, and in a trainer
+whatever is attached."""
 import cntk as C
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from netopt_callbacks import factorization, graph, quantization
 
 
 def product(x):
-    return C.times(x, C.parameter((4, 2), init=1.))
+    return C.times(x, C.parameter((4, 2), init=1.0))
 
 
 def named_later(x):
@@ -22,11 +23,17 @@ MODELS = {
     'primitive': lambda x: C.plus(product(x), 1, name='z'),
     'named later': named_later,
     'block': lambda x: C.layers.Dense(2, name='z')(x),
-    'last layer named': lambda x: C.layers.Sequential([C.layers.Dense(6, name='hidden'), C.layers.Dense(2, name='z')])(x),
-    'sequence named': lambda x: C.layers.Sequential([C.layers.Dense(6, name='hidden'), C.layers.Dense(2)], name='z')(x),
+    'last layer named': lambda x: C.layers.Sequential(
+        [C.layers.Dense(6, name='hidden'), C.layers.Dense(2, name='z')]
+    )(x),
+    'sequence named': lambda x: C.layers.Sequential(
+        [C.layers.Dense(6, name='hidden'), C.layers.Dense(2)], name='z'
+    )(x),
     'combine of one': lambda x: C.combine([product(x)], name='z'),
     'alias': lambda x: C.alias(product(x), name='z'),
-    'combine of two': lambda x: C.combine([C.layers.Dense(2, name='left')(x), product(x)], name='z'),
+    'combine of two': lambda x: C.combine(
+        [C.layers.Dense(2, name='left')(x), product(x)], name='z'
+    ),
     'without a name': product,
 }
 
@@ -52,9 +59,20 @@ EDITS = {
     'clone_shared': graph.clone_shared,
     'substitute nothing': lambda model: graph.substitute(model, {}),
     'substitute': lambda model: Halved().transform(model),
-    'replace': lambda model: graph.replace(model, {layer: layer.rebuilt(
-        C.times(C.placeholder(), C.Parameter(layer.W.shape, init=0), output_rank=layer.output_rank), 'Zero')
-        for layer in graph.layers(model)}),
+    'replace': lambda model: graph.replace(
+        model,
+        {
+            layer: layer.rebuilt(
+                C.times(
+                    C.placeholder(),
+                    C.Parameter(layer.W.shape, init=0),
+                    output_rank=layer.output_rank,
+                ),
+                'Zero',
+            )
+            for layer in graph.layers(model)
+        },
+    ),
     'factor_dense': lambda model: factorization.factor_dense(model, lambda W: 1),
 }
 
@@ -76,11 +94,17 @@ def test_a_binarized_model_keeps_its_name():
 
 
 CRITERIA = {
-    'two Functions': lambda z, y: (C.squared_error(z, y, name='loss'), C.squared_error(z, y, name='metric')),
+    'two Functions': lambda z, y: (
+        C.squared_error(z, y, name='loss'),
+        C.squared_error(z, y, name='metric'),
+    ),
     'loss alone': lambda z, y: (C.squared_error(z, y, name='loss'), None),
-    'named later': lambda z, y: tuple(named(C.squared_error(z, y) + 0, name) for name in ('loss', 'metric')),
-    'one Function of two': lambda z, y: C.combine([C.squared_error(z, y, name='loss'),
-                                                   C.squared_error(z, y, name='metric')], name='criterion'),
+    'named later': lambda z, y: tuple(
+        named(C.squared_error(z, y) + 0, name) for name in ('loss', 'metric')
+    ),
+    'one Function of two': lambda z, y: C.combine(
+        [C.squared_error(z, y, name='loss'), C.squared_error(z, y, name='metric')], name='criterion'
+    ),
 }
 
 
@@ -89,23 +113,38 @@ def named(function, name):
     return function
 
 
-@pytest.mark.parametrize('due', [[], [Same], [Copy], [Halved], [Halved, Copy]],
-                         ids=lambda due: ', '.join(kind.__name__ for kind in due) or 'observers alone')
-@pytest.mark.parametrize('kind, criterion', [(kind, 'two Functions') for kind in sorted(MODELS)]
-                         + [('block', criterion) for criterion in sorted(CRITERIA)])
+@pytest.mark.parametrize(
+    'due',
+    [[], [Same], [Copy], [Halved], [Halved, Copy]],
+    ids=lambda due: ', '.join(kind.__name__ for kind in due) or 'observers alone',
+)
+@pytest.mark.parametrize(
+    'kind, criterion',
+    [(kind, 'two Functions') for kind in sorted(MODELS)]
+    + [('block', criterion) for criterion in sorted(CRITERIA)],
+)
 def test_a_run_keeps_the_names(kind, criterion, due):
     x, y = C.input_variable(4), C.input_variable(2)
     z = MODELS[kind](x)
     given = CRITERIA[criterion](C.combine([z.outputs[0]]), y)
     learner = C.sgd(C.combine(list(z.outputs[:1])).parameters, C.learning_parameter_schedule(0.01))
     trainer = C.Trainer(z, given, learner)
-    handed = [part for part in (given if isinstance(given, tuple) else (given,)) if part is not None]
+    handed = [
+        part for part in (given if isinstance(given, tuple) else (given,)) if part is not None
+    ]
 
     def names():
-        return ([z.name, trainer.model.name, trainer.loss_function.name,
-                 trainer.evaluation_function and trainer.evaluation_function.name],
-                [part.name for part in handed], [part.output.name for part in handed if len(part.outputs) == 1],
-                [output.name for output in z.outputs])
+        return (
+            [
+                z.name,
+                trainer.model.name,
+                trainer.loss_function.name,
+                trainer.evaluation_function and trainer.evaluation_function.name,
+            ],
+            [part.name for part in handed],
+            [part.output.name for part in handed if len(part.outputs) == 1],
+            [output.name for output in z.outputs],
+        )
 
     before = names()
     optimizations = [kind(epoch) for epoch, kind in enumerate(due, 1)]

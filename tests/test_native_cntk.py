@@ -1,4 +1,5 @@
-"""The bit convolution's integers equal CNTK's own float convolution of +-1 data, wherever CNTK's CPU can compute it."""
+"""The bit convolution's integers equal CNTK's own float convolution of +-1 data, wherever
+CNTK's CPU can compute it."""
 import numpy as np
 import pytest
 
@@ -8,10 +9,13 @@ C = pytest.importorskip('cntk')
 
 
 def cntk_convolution(x, w, strides, padding):
-    """CNTK's convolution of x `[batch, channels, height, width]`, padded by CNTK itself, per side."""
+    """CNTK's convolution of x `[batch, channels, height, width]`, padded by CNTK itself, per
+    side."""
     image = C.input_variable(x.shape[1:])
     padded = C.pad(image, [(0, 0)] + list(padding)) if np.any(padding) else image
-    return C.convolution(C.constant(w), padded, strides=strides, auto_padding=[False]).eval({image: x})
+    return C.convolution(C.constant(w), padded, strides=strides, auto_padding=[False]).eval(
+        {image: x}
+    )
 
 
 @pytest.mark.parametrize('channels, filters', [(1, 1), (3, 5), (64, 64), (65, 33), (512, 16)])
@@ -34,7 +38,9 @@ def test_auto_padding(channels):
     x = np.where(random.rand(1, channels, 7, 7) > 0.5, 1, -1).astype(np.float32)
     w = np.where(random.rand(20, channels, 3, 3) > 0.5, 1, -1).astype(np.float32)
     image = C.input_variable(x.shape[1:])
-    expected = C.convolution(C.constant(w), image, auto_padding=[False, True, True]).eval({image: x})
+    expected = C.convolution(C.constant(w), image, auto_padding=[False, True, True]).eval(
+        {image: x}
+    )
     for name in native.implementations():
         got = native.BinaryConvolution(w, padding=((1, 1), (1, 1)), implementation=name)(x)
         assert np.array_equal(got, expected), name
@@ -42,11 +48,15 @@ def test_auto_padding(channels):
 
 def test_threshold_equals_the_sign_of_cntk_s_difference():
     """`x - shift > 0` in CNTK's float32 and `x > shift` here: the same bit, infinities included."""
-    values = np.array([np.inf, -np.inf, 0, -0.0, 1e-30, 1.0000001e-30, 3e38, -3e38, 1, 1.0000001, -5], np.float32)
+    values = np.array(
+        [np.inf, -np.inf, 0, -0.0, 1e-30, 1.0000001e-30, 3e38, -3e38, 1, 1.0000001, -5], np.float32
+    )
     x, shift = (np.ascontiguousarray(a.ravel()) for a in np.meshgrid(values, values))
     image = C.input_variable(x.shape)
     bits = C.greater(image - C.constant(shift), 0).eval({image: x[None]})[0]
-    got = native.BinaryConvolution(np.eye(len(x), dtype=np.float32)[:, :, None, None], threshold=shift)
+    got = native.BinaryConvolution(
+        np.eye(len(x), dtype=np.float32)[:, :, None, None], threshold=shift
+    )
     ours = got(x[None, :, None, None])[0, :, 0, 0]
     signs = np.where(x > shift, 1, -1)
     assert np.array_equal(ours, np.array([-(signs.sum() - s) + s for s in signs]))

@@ -12,18 +12,28 @@ IMPLEMENTATIONS = native.implementations()
 
 
 def observed(builder):
-    """The ops with an unpack of every bit value, so that every value is an output; and the names of all of these."""
-    ops = builder.ops + [dict(op='unpack', input=name, values='seen_' + name) for name in sorted(builder.bits)]
+    """The ops with an unpack of every bit value, so that every value is an output; and the
+    names of all of these."""
+    ops = builder.ops + [
+        dict(op='unpack', input=name, values='seen_' + name) for name in sorted(builder.bits)
+    ]
     names = sorted(name for name in builder.shapes if name not in builder.inputs)
     return ops, names + ['seen_' + name for name in sorted(builder.bits)]
 
 
 def check(builder, batch, share=0.05, implementations=IMPLEMENTATIONS):
     """Every value seen, and then one value alone: the others' memory is used again then."""
-    inputs = {name: cases.special(builder.random, (batch,) + shape, share) for name, shape in builder.inputs.items()}
+    inputs = {
+        name: cases.special(builder.random, (batch,) + shape, share)
+        for name, shape in builder.inputs.items()
+    }
     ops, names = observed(builder)
     values = oracle.run(ops, inputs)
-    last = names[-1] if 'seen_' + str(builder.ops[-1].get('bits')) == names[-1] else builder.ops[-1].get('values') or names[-1]
+    last = (
+        names[-1]
+        if 'seen_' + str(builder.ops[-1].get('bits')) == names[-1]
+        else builder.ops[-1].get('values') or names[-1]
+    )
     shapes = {name: shape[:1] + (None, None) for name, shape in builder.inputs.items()}
     for name in implementations:
         got = native.Program(ops, shapes, names, implementation=name)(*inputs.values())
@@ -31,7 +41,11 @@ def check(builder, batch, share=0.05, implementations=IMPLEMENTATIONS):
             expected = values[value]
             assert oracle.same(array.reshape(expected.shape), expected), (name, value, builder.ops)
         alone = native.Program(ops, builder.inputs, [last], implementation=name)
-        assert oracle.same(alone(*inputs.values()).reshape(values[last].shape), values[last]), (name, last, builder.ops)
+        assert oracle.same(alone(*inputs.values()).reshape(values[last].shape), values[last]), (
+            name,
+            last,
+            builder.ops,
+        )
 
 
 def test_every_op_has_a_row():
@@ -49,7 +63,9 @@ def test_op(name, batch):
 @pytest.mark.parametrize('seed', range(60))
 def test_random_program(seed):
     random = np.random.RandomState(1000 + seed)
-    check(cases.random_program(random, int(random.randint(3, 12))), int(random.choice([1, 2, 3, 5])))
+    check(
+        cases.random_program(random, int(random.randint(3, 12))), int(random.choice([1, 2, 3, 5]))
+    )
 
 
 @pytest.mark.slow
@@ -57,7 +73,10 @@ def test_random_program(seed):
 def test_many_random_programs(seed):
     for part in range(25):
         random = np.random.RandomState(100000 + 25 * seed + part)
-        check(cases.random_program(random, int(random.randint(3, 20))), int(random.choice([1, 2, 7, 16, 64])))
+        check(
+            cases.random_program(random, int(random.randint(3, 20))),
+            int(random.choice([1, 2, 7, 16, 64])),
+        )
 
 
 @pytest.mark.parametrize('channels', [1, 3, 31, 63, 64, 65, 513])
@@ -68,11 +87,32 @@ def test_sizes(channels, size):
     cases.pack(builder)
     weights = random.randn(33, channels, 3, 3).astype(F)
     threshold = random.randint(-20, 20, 33)
-    builder.add(dict(op='convolution', input='b0', weights=weights, padding=((1, 1), (1, 1)), bits='b1', sum_threshold=threshold),
-                (33,) + size)
-    builder.add(dict(op='convolution', input='b1', weights=random.randn(20, 33, 1, 1).astype(F), bits='b2', values='v2',
-                     steps=[('normalize', 1.5, random.randn(20).astype(F), random.randn(20).astype(F)), ('relu',)],
-                     threshold=0.5), (20,) + size)
+    builder.add(
+        dict(
+            op='convolution',
+            input='b0',
+            weights=weights,
+            padding=((1, 1), (1, 1)),
+            bits='b1',
+            sum_threshold=threshold,
+        ),
+        (33,) + size,
+    )
+    builder.add(
+        dict(
+            op='convolution',
+            input='b1',
+            weights=random.randn(20, 33, 1, 1).astype(F),
+            bits='b2',
+            values='v2',
+            steps=[
+                ('normalize', 1.5, random.randn(20).astype(F), random.randn(20).astype(F)),
+                ('relu',),
+            ],
+            threshold=0.5,
+        ),
+        (20,) + size,
+    )
     check(builder, 1 if size[0] > 7 else 3)
 
 
@@ -84,13 +124,33 @@ def test_sums_beyond_int16(length):
     weights[random.rand(*weights.shape) < 0.1] = -1
     x = np.ones((3, length), F)
     x[1] = -1
-    for threshold in (length, length - 1, -length, -length - 1, length // 2, -2 ** 31, 2 ** 31 - 1):
-        op = dict(op='dense', input='b', weights=weights, sum_threshold=np.full(40, threshold), bits='c',
-                  sum_decreasing=np.arange(40) % 2 == 0)
-        ops = [dict(op='pack', input='x', bits='b', threshold=0.0), op, dict(op='unpack', input='c', values='y')]
+    for threshold in (
+        length,
+        length - 1,
+        -length,
+        -length - 1,
+        length // 2,
+        -(2**31),
+        2**31 - 1,
+    ):
+        op = dict(
+            op='dense',
+            input='b',
+            weights=weights,
+            sum_threshold=np.full(40, threshold),
+            bits='c',
+            sum_decreasing=np.arange(40) % 2 == 0,
+        )
+        ops = [
+            dict(op='pack', input='x', bits='b', threshold=0.0),
+            op,
+            dict(op='unpack', input='c', values='y'),
+        ]
         expected = oracle.run(ops, dict(x=x))['y'][:, :, 0, 0]
         for name in IMPLEMENTATIONS:
-            assert np.array_equal(native.Program(ops, dict(x=(length,)), ['y'], implementation=name)(x), expected), name
+            assert np.array_equal(
+                native.Program(ops, dict(x=(length,)), ['y'], implementation=name)(x), expected
+            ), name
 
 
 @pytest.fixture
@@ -105,15 +165,24 @@ def test_threads(threads, count):
     for seed in range(8):
         for batch in (1, 2, 7, 24):
             threads(count)
-            check(cases.random_program(np.random.RandomState(seed), 8, size=(24, 17) if seed < 2 else None), batch,
-                  implementations=IMPLEMENTATIONS[:1])
+            check(
+                cases.random_program(
+                    np.random.RandomState(seed), 8, size=(24, 17) if seed < 2 else None
+                ),
+                batch,
+                implementations=IMPLEMENTATIONS[:1],
+            )
 
 
 def test_fused_multiply_add_of_the_oracle():
     """The oracle's own arithmetic, against exact fractions."""
     from fractions import Fraction
+
     random = np.random.RandomState(3)
-    a, b, c = (cases.special(random, (4000,), 0) * F(10) ** random.randint(-20, 18, 4000).astype(F) for _ in range(3))
+    a, b, c = (
+        cases.special(random, (4000,), 0) * F(10) ** random.randint(-20, 18, 4000).astype(F)
+        for _ in range(3)
+    )
     c[::3] = -(a * b)[::3]
     with np.errstate(all='ignore'):
         got = oracle.fused_multiply_add(a, b, c)
@@ -128,17 +197,37 @@ def test_fused_multiply_add_of_the_oracle():
         assert distances[0] == min(distances)
 
 
-@pytest.mark.parametrize('channels, kernel, options', [
-    (3, (7, 7), dict(strides=(2, 2), padding=((3, 2), (3, 2)))), (9, (2, 7), dict(padding=((0, 1), (2, 1)))),
-    (10, (2, 7), dict(padding=((0, 1), (2, 1)))), (1, (1, 3), dict(padding=((0, 0), (5, 4)))),
-    (4, (3, 2), dict(dilation=(2, 1), strides=(1, 3), padding=((2, 2), (1, 0)))), (4, (2, 3), dict(dilation=(1, 2))),
-    (4, (3, 3), dict(groups=2, padding=((1, 1), (1, 1))))], ids=str)
+@pytest.mark.parametrize(
+    'channels, kernel, options',
+    [
+        (3, (7, 7), dict(strides=(2, 2), padding=((3, 2), (3, 2)))),
+        (9, (2, 7), dict(padding=((0, 1), (2, 1)))),
+        (10, (2, 7), dict(padding=((0, 1), (2, 1)))),
+        (1, (1, 3), dict(padding=((0, 0), (5, 4)))),
+        (4, (3, 2), dict(dilation=(2, 1), strides=(1, 3), padding=((2, 2), (1, 0)))),
+        (4, (2, 3), dict(dilation=(1, 2))),
+        (4, (3, 3), dict(groups=2, padding=((1, 1), (1, 1)))),
+    ],
+    ids=str,
+)
 def test_rows_of_taps_in_float_convolutions(channels, kernel, options):
-    # 9 channels by 7 taps are a row that is read as one, 10 by 7 are not; five padded columns hold taps that are all outside.
+    # 9 channels by 7 taps are a row that is read as one, 10 by 7 are not; five padded columns hold
+    # taps that are all outside.
     random = np.random.RandomState(3)
     x = random.standard_normal((2, channels, 8, 9)).astype(F)
     weights = random.standard_normal((18, channels // options.get('groups', 1)) + kernel).astype(F)
-    ops = [dict(op='float_convolution', input='x', values='y', weights=weights, steps=[('add', 0.5)], **options)]
+    ops = [
+        dict(
+            op='float_convolution',
+            input='x',
+            values='y',
+            weights=weights,
+            steps=[('add', 0.5)],
+            **options,
+        )
+    ]
     expected = oracle.run(ops, dict(x=x))['y']
     for name in IMPLEMENTATIONS:
-        assert oracle.same(native.Program(ops, dict(x=x.shape[1:]), ['y'], implementation=name)(x), expected), name
+        assert oracle.same(
+            native.Program(ops, dict(x=x.shape[1:]), ['y'], implementation=name)(x), expected
+        ), name

@@ -1,4 +1,5 @@
-"""The bit convolution under AddressSanitizer and UndefinedBehaviorSanitizer: the fuzz target, and the tests themselves."""
+"""The bit convolution under AddressSanitizer and UndefinedBehaviorSanitizer: the fuzz target,
+and the tests themselves."""
 import os
 
 import pytest
@@ -19,7 +20,7 @@ def fuzz(program, cases, seed):
     done = native_builds.run_sanitized([program, str(cases), str(seed)])
     assert done.returncode == 0, done.stdout[-4000:]
     summary = done.stdout.strip().splitlines()[-1]
-    assert summary.startswith('%d cases agree' % cases)
+    assert summary.startswith(f'{cases} cases agree')
     assert summary.split(':')[1].split() == native.implementations()
 
 
@@ -36,13 +37,25 @@ def package(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['test_native.py', 'test_native_interface.py', 'test_native_properties.py',
-                                  'test_native_program.py', 'test_native_program_interface.py', 'test_native_program_state.py'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'test_native.py',
+        'test_native_interface.py',
+        'test_native_properties.py',
+        'test_native_program.py',
+        'test_native_program_interface.py',
+        'test_native_program_state.py',
+    ],
+)
 def test_all_tests_sanitized(package, name):
-    code = ('import sys, netopt_callbacks._native as n; assert n.__file__.startswith(%r), n.__file__; import pytest; '
-            'sys.exit(pytest.main(sys.argv[1:]))' % package)
-    command = native_builds.pytest_command('-c', os.devnull, '--rootdir', package, '-m', 'not slow',
-                                           os.path.join(HERE, name))
+    code = (
+        f'import sys, netopt_callbacks._native as n; assert n.__file__.startswith({package!r}), '
+        'n.__file__; import pytest; sys.exit(pytest.main(sys.argv[1:]))'
+    )
+    command = native_builds.pytest_command(
+        '-c', os.devnull, '--rootdir', package, '-m', 'not slow', os.path.join(HERE, name)
+    )
     command[1:3] = ['-c', code]
     done = native_builds.run_sanitized(command, python_path=package)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -6,7 +6,16 @@ from netopt_callbacks.engine import checkpoint
 from user_script import Identity, Script
 
 PAIR = ['', '.ckp', '.tmp', '.ckp.tmp']
-NEIGHBOURS = ['model_b', 'model-2', 'model.best', 'modelling', 'model\u00b2', 'model\u0663', 'model1x', 'Model']
+NEIGHBOURS = [
+    'model_b',
+    'model-2',
+    'model.best',
+    'modelling',
+    'model\u00b2',
+    'model\u0663',
+    'model1x',
+    'Model',
+]
 
 
 def laid(folder, name, ends):
@@ -19,8 +28,11 @@ def listed(folder):
 
 
 # CNTK replaces a pair as: both .tmp, both old ones unlinked, two renames.
-STAGES = pytest.mark.parametrize('ends', [PAIR, PAIR[1:], PAIR[2:], ['', '.ckp.tmp'], ['.ckp', '.ckp.tmp'], ['', '.ckp']],
-                                 ids=['written', 'one unlinked', 'both unlinked', 'one renamed', 'cut', 'whole'])
+STAGES = pytest.mark.parametrize(
+    'ends',
+    [PAIR, PAIR[1:], PAIR[2:], ['', '.ckp.tmp'], ['.ckp', '.ckp.tmp'], ['', '.ckp']],
+    ids=['written', 'one unlinked', 'both unlinked', 'one renamed', 'cut', 'whole'],
+)
 
 
 @STAGES
@@ -43,8 +55,15 @@ def test_files_of_a_run_whose_name_is_this_one_and_a_number_stay_as_they_are(end
     assert listed(tmpdir) == before
 
 
-@pytest.mark.parametrize('ends, left', [
-    (['.tmp', '.ckp.tmp'], []), (['', '.ckp.tmp'], ['', '.ckp']), (PAIR, ['', '.ckp']), (['.ckp.tmp'], [])])
+@pytest.mark.parametrize(
+    'ends, left',
+    [
+        (['.tmp', '.ckp.tmp'], []),
+        (['', '.ckp.tmp'], ['', '.ckp']),
+        (PAIR, ['', '.ckp']),
+        (['.ckp.tmp'], []),
+    ],
+)
 def test_numbers_of_its_own_are_mended(ends, left, tmpdir):
     laid(tmpdir, 'model7', ends)
     found = checkpoint.Checkpoints(str(tmpdir.join('model')), []).find()

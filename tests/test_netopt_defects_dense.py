@@ -1,7 +1,7 @@
 """One regression test, or more, for each defect of the released netopt that concerns Dense layers.
 
-The numbers are those of its list of defects, 1 to 14; 5 to 12 are in `test_binary_defects`. `quietly` silences
-the warning a rank that saves nothing gives.
+The numbers are those of its list of defects, 1 to 14; 5 to 12 are in `test_binary_defects`.
+`quietly` silences the warning a rank that saves nothing gives.
 """
 import re
 
@@ -28,9 +28,14 @@ def test_defect_1_the_activation_is_kept():
 
 def test_defect_2_a_rank_that_saves_nothing_is_not_silent():
     x = C.input_variable(2)
-    model = Sequential([Dense(50, activation=C.sigmoid, name='h1'), Dense(50, activation=C.sigmoid, name='h2'),
-                        Dense(2, name='out')])(x)
-    rank = lambda W: int(min(W.shape) * .6)
+    model = Sequential(
+        [
+            Dense(50, activation=C.sigmoid, name='h1'),
+            Dense(50, activation=C.sigmoid, name='h2'),
+            Dense(2, name='out'),
+        ]
+    )(x)
+    rank = lambda W: int(min(W.shape) * 0.6)
     with pytest.warns(UserWarning) as caught:
         new = factorization.factor_dense(model, rank)
     said = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
@@ -62,7 +67,7 @@ def test_defect_2_the_break_even_rank_itself_saves_nothing(shape):
     x = C.input_variable(shape[0])
     model = Dense(shape[1], bias=False, name='d')(x)
     for rank in range(1, min(shape) + 1):
-        note, = nc.FactorDense(rank=rank).transform(model).layers
+        (note,) = nc.FactorDense(rank=rank).transform(model).layers
         gains = rank * sum(shape) < shape[0] * shape[1]
         assert (note.skipped is None) == gains
         assert (note.parameters_after < note.parameters_before) == gains
@@ -77,10 +82,14 @@ def test_defect_3_no_bias_and_a_feature_map_are_factored():
     assert sorted(parameters_of(new.classify)) == ['W1', 'W2']
 
 
-@pytest.mark.parametrize('rank, error', [(0, ValueError), (999, ValueError), (1.5, TypeError), (-1, ValueError)])
+@pytest.mark.parametrize(
+    'rank, error', [(0, ValueError), (999, ValueError), (1.5, TypeError), (-1, ValueError)]
+)
 def test_defect_4_a_wrong_rank_is_an_error_that_names_the_layer(rank, error):
-    for apply in (lambda: factorization.factor_dense(wide(), lambda W: rank),
-                  lambda: nc.FactorDense(rank=lambda W: rank).transform(wide())):
+    for apply in (
+        lambda: factorization.factor_dense(wide(), lambda W: rank),
+        lambda: nc.FactorDense(rank=lambda W: rank).transform(wide()),
+    ):
         with pytest.raises(error, match="'h'"):
             apply()
 
@@ -98,30 +107,46 @@ def test_defect_13_a_network_without_blocks_is_factored():
 
 
 def test_defect_13_nothing_matched_is_an_error_that_lists_the_layers():
-    for apply in (lambda f: factorization.factor_dense(wide(), full, f),
-                  lambda f: nc.FactorDense(rank=1, filter_function=f).transform(wide())):
+    for apply in (
+        lambda f: factorization.factor_dense(wide(), full, f),
+        lambda f: nc.FactorDense(rank=1, filter_function=f).transform(wide()),
+    ):
         with pytest.raises(ValueError, match='FactorDense.*h.*20x30.*out.*30x2'):
             apply(lambda block: False)
 
 
 def dense_layers(depth):
-    return Sequential([Dense(8, activation=C.tanh, name='d%d' % i) for i in range(depth)])(C.input_variable(8))
+    return Sequential([Dense(8, activation=C.tanh, name=f'd{i}') for i in range(depth)])(
+        C.input_variable(8)
+    )
 
 
 def convolutions(depth):
-    layers = [C.layers.Convolution2D((3, 3), 2, pad=True, name='c%d' % i) for i in range(depth)]
+    layers = [C.layers.Convolution2D((3, 3), 2, pad=True, name=f'c{i}') for i in range(depth)]
     return Sequential(layers)(C.input_variable((2, 4, 4)))
 
 
-@pytest.mark.parametrize('network, transform, op_name', [
-    (dense_layers, lambda model: nc.FactorDense(rank=2).transform(model).model, 'DenseFactored'),
-    (convolutions, quantization.convert_to_binary_convolution, 'BinaryConvolution')])
-def test_defect_14_all_layers_are_replaced_in_one_copy_of_the_graph(network, transform, op_name, monkeypatch):
+@pytest.mark.parametrize(
+    'network, transform, op_name',
+    [
+        (
+            dense_layers,
+            lambda model: nc.FactorDense(rank=2).transform(model).model,
+            'DenseFactored',
+        ),
+        (convolutions, quantization.convert_to_binary_convolution, 'BinaryConvolution'),
+    ],
+)
+def test_defect_14_all_layers_are_replaced_in_one_copy_of_the_graph(
+    network, transform, op_name, monkeypatch
+):
     visited = []
     for name in ('clone', 'replace_placeholders'):
+
         def counted(self, *arguments, _inner=getattr(C.Function, name), **options):
             visited.append(len(list(graph.walk(self))))
             return _inner(self, *arguments, **options)
+
         monkeypatch.setattr(C.Function, name, counted)
 
     def functions_visited(depth):
@@ -131,6 +156,7 @@ def test_defect_14_all_layers_are_replaced_in_one_copy_of_the_graph(network, tra
         total = sum(visited)
         assert [function.op_name for function in graph.walk(new)].count(op_name) == depth
         return total
+
     # Linear: twice as many more layers cost exactly twice as much more.
     ten, twenty, forty = (functions_visited(depth) for depth in (10, 20, 40))
     assert forty - twenty == 2 * (twenty - ten) > 0
@@ -138,5 +164,9 @@ def test_defect_14_all_layers_are_replaced_in_one_copy_of_the_graph(network, tra
 
 def test_every_defect_has_a_test():
     names = list(globals()) + dir(test_binary_defects)
-    numbers = {int(match.group(1)) for match in (re.match(r'test_defect_(\d+)_', name) for name in names) if match}
+    numbers = {
+        int(match.group(1))
+        for match in (re.match(r'test_defect_(\d+)_', name) for name in names)
+        if match
+    }
     assert numbers == set(range(1, 15))

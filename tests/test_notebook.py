@@ -18,15 +18,15 @@ from user_script import SAMPLES, Identity, Script, hidden
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 READY = 'READY'
-FOR_EVER = dict(sweeps=10 ** 6, test=False, cross_validation=0)
-MINIBATCH = 50          # divides an epoch
+FOR_EVER = dict(sweeps=10**6, test=False, cross_validation=0)
+MINIBATCH = 50  # divides an epoch
 
 
 class Told(nc.Observer):
     """Counts what it is told; says when some minibatches are trained."""
 
     def __init__(self, ready_at=None):
-        super(Told, self).__init__()
+        super().__init__()
         self.samples, self.swaps, self.ends = [], 0, 0
         self._ready_at = ready_at
 
@@ -48,8 +48,11 @@ def factor(epoch=1):
 
 # The cells that are interrupted: each trains for ever and returns its run, or None.
 
+
 def session(script, callbacks):
-    script.session = nc.training_session(callbacks=callbacks, epoch_size=SAMPLES, **script.arguments)
+    script.session = nc.training_session(
+        callbacks=callbacks, epoch_size=SAMPLES, **script.arguments
+    )
     yield script.session
     script.session.train()
 
@@ -59,22 +62,31 @@ def hand_loop(script, callbacks):
     with nc.attach(script.trainer, callbacks, epoch_size=SAMPLES) as run:
         yield run
         while True:
-            script.position = script.learners[0].total_number_of_samples_seen(), script.source.get_checkpoint_state()
+            script.position = (
+                script.learners[0].total_number_of_samples_seen(),
+                script.source.get_checkpoint_state(),
+            )
             minibatch = script.source.next_minibatch(MINIBATCH)
             script.trainer.train_minibatch({x: minibatch[s] for x, s in streams.items()})
 
 
 def function_train(script, callbacks):
     yield None
-    nc.train(C.combine([script.loss, script.metric]), script.source, minibatch_size=MINIBATCH,
-             model_inputs_to_streams=script.arguments['model_inputs_to_streams'],
-             parameter_learners=script.learners, epoch_size=SAMPLES, max_epochs=10 ** 6,
-             callbacks=callbacks)
+    nc.train(
+        C.combine([script.loss, script.metric]),
+        script.source,
+        minibatch_size=MINIBATCH,
+        model_inputs_to_streams=script.arguments['model_inputs_to_streams'],
+        parameter_learners=script.learners,
+        epoch_size=SAMPLES,
+        max_epochs=10**6,
+        callbacks=callbacks,
+    )
 
 
 def main(loop):
     """Runs a cell until Ctrl-C, says what it left, and trains on in another cell."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell's background job ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     handlers = signal.getsignal(signal.SIGINT), sys.excepthook
     patched = sys.modules['cntk.train.training_session'].training_session
     script, told = Script(minibatch=MINIBATCH, **FOR_EVER), Told(ready_at=30)
@@ -84,16 +96,25 @@ def main(loop):
         next(cell)
     except KeyboardInterrupt:
         samples = script.learners[0].total_number_of_samples_seen()
-    left = {'samples': samples, 'state': script.state().hex(), 'told': told.samples,
-            'swaps': told.swaps, 'ends': told.ends,
-            'handlers': handlers == (signal.getsignal(signal.SIGINT), sys.excepthook)
-            and patched is sys.modules['cntk.train.training_session'].training_session}
-    # Ctrl-C between the two lines of a hand loop leaves a minibatch read and not trained, with CNTK alone too.
+    left = {
+        'samples': samples,
+        'state': script.state().hex(),
+        'told': told.samples,
+        'swaps': told.swaps,
+        'ends': told.ends,
+        'handlers': handlers == (signal.getsignal(signal.SIGINT), sys.excepthook)
+        and patched is sys.modules['cntk.train.training_session'].training_session,
+    }
+    # Ctrl-C between the two lines of a hand loop leaves a minibatch read and not trained, with CNTK
+    # alone too.
     if loop == 'hand_loop' and script.position[0] == samples:
         script.source.restore_from_checkpoint(script.position[1])
     if run is not None:
-        left['result'] = [len(run.result.records), run.result.complete,
-                          len(run.result.model.parameters)]
+        left['result'] = [
+            len(run.result.records),
+            run.result.complete,
+            len(run.result.model.parameters),
+        ]
         script.arguments['max_samples'] = samples + 2 * SAMPLES
         script.run([Identity(epoch=1)])
         left['records'] = [record.samples for record in script.session.result.records]
@@ -108,9 +129,12 @@ def interrupted(loop):
     falls there is lost, with CNTK alone too. Then, and only then, a second one is sent.
     """
     process = subprocess.Popen(
-        [sys.executable, '-W', 'ignore', os.path.abspath(__file__), loop], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, universal_newlines=True,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)])))
+        [sys.executable, '-W', 'ignore', os.path.abspath(__file__), loop],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)])),
+    )
     try:
         for line in process.stdout:
             if line.startswith(READY):
@@ -121,11 +145,15 @@ def interrupted(loop):
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
-            err, lost = re.subn(r'Exception ignored in: <bound method .*?\nKeyboardInterrupt\n', '',
-                                err, flags=re.DOTALL)
+            err, lost = re.subn(
+                r'Exception ignored in: <bound method .*?\nKeyboardInterrupt\n',
+                '',
+                err,
+                flags=re.DOTALL,
+            )
             assert lost == 1, err[-3000:]
     finally:
-        process.kill()          # nothing, where it has ended
+        process.kill()  # nothing, where it has ended
     assert process.returncode == 0, err[-3000:]
     return json.loads(next(line for line in out.splitlines() if line.startswith('LEFT'))[5:]), err
 
@@ -142,15 +170,16 @@ def test_ctrl_c_leaves_a_whole_trainer_and_a_partial_result(loop):
     script.run_plain()
     assert left['state'] == script.state().hex()
     if loop == 'function_train':
-        return              # Function.train keeps trainer and result to itself until it returns
+        return  # Function.train keeps trainer and result to itself until it returns
     assert left['result'] == [1, False, len(script.z.parameters)]
-    assert left['records'] == [SAMPLES]         # epochs of the second run count from its start
+    assert left['records'] == [SAMPLES]  # epochs of the second run count from its start
     script.arguments['max_samples'] = left['samples'] + 2 * SAMPLES
     script.run_plain()
     assert left['trained on'] == script.state().hex()
 
 
 # Cells run twice.
+
 
 def losses(folder):
     """Returns the steps of `train/loss`, as TensorBoard shows them."""
@@ -164,7 +193,7 @@ def test_training_cell_run_twice(tmpdir):
     script, plain = Script(sweeps=2), Script(sweeps=2)
     told = Told()
     callbacks = [Identity(epoch=1), told, nc.TensorBoard(tmpdir, every=1)]
-    epoch = list(range(64, SAMPLES, 64)) + [SAMPLES]        # CNTK cuts a minibatch at a sweep's end
+    epoch = list(range(64, SAMPLES, 64)) + [SAMPLES]  # CNTK cuts a minibatch at a sweep's end
     once = epoch + [SAMPLES + samples for samples in epoch]
     for _ in range(2):
         for each in (script, plain):
@@ -184,8 +213,9 @@ def test_cell_with_a_hand_written_loop_run_twice(tmpdir):
     for _ in range(2):
         with nc.attach(script.trainer, callbacks, epoch_size=128) as run:
             for _ in range(4):
-                script.trainer.train_minibatch({script.x: script.images[:64],
-                                                script.label: script.labels[:64]})
+                script.trainer.train_minibatch(
+                    {script.x: script.images[:64], script.label: script.labels[:64]}
+                )
         assert [record.samples for record in run.result.records] == [128]
         assert losses(tmpdir) == [64, 128, 192, 256]
     assert (told.swaps, told.ends, told.samples) == (2, 2, 2 * [64, 128, 192, 256])
@@ -197,9 +227,13 @@ def test_cell_with_nc_train_run_twice(tmpdir):
     callbacks = [Identity(epoch=1), told, nc.TensorBoard(tmpdir, every=1)]
     for _ in range(2):
         learner = C.sgd(script.z.parameters, C.learning_parameter_schedule(0.05))
-        summary = nc.train(C.combine([script.loss, script.metric]), (script.images, script.labels),
-                           minibatch_size=350, parameter_learners=[learner],
-                           callbacks=callbacks)
+        summary = nc.train(
+            C.combine([script.loss, script.metric]),
+            (script.images, script.labels),
+            minibatch_size=350,
+            parameter_learners=[learner],
+            callbacks=callbacks,
+        )
         assert [record.samples for record in summary.result.records] == [SAMPLES]
         assert losses(tmpdir) == [350, 700]
     assert (told.swaps, told.ends, told.samples) == (2, 2, 2 * [350, 700])
@@ -212,7 +246,9 @@ def test_optimization_run_twice_says_what_it_finds():
     script.source = script.arguments['mb_source'] = script._source('data')
     script.arguments['model_inputs_to_streams'] = script._streams(script.source, 'data')
     before = script.outcome()
-    with pytest.raises(ValueError, match="FactorDense: expected a Dense layer to change, got none.*'classify'"):
+    with pytest.raises(
+        ValueError, match="FactorDense: expected a Dense layer to change, got none.*'classify'"
+    ):
         script.run([factor()])
     assert script.outcome() == before
 
@@ -247,7 +283,8 @@ x, y = C.input_variable(3, name='x'), C.input_variable(2, name='y')
 z = C.layers.Dense(2)(x)
 loss = C.cross_entropy_with_softmax(z, y)
 printer = C.logging.ProgressPrinter(freq=2)
-trainer = C.Trainer(z, (loss, loss), [C.sgd(z.parameters, C.learning_parameter_schedule(0.1))], [printer])
+learner = C.sgd(z.parameters, C.learning_parameter_schedule(0.1))
+trainer = C.Trainer(z, (loss, loss), [learner], [printer])
 config = C.CheckpointConfig(sys.argv[1], frequency=5)
 data = np.eye(3, dtype=np.float32)[:2].repeat(4, 0), np.eye(2, dtype=np.float32).repeat(4, 0)
 import netopt_callbacks as nc
@@ -266,7 +303,8 @@ def attached(**options):
     return len(run.result.records)
 for how, options in ((run, dict()), (attached, dict()),
                      (run, dict(progress_writers=[printer], checkpoint_config=config)),
-                     (run, dict(progress_writers=[printer])), (attached, dict(progress_writers=[printer]))):
+                     (run, dict(progress_writers=[printer])),
+                     (attached, dict(progress_writers=[printer]))):
     try:
         print('RECORDS', how(**options))
     except ValueError as error:
@@ -275,12 +313,17 @@ for how, options in ((run, dict()), (attached, dict()),
 
 
 def test_import_after_the_trainer_was_built(tmpdir):
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', LATE, str(tmpdir.join('model'))],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
-                          env=dict(os.environ, PYTHONPATH=os.path.dirname(HERE)))
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', LATE, str(tmpdir.join('model'))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        env=dict(os.environ, PYTHONPATH=os.path.dirname(HERE)),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    session, attach, config, works, attached = [line for line in done.stdout.splitlines()
-                                                if line.startswith(('RECORDS', 'ERROR'))]
+    session, attach, config, works, attached = (
+        line for line in done.stdout.splitlines() if line.startswith(('RECORDS', 'ERROR'))
+    )
     for said in (session, attach):
         assert 'Trainer was built before' in said and 'progress_writers=' in said
     assert 'checkpoint_config was built before' in config

@@ -34,21 +34,44 @@ def factored(samples=200, before=0.1, after=0.5, layers=None):
     totals = None
     if layers is None:
         totals = Totals(6610 - 6500 + 1412, 6500 - 6400 + 1312, 0, 4 * 1522)
-        layers = [nc.LayerNote('hidden', (64, 100), rank=8, energy=0.75, error=0.5,
-                               parameters_before=6500, parameters_after=1412,
-                               macs_before=6400, macs_after=1312),
-                  nc.LayerNote('classify', (10, 10), skipped='rank 8 saves nothing',
-                               parameters_before=110, parameters_after=110,
-                               macs_before=100, macs_after=100)]
-    return nc.Record('FactorDense', 2, samples, before, after, [(samples, after)], layers,
-                     network_after=totals)
+        layers = [
+            nc.LayerNote(
+                'hidden',
+                (64, 100),
+                rank=8,
+                energy=0.75,
+                error=0.5,
+                parameters_before=6500,
+                parameters_after=1412,
+                macs_before=6400,
+                macs_after=1312,
+            ),
+            nc.LayerNote(
+                'classify',
+                (10, 10),
+                skipped='rank 8 saves nothing',
+                parameters_before=110,
+                parameters_after=110,
+                macs_before=100,
+                macs_after=100,
+            ),
+        ]
+    return nc.Record(
+        'FactorDense', 2, samples, before, after, [(samples, after)], layers, network_after=totals
+    )
 
 
 def tell(observer, epochs=4, swap_epoch=2, run=None):
     """Tells an observer of a made-up run: 100 samples an epoch in minibatches of 40, 40 and 20."""
-    run = run or Run(epoch_size=100, max_samples=100 * epochs, metric_name='errs',
-                     has_held_out=True, optimizations=[('FactorDense', swap_epoch)],
-                     parameters=6610, macs=6500)
+    run = run or Run(
+        epoch_size=100,
+        max_samples=100 * epochs,
+        metric_name='errs',
+        has_held_out=True,
+        optimizations=[('FactorDense', swap_epoch)],
+        parameters=6610,
+        macs=6500,
+    )
     observer.on_start(run)
     observer.on_evaluation(Evaluation('start', 0, 0, 0.9))
     record = None
@@ -59,7 +82,9 @@ def tell(observer, epochs=4, swap_epoch=2, run=None):
         drop = None if record is None else record.drop
         recovered = None if record is None else record.recovered_at(held_out)
         kind = 'before' if epoch == swap_epoch else 'epoch'
-        observer.on_evaluation(Evaluation(kind, 100 * epoch, epoch, held_out, None, drop, recovered))
+        observer.on_evaluation(
+            Evaluation(kind, 100 * epoch, epoch, held_out, None, drop, recovered)
+        )
         observer.on_epoch(epoch, 100 * epoch)
         if epoch == swap_epoch:
             record = factored()
@@ -72,11 +97,19 @@ def tell(observer, epochs=4, swap_epoch=2, run=None):
 
 # TensorBoard.
 
+
 def test_recovery_is_one_curve_with_an_upright_drop(tmp_path):
     tell(nc.TensorBoard(tmp_path))
     # 199 repeats the value before the swap, see TensorBoard._corner.
     assert curve(tmp_path, 'recovery/metric') == [
-        (0, 0.9), (100, 0.4), (199, 0.1), (200, 0.1), (200, 0.5), (300, 0.3), (400, 0.125)]
+        (0, 0.9),
+        (100, 0.4),
+        (199, 0.1),
+        (200, 0.1),
+        (200, 0.5),
+        (300, 0.3),
+        (400, 0.125),
+    ]
     assert curve(tmp_path, 'recovery/drop') == [(200, 0.4), (300, 0.4), (400, 0.4)]
     assert curve(tmp_path, 'recovery/recovered') == [(200, 0.0), (300, 0.5), (400, 0.9375)]
     assert curve(tmp_path, 'cross_validation/metric') == [(400, 0.2)]
@@ -88,12 +121,21 @@ def test_no_sample_is_lost_between_windows(tmp_path):
     # Epoch 1: (40 * 1 + 40 * 2) / 80; then 20 samples of 4 and 40 of 1/2. The window before the
     # swap ends with it, with one minibatch less.
     assert curve(tmp_path, 'train/loss') == [
-        (80, 1.5), (140, round((20 * 4 + 40 * 0.5) / 60, 6)), (200, round((40 * 1 + 20 * 2) / 60, 6)),
-        (280, 0.5), (340, round((20 * 4 / 3. + 40 * 0.25) / 60, 6)),
-        (400, round((40 * 0.5 + 20 * 1) / 60, 6))]
+        (80, 1.5),
+        (140, round((20 * 4 + 40 * 0.5) / 60, 6)),
+        (200, round((40 * 1 + 20 * 2) / 60, 6)),
+        (280, 0.5),
+        (340, round((20 * 4 / 3.0 + 40 * 0.25) / 60, 6)),
+        (400, round((40 * 0.5 + 20 * 1) / 60, 6)),
+    ]
     assert curve(tmp_path, 'train/metric') == [
-        (80, 0.375), (140, round(40 * 0.5 / 60, 6)), (200, round(40 * 0.25 / 60, 6)),
-        (280, 0.375), (340, round(40 * 0.5 / 60, 6)), (400, round(40 * 0.25 / 60, 6))]
+        (80, 0.375),
+        (140, round(40 * 0.5 / 60, 6)),
+        (200, round(40 * 0.25 / 60, 6)),
+        (280, 0.375),
+        (340, round(40 * 0.5 / 60, 6)),
+        (400, round(40 * 0.25 / 60, 6)),
+    ]
 
 
 def test_a_window_larger_than_the_run_is_written_at_the_swap_and_the_end(tmp_path):
@@ -109,34 +151,64 @@ def test_layers_and_totals_of_an_optimization(tmp_path):
     assert curve(tmp_path, 'netopt/classify/rank') == []
     parameters, macs = 6610 - 6500 + 1412, 6500 - 6400 + 1312
     assert curve(tmp_path, 'netopt/parameters') == [
-        (0, 6610), (199, 6610), (200, parameters), (400, parameters)]
+        (0, 6610),
+        (199, 6610),
+        (200, parameters),
+        (400, parameters),
+    ]
     assert curve(tmp_path, 'netopt/macs') == [(0, 6500), (199, 6500), (200, macs), (400, macs)]
     [event] = read(tmp_path).Tensors('netopt/FactorDense/text_summary')
     text = event.tensor_proto.string_val[0].decode('utf-8')
     assert event.step == 200
     assert 'FactorDense after epoch 2 (200 samples)' in text and 'drop 0.4' in text
-    assert '| hidden | 64x100 | 8 | 0.7500 | 0.5000 | 6,500 -> 1,412 | 6,400 -> 1,312 | 32 | - |' in text
+    assert (
+        '| hidden | 64x100 | 8 | 0.7500 | 0.5000 | 6,500 -> 1,412 | 6,400 -> 1,312 | 32 | - |'
+        in text
+    )
     assert '| classify | 10x10 | - | - | - | 110 | 100 | - | rank 8 saves nothing |' in text
 
 
 def test_every_tag_of_a_run_is_known(tmp_path):
     tell(nc.TensorBoard(tmp_path))
-    assert sorted(read(tmp_path).Tags()['scalars']) == sorted([
-        'train/loss', 'train/metric', 'recovery/metric', 'recovery/drop', 'recovery/recovered',
-        'cross_validation/metric', 'test/metric', 'netopt/parameters', 'netopt/macs',
-        'netopt/hidden/rank', 'netopt/hidden/energy', 'netopt/hidden/error'])
+    assert sorted(read(tmp_path).Tags()['scalars']) == sorted(
+        [
+            'train/loss',
+            'train/metric',
+            'recovery/metric',
+            'recovery/drop',
+            'recovery/recovered',
+            'cross_validation/metric',
+            'test/metric',
+            'netopt/parameters',
+            'netopt/macs',
+            'netopt/hidden/rank',
+            'netopt/hidden/energy',
+            'netopt/hidden/error',
+        ]
+    )
 
 
 def test_layers_without_names_or_with_the_same_name_get_tags_of_their_own(tmp_path):
     board = nc.TensorBoard(tmp_path)
     board.on_start(Run())
-    board.on_optimization(factored(layers=[
-        nc.LayerNote('', (4, 4), rank=1), nc.LayerNote('same', (4, 4), rank=2),
-        nc.LayerNote('same', (4, 4), rank=3), nc.LayerNote('a b', (4, 4), rank=4)]))
+    board.on_optimization(
+        factored(
+            layers=[
+                nc.LayerNote('', (4, 4), rank=1),
+                nc.LayerNote('same', (4, 4), rank=2),
+                nc.LayerNote('same', (4, 4), rank=3),
+                nc.LayerNote('a b', (4, 4), rank=4),
+            ]
+        )
+    )
     board.close()
     ranks = {tag: curve(tmp_path, tag)[0][1] for tag in read(tmp_path).Tags()['scalars']}
-    assert ranks == {'netopt/layer1/rank': 1, 'netopt/same/rank': 2, 'netopt/same_3/rank': 3,
-                     'netopt/a_b/rank': 4}
+    assert ranks == {
+        'netopt/layer1/rank': 1,
+        'netopt/same/rank': 2,
+        'netopt/same_3/rank': 3,
+        'netopt/a_b/rank': 4,
+    }
 
 
 def test_an_optimization_before_the_first_minibatch(tmp_path):
@@ -175,8 +247,8 @@ def test_a_resumed_run_hides_what_is_trained_again_and_keeps_the_rest(tmp_path):
     killed = nc.TensorBoard(tmp_path, every=1)
     killed.on_start(Run())
     for samples in (100, 200, 300):
-        killed.on_minibatch(samples, samples / 1000., None)
-        killed.on_evaluation(Evaluation('epoch', samples, samples // 100, samples / 1000.))
+        killed.on_minibatch(samples, samples / 1000.0, None)
+        killed.on_evaluation(Evaluation('epoch', samples, samples // 100, samples / 1000.0))
     killed.close()
     resumed = nc.TensorBoard(tmp_path, every=1)
     resumed.on_start(Run(samples=200))
@@ -194,9 +266,11 @@ def test_a_point_told_again_by_a_resumed_run_is_not_doubled(tmp_path):
     after = dict(parameters=1522, macs=1412)
 
     def swap(board, last):
-        told = [lambda: board.on_evaluation(Evaluation('before', 200, 2, 0.1)),
-                lambda: board.on_optimization(factored()),
-                lambda: board.on_evaluation(Evaluation('after', 200, 2, 0.5, 'FactorDense', 0.4, 0.))]
+        told = [
+            lambda: board.on_evaluation(Evaluation('before', 200, 2, 0.1)),
+            lambda: board.on_optimization(factored()),
+            lambda: board.on_evaluation(Evaluation('after', 200, 2, 0.5, 'FactorDense', 0.4, 0.0)),
+        ]
         for tell_it in told[:last]:
             tell_it()
 
@@ -254,7 +328,7 @@ def test_what_was_told_is_on_disk_before_the_run_ends(tmp_path):
 def test_two_observers_on_one_folder(tmp_path):
     first, second = nc.TensorBoard(tmp_path), nc.TensorBoard(str(tmp_path) + '/../' + tmp_path.name)
     first.on_start(Run())
-    with pytest.raises(RuntimeError, match='another observer.*%s' % tmp_path.name):
+    with pytest.raises(RuntimeError, match=f'another observer.*{tmp_path.name}'):
         second.on_start(Run())
     second.on_end(nc.Result())
     first.on_end(nc.Result())
@@ -262,14 +336,22 @@ def test_two_observers_on_one_folder(tmp_path):
     second.on_end(nc.Result())
 
 
-@pytest.mark.parametrize('logdir, error, message', [
-    (7, TypeError, 'folder'), ('', ValueError, 'folder'), ('s3://bucket/runs', ValueError, 'this machine')])
+@pytest.mark.parametrize(
+    'logdir, error, message',
+    [
+        (7, TypeError, 'folder'),
+        ('', ValueError, 'folder'),
+        ('s3://bucket/runs', ValueError, 'this machine'),
+    ],
+)
 def test_no_folder(logdir, error, message):
     with pytest.raises(error, match=message):
         nc.TensorBoard(logdir)
 
 
-@pytest.mark.parametrize('every, error', [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    'every, error', [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)]
+)
 def test_every_is_a_number_of_minibatches(tmp_path, every, error):
     with pytest.raises(error, match='every'):
         nc.TensorBoard(tmp_path, every=every)
@@ -285,14 +367,17 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
 
 # Both, as progress writers of plain CNTK.
 
+
 def criterion():
     x, y = C.input_variable(3), C.input_variable(2)
     z = C.layers.Dense(2)(x)
     return x, y, z, (C.cross_entropy_with_softmax(z, y), C.classification_error(z, y))
 
 
-DATA = (np.random.RandomState(0).rand(50, 3).astype('f'),
-        np.eye(2, dtype='f')[np.random.RandomState(1).randint(0, 2, 50)])
+DATA = (
+    np.random.RandomState(0).rand(50, 3).astype('f'),
+    np.eye(2, dtype='f')[np.random.RandomState(1).randint(0, 2, 50)],
+)
 
 
 def test_in_a_plain_trainer(tmp_path):
@@ -322,8 +407,13 @@ def test_in_a_plain_trainer(tmp_path):
 def test_in_function_train(tmp_path):
     board, out = nc.TensorBoard(tmp_path, every=1), io.StringIO()
     x, y, z, functions = criterion()
-    C.combine(functions).train(DATA, minibatch_size=10, max_epochs=2, callbacks=[board, nc.ProgressBar(out)],
-                               parameter_learners=[C.sgd(z.parameters, 0.1)])
+    C.combine(functions).train(
+        DATA,
+        minibatch_size=10,
+        max_epochs=2,
+        callbacks=[board, nc.ProgressBar(out)],
+        parameter_learners=[C.sgd(z.parameters, 0.1)],
+    )
     board.close()
     assert [step for step, _ in curve(tmp_path, 'train/loss')] == list(range(10, 101, 10))
     assert '50 samples: loss' in out.getvalue() and '100 samples: loss' in out.getvalue()

@@ -30,16 +30,23 @@ if sys.argv[3:] == ['forks'] and os.fork() == 0:
     time.sleep(600)
 sys.stdin.read()
 held.release()
-''' % (os.path.dirname(HERE), os.path.join(os.path.dirname(HERE), 'netopt_callbacks', 'engine', 'lock.py'))
+''' % (
+    os.path.dirname(HERE),
+    os.path.join(os.path.dirname(HERE), 'netopt_callbacks', 'engine', 'lock.py'),
+)
 
 
-class Other(object):
+class Other:
     """Another process that takes the lock, where it can, until it is ended; it has no CNTK."""
 
     def __init__(self, file, *options, **environment):
         self.process = subprocess.Popen(
-            [sys.executable, '-c', HOLDS, file, file + '.netopt'] + list(options), stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, universal_newlines=True, env=dict(os.environ, **environment))
+            [sys.executable, '-c', HOLDS, file, file + '.netopt'] + list(options),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            universal_newlines=True,
+            env=dict(os.environ, **environment),
+        )
         self.said = self.process.stdout.readline().strip()
 
     def end(self, how=None):
@@ -67,8 +74,11 @@ def other(tmpdir):
 def test_session_is_told_before_anything_is_written(other, tmpdir):
     script = Script(folder=str(tmpdir), test=False, checkpoint=300, cross_validation=0)
     before = listed(tmpdir)
-    with pytest.raises(RuntimeError, match='process %d on .* is training under the checkpoint name .*model.*nothing '
-                                           'was written' % other.process.pid):
+    with pytest.raises(
+        RuntimeError,
+        match=f'process {other.process.pid} on .* is training under the checkpoint name '
+        '.*model.*nothing was written',
+    ):
         script.run([factor()])
     assert listed(tmpdir) == before and script.trainer.total_number_of_samples_seen == 0
     assert not script.session.result.complete
@@ -76,7 +86,7 @@ def test_session_is_told_before_anything_is_written(other, tmpdir):
 
 def test_hand_loop_is_told_before_its_checkpoint_is_touched(other, tmpdir):
     script, file = Script(test=False), str(tmpdir.join('model'))
-    with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH) as run:
+    with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH):
         loop(script, 0, 2)
         with pytest.raises(RuntimeError, match='is training under the checkpoint name'):
             script.trainer.save_checkpoint(file)
@@ -89,7 +99,7 @@ def test_hand_loop_is_told_before_its_checkpoint_is_touched(other, tmpdir):
         second.end()
         loop(script, 2, 6)
     last = Other(file)
-    assert last.said == 'HELD'          # the run is over
+    assert last.said == 'HELD'  # the run is over
     last.end()
 
 
@@ -124,14 +134,16 @@ def test_workers_of_one_job_share_it(tmpdir):
 
 
 def test_two_runs_of_one_process(tmpdir):
-    first, second = [Lock(str(tmpdir.join('model')), str(tmpdir.join('model.netopt'))) for _ in range(2)]
+    first, second = (
+        Lock(str(tmpdir.join('model')), str(tmpdir.join('model.netopt'))) for _ in range(2)
+    )
     first.take()
     with pytest.raises(RuntimeError, match='this process is training under'):
         second.take()
     second.take(shared=True)
-    second.release()                    # it is not its own
+    second.release()  # it is not its own
     outer = Other(str(tmpdir.join('model')))
-    assert 'process %d on' % os.getpid() in outer.said
+    assert f'process {os.getpid()} on' in outer.said
     outer.end()
     first.release()
     assert not tmpdir.join('model.netopt').check()

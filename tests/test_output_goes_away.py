@@ -1,4 +1,5 @@
-"""What watches a run goes quiet when its output goes away; training goes on, and files stay whole."""
+"""What watches a run goes quiet when its output goes away; training goes on, and files stay
+whole."""
 import errno
 import io
 import os
@@ -19,11 +20,12 @@ from test_progress_bar import Terminal
 
 # The bar.
 
+
 class Stream(io.StringIO):
     """Raises `error` from its `works`-th write on; a terminal if `tty`."""
 
     def __init__(self, error=None, works=3, tty=False, at='write'):
-        super(Stream, self).__init__()
+        super().__init__()
         self.error, self.works, self.tty, self.at = error, works, tty, at
 
     def isatty(self):
@@ -31,7 +33,7 @@ class Stream(io.StringIO):
 
     def write(self, text):
         self._fail('write')
-        return super(Stream, self).write(text)
+        return super().write(text)
 
     def flush(self):
         self._fail('flush')
@@ -43,7 +45,7 @@ class Stream(io.StringIO):
                 raise self.error
 
 
-class WriteAlone(object):
+class WriteAlone:
     """What a script may put into `sys.stderr` to keep a copy of it."""
 
     def __init__(self):
@@ -57,20 +59,31 @@ def told(stream, metric_name='errs'):
     """Tells a bar on a stream of a whole run; returns the warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        tell(nc.ProgressBar(stream), run=Run(epoch_size=100, max_samples=400, metric_name=metric_name))
+        tell(
+            nc.ProgressBar(stream),
+            run=Run(epoch_size=100, max_samples=400, metric_name=metric_name),
+        )
     return [str(warning.message) for warning in caught]
 
 
 @pytest.mark.parametrize('tty', [False, True], ids=['lines', 'bar'])
 @pytest.mark.parametrize('at', ['write', 'flush'])
 @pytest.mark.parametrize('works', [0, 3])
-@pytest.mark.parametrize('error', [
-    OSError(errno.EIO, 'Input/output error'), OSError(errno.ENOSPC, 'No space left on device'),
-    BrokenPipeError(errno.EPIPE, 'Broken pipe'), ValueError('I/O operation on closed file'),
-    RuntimeError('a stream of the script has its own idea'), AttributeError('None has no write')], ids=repr)
+@pytest.mark.parametrize(
+    'error',
+    [
+        OSError(errno.EIO, 'Input/output error'),
+        OSError(errno.ENOSPC, 'No space left on device'),
+        BrokenPipeError(errno.EPIPE, 'Broken pipe'),
+        ValueError('I/O operation on closed file'),
+        RuntimeError('a stream of the script has its own idea'),
+        AttributeError('None has no write'),
+    ],
+    ids=repr,
+)
 def test_an_error_of_the_stream_is_one_warning(error, works, at, tty):
-    said, = told(Stream(error, works, tty, at))
-    assert said.startswith('ProgressBar: its output has gone (%s' % type(error).__name__)
+    (said,) = told(Stream(error, works, tty, at))
+    assert said.startswith(f'ProgressBar: its output has gone ({type(error).__name__}')
     assert 'Training goes on' in said
     assert not tqdm._instances
 
@@ -83,7 +96,7 @@ def test_a_stream_that_was_closed_before(stream):
 
 def test_no_standard_error_at_all(monkeypatch):
     monkeypatch.setattr(sys, 'stderr', None)
-    said, = told(None)
+    (said,) = told(None)
     assert 'sys.stderr is None' in said
 
 
@@ -116,7 +129,7 @@ def test_a_full_disk_under_a_file():
     if not os.path.exists('/dev/full'):
         pytest.skip('this system has no /dev/full')
     stream = open('/dev/full', 'w')
-    said, = told(stream)
+    (said,) = told(stream)
     assert 'No space left' in said
     with pytest.raises(OSError):
         stream.close()
@@ -154,7 +167,8 @@ board = nc.TensorBoard(sys.argv[1], every=1)
 board.on_start(Run())
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always')
-    for limit, steps in ((int(sys.argv[2]), range(1, 500)), (resource.RLIM_INFINITY, range(500, 511))):
+    limits = ((int(sys.argv[2]), range(1, 500)), (resource.RLIM_INFINITY, range(500, 511)))
+    for limit, steps in limits:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         for step in steps:
             board.on_minibatch(step, 0.5, None)
@@ -166,21 +180,27 @@ print(len(caught), caught[0].message)
 @pytest.mark.parametrize('limit', range(2000, 2050, 7))
 def test_a_full_disk_is_one_warning_and_the_file_stays_whole(tmp_path, limit):
     """Full at any byte of a record; when there is room again, the curve goes on."""
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', FULL_DISK, str(tmp_path), str(limit)],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60,
-                          universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', FULL_DISK, str(tmp_path), str(limit)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        universal_newlines=True,
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith('1 TensorBoard: cannot write to the folder %s: File too large' % tmp_path)
+    assert done.stdout.startswith(
+        f'1 TensorBoard: cannot write to the folder {tmp_path}: File too large'
+    )
     steps = [step for step, _ in curve(tmp_path, 'train/loss')]
     written = next(step for step in range(1, 500) if steps[step] != step + 1)
     assert 20 < written < 100 and steps == list(range(1, written + 1)) + list(range(500, 511))
-    name, = os.listdir(str(tmp_path))
+    (name,) = os.listdir(str(tmp_path))
     records = list(RawEventFileLoader(str(tmp_path / name)).Load())
     assert sum(len(record) + 16 for record in records) == os.path.getsize(str(tmp_path / name))
 
 
 def test_where_not_even_the_end_can_be_mended_nothing_more_is_appended(tmp_path):
-    class Broken(object):
+    class Broken:
         closed = False
 
         def write(self, data):

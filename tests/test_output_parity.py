@@ -31,7 +31,9 @@ def test_the_same_value_at_the_same_position_is_no_difference(value):
     expected = changed((1, 2), value)
     output = found(expected, expected)
     assert (output.not_finite, output.different_not_finite) == (1, 0)
-    assert output.unexplained_error == output.largest_difference == output.different_predictions == 0
+    assert (
+        output.unexplained_error == output.largest_difference == output.different_predictions == 0
+    )
     assert output.largest_output == 8
 
 
@@ -78,7 +80,11 @@ def test_zeros_admit_nothing():
 def test_what_ties_is_left_out():
     actual = changed((1, slice(None)), [NAN, 9, 0])
     output = found(GOOD, actual, clear=[True, False, True, True])
-    assert (output.unexplained_error, output.different_not_finite, output.different_predictions) == (0, 0, 0)
+    assert (
+        output.unexplained_error,
+        output.different_not_finite,
+        output.different_predictions,
+    ) == (0, 0, 0)
     output = found(GOOD, actual)
     assert (output.different_not_finite, output.different_predictions) == (1, 1)
     assert output.unexplained_difference == 14
@@ -94,6 +100,7 @@ def test_each_minibatch_counts():
 
 # In networks.
 
+
 def gated():
     """Returns (arguments, trained, lowered): outputs that overflow where `gate` is 100."""
     features, model = convolutions()
@@ -102,10 +109,24 @@ def gated():
     return (features, gate), trained + C.exp(gate), lowered + C.exp(gate)
 
 
-@pytest.mark.parametrize('gates', [[0, 0, 0, 100, 0, 0, 0], [0, 50, 50, 50, 50, 50, 0], [100] * 6 + [0],
-                                   [0, NAN, 0, -INF, 0, 100, 0]], ids=str)
-@pytest.mark.parametrize('wrong, passes', [(lambda y: y, True), (lambda y: 3 * y + 1000, False),
-                                           (lambda y: y * np.float32(1.001), False)])
+@pytest.mark.parametrize(
+    'gates',
+    [
+        [0, 0, 0, 100, 0, 0, 0],
+        [0, 50, 50, 50, 50, 50, 0],
+        [100] * 6 + [0],
+        [0, NAN, 0, -INF, 0, 100, 0],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    'wrong, passes',
+    [
+        (lambda y: y, True),
+        (lambda y: 3 * y + 1000, False),
+        (lambda y: y * np.float32(1.001), False),
+    ],
+)
 def test_overflowing_samples(gates, wrong, passes):
     (features, gate), trained, lowered = gated()
     data = [{features: images(features.shape), gate: np.float32(gates).reshape(-1, 1)}]
@@ -128,7 +149,9 @@ def test_nothing_finite_is_nothing_compared():
     features, model = convolutions()
     trained = binarized(model)
     lowered = lower_binary_layers(trained)
-    parity = compare(trained, lowered, [{features: np.full_like(images(features.shape), np.nan)}], tolerance=1)
+    parity = compare(
+        trained, lowered, [{features: np.full_like(images(features.shape), np.nan)}], tolerance=1
+    )
     assert not parity.passed and 'nothing could be compared' in str(parity)
 
 

@@ -19,7 +19,7 @@ class Wrong(Identity):
     """Lowers to a network that computes something slightly else."""
 
     def __init__(self, factor):
-        super(Wrong, self).__init__()
+        super().__init__()
         self.factor = factor
 
     def lower(self, model):
@@ -63,11 +63,13 @@ def test_a_bit_that_differs_is_admitted_only_where_it_ties(distance, tied):
     convolution = C.layers.Convolution2D((3, 3), 4, pad=True, name='layer')
     values = np.abs(images((2, 6, 7))) + 0.5
     values[2, 1, 3, 4] = distance
-    trained, other = (nc.quantization.convert_to_binary_convolution(convolution(x - np.float32(moved)))
-                      for moved in (0, 1.5 * distance))
+    trained, other = (
+        nc.quantization.convert_to_binary_convolution(convolution(x - np.float32(moved)))
+        for moved in (0, 1.5 * distance)
+    )
     # As if CNTK had rounded the float layer before it differently in the lowered network.
     found = compare(trained, lower_binary_layers(other), [{x: values}], tolerance=1e-5)
-    layer, = found.layers
+    (layer,) = found.layers
     assert (layer.ties, layer.strays) == ((1, 0) if tied else (0, 1))
     assert found.largest_difference > 0.1
     assert found.passed == tied
@@ -75,23 +77,36 @@ def test_a_bit_that_differs_is_admitted_only_where_it_ties(distance, tied):
 
 def test_parity_reads_well_and_is_json_ready():
     features, model = convolutions()
-    _, found = Lower().run(binarized(model), [nc.BinarizeConvolution()], [{features: images(features.shape)}])
-    assert str(found).splitlines()[0].startswith('Lowered against trained, 7 samples (held-out): largest '
-                                                 'difference 0 of outputs up to ')
+    _, found = Lower().run(
+        binarized(model), [nc.BinarizeConvolution()], [{features: images(features.shape)}]
+    )
+    assert (
+        str(found)
+        .splitlines()[0]
+        .startswith(
+            'Lowered against trained, 7 samples (held-out): largest '
+            'difference 0 of outputs up to '
+        )
+    )
     assert "'second': 2,268 integers ==" in str(found)
     fields = found.to_dict()
     assert fields['passed'] and fields['layers'][0]['integers'] == 2268
-    assert parity.LayerParity('idle').passed and 'nothing compared' in str(parity.LayerParity('idle'))
+    assert parity.LayerParity('idle').passed and 'nothing compared' in str(
+        parity.LayerParity('idle')
+    )
 
 
-@pytest.mark.parametrize('tolerance, error', [('1', TypeError), (True, TypeError), (-1, ValueError),
-                                              (float('nan'), ValueError)])
+@pytest.mark.parametrize(
+    'tolerance, error',
+    [('1', TypeError), (True, TypeError), (-1, ValueError), (float('nan'), ValueError)],
+)
 def test_tolerance_is_checked(tolerance, error):
     with pytest.raises(error, match='tolerance'):
         Lower(tolerance)
 
 
 # nc.optimize
+
 
 def test_optimize_transforms_trains_lowers():
     features, model = convolutions()
@@ -114,7 +129,9 @@ def test_optimize_takes_the_model_that_training_returns():
     other = binarized(convolutions()[1])
     lowered = nc.optimize(model, nc.BinarizeConvolution(), lambda new_model: other)
     values = images(features.shape)
-    assert same_bits(lowered.eval({lowered.arguments[0]: values}), other.eval({other.arguments[0]: values}))
+    assert same_bits(
+        lowered.eval({lowered.arguments[0]: values}), other.eval({other.arguments[0]: values})
+    )
 
 
 def test_optimize_serves_third_party_optimizations():
@@ -124,9 +141,15 @@ def test_optimize_serves_third_party_optimizations():
         nc.optimize(model, Wrong(2.0), data=images(features.shape))
 
 
-@pytest.mark.parametrize('arguments, message', [
-    ((None, Identity()), 'model must be'), ((Identity(), Identity()), 'model must be'),
-    (('model', Identity), 'optimization must be'), (('model', Identity(), 5), 'train_function must be')])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ((None, Identity()), 'model must be'),
+        ((Identity(), Identity()), 'model must be'),
+        (('model', Identity), 'optimization must be'),
+        (('model', Identity(), 5), 'train_function must be'),
+    ],
+)
 def test_optimize_checks_its_arguments(arguments, message):
     _, model = convolutions()
     arguments = [model if argument == 'model' else argument for argument in arguments]

@@ -26,7 +26,8 @@ def test_lines_where_the_output_is_no_terminal():
         'epoch 3: loss 0.6667, errs 0.3000, held out 0.3000',
         'epoch 4: loss 0.5000, errs 0.3000, held out 0.1250',
         'cross validation: errs 0.2000',
-        'test: errs 0.1500']
+        'test: errs 0.1500',
+    ]
 
 
 def test_the_bar_counts_samples_and_closes():
@@ -97,7 +98,12 @@ def test_a_swap_takes_the_bar_away_until_training_goes_on():
     bar.on_minibatch(150, 1.0, 0.5)
     assert shown(out).startswith('epoch 2:')
     bar.close()
-    assert [line.split()[0] for line in screen(out)[:-1]] == ['epoch', 'FactorDense', 'Restoring', 'epoch']
+    assert [line.split()[0] for line in screen(out)[:-1]] == [
+        'epoch',
+        'FactorDense',
+        'Restoring',
+        'epoch',
+    ]
 
 
 def shown(out):
@@ -111,6 +117,6 @@ def screen(out):
     for line in out.getvalue().split('\n'):
         seen = ''
         for text in line.split('\r'):
-            seen = text + seen[len(text):]
+            seen = text + seen[len(text) :]
         lines.append(seen.strip())
     return lines

@@ -1,4 +1,5 @@
-"""Whatever reads the network follows every change of it: as bytes, against what the trainer itself computes."""
+"""Whatever reads the network follows every change of it: as bytes, against what the trainer
+itself computes."""
 import os
 import subprocess
 import sys
@@ -9,8 +10,20 @@ import pytest
 from cntk.layers.typing import Tensor
 
 import netopt_callbacks as nc
-from readers_scripts import (BATCH, CLASSES, OP_NAMES, OPTIMIZATIONS, SHAPE, Agent, Shared, first, momentum, operations,
-                             sequence_criterion, sequence_model)
+from readers_scripts import (
+    BATCH,
+    CLASSES,
+    OP_NAMES,
+    OPTIMIZATIONS,
+    SHAPE,
+    Agent,
+    Shared,
+    first,
+    momentum,
+    operations,
+    sequence_criterion,
+    sequence_model,
+)
 from user_script import KILLED, Identity, Killer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -24,6 +37,7 @@ def attached(case, *callbacks):
 
 
 # One layer function, many readers.
+
 
 @every
 def test_readers_follow_in_a_hand_loop(kind):
@@ -41,7 +55,7 @@ def test_readers_follow_in_a_hand_loop(kind):
     assert case.check().tobytes() == truth.tobytes()
     assert first(run.result.model, case.few).tobytes() == truth.tobytes()
     assert run.result.records[0].notes == []
-    case.train(3)                   # the run is over
+    case.train(3)  # the run is over
     case.check()
 
 
@@ -49,11 +63,17 @@ def test_readers_follow_in_a_hand_loop(kind):
 @pytest.mark.parametrize('model', [True, False], ids=['with a model', 'criterion alone'])
 def test_readers_follow_in_a_session(kind, model):
     case = Shared(model)
-    source = C.io.MinibatchSourceFromData({'x': (case.data, Tensor[SHAPE]), 'y': (case.labels, Tensor[CLASSES])},
-                                          max_samples=384)
+    source = C.io.MinibatchSourceFromData(
+        {'x': (case.data, Tensor[SHAPE]), 'y': (case.labels, Tensor[CLASSES])}, max_samples=384
+    )
     session = nc.training_session(
-        trainer=case.trainer, mb_source=source, mb_size=BATCH, callbacks=[OPTIMIZATIONS[kind]()], epoch_size=EPOCH,
-        model_inputs_to_streams={case.x: source.streams['x'], case.y: source.streams['y']})
+        trainer=case.trainer,
+        mb_source=source,
+        mb_size=BATCH,
+        callbacks=[OPTIMIZATIONS[kind]()],
+        epoch_size=EPOCH,
+        model_inputs_to_streams={case.x: source.streams['x'], case.y: source.streams['y']},
+    )
     session.train()
     truth = case.check()
     assert case.has(kind)
@@ -68,12 +88,22 @@ def test_readers_follow_in_train(kind):
     case = Shared()
     z = case.z
     criterion = C.combine([case.criterion.outputs[0].owner, C.classification_error(z, case.y)])
-    summary = nc.train(criterion, (case.data, case.labels), minibatch_size=BATCH, parameter_learners=[case.learner],
-                       callbacks=[OPTIMIZATIONS[kind]()], max_epochs=6, epoch_size=EPOCH, model=z)
+    summary = nc.train(
+        criterion,
+        (case.data, case.labels),
+        minibatch_size=BATCH,
+        parameter_learners=[case.learner],
+        callbacks=[OPTIMIZATIONS[kind]()],
+        max_epochs=6,
+        epoch_size=EPOCH,
+        model=z,
+    )
     case.check(first(summary.result.model, case.few))
     assert case.has(kind)
     truth = summary.result.model
-    assert [output.shape for output in truth.outputs] == [(CLASSES,)] and [a.name for a in truth.arguments] == ['x']
+    assert [output.shape for output in truth.outputs] == [(CLASSES,)] and [
+        a.name for a in truth.arguments
+    ] == ['x']
     expected = {tuple(p.shape): p.value.tobytes() for p in truth.parameters}
     assert {tuple(p.shape): p.value.tobytes() for p in criterion.parameters} == expected
 
@@ -81,27 +111,47 @@ def test_readers_follow_in_train(kind):
 @every
 def test_variables_that_the_script_keeps_are_outputs_and_keys(kind):
     case = Shared()
-    kept = case.z.output, case.criterion.outputs[0]         # CNTK gives roots of the trainer's graph, nothing else
+    kept = (
+        case.z.output,
+        case.criterion.outputs[0],
+    )  # CNTK gives roots of the trainer's graph, nothing else
     with attached(case, OPTIMIZATIONS[kind]()):
         for number in range(8):
             minibatch = case.minibatch(number)
-            swapped = number == 2       # then the network of before the minibatch is not the one that is fetched
-            expected = None if swapped else [case.z.eval({case.x: minibatch[case.x]}).tobytes(),
-                                             C.combine([case.criterion.outputs[0]]).eval(minibatch).tobytes()]
+            swapped = (
+                number == 2
+            )  # then the network of before the minibatch is not the one that is fetched
+            expected = (
+                None
+                if swapped
+                else [
+                    case.z.eval({case.x: minibatch[case.x]}).tobytes(),
+                    C.combine([case.criterion.outputs[0]]).eval(minibatch).tobytes(),
+                ]
+            )
             _, values = case.trainer.train_minibatch(minibatch, outputs=list(kept))
             assert [values[variable].shape for variable in kept] == [(BATCH, CLASSES), (BATCH, 1)]
             if expected is not None:
                 assert [values[variable].tobytes() for variable in kept] == expected
             assert values[case.z.output].tobytes() == values[kept[0]].tobytes()
-            assert all(variable in values for variable in kept + (case.z.output, case.criterion.outputs[0]))
+            assert all(
+                variable in values for variable in kept + (case.z.output, case.criterion.outputs[0])
+            )
             assert values.get(case.error.output) is None and case.error.output not in values
             _, one = case.trainer.train_minibatch(minibatch, [kept[0]])
             assert list(one) == [kept[0]]
-        _, values = case.trainer.train_minibatch({case.x: case.few, case.y: case.labels[:BATCH]}, outputs=[case.z.output])
+        _, values = case.trainer.train_minibatch(
+            {case.x: case.few, case.y: case.labels[:BATCH]}, outputs=[case.z.output]
+        )
         assert values[kept[0]].tobytes() == values[case.z.output].tobytes()
 
 
-ORDERS = [('factor', 'binarize'), ('binarize', 'factor'), ('binarize dense', 'binarize'), ('binarize', 'binarize dense')]
+ORDERS = [
+    ('factor', 'binarize'),
+    ('binarize', 'factor'),
+    ('binarize dense', 'binarize'),
+    ('binarize', 'binarize dense'),
+]
 orders = pytest.mark.parametrize('kinds', ORDERS, ids=' then '.join)
 
 
@@ -126,7 +176,7 @@ def test_readers_follow_through_a_second_swap_and_every_restore(kinds, tmpdir):
         assert case.check().tobytes() == late
         case.trainer.restore_from_checkpoint(files[0])
         case.trained = 2
-        case.train(10)              # through both swaps once more, on the other side of a restore
+        case.train(10)  # through both swaps once more, on the other side of a restore
         assert case.check().tobytes() == late and case.has(*kinds)
     for phase in (0, 2, 1):
         case.trainer.restore_from_checkpoint(files[phase])
@@ -173,18 +223,26 @@ def _raise(*arguments, **options):
 
 # A resume in a new process.
 
+
 def resumed_main(kind, front, folder, kill):
-    """A script that trains by a loop with checkpoints of its own or in a session; tells what its readers compute."""
+    """A script that trains by a loop with checkpoints of its own or in a session; tells what
+    its readers compute."""
     case, file = Shared(), os.path.join(folder, 'model')
     optimizations = [OPTIMIZATIONS[kind](1), Identity(epoch=2)]
     killer = [Killer(int(kill))] if int(kill) else []
     if front == 'session':
-        source = C.io.MinibatchSourceFromData({'x': (case.data, Tensor[SHAPE]), 'y': (case.labels, Tensor[CLASSES])},
-                                              max_samples=192)
+        source = C.io.MinibatchSourceFromData(
+            {'x': (case.data, Tensor[SHAPE]), 'y': (case.labels, Tensor[CLASSES])}, max_samples=192
+        )
         nc.training_session(
-            trainer=case.trainer, mb_source=source, mb_size=BATCH, callbacks=optimizations + killer, epoch_size=EPOCH,
+            trainer=case.trainer,
+            mb_source=source,
+            mb_size=BATCH,
+            callbacks=optimizations + killer,
+            epoch_size=EPOCH,
             checkpoint_config=C.CheckpointConfig(file, frequency=2 * BATCH),
-            model_inputs_to_streams={case.x: source.streams['x'], case.y: source.streams['y']}).train()
+            model_inputs_to_streams={case.x: source.streams['x'], case.y: source.streams['y']},
+        ).train()
     else:
         with nc.attach(case.trainer, optimizations + killer, epoch_size=EPOCH):
             if os.path.exists(file):
@@ -211,10 +269,17 @@ def test_readers_follow_a_resume_in_a_new_process(kind, front, tmpdir):
 
 def new_process(folder, main, *arguments, kill=0):
     """Returns what a `main` of a test file tells, None where it was killed."""
-    call = 'import %s; %s(*%r)' % (main.split('.')[0], main, arguments + (str(folder), str(kill)))
+    call = 'import {}; {}(*{!r})'.format(
+        main.split('.')[0], main, arguments + (str(folder), str(kill))
+    )
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([HERE, os.path.dirname(HERE)]))
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', call], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env=environment, universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', call],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        universal_newlines=True,
+    )
     if kill and done.returncode == KILLED:
         return None
     told = [line for line in done.stdout.splitlines() if line.startswith('TOLD')]
@@ -224,12 +289,15 @@ def new_process(folder, main, *arguments, kill=0):
 
 # Networks that are no model of a Trainer.
 
+
 @every
 def test_agent_acts_on_the_network_that_trains(kind, tmpdir):
     case, files = Agent(), [str(tmpdir.join(name)) for name in ('early', 'late')]
     target = case.target.eval(case.states[:BATCH]).tobytes()
-    check = lambda: case.losses(case.trainer.loss_function).tobytes() == case.acted().tobytes() \
+    check = (
+        lambda: case.losses(case.trainer.loss_function).tobytes() == case.acted().tobytes()
         and case.losses(case.criterion).tobytes() == case.acted().tobytes()
+    )
     with attached(case, OPTIMIZATIONS[kind]()) as run:
         case.train(3)
         case.trainer.save_checkpoint(files[0])
@@ -237,7 +305,7 @@ def test_agent_acts_on_the_network_that_trains(kind, tmpdir):
         assert check()
         case.train(1)
         assert check() and OP_NAMES[kind] in operations(case.net)
-        renewed = case.net.clone(C.CloneMethod.freeze)          # of the network of now
+        renewed = case.net.clone(C.CloneMethod.freeze)  # of the network of now
         acted = case.net.eval(case.states[:BATCH]).tobytes()
         assert renewed.eval(case.states[:BATCH]).tobytes() == acted
         case.trainer.save_checkpoint(files[1])
@@ -249,7 +317,10 @@ def test_agent_acts_on_the_network_that_trains(kind, tmpdir):
         case.train(6)
         assert check()
     assert case.target.eval(case.states[:BATCH]).tobytes() == target
-    assert run.result.model.eval(case.states[:BATCH]).tobytes() == case.net.eval(case.states[:BATCH]).tobytes()
+    assert (
+        run.result.model.eval(case.states[:BATCH]).tobytes()
+        == case.net.eval(case.states[:BATCH]).tobytes()
+    )
 
 
 @pytest.mark.parametrize('kind', DENSE)
@@ -263,8 +334,18 @@ def test_criterion_made_over_the_same_layer_function(kind, tmpdir):
     criterion, second = sequence_criterion(model), None
     trainer = C.Trainer(None, criterion, [momentum(criterion.parameters)])
     second = sequence_criterion(model)
-    told = lambda function: [float(np.mean(np.concatenate(C.combine([output]).eval(
-        dict(zip(function.arguments, (queries[:1], labels[:1])))))).astype(np.float32)) for output in function.outputs]
+    told = lambda function: [
+        float(
+            np.mean(
+                np.concatenate(
+                    C.combine([output]).eval(
+                        dict(zip(function.arguments, (queries[:1], labels[:1])))
+                    )
+                )
+            ).astype(np.float32)
+        )
+        for output in function.outputs
+    ]
 
     def check():
         argument = dict(zip(criterion.arguments, (queries[:1], labels[:1])))

@@ -1,4 +1,5 @@
-"""What does not follow a change of the network is named, let go or refused; leaves of a restore are the script's own."""
+"""What does not follow a change of the network is named, let go or refused; leaves of a restore
+are the script's own."""
 import gc
 import warnings
 import weakref
@@ -13,6 +14,7 @@ from test_readers import attached, every
 
 
 # What cannot follow.
+
 
 class Narrow(nc.Optimization):
     """Takes the trainer's own outputs only, as one written against `model.outputs[:3]`."""
@@ -30,20 +32,28 @@ def test_readers_follow_an_optimization_that_takes_the_network_alone():
         truth = case.check()
         assert case.has('factor')
     assert run.result.records[0].notes == []
-    assert first(case.z, case.few).tobytes() == first(run.result.model, case.few).tobytes() == truth.tobytes()
+    assert (
+        first(case.z, case.few).tobytes()
+        == first(run.result.model, case.few).tobytes()
+        == truth.tobytes()
+    )
 
 
 def test_layer_whose_weights_a_reader_applies_in_another_way_stays_as_it_is():
-    """As where the network itself does; the record says so, and the reader goes on reading what is trained."""
+    """As where the network itself does; the record says so, and the reader goes on reading what
+    is trained."""
     case = Shared()
     pixels = C.input_variable(6 * 6 * 6)
     tied = C.times(pixels, C.reshape(case.z.hidden.W, (216, 12)))
     with attached(case, OPTIMIZATIONS['factor']()) as run:
         case.train(8)
         case.check()
-    note, = run.result.records[0].layers
+    (note,) = run.result.records[0].layers
     assert 'read elsewhere too' in note.skipped and not case.has('factor')
-    assert tied.eval({pixels: np.eye(216, dtype=np.float32)}).tobytes() == case.z.hidden.W.value.tobytes()
+    assert (
+        tied.eval({pixels: np.eye(216, dtype=np.float32)}).tobytes()
+        == case.z.hidden.W.value.tobytes()
+    )
 
 
 def test_function_that_watches_the_weights_does_not_keep_a_layer_from_being_factored():
@@ -56,7 +66,9 @@ def test_function_that_watches_the_weights_does_not_keep_a_layer_from_being_fact
             case.train(6)
             case.check()
     assert 'DenseFactored' in operations(case.z) and norm.name
-    assert [w for w in said if 'norm of W' in str(w.message)] and 'norm of W' in str(run.result.records[0].notes)
+    assert [w for w in said if 'norm of W' in str(w.message)] and 'norm of W' in str(
+        run.result.records[0].notes
+    )
 
 
 def test_functions_let_go_by_the_script_are_let_go():
@@ -70,7 +82,9 @@ def test_functions_let_go_by_the_script_are_let_go():
 
 
 def test_a_part_of_a_graph_that_is_gone_ends_no_run():
-    """CNTK raises where it is asked for the outputs of a Function whose inputs nothing keeps alive any more."""
+    """CNTK raises where it is asked for the outputs of a Function whose inputs nothing keeps
+    alive any more."""
+
     def part():
         return C.tanh(C.relu(C.layers.Dense(3)(C.input_variable(4)))).root_function
 
@@ -86,6 +100,7 @@ def test_a_part_of_a_graph_that_is_gone_ends_no_run():
 
 # The script's own leaves.
 
+
 @pytest.mark.parametrize('swapped', [False, True], ids=['nothing due', 'swapped'])
 @pytest.mark.parametrize('front', ['hand loop', 'after the run'])
 def test_leaves_are_the_scripts_own_objects_after_a_restore(swapped, front, tmpdir):
@@ -93,12 +108,22 @@ def test_leaves_are_the_scripts_own_objects_after_a_restore(swapped, front, tmpd
     random = np.random.RandomState(2)
     x, y = C.input_variable(12, name='x'), C.input_variable(4, name='y')
     temperature = C.constant(np.array(1, np.float32), name='temperature')
-    gain = C.parameter((12,), init=1, name='gain')          # no learner trains it: the script sets it
-    z = C.layers.Dense(4, name='out')(C.layers.Dense(30, activation=C.tanh, name='hidden')(x * gain)) / temperature
+    gain = C.parameter((12,), init=1, name='gain')  # no learner trains it: the script sets it
+    z = (
+        C.layers.Dense(4, name='out')(
+            C.layers.Dense(30, activation=C.tanh, name='hidden')(x * gain)
+        )
+        / temperature
+    )
     soft = C.softmax(z)
     learner = momentum([p for p in z.parameters if p.uid != gain.uid])
-    trainer = C.Trainer(z, (C.cross_entropy_with_softmax(z, y), C.classification_error(z, y)), [learner])
-    data, labels = random.normal(size=(64, 12)).astype(np.float32), np.eye(4, dtype=np.float32)[random.randint(4, size=64)]
+    trainer = C.Trainer(
+        z, (C.cross_entropy_with_softmax(z, y), C.classification_error(z, y)), [learner]
+    )
+    data, labels = (
+        random.normal(size=(64, 12)).astype(np.float32),
+        np.eye(4, dtype=np.float32)[random.randint(4, size=64)],
+    )
     files = [str(tmpdir.join(name)) for name in ('early', 'late')]
     out = z.out.W
     with nc.attach(trainer, [OPTIMIZATIONS['factor'](1)] if swapped else [], epoch_size=128) as run:
@@ -111,13 +136,21 @@ def test_leaves_are_the_scripts_own_objects_after_a_restore(swapped, front, tmpd
         for file in files + files[::-1]:
             trainer.restore_from_checkpoint(file)
             before, soft_before = z.eval({x: data}), soft.eval({x: data})
-            assert {temperature.uid, gain.uid, out.uid} <= {leaf.uid for f in (z, soft, trainer.loss_function)
-                                                            for leaf in f.parameters + f.constants}
-            temperature.value = np.array(.5, np.float32)
-            assert (z.eval({x: data}) == 2 * before).all() and soft.eval({x: data}).tobytes() != soft_before.tobytes()
+            assert {temperature.uid, gain.uid, out.uid} <= {
+                leaf.uid
+                for f in (z, soft, trainer.loss_function)
+                for leaf in f.parameters + f.constants
+            }
+            temperature.value = np.array(0.5, np.float32)
+            assert (z.eval({x: data}) == 2 * before).all() and soft.eval(
+                {x: data}
+            ).tobytes() != soft_before.tobytes()
             temperature.value = np.array(1, np.float32)
             gain.value = np.zeros(12, np.float32)
-            assert np.unique(z.eval({x: data}), axis=0).shape[0] == 1 and np.unique(soft.eval({x: data}), axis=0).shape[0] == 1
+            assert (
+                np.unique(z.eval({x: data}), axis=0).shape[0] == 1
+                and np.unique(soft.eval({x: data}), axis=0).shape[0] == 1
+            )
             gain.value = np.ones(12, np.float32)
             assert z.eval({x: data}).tobytes() == before.tobytes()
             kept = out.value
@@ -127,6 +160,7 @@ def test_leaves_are_the_scripts_own_objects_after_a_restore(swapped, front, tmpd
 
 # `Function.save` and `restore` of the script's own.
 
+
 @every
 def test_best_model_is_restored_or_refused(kind, tmpdir):
     case, before, after = Shared(), str(tmpdir.join('before')), str(tmpdir.join('after'))
@@ -135,7 +169,7 @@ def test_best_model_is_restored_or_refused(kind, tmpdir):
         case.z.save(before)
         saved = first(case.z, case.few).tobytes()
         case.train(1)
-        case.z.restore(before)      # the same structure
+        case.z.restore(before)  # the same structure
         assert case.check().tobytes() == saved
         case.train(3)
         told = case.check().tobytes()

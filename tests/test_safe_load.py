@@ -22,11 +22,15 @@ class Twice(UserFunction):
     """A function of a user's own."""
 
     def __init__(self, x, name='', state='plain'):
-        super(Twice, self).__init__([x], as_numpy=True, name=name)
+        super().__init__([x], as_numpy=True, name=name)
         self.kept = state
 
     def infer_outputs(self):
-        return [C.output_variable(self.inputs[0].shape, self.inputs[0].dtype, self.inputs[0].dynamic_axes)]
+        return [
+            C.output_variable(
+                self.inputs[0].shape, self.inputs[0].dtype, self.inputs[0].dynamic_axes
+            )
+        ]
 
     def forward(self, argument, device=None, outputs_to_retain=None):
         return None, 2 * argument
@@ -45,7 +49,9 @@ def crafted(path, module=None, name=None, state='plain'):
     model = C.layers.Dense(2)(C.user_function(Twice(x, state=state)))
     before = Twice.__module__, Twice.__name__
     try:
-        Twice.__module__, Twice.__name__ = [was if new is None else new for was, new in zip(before, (module, name))]
+        Twice.__module__, Twice.__name__ = (
+            was if new is None else new for was, new in zip(before, (module, name))
+        )
         model.save(str(path))
     finally:
         Twice.__module__, Twice.__name__ = before
@@ -53,7 +59,7 @@ def crafted(path, module=None, name=None, state='plain'):
 
 
 def touch(path):
-    return "open(%r, 'w')" % str(path)
+    return f"open({str(path)!r}, 'w')"
 
 
 @pytest.mark.parametrize('how', ['module', 'class'])
@@ -61,25 +67,55 @@ def test_what_cntk_itself_does(tmp_path, how):
     """If this ever fails, CNTK has mended it, and the check may go."""
     ran = tmp_path / 'ran'
     if how == 'module':
-        file = crafted(tmp_path / 'model', 'os import path; %s; from os' % touch(ran), 'system')
+        file = crafted(tmp_path / 'model', f'os import path; {touch(ran)}; from os', 'system')
     else:
-        file = crafted(tmp_path / 'model', 'os', 'system; %s' % touch(ran))
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', 'import cntk, sys; cntk.load_model(sys.argv[1])', file],
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        file = crafted(tmp_path / 'model', 'os', f'system; {touch(ran)}')
+    subprocess.run(
+        [
+            sys.executable,
+            '-W',
+            'ignore',
+            '-c',
+            'import cntk, sys; cntk.load_model(sys.argv[1])',
+            file,
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     assert ran.exists()
 
 
-@pytest.mark.parametrize('module, name', [
-    ('os import path; {touch}; from os', 'system'), ('os', 'system; {touch}'),
-    ('os import path\n{touch}\nfrom os', 'system'),
-    ('os', 'system as x, {touch}'), ('os', '__import__("os").system("touch {ran}")'), ('', 'system'), ('os', ''),
-    ('.', 'x'), ('os..path', 'x'), ('.os', 'x'), ('os.path.', 'x'), ('os system', 'x'), ('o-s', 'x'),
-    ('../lib', 'x'), ('/lib/x.so', 'x'), ('no_such_package_here', 'x'), ('antigravity', 'x'),
-    ('idlelib.idle', 'x'), ('xxlimited', 'x'), ('pip.__main__', 'x'), ('os\0', 'system'), ('os', 'system\0')])
+@pytest.mark.parametrize(
+    'module, name',
+    [
+        ('os import path; {touch}; from os', 'system'),
+        ('os', 'system; {touch}'),
+        ('os import path\n{touch}\nfrom os', 'system'),
+        ('os', 'system as x, {touch}'),
+        ('os', '__import__("os").system("touch {ran}")'),
+        ('', 'system'),
+        ('os', ''),
+        ('.', 'x'),
+        ('os..path', 'x'),
+        ('.os', 'x'),
+        ('os.path.', 'x'),
+        ('os system', 'x'),
+        ('o-s', 'x'),
+        ('../lib', 'x'),
+        ('/lib/x.so', 'x'),
+        ('no_such_package_here', 'x'),
+        ('antigravity', 'x'),
+        ('idlelib.idle', 'x'),
+        ('xxlimited', 'x'),
+        ('pip.__main__', 'x'),
+        ('os\0', 'system'),
+        ('os', 'system\0'),
+    ],
+)
 def test_strings_that_are_no_names_of_packages_are_refused(tmp_path, capsys, module, name):
     ran = tmp_path / 'ran'
     fill = dict(touch=touch(ran), ran=ran)
-    if '\0' in module + name:      # CNTK does not save one
+    if '\0' in module + name:  # CNTK does not save one
         file = crafted(tmp_path / 'model', module.replace('\0', '!'), name.replace('\0', '!'))
         with open(file, 'rb') as stream:
             data = stream.read().replace(b'os!', b'os\0').replace(b'system!', b'system\0')
@@ -88,12 +124,16 @@ def test_strings_that_are_no_names_of_packages_are_refused(tmp_path, capsys, mod
     else:
         file = crafted(tmp_path / 'model', module.format(**fill), name.format(**fill))
     loaded = set(sys.modules)
-    with pytest.raises(ValueError, match='was not loaded: it names the (module|class) .* Load only models'):
+    with pytest.raises(
+        ValueError, match='was not loaded: it names the (module|class) .* Load only models'
+    ):
         safe_load.load_model(file)
     assert command_line.main(['summary', file]) == 1
     said = capsys.readouterr()
     assert 'was not loaded' in said.err and len(said.err.splitlines()) == 1 and not said.out
-    assert not ran.exists() and not {'antigravity', 'idlelib', 'xxlimited', 'pip'} & (set(sys.modules) - loaded)
+    assert not ran.exists() and not {'antigravity', 'idlelib', 'xxlimited', 'pip'} & (
+        set(sys.modules) - loaded
+    )
 
 
 def test_functions_of_packages_are_loaded(tmp_path):
@@ -128,11 +168,12 @@ def test_a_module_that_is_not_imported_yet(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     file = crafted(tmp_path / 'model', 'their_package.functions')
     safe_load.check_model(file)
-    assert 'their_package' not in sys.modules       # looked for, and not run
+    assert 'their_package' not in sys.modules  # looked for, and not run
     safe_load.load_model(file)
 
 
 # The file as CNTK may read it.
+
 
 def message(*fields):
     """Returns a protobuf message of (number, bytes) and (number, int)."""
@@ -161,14 +202,24 @@ BAD = text(b'os; x')
 GOOD = text(b'netopt_callbacks')
 
 
-@pytest.mark.parametrize('entry', [
-    message((1, b'module'), (2, BAD)), message((2, BAD), (1, b'module')),
-    message((1, b'module'), (2, GOOD), (2, BAD)), message((1, b'module'), (2, BAD), (2, GOOD)),
-    message((1, b'other'), (2, BAD), (1, b'module')), message((1, b'module'), (2, message((8, b'os; x'), (2, 6)))),
-    message((1, b'class'), (2, text(b'x; y'))), message((1, b'module\0padding'), (2, BAD)),
-    message((1, b'state'), (2, BAD), (1, b'module')), message((9, 7), (77, b'?'), (1, b'module'), (2, BAD)),
-    varint((1 << 32) | (1 << 3 | 2)) + varint(6) + b'module' + message((2, BAD)),
-    varint(1 << 3 | 2) + b'\x86\x00' + b'module' + message((2, BAD))], ids=str)
+@pytest.mark.parametrize(
+    'entry',
+    [
+        message((1, b'module'), (2, BAD)),
+        message((2, BAD), (1, b'module')),
+        message((1, b'module'), (2, GOOD), (2, BAD)),
+        message((1, b'module'), (2, BAD), (2, GOOD)),
+        message((1, b'other'), (2, BAD), (1, b'module')),
+        message((1, b'module'), (2, message((8, b'os; x'), (2, 6)))),
+        message((1, b'class'), (2, text(b'x; y'))),
+        message((1, b'module\0padding'), (2, BAD)),
+        message((1, b'state'), (2, BAD), (1, b'module')),
+        message((9, 7), (77, b'?'), (1, b'module'), (2, BAD)),
+        varint((1 << 32) | (1 << 3 | 2)) + varint(6) + b'module' + message((2, BAD)),
+        varint(1 << 3 | 2) + b'\x86\x00' + b'module' + message((2, BAD)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize('where', ['root', 'deep', 'split', 'large'])
 def test_every_way_to_write_a_name(tmp_path, entry, where):
     inner = message((1, 2), (2, entry))
@@ -176,10 +227,12 @@ def test_every_way_to_write_a_name(tmp_path, entry, where):
     if where == 'deep':
         for _ in range(40):
             value = message((2, 9), (11, message((1, value), (1, value))))
-            if len(value) > 10 ** 5:
+            if len(value) > 10**5:
                 break
     if where == 'split':
-        value = message((2, 10), (12, message((2, message((1, b'class'), (2, text(b'Fine')))))), (12, inner))
+        value = message(
+            (2, 10), (12, message((2, message((1, b'class'), (2, text(b'Fine')))))), (12, inner)
+        )
     file = message((1, 2), (2, message((1, b'primitive_functions'), (2, value))))
     if where == 'root':
         file = inner
@@ -219,6 +272,7 @@ def test_files_that_are_not_there_or_empty_are_left_to_cntk(tmp_path):
 
 # The command.
 
+
 @pytest.mark.parametrize('locale', ['C', 'C.UTF-8'])
 def test_summary_in_any_locale(tmp_path, locale):
     x = C.input_variable(3)
@@ -226,23 +280,47 @@ def test_summary_in_any_locale(tmp_path, locale):
     model.save(str(tmp_path / 'plain'))
     file = str(tmp_path / 'mod\u00e8le')
     os.rename(str(tmp_path / 'plain'), file)
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'netopt_callbacks', 'summary', file.encode('utf-8')],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env=dict(os.environ, LC_ALL=locale, PYTHONIOENCODING='', PYTHONUTF8='0', PYTHONPATH=ROOT))
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-m', 'netopt_callbacks', 'summary', file.encode('utf-8')],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, LC_ALL=locale, PYTHONIOENCODING='', PYTHONUTF8='0', PYTHONPATH=ROOT),
+    )
     assert done.returncode == 0, done.stderr
-    assert ('caf\u00e9'.encode('utf-8') if locale == 'C.UTF-8' else b'caf') in done.stdout and b'Dense' in done.stdout
-    missing = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'netopt_callbacks', 'summary',
-                              file.encode('utf-8') + b'x'], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             env=dict(os.environ, LC_ALL=locale, PYTHONPATH=ROOT))
-    assert missing.returncode == 1 and b'Traceback' not in missing.stderr and b'is no CNTK model' in missing.stderr
+    assert (
+        'caf\u00e9'.encode() if locale == 'C.UTF-8' else b'caf'
+    ) in done.stdout and b'Dense' in done.stdout
+    missing = subprocess.run(
+        [
+            sys.executable,
+            '-W',
+            'ignore',
+            '-m',
+            'netopt_callbacks',
+            'summary',
+            file.encode('utf-8') + b'x',
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, LC_ALL=locale, PYTHONPATH=ROOT),
+    )
+    assert (
+        missing.returncode == 1
+        and b'Traceback' not in missing.stderr
+        and b'is no CNTK model' in missing.stderr
+    )
 
 
 def test_summary_without_cntk(tmp_path):
     """An interpreter for which CNTK's package is broken."""
     (tmp_path / 'cntk').mkdir()
     (tmp_path / 'cntk' / '__init__.py').write_text('raise ImportError("libmpi.so.12: cannot open")')
-    done = subprocess.run([sys.executable, '-m', 'netopt_callbacks', 'summary', 'model'], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True,
-                          env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), ROOT])))
+    done = subprocess.run(
+        [sys.executable, '-m', 'netopt_callbacks', 'summary', 'model'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), ROOT])),
+    )
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert 'libmpi.so.12: cannot open' in done.stderr and 'netopt_callbacks doctor' in done.stderr

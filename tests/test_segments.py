@@ -19,22 +19,33 @@ from segment_networks import binarized, random_network, unsettle, values_of
 def same_bits(one, other):
     one, other = (np.ascontiguousarray(values, np.float32) for values in (one, other))
     return one.shape == other.shape and bool(
-        ((one.view(np.uint32) == other.view(np.uint32)) | np.isnan(one) & np.isnan(other)).all())
+        ((one.view(np.uint32) == other.view(np.uint32)) | np.isnan(one) & np.isnan(other)).all()
+    )
 
 
 def binary_net(pool_first=False, keep=('float',), shape=(3, 8, 8), **options):
-    """Returns (input, trained): a float convolution, binary ones with BatchNormalization, a binary Dense, a float one."""
+    """Returns (input, trained): a float convolution, binary ones with BatchNormalization, a
+    binary Dense, a float one."""
     x = C.input_variable(shape, name='features')
 
     def layer(filters, name, pool):
         normalize = C.layers.BatchNormalization(map_rank=1)
         pools = [C.layers.MaxPooling((2, 2), 2)] if pool else []
         return [C.layers.Convolution2D((3, 3), filters, pad=True, bias=False, name=name)] + (
-            pools + [normalize] if pool_first else [normalize, C.relu] + pools)
+            pools + [normalize] if pool_first else [normalize, C.relu] + pools
+        )
 
     model = C.layers.Sequential(
-        layer(17, 'float', False) + layer(33, 'second', False) + layer(20, 'third', True)
-        + [C.layers.Dense(40, name='dense'), C.layers.BatchNormalization(), C.relu, C.layers.Dense(3, name='float')])(x)
+        layer(17, 'float', False)
+        + layer(33, 'second', False)
+        + layer(20, 'third', True)
+        + [
+            C.layers.Dense(40, name='dense'),
+            C.layers.BatchNormalization(),
+            C.relu,
+            C.layers.Dense(3, name='float'),
+        ]
+    )(x)
     unsettle(model, np.random.RandomState(5), odd=0.1)
     return x, binarized(model, images(shape, 20), keep, **dict(dict(input_scale=None), **options))
 
@@ -52,37 +63,64 @@ def entry_and_exit(part, lowering, values):
 
 # Exact
 
-@pytest.mark.parametrize('options', [dict(), dict(pool_first=True), dict(input_scale='sample'),
-                                     dict(input_shift=None, output_scale=None), dict(weight_scale=None),
-                                     dict(pool_first=True, input_scale='sample', clip='calibrate')], ids=str)
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(pool_first=True),
+        dict(input_scale='sample'),
+        dict(input_shift=None, output_scale=None),
+        dict(weight_scale=None),
+        dict(pool_first=True, input_scale='sample', clip='calibrate'),
+    ],
+    ids=str,
+)
 def test_a_chain_is_one_segment_and_computes_the_same_bits(options):
     x, trained = binary_net(**options)
     lowering = lower_segments(trained)
-    part, = lowering.segments
-    assert part.name == 'second_to_dense' and [layer.name for layer in part.segment.layers] == ['second', 'third', 'dense']
+    (part,) = lowering.segments
+    assert part.name == 'second_to_dense' and [layer.name for layer in part.segment.layers] == [
+        'second',
+        'third',
+        'dense',
+    ]
     assert not lowering.reasons
     for samples in (1, 2, 7, 64):
         values = values_of(x, samples, np.random.RandomState(samples))
         entry, expected = entry_and_exit(part, lowering, values)
         for implementation in nc.native.implementations():
-            assert same_bits(part.program.program(implementation)(entry), expected), (samples, implementation)
-        if samples < 64:    # CNTK's float Dense gives a sample other bits in another batch
+            assert same_bits(part.program.program(implementation)(entry), expected), (
+                samples,
+                implementation,
+            )
+        if samples < 64:  # CNTK's float Dense gives a sample other bits in another batch
             assert same_bits(lowering.model.eval(values), trained.eval(values))
 
 
 def test_between_its_layers_a_chain_holds_bits_alone():
     _, trained = binary_net()
-    part, = lower_segments(trained).segments
+    (part,) = lower_segments(trained).segments
     assert [kind for _, kind in part.program.decisions] == ['values', 'integers', 'integers']
-    assert [op['op'] for op in part.program.ops] == ['pack', 'convolution', 'convolution', 'or_pool', 'dense']
+    assert [op['op'] for op in part.program.ops] == [
+        'pack',
+        'convolution',
+        'convolution',
+        'or_pool',
+        'dense',
+    ]
     assert [op['op'] for op in part.program.ops if 'values' in op] == ['dense']
 
 
 def test_max_pooling_before_a_falling_normalization_is_the_and_of_bits():
     _, trained = binary_net(pool_first=True)
-    part, = lower_segments(trained).segments
+    (part,) = lower_segments(trained).segments
     assert [kind for _, kind in part.program.decisions] == ['values', 'integers', 'integers']
-    pooled = next(node.output for node in part.segment.nodes if node.kind == 'sign' and node.unit.layer.name == 'dense')
+    pooled = next(
+        node.output
+        for node in part.segment.nodes
+        if node.kind == 'sign' and node.unit.layer.name == 'dense'
+    )
     inverted = part.program._known[id(pooled)].inverted
     assert inverted.any() and not inverted.all()
 
@@ -105,14 +143,22 @@ def compare_random(seed):
     trained = binarized(model, values_of(x, 16, random, 0), **options)
     lowering = lower_segments(trained)
     inside = sum(len(part.layers_at) for part in lowering.segments)
-    assert inside + len(lowering.reasons) == len([layer for layer in nc.graph.walk(trained) if layer.is_block and
-                                                  layer.op_name in ('BinaryConvolution', 'BinaryDense')])
+    assert inside + len(lowering.reasons) == len(
+        [
+            layer
+            for layer in nc.graph.walk(trained)
+            if layer.is_block and layer.op_name in ('BinaryConvolution', 'BinaryDense')
+        ]
+    )
     for samples in (1, 3, 16):
         values = values_of(x, samples, random)
         for part in lowering.segments:
             entry, expected = entry_and_exit(part, lowering, values)
             for implementation in nc.native.implementations():
-                assert same_bits(part.program.program(implementation)(entry), expected), (part.name, implementation)
+                assert same_bits(part.program.program(implementation)(entry), expected), (
+                    part.name,
+                    implementation,
+                )
 
 
 def test_skip_links_are_inside():
@@ -123,31 +169,48 @@ def test_skip_links_are_inside():
         return C.relu(C.layers.BatchNormalization(map_rank=1)(convolution(y)) + y)
 
     y = C.layers.Convolution2D((3, 3), 8, pad=True, name='float')(x)
-    model = C.layers.Dense(3, name='float')(C.layers.GlobalAveragePooling()(block(block(y, 'one'), 'two')))
+    model = C.layers.Dense(3, name='float')(
+        C.layers.GlobalAveragePooling()(block(block(y, 'one'), 'two'))
+    )
     unsettle(model, np.random.RandomState(1))
     trained = binarized(model, images((4, 6, 6), 20))
-    part, = lower_segments(trained).segments
-    assert part.name == 'one_to_two' and sum(node.kind == 'join' for node in part.segment.nodes) == 4
-    lowered, found = Lower(tolerance=0).run(trained, [nc.BinarizeConvolution()], [{x: images((4, 6, 6), 9, seed=3)}])
+    (part,) = lower_segments(trained).segments
+    assert (
+        part.name == 'one_to_two' and sum(node.kind == 'join' for node in part.segment.nodes) == 4
+    )
+    lowered, found = Lower(tolerance=0).run(
+        trained, [nc.BinarizeConvolution()], [{x: images((4, 6, 6), 9, seed=3)}]
+    )
     assert found.largest_difference == 0 and of_segments(lowered) == ['one_to_two']
 
 
 def test_thresholds_are_those_of_cntk_at_every_integer():
     _, trained = binary_net()
-    part, = lower_segments(trained).segments
+    (part,) = lower_segments(trained).segments
     op = part.program.ops[1]
-    sign = next(node for node in part.segment.nodes if node.kind == 'sign' and node.unit.layer.name == 'third')
+    sign = next(
+        node
+        for node in part.segment.nodes
+        if node.kind == 'sign' and node.unit.layer.name == 'third'
+    )
     integers = next(node.output for node in part.segment.nodes if node.kind == 'product')
     most = 17 * 9
-    found = read_off.Chain(part.program._path(sign)[0] + [sign], integers)(
-        np.repeat(np.arange(-most, most + 1, dtype=np.float32)[:, None], 33, axis=1))[-1] > 0
+    found = (
+        read_off.Chain(part.program._path(sign)[0] + [sign], integers)(
+            np.repeat(np.arange(-most, most + 1, dtype=np.float32)[:, None], 33, axis=1)
+        )[-1]
+        > 0
+    )
     every = np.arange(-most, most + 1)[:, None]
-    thresholds = np.where(op['sum_decreasing'], every < op['sum_threshold'], every > op['sum_threshold'])
+    thresholds = np.where(
+        op['sum_decreasing'], every < op['sum_threshold'], every > op['sum_threshold']
+    )
     assert np.array_equal(found, thresholds)
     assert 0 < op['sum_decreasing'].sum() < 33
 
 
 # What is left to CNTK
+
 
 def test_what_no_program_does_stays_in_cntk_and_is_named():
     x = C.input_variable((4, 6, 6))
@@ -160,7 +223,9 @@ def test_what_no_program_does_stays_in_cntk_and_is_named():
     assert of_segments(lowered) == ['three', 'one'] or of_segments(lowered) == ['one', 'three']
     assert of_segments(lowered, 'BinaryConvolveOp') == ['two']
     assert "'two' is lowered alone: Tanh is not an operation of programs" in str(found)
-    assert json.loads(json.dumps(found.to_dict()))['alone'] == [['two', 'Tanh is not an operation of programs']]
+    assert json.loads(json.dumps(found.to_dict()))['alone'] == [
+        ['two', 'Tanh is not an operation of programs']
+    ]
 
 
 def test_a_sign_that_is_not_monotone_is_taken_of_floats():
@@ -175,10 +240,15 @@ def test_a_sign_that_is_not_monotone_is_taken_of_floats():
 
 
 def test_dilated_free_axes_and_sequences_are_lowered_alone():
-    for x, dilation in ((C.input_variable((4, C.FreeDimension, 6)), 1), (C.sequence.input_variable((4, 6, 6)), 1),
-                        (C.input_variable((4, 6, 6)), 2)):
+    for x, dilation in (
+        (C.input_variable((4, C.FreeDimension, 6)), 1),
+        (C.sequence.input_variable((4, 6, 6)), 1),
+        (C.input_variable((4, 6, 6)), 2),
+    ):
         y = C.layers.Convolution2D((3, 3), 8, pad=True, dilation=dilation, name='one')(x)
-        trained = binarized(C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(y), input_scale=None)
+        trained = binarized(
+            C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(y), input_scale=None
+        )
         lowering = lower_segments(trained)
         assert 'one' in [name for name, _ in lowering.reasons]
         lowered, _ = Lower().run(trained, [nc.BinarizeConvolution()])
@@ -191,10 +261,13 @@ def test_a_value_that_is_read_twice_ends_a_segment():
     z = C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(y)
     trained = binarized(C.combine([y.output, z.output]), input_scale=None)
     lowered, found = Lower(tolerance=0).run(trained, [nc.BinarizeConvolution()])
-    assert sorted(of_segments(lowered)) == ['one', 'two'] and [len(part.layers) for part in found.segments] == [1, 1]
+    assert sorted(of_segments(lowered)) == ['one', 'two'] and [
+        len(part.layers) for part in found.segments
+    ] == [1, 1]
 
 
 # The gate
+
 
 def test_a_mismatch_names_segment_and_layer(monkeypatch):
     x, trained = binary_net()
@@ -202,14 +275,20 @@ def test_a_mismatch_names_segment_and_layer(monkeypatch):
 
     class Wrong(honest):
         def __init__(self, segment):
-            super(Wrong, self).__init__(segment)
+            super().__init__(segment)
             self.ops[1]['sum_threshold'] = self.ops[1]['sum_threshold'] + 5
 
     monkeypatch.setattr(segment_pass, 'SegmentProgram', Wrong)
-    with pytest.raises(LoweringError, match="It first differs in segment 'second_to_dense', layer 'third'") as caught:
+    with pytest.raises(
+        LoweringError, match="It first differs in segment 'second_to_dense', layer 'third'"
+    ) as caught:
         Lower().run(trained, [nc.BinarizeConvolution()], [{x: images(x.shape, 9)}])
-    part, = caught.value.parity.segments
-    assert part.different_values > 0 and part.layers[0].passed and part.layers[1].different_integers > 0
+    (part,) = caught.value.parity.segments
+    assert (
+        part.different_values > 0
+        and part.layers[0].passed
+        and part.layers[1].different_integers > 0
+    )
 
 
 def test_the_gate_looks_at_the_network_that_is_handed_over(monkeypatch):
@@ -217,20 +296,24 @@ def test_the_gate_looks_at_the_network_that_is_handed_over(monkeypatch):
     lowering = lower_segments(trained)
     ops = [dict(op) for op in lowering.segments[0].program.ops]
     ops[-1]['steps'] = ops[-1]['steps'][:-1] + [('clip', 0.0, 0.5)]
-    program = nc.native.Program(ops, lowering.segments[0].program.inputs, [lowering.segments[0].program.output])
+    program = nc.native.Program(
+        ops, lowering.segments[0].program.inputs, [lowering.segments[0].program.output]
+    )
 
     def other(operand, _, *arguments):
         return BinarySegmentOp(operand, program.state(), *arguments)
 
     monkeypatch.setattr(segment_pass, 'BinarySegmentOp', other)
-    with pytest.raises(LoweringError, match="segment 'second_to_dense', behind its last layer 'dense'"):
+    with pytest.raises(
+        LoweringError, match="segment 'second_to_dense', behind its last layer 'dense'"
+    ):
         Lower().run(trained, [nc.BinarizeConvolution()], [{x: images(x.shape, 9)}])
 
 
 def test_the_report_counts_integers_and_outputs():
     x, trained = binary_net()
     _, found = Lower().run(trained, [nc.BinarizeConvolution()], [{x: images(x.shape, 9)}])
-    part, = found.segments
+    (part,) = found.segments
     assert [layer.name for layer in found.layers] == ['second', 'third', 'dense']
     assert [layer.integers for layer in found.layers] == [9 * 33 * 64, 9 * 20 * 64, 9 * 40]
     assert part.values == 9 * 40 and part.different_values == 0
@@ -240,6 +323,7 @@ def test_the_report_counts_integers_and_outputs():
 
 # An ordinary Function
 
+
 def test_the_lowered_network_is_an_ordinary_function():
     x, trained = binary_net()
     lowered = lower_segments(trained).model
@@ -248,8 +332,12 @@ def test_the_lowered_network_is_an_ordinary_function():
     expected = trained.eval(values)
     for function in (lowered, lowered.clone('clone'), lowered.clone('share', {x: x})):
         assert same_bits(function.eval({function.arguments[0]: values}), expected)
-    by_trained, by_lowered = [C.Evaluator(C.classification_error(function, target)).test_minibatch(
-        {x: values, target: labels}) for function in (trained, lowered)]
+    by_trained, by_lowered = (
+        C.Evaluator(C.classification_error(function, target)).test_minibatch(
+            {x: values, target: labels}
+        )
+        for function in (trained, lowered)
+    )
     assert by_trained == by_lowered
     doubled = lowered(x * 1) + lowered(x)
     assert same_bits(doubled.eval({x: values}), expected + expected)
@@ -260,14 +348,23 @@ def test_the_lowered_network_is_an_ordinary_function():
 
 def test_a_result_is_not_overwritten_by_the_next_call():
     x, trained = binary_net(keep=('float', ''))
-    trained = C.combine([next(function for function in nc.graph.primitives(trained)
-                              if function.is_block and function.op_name == 'BinaryDense').outputs[0]])
+    trained = C.combine(
+        [
+            next(
+                function
+                for function in nc.graph.primitives(trained)
+                if function.is_block and function.op_name == 'BinaryDense'
+            ).outputs[0]
+        ]
+    )
     lowered = lower_segments(trained).model
     first = lowered.eval(images(x.shape, 3, seed=1))
     second = lowered.forward({x: images(x.shape, 3, seed=2)}, lowered.outputs)[1][lowered.output]
     kept = [np.array(values) for values in (first, second)]
     other = lowered.eval(images(x.shape, 3, seed=3))
-    assert not same_bits(other, kept[0]) and same_bits(first, kept[0]) and same_bits(second, kept[1])
+    assert (
+        not same_bits(other, kept[0]) and same_bits(first, kept[0]) and same_bits(second, kept[1])
+    )
     assert same_bits(kept[1], trained.eval(images(x.shape, 3, seed=2)))
 
 
@@ -290,11 +387,18 @@ def test_loads_in_a_process_that_has_not_imported_the_package(tmp_path):
     values = images(x.shape)
     lowered.save(str(tmp_path / 'lowered.model'))
     np.save(str(tmp_path / 'values.npy'), values)
-    script = ('import cntk as C, numpy as np\nmodel = C.load_model("lowered.model")\n'
-              'np.save("result.npy", model.eval(np.load("values.npy")))\n')
+    script = (
+        'import cntk as C, numpy as np\nmodel = C.load_model("lowered.model")\n'
+        'np.save("result.npy", model.eval(np.load("values.npy")))\n'
+    )
     root = os.path.dirname(os.path.dirname(os.path.abspath(nc.__file__)))
-    subprocess.check_call([sys.executable, '-W', 'ignore', '-c', script], cwd=str(tmp_path),
-                          env=dict(os.environ, PYTHONPATH=root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.check_call(
+        [sys.executable, '-W', 'ignore', '-c', script],
+        cwd=str(tmp_path),
+        env=dict(os.environ, PYTHONPATH=root),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     assert same_bits(np.load(str(tmp_path / 'result.npy')), trained.eval(values))
 
 
@@ -315,21 +419,33 @@ def test_training_says_what_to_do(capfd):
     trainer = C.Trainer(lowered, C.cross_entropy_with_softmax(lowered, target), [learner])
     with pytest.raises(RuntimeError):
         trainer.train_minibatch({x: images(x.shape), target: np.ones((7, 3), np.float32)})
-    assert 'evaluation only: it has no gradient. Train the model that was lowered' in capfd.readouterr().err
+    assert (
+        'evaluation only: it has no gradient. Train the model that was lowered'
+        in capfd.readouterr().err
+    )
 
 
 def test_a_state_of_another_version_or_damaged_is_refused():
     x, trained = binary_net()
-    part, = lower_segments(trained).segments
-    op = BinarySegmentOp(C.input_variable(part.segment.entry.shape), part.program.program().state(),
-                         part.segment.exit.shape, [], 'a machine', 'op')
+    (part,) = lower_segments(trained).segments
+    op = BinarySegmentOp(
+        C.input_variable(part.segment.entry.shape),
+        part.program.program().state(),
+        part.segment.exit.shape,
+        [],
+        'a machine',
+        'op',
+    )
     saved = op.serialize()
     operand = C.input_variable(part.segment.entry.shape)
     assert BinarySegmentOp.deserialize([operand], 'op', saved).machine == 'a machine'
     with pytest.raises(ValueError, match='version 99.*reads version 1'):
         BinarySegmentOp.deserialize([operand], 'op', dict(saved, version=99))
-    for damaged in (dict(saved, program=saved['program'][:-40]), dict(saved, description='{}'),
-                    {'version': 1}):
+    for damaged in (
+        dict(saved, program=saved['program'][:-40]),
+        dict(saved, description='{}'),
+        {'version': 1},
+    ):
         with pytest.raises(ValueError, match="BinarySegmentOp 'op'"):
             BinarySegmentOp.deserialize([operand], 'op', damaged)
     with pytest.raises(ValueError, match='its operand must be float32 of shape'):
@@ -339,7 +455,10 @@ def test_a_state_of_another_version_or_damaged_is_refused():
 def test_netopts_functions_keep_one_block_a_layer():
     _, trained = binary_net()
     lowered = nc.quantization.convert_to_native_binary_convolution(trained)
-    assert sorted(of_segments(lowered, 'BinaryConvolveOp')) == ['second', 'third'] and not of_segments(lowered)
+    assert sorted(of_segments(lowered, 'BinaryConvolveOp')) == [
+        'second',
+        'third',
+    ] and not of_segments(lowered)
 
 
 def test_the_flat_graph_looks_into_blocks():
@@ -348,5 +467,8 @@ def test_the_flat_graph_looks_into_blocks():
     kinds = [node.kind for unit in flat.units for node in unit.nodes]
     assert kinds.count('product') == 3 and kinds.count('sign') == 3 and kinds.count('max_pool') == 1
     reasons = {unit.function.op_name: unit.reason for unit in flat.units if unit.reason}
-    assert reasons == {'Convolution': "a float convolution stays in CNTK; Lower(float_layers='native') takes it in",
-                       'Dense': "a float Dense stays in CNTK; Lower(float_layers='native') takes it in"}
+    assert reasons == {
+        'Convolution': "a float convolution stays in CNTK; Lower(float_layers='native') takes it "
+        "in",
+        'Dense': "a float Dense stays in CNTK; Lower(float_layers='native') takes it in",
+    }

@@ -20,16 +20,17 @@ ALL = 60
 SEEDS = [pytest.param(seed, marks=[] if seed < FAST else pytest.mark.slow) for seed in range(ALL)]
 EPOCH = 128
 
-# What plain CNTK says of the last minibatch once the network's memory was used again, or the last one
-# was empty; the trainer before a swap, which ours asks until the one after it has trained, may still know.
+# What plain CNTK says of the last minibatch once the network's memory was used again, or the last
+# one was empty; the trainer before a swap, which ours asks until the one after it has trained, may
+# still know.
 FORGOTTEN = 'forgotten'
 
 
 def user(**options):
-    return Script(sweeps=10 ** 5, test=False, cross_validation=0, frequency=None, **options)
+    return Script(sweeps=10**5, test=False, cross_validation=0, frequency=None, **options)
 
 
-class User(object):
+class User:
     """Does things to a script's trainer.
 
     Args:
@@ -40,18 +41,22 @@ class User(object):
 
     def __init__(self, script, folder, ours=True):
         self.script = script
-        self.number = 0         # of the next minibatch
+        self.number = 0  # of the next minibatch
         self._folder = folder
         self._ours = ours
         self._run = None
-        self._made = []         # sessions not trained yet
+        self._made = []  # sessions not trained yet
 
     def train(self, minibatches):
         script, losses = self.script, []
         for self.number in range(self.number + 1, self.number + 1 + minibatches):
             start = self.number * 64 % (SAMPLES - 64)
-            script.trainer.train_minibatch({script.x: script.images[start:start + 64],
-                                            script.label: script.labels[start:start + 64]})
+            script.trainer.train_minibatch(
+                {
+                    script.x: script.images[start : start + 64],
+                    script.label: script.labels[start : start + 64],
+                }
+            )
             losses.append(script.trainer.previous_minibatch_loss_average)
         return losses
 
@@ -59,7 +64,8 @@ class User(object):
         script = self.script
         asked = [script.z.output, script.loss.output]
         _, values = script.trainer.train_minibatch(
-            {script.x: script.images[:64], script.label: script.labels[:64]}, outputs=asked)
+            {script.x: script.images[:64], script.label: script.labels[:64]}, outputs=asked
+        )
         return [values[variable].tobytes() for variable in asked]
 
     def train_nothing(self):
@@ -68,10 +74,15 @@ class User(object):
     def ask_for_the_last_minibatch(self):
         trainer = self.script.trainer
         try:
-            return (trainer.previous_minibatch_loss_average, trainer.previous_minibatch_sample_count,
-                    trainer.previous_minibatch_evaluation_average)
-        except RuntimeError as error:       # C++'s own session ends with an empty minibatch
-            assert 'Value object is invalid' in str(error) or 'the minibatch was empty' in str(error)
+            return (
+                trainer.previous_minibatch_loss_average,
+                trainer.previous_minibatch_sample_count,
+                trainer.previous_minibatch_evaluation_average,
+            )
+        except RuntimeError as error:  # C++'s own session ends with an empty minibatch
+            assert 'Value object is invalid' in str(error) or 'the minibatch was empty' in str(
+                error
+            )
             return FORGOTTEN
 
     def summarize(self):
@@ -79,8 +90,9 @@ class User(object):
 
     def test(self):
         script = self.script
-        error = script.trainer.test_minibatch({script.x: script.images[:50],
-                                               script.label: script.labels[:50]})
+        error = script.trainer.test_minibatch(
+            {script.x: script.images[:50], script.label: script.labels[:50]}
+        )
         script.trainer.summarize_test_progress()
         return error
 
@@ -95,8 +107,9 @@ class User(object):
 
     def attach(self, callbacks):
         if self._ours:
-            self._run = nc.attach(self.script.trainer, callbacks, epoch_size=EPOCH,
-                                  data=self.script.held_out)
+            self._run = nc.attach(
+                self.script.trainer, callbacks, epoch_size=EPOCH, data=self.script.held_out
+            )
 
     def finish(self):
         if self._ours:
@@ -108,8 +121,9 @@ class User(object):
 
     def make_session(self, callbacks, samples, frequency):
         seen = self.script.trainer.total_number_of_samples_seen
-        arguments = dict(self.script.arguments, max_samples=seen + samples,
-                         progress_frequency=frequency)
+        arguments = dict(
+            self.script.arguments, max_samples=seen + samples, progress_frequency=frequency
+        )
         if self._ours:
             arguments.update(callbacks=callbacks, epoch_size=EPOCH, data=self.script.held_out)
         self._made.append((nc if self._ours else C).training_session(**arguments))
@@ -126,7 +140,8 @@ class User(object):
 
 
 def schedule_after(callbacks, before):
-    """Returns what the trainer's checkpoints are of: a run without optimizations goes on with it."""
+    """Returns what the trainer's checkpoints are of: a run without optimizations goes on with
+    it."""
     optimizations = [each for each in callbacks or () if isinstance(each, nc.Optimization)]
     return repr(schedule_of(optimizations)) if optimizations else before
 
@@ -135,8 +150,14 @@ def some_callbacks(choice, optimize):
     """Returns optimizations that change nothing, an observer, or no callbacks."""
     if not optimize:
         return choice([[nc.Observer()], []])
-    return choice([[Identity(epoch=choice([0, 1])) for _ in range(choice([1, 2]))], [Identity(epoch=2)],
-                   [nc.Observer()], []])
+    return choice(
+        [
+            [Identity(epoch=choice([0, 1])) for _ in range(choice([1, 2]))],
+            [Identity(epoch=2)],
+            [nc.Observer()],
+            [],
+        ]
+    )
 
 
 def actions(draw, optimize):
@@ -151,15 +172,35 @@ def actions(draw, optimize):
     yield 'train', 1
     yield 'finish',
     for _ in range(25):
-        action = draw.choice(['train', 'train', 'train', 'fetch', 'train_nothing',
-                              'ask_for_the_last_minibatch', 'summarize', 'test', 'evaluate', 'save',
-                              'save', 'restore', 'restore', 'attach', 'attach', 'session',
-                              'make_session', 'train_session'])
+        action = draw.choice(
+            [
+                'train',
+                'train',
+                'train',
+                'fetch',
+                'train_nothing',
+                'ask_for_the_last_minibatch',
+                'summarize',
+                'test',
+                'evaluate',
+                'save',
+                'save',
+                'restore',
+                'restore',
+                'attach',
+                'attach',
+                'session',
+                'make_session',
+                'train_session',
+            ]
+        )
         if action == 'train':
             yield action, draw.randint(1, 6)
-        elif action == 'make_session':      # trained when others have trained, or not at all
+        elif action == 'make_session':  # trained when others have trained, or not at all
             if not attached:
-                made.append(draw.choice([[Identity(epoch=0)] if optimize else [], [nc.Observer()], None]))
+                made.append(
+                    draw.choice([[Identity(epoch=0)] if optimize else [], [nc.Observer()], None])
+                )
                 # An optimization needs a sample to train, whatever the others have trained by then.
                 samples = 5000 if made[-1] and optimize else draw.randint(300, 1500)
                 yield action, made[-1], samples, draw.choice([None, 200, 500])
@@ -177,7 +218,7 @@ def actions(draw, optimize):
                 yield action, draw.choice(known)
         elif action == 'attach':
             if attached:
-                yield 'train', 6            # two epochs: all that is to be applied is due
+                yield 'train', 6  # two epochs: all that is to be applied is due
                 yield draw.choice(['finish', 'finish', 'interrupt']),
             else:
                 callbacks = some_callbacks(draw.choice, optimize)
@@ -189,7 +230,9 @@ def actions(draw, optimize):
             if not attached:
                 callbacks = some_callbacks(draw.choice, optimize)
                 schedule = schedule_after(callbacks, schedule)
-                yield action, callbacks or None, draw.randint(300, 900), draw.choice([None, 200, 500])
+                yield action, callbacks or None, draw.randint(300, 900), draw.choice(
+                    [None, 200, 500]
+                )
         else:
             yield action,
     if attached:
@@ -202,10 +245,14 @@ def actions(draw, optimize):
 @pytest.mark.parametrize('seed', SEEDS)
 def test_what_changes_nothing_equals_plain_cntk_after_each_action(seed, tmpdir):
     draw = random.Random(seed)
-    options = dict(learner=draw.choice(['momentum_sgd', 'adam', 'several', 'sgd and user with state',
-                                        'rate by sweeps']), log=draw.choice([1, 3]),
-                   # Plain CNTK forgets its state in a checkpoint; an optimization does not.
-                   dropout=draw.random() < 0.3)
+    options = dict(
+        learner=draw.choice(
+            ['momentum_sgd', 'adam', 'several', 'sgd and user with state', 'rate by sweeps']
+        ),
+        log=draw.choice([1, 3]),
+        # Plain CNTK forgets its state in a checkpoint; an optimization does not.
+        dropout=draw.random() < 0.3,
+    )
     planned = list(actions(draw, optimize=not options['dropout']))
     plain = User(user(**options), tmpdir.mkdir('plain'), ours=False)
     expected = []
@@ -215,10 +262,10 @@ def test_what_changes_nothing_equals_plain_cntk_after_each_action(seed, tmpdir):
     for step, (name, *arguments) in enumerate(planned):
         answer, outcome = expected[step]
         answers = getattr(ours, name)(*arguments) == answer or answer is FORGOTTEN
-        assert answers, planned[:step + 1]
+        assert answers, planned[: step + 1]
         # Said in a word: pytest takes minutes to explain how two outcomes differ.
         equal = ours.script.outcome() == outcome
-        assert equal, planned[:step + 1]
+        assert equal, planned[: step + 1]
 
 
 def changes(draw, model):
@@ -241,7 +288,7 @@ class Fragile(C.Trainer):
     breaks = False
 
     def restore_from_checkpoint(self, filename):
-        state = super(Fragile, self).restore_from_checkpoint(filename)
+        state = super().restore_from_checkpoint(filename)
         if self.breaks:
             raise ZeroDivisionError('after it')
         return state
@@ -265,7 +312,9 @@ def ahead(does):
 @pytest.mark.parametrize('seed', SEEDS)
 def test_a_restored_trainer_is_as_it_was_and_goes_on_as_it_did(seed, tmpdir):
     draw = random.Random(seed)
-    script = user(learner=draw.choice(['sgd', 'momentum_sgd', 'nesterov']), dropout=draw.random() < 0.6)
+    script = user(
+        learner=draw.choice(['sgd', 'momentum_sgd', 'nesterov']), dropout=draw.random() < 0.6
+    )
     script.trainer = Fragile(script.z, (script.loss, script.metric), script.learners, [script.log])
     script.arguments['trainer'] = script.trainer
     other = User(user(learner='several'), tmpdir)
@@ -279,8 +328,20 @@ def test_a_restored_trainer_is_as_it_was_and_goes_on_as_it_did(seed, tmpdir):
         return does.number, script.state(), does.evaluate(), phases and list(phases.applied)
 
     for _ in range(20):
-        action = draw.choice(['train', 'summarize', 'save', 'save', 'restore', 'restore', 'refused',
-                              'attach', 'attach', 'session'])
+        action = draw.choice(
+            [
+                'train',
+                'summarize',
+                'save',
+                'save',
+                'restore',
+                'restore',
+                'refused',
+                'attach',
+                'attach',
+                'session',
+            ]
+        )
         done.append(action)
         if action == 'train':
             does.train(draw.randint(1, 5))
@@ -288,8 +349,8 @@ def test_a_restored_trainer_is_as_it_was_and_goes_on_as_it_did(seed, tmpdir):
             does.summarize()
         elif action == 'save':
             if schedule is None:
-                continue            # plain CNTK's own, without the state of Dropout
-            does.train(1)           # what is due is done
+                continue  # plain CNTK's own, without the state of Dropout
+            does.train(1)  # what is due is done
             name = draw.choice('abc')
             does.save(name)
             before = seen()

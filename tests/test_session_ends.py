@@ -1,4 +1,5 @@
-"""How a session ends where something is wrong: errors, Ctrl-C, a source that ends early, bad input."""
+"""How a session ends where something is wrong: errors, Ctrl-C, a source that ends early, bad
+input."""
 import os
 import signal
 import sys
@@ -34,8 +35,9 @@ def test_error_of_a_transform_comes_as_raised_and_the_trainer_is_intact():
         script.run([Broken(epoch=1)])
     assert caught.traceback[-1].name == 'transform'
     assert script.trainer.total_number_of_samples_seen >= SAMPLES
-    assert script.trainer.train_minibatch({script.x: script.images[:8],
-                                           script.label: script.labels[:8]})
+    assert script.trainer.train_minibatch(
+        {script.x: script.images[:8], script.label: script.labels[:8]}
+    )
     assert script.session.result.model is not None and not script.session.result.complete
 
 
@@ -43,7 +45,7 @@ class Raises(nc.Observer):
     """Raises an exception of a given kind after some minibatches."""
 
     def __init__(self, error):
-        super(Raises, self).__init__()
+        super().__init__()
         self.error = error
         self.ended = None
 
@@ -55,8 +57,9 @@ class Raises(nc.Observer):
         self.ended = result
 
 
-@pytest.mark.parametrize('error', [RuntimeError('of the observer'), KeyboardInterrupt(),
-                                   SystemExit(3)], ids=repr)
+@pytest.mark.parametrize(
+    'error', [RuntimeError('of the observer'), KeyboardInterrupt(), SystemExit(3)], ids=repr
+)
 def test_error_of_an_observer_comes_as_raised(error, capfd):
     script, observer = Script(), Raises(error)
     with pytest.raises(type(error)) as caught:
@@ -79,7 +82,7 @@ def test_error_of_a_users_writer_comes_as_raised():
 
 
 def test_source_that_ends_early_fills_the_result_then_raises():
-    script = Images(source='user', sweeps=2)        # it does not tell how much it gives
+    script = Images(source='user', sweeps=2)  # it does not tell how much it gives
     with pytest.raises(ValueError, match=r'after 1400 samples \(2 epochs\), before Identity'):
         script.run([Identity(epoch=1), Identity(epoch=3)])
     assert not script.session.result.complete
@@ -90,6 +93,7 @@ def test_source_that_ends_early_fills_the_result_then_raises():
 @pytest.mark.parametrize('epoch', [1, 2])
 def test_cross_validation_that_stops_is_heard_where_something_is_due(epoch):
     """The user's callback ends training at the very minibatch an optimization is due after."""
+
     def trained(run):
         script = Script(test=False)
         source, streams = script._small(110)
@@ -100,7 +104,8 @@ def test_cross_validation_that_stops_is_heard_where_something_is_due(epoch):
             return False
 
         script.arguments['cv_config'] = C.CrossValidationConfig(
-            source, frequency=SAMPLES, callback=callback, model_inputs_to_streams=streams)
+            source, frequency=SAMPLES, callback=callback, model_inputs_to_streams=streams
+        )
         return run(script), stops, script
 
     plain, stops, _ = trained(lambda script: script.run_plain())
@@ -121,7 +126,7 @@ class Presses(nc.Observer):
     """Presses Ctrl-C at an event."""
 
     def __init__(self, event):
-        super(Presses, self).__init__()
+        super().__init__()
         setattr(self, event, lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
 
 
@@ -181,14 +186,23 @@ def test_metric_may_have_an_argument_that_the_loss_lacks():
     trainer = C.Trainer(script.z, (script.loss, metric), script.learners)
     held_out = script.held_out + (np.full((len(script.held_out[0]), 1), 2, np.float32),)
     weights = np.ones((SAMPLES, 1), np.float32)
-    source = C.io.MinibatchSourceFromData(dict(
-        x=script.images, label=script.labels, mask=weights), max_samples=2 * SAMPLES)
-    streams = {argument: source.streams[argument.name]
-               for argument in (script.x, script.label, mask)}
-    session = nc.training_session(trainer, source, 64, streams, epoch_size=SAMPLES,
-                                  callbacks=[Identity(epoch=1)], data=held_out)
+    source = C.io.MinibatchSourceFromData(
+        dict(x=script.images, label=script.labels, mask=weights), max_samples=2 * SAMPLES
+    )
+    streams = {
+        argument: source.streams[argument.name] for argument in (script.x, script.label, mask)
+    }
+    session = nc.training_session(
+        trainer,
+        source,
+        64,
+        streams,
+        epoch_size=SAMPLES,
+        callbacks=[Identity(epoch=1)],
+        data=held_out,
+    )
     session.train()
-    record, = session.result.records
+    (record,) = session.result.records
     assert record.metric_before == record.metric_after
     assert 0 < record.metric_after <= 2
 
@@ -197,7 +211,7 @@ class Renames(nc.Optimization):
     """Names the loss anew, so that the order of two of them shows."""
 
     def __init__(self, name, **options):
-        super(Renames, self).__init__(**options)
+        super().__init__(**options)
         self.renamed = name
 
     def transform(self, model):
@@ -210,8 +224,10 @@ class Renames(nc.Optimization):
 def test_optimizations_of_one_epoch_run_and_are_recorded_in_the_order_of_the_list(order):
     script = Script(test=False, sweeps=2)
     name = script.loss.name
-    script.run([Renames(letter, epoch=1) for letter in order] + [Renames('c', epoch=0)],
-               data=script.held_out)
+    script.run(
+        [Renames(letter, epoch=1) for letter in order] + [Renames('c', epoch=0)],
+        data=script.held_out,
+    )
     records = script.session.result.records
     assert [record.layers[0].name for record in records] == ['c'] + list(order)
     assert script.trainer.loss_function.output.name == name + 'c' + order
@@ -230,8 +246,11 @@ def test_learners_whose_max_samples_are_used_up_are_told(epoch):
     script.run()
     script.trainer = C.Trainer(script.z, (script.loss, script.metric), script.learners)
     source = script._source('data')
-    script.arguments.update(trainer=script.trainer, mb_source=source,
-                            model_inputs_to_streams=script._streams(source, 'data'))
+    script.arguments.update(
+        trainer=script.trainer,
+        mb_source=source,
+        model_inputs_to_streams=script._streams(source, 'data'),
+    )
     with pytest.raises(ValueError, match='life of the learners, leaves this run none: give more'):
         script.run([Identity(epoch=epoch)])
 
@@ -240,10 +259,13 @@ def test_epochs_count_from_the_first_minibatch_of_a_run():
     """Two sessions on one trainer, both made before either trains."""
     script = Script(test=False, sweeps=2)
     source = script._source('data')
-    second = dict(script.arguments, mb_source=source,
-                  model_inputs_to_streams=script._streams(source, 'data'))
-    sessions = [nc.training_session(callbacks=[Identity(epoch=1)], epoch_size=SAMPLES,
-                                    **arguments) for arguments in (script.arguments, second)]
+    second = dict(
+        script.arguments, mb_source=source, model_inputs_to_streams=script._streams(source, 'data')
+    )
+    sessions = [
+        nc.training_session(callbacks=[Identity(epoch=1)], epoch_size=SAMPLES, **arguments)
+        for arguments in (script.arguments, second)
+    ]
     for session in sessions:
         session.train()
         assert [record.samples for record in session.result.records] == [SAMPLES]
@@ -253,7 +275,7 @@ class Uncloned(C.ops.functions.UserFunction):
     """What CNTK cannot clone: its constructor takes more than the inputs."""
 
     def __init__(self, factor, argument):
-        super(Uncloned, self).__init__([argument])
+        super().__init__([argument])
         self.factor = factor
 
     def forward(self, argument, device=None, outputs_to_retain=None):
@@ -263,8 +285,11 @@ class Uncloned(C.ops.functions.UserFunction):
         return gradients * self.factor
 
     def infer_outputs(self):
-        return [C.output_variable(self.inputs[0].shape, self.inputs[0].dtype,
-                                  self.inputs[0].dynamic_axes)]
+        return [
+            C.output_variable(
+                self.inputs[0].shape, self.inputs[0].dtype, self.inputs[0].dynamic_axes
+            )
+        ]
 
 
 @pytest.mark.parametrize('callbacks', [None, [nc.Observer()]], ids=['none', 'an observer'])
@@ -305,9 +330,14 @@ def test_errors_of_two_threads_stay_apart():
             found[name] = str(error)
 
     barrier = threading.Barrier(2)
-    # Built here: CNTK's layers forbid new Parameters in all threads while one of them builds a block.
-    threads = [threading.Thread(target=train, args=(name, Script(test=False, cross_validation=0, frequency=64)))
-               for name in 'ab']
+    # Built here: CNTK's layers forbid new Parameters in all threads while one of them builds a
+    # block.
+    threads = [
+        threading.Thread(
+            target=train, args=(name, Script(test=False, cross_validation=0, frequency=64))
+        )
+        for name in 'ab'
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -323,17 +353,24 @@ def test_second_train_is_refused():
         script.session.train()
 
 
-@pytest.mark.parametrize('callbacks, options, error, words', [
-    ([Identity], {}, TypeError, r'Identity\(\.\.\.\)'),
-    (['x'], {}, TypeError, 'nc.Optimization or nc.Observer'),
-    (Identity(), {}, TypeError, r'callbacks=\[\.\.\.\]'),
-    ([Identity(epoch=5)], dict(max_samples=4 * SAMPLES), ValueError,
-     r'Identity\(epoch=5\) is past the end.*4 is the last'),
-    ([nc.Lower()], dict(cv_config=None), ValueError, 'held-out data.*data='),
-    ([], dict(epoch_size=0), ValueError, 'epoch_size must be 1 or more'),
-    ([], dict(epoch_size=1.5), TypeError, 'epoch_size'),
-    ([], dict(data=(1, 2)), TypeError, 'data must be NumPy arrays'),
-])
+@pytest.mark.parametrize(
+    'callbacks, options, error, words',
+    [
+        ([Identity], {}, TypeError, r'Identity\(\.\.\.\)'),
+        (['x'], {}, TypeError, 'nc.Optimization or nc.Observer'),
+        (Identity(), {}, TypeError, r'callbacks=\[\.\.\.\]'),
+        (
+            [Identity(epoch=5)],
+            dict(max_samples=4 * SAMPLES),
+            ValueError,
+            r'Identity\(epoch=5\) is past the end.*4 is the last',
+        ),
+        ([nc.Lower()], dict(cv_config=None), ValueError, 'held-out data.*data='),
+        ([], dict(epoch_size=0), ValueError, 'epoch_size must be 1 or more'),
+        ([], dict(epoch_size=1.5), TypeError, 'epoch_size'),
+        ([], dict(data=(1, 2)), TypeError, 'data must be NumPy arrays'),
+    ],
+)
 def test_bad_input_is_refused_before_training(callbacks, options, error, words):
     script = Script()
     with pytest.raises(error, match=words):
@@ -345,11 +382,20 @@ def none(layer):
     return False
 
 
-@pytest.mark.parametrize('callbacks, words', [
-    ([nc.FactorDense(epoch=2, rank=3, filter_function=none)], 'FactorDense.*hidden'),
-    ([nc.FactorDense(epoch=1, rank=3), nc.BinarizeConvolution(epoch=2, filter_function=none)],
-     'BinarizeConvolution.*conv'),
-], ids=['FactorDense', 'BinarizeConvolution after another'])
+@pytest.mark.parametrize(
+    'callbacks, words',
+    [
+        ([nc.FactorDense(epoch=2, rank=3, filter_function=none)], 'FactorDense.*hidden'),
+        (
+            [
+                nc.FactorDense(epoch=1, rank=3),
+                nc.BinarizeConvolution(epoch=2, filter_function=none),
+            ],
+            'BinarizeConvolution.*conv',
+        ),
+    ],
+    ids=['FactorDense', 'BinarizeConvolution after another'],
+)
 def test_filter_that_matches_no_layer_is_refused_before_training(callbacks, words):
     script = Script()
     with pytest.raises(ValueError, match='(?s)' + words):
@@ -374,8 +420,9 @@ def test_held_out_arrays_are_checked():
         script.run(data=(script.images[:10], script.labels[:10, :4]))
 
 
-@pytest.mark.parametrize('epoch, error', [(-1, ValueError), (1.0, TypeError), (True, TypeError),
-                                          ((1, 2), ValueError)])
+@pytest.mark.parametrize(
+    'epoch, error', [(-1, ValueError), (1.0, TypeError), (True, TypeError), ((1, 2), ValueError)]
+)
 def test_bad_epoch(epoch, error):
     with pytest.raises(error, match='Identity: epoch'):
         Identity(epoch=epoch)

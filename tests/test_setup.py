@@ -14,7 +14,7 @@ USABLE = '#!/bin/sh\n[ "$1" = -c ] && echo "$0" || { echo "makes nothing: $0 $*"
 SHIM_WITHOUT_VERSION = '#!/bin/sh\necho "pyenv: python3.6: command not found" >&2\nexit 127\n'
 
 
-class Machine(object):
+class Machine:
     """A clone, a home folder and a PATH with the few tools that set-up needs, and no Python."""
 
     def __init__(self, folder):
@@ -37,9 +37,13 @@ class Machine(object):
     def setup(self, **variables):
         """Runs the set-up, which comes as far as making .venv; returns what it said."""
         result = subprocess.run(
-            [str(self.clone / '.ci' / 'setup')], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, universal_newlines=True,
-            env=dict(HOME=str(self.home), PATH=str(self.path), **variables))
+            [str(self.clone / '.ci' / 'setup')],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+            env=dict(HOME=str(self.home), PATH=str(self.path), **variables),
+        )
         assert result.returncode != 0
         assert not os.path.exists(str(self.clone / '.venv'))
         return result.stdout
@@ -59,27 +63,33 @@ def test_without_cpython_36_one_message_says_how_to_get_it(machine):
 
 def test_an_interpreter_that_does_not_run_is_passed_over_and_named(machine):
     shim = machine.interpreter(machine.path / 'python3.6', SHIM_WITHOUT_VERSION)
-    assert '%s: pyenv: python3.6: command not found\n' % shim in machine.setup()
+    assert f'{shim}: pyenv: python3.6: command not found\n' in machine.setup()
 
 
-@pytest.mark.parametrize('place', [
-    '.pyenv/versions/3.6.9/bin/python3.6', 'miniconda3/bin/python3.6',
-    'anaconda3/envs/old/bin/python3.6', 'miniforge3/envs/py36/bin/python3.6'])
+@pytest.mark.parametrize(
+    'place',
+    [
+        '.pyenv/versions/3.6.9/bin/python3.6',
+        'miniconda3/bin/python3.6',
+        'anaconda3/envs/old/bin/python3.6',
+        'miniforge3/envs/py36/bin/python3.6',
+    ],
+)
 def test_the_folders_of_pyenv_and_conda_are_looked_in(machine, place):
     machine.interpreter(machine.path / 'python3.6', SHIM_WITHOUT_VERSION)
     python = machine.interpreter(machine.home / place)
-    assert 'makes nothing: %s -m venv .venv' % python in machine.setup()
+    assert f'makes nothing: {python} -m venv .venv' in machine.setup()
 
 
 def test_the_pyenv_root_is_looked_in(machine):
     python = machine.interpreter(machine.home / 'elsewhere/versions/3.6.15/bin/python3.6')
-    assert 'makes nothing: %s' % python in machine.setup(PYENV_ROOT=str(machine.home / 'elsewhere'))
+    assert f'makes nothing: {python}' in machine.setup(PYENV_ROOT=str(machine.home / 'elsewhere'))
 
 
 def test_the_path_comes_first(machine):
     machine.interpreter(machine.home / '.pyenv/versions/3.6.15/bin/python3.6')
     python = machine.interpreter(machine.path / 'python3.6')
-    assert 'makes nothing: %s' % python in machine.setup()
+    assert f'makes nothing: {python}' in machine.setup()
 
 
 def test_every_requirement_is_pinned_once_and_comes_from_no_named_host():

@@ -1,4 +1,5 @@
-"""Several runs of callbacks on one trainer, several trainers on one network, and the checkpoints of each."""
+"""Several runs of callbacks on one trainer, several trainers on one network, and the
+checkpoints of each."""
 import os
 
 import cntk as C
@@ -10,10 +11,14 @@ from test_hand_loop import EPOCH, loop
 from user_script import SAMPLES, Identity, Script, binarize, factor, sgd
 
 
-@pytest.mark.parametrize('callbacks, learner', [([nc.Observer()], None), ([], None), ([nc.Observer()], sgd)],
-                         ids=['observer', 'nothing', 'observer, learner of its own'])
+@pytest.mark.parametrize(
+    'callbacks, learner',
+    [([nc.Observer()], None), ([], None), ([nc.Observer()], sgd)],
+    ids=['observer', 'nothing', 'observer, learner of its own'],
+)
 def test_checkpoint_of_a_run_without_optimizations_after_one_with_them(callbacks, learner, tmpdir):
     """Its checkpoints are of the optimized network, in it and after it."""
+
     def optimized(script):
         return nc.attach(script.trainer, [factor(learner=learner)], epoch_size=EPOCH)
 
@@ -27,9 +32,9 @@ def test_checkpoint_of_a_run_without_optimizations_after_one_with_them(callbacks
         loop(whole, 10, 14)
         whole.trainer.save_checkpoint(files[1], {'mine': 7})
         rest = loop(whole, 14, 24)
-        whole.trainer.restore_from_checkpoint(files[0])         # back behind the swap
+        whole.trainer.restore_from_checkpoint(files[0])  # back behind the swap
         assert 'DenseFactored' not in [f.op_name for f in nc.graph.walk(whole.z)]
-        assert second.engine.clock.samples == 3 * 64            # it is further back than its start
+        assert second.engine.clock.samples == 3 * 64  # it is further back than its start
         assert whole.trainer.restore_from_checkpoint(files[1])['mine'] == 7
         assert loop(whole, 14, 24) == rest
     whole.trainer.save_checkpoint(files[2])
@@ -42,13 +47,16 @@ def test_checkpoint_of_a_run_without_optimizations_after_one_with_them(callbacks
             resumed.trainer.restore_from_checkpoint(file)
             assert loop(resumed, start, start + len(expected) // 2) == expected
             assert run.engine.clock.samples == (start + len(expected) // 2) * 64
-        assert [r.to_dict() for r in run.result.records] == [r.to_dict() for r in first.result.records]
+        assert [r.to_dict() for r in run.result.records] == [
+            r.to_dict() for r in first.result.records
+        ]
 
 
 @pytest.mark.parametrize('learner', [None, sgd], ids=['same learner', 'learner of its own'])
 @pytest.mark.parametrize('over', [False, True], ids=['within', 'after'])
 def test_checkpoint_of_before_the_first_run_is_gone_back_to(learner, over, tmpdir):
     """To the network that the user built; what is due then comes as if nothing had been applied."""
+
     def run(script):
         return nc.attach(script.trainer, [factor(learner=learner)], epoch_size=EPOCH)
 
@@ -78,11 +86,17 @@ def test_checkpoint_of_before_the_first_run_is_gone_back_to(learner, over, tmpdi
 @pytest.mark.parametrize('ahead', [False, True], ids=['made after it', 'made ahead of it'])
 @pytest.mark.parametrize('callbacks', [[nc.Observer()], None], ids=['observer', 'nothing'])
 @pytest.mark.parametrize('preserve_all', [False, True], ids=['overwritten', 'preserved'])
-def test_session_without_optimizations_after_a_run_with_them_is_resumed(callbacks, preserve_all, ahead,
-                                                                       learner, tmpdir):
+def test_session_without_optimizations_after_a_run_with_them_is_resumed(
+    callbacks, preserve_all, ahead, learner, tmpdir
+):
     def trained(folder, samples):
-        script = Script(folder=str(folder), test=False, checkpoint=300, preserve_all=preserve_all,
-                        max_samples=samples)
+        script = Script(
+            folder=str(folder),
+            test=False,
+            checkpoint=300,
+            preserve_all=preserve_all,
+            max_samples=samples,
+        )
 
         def session():
             return nc.training_session(callbacks=callbacks, epoch_size=SAMPLES, **script.arguments)
@@ -94,16 +108,20 @@ def test_session_without_optimizations_after_a_run_with_them_is_resumed(callback
         return script
 
     whole, cut = trained(tmpdir.mkdir('whole'), 1600), tmpdir.mkdir('cut')
-    trained(cut, 2 * 64 + SAMPLES + 64)         # the end of a minibatch
+    trained(cut, 2 * 64 + SAMPLES + 64)  # the end of a minibatch
     resumed = trained(cut, 1600)
     assert resumed.state() == whole.state()
     bare = Script(folder=str(cut), test=False, checkpoint=300, preserve_all=preserve_all)
-    with pytest.raises(ValueError, match=r'under the optimizations FactorDense\(epoch=0\), and this script has none'):
+    with pytest.raises(
+        ValueError,
+        match=r'under the optimizations FactorDense\(epoch=0\), and this script has none',
+    ):
         bare.run([nc.Observer()])
 
 
 def test_observer_run_saves_the_clock_of_what_it_restored(tmpdir):
     """Of a run that began earlier than the one it goes on from."""
+
     def optimized(script):
         return nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH)
 
@@ -135,20 +153,27 @@ def test_session_made_ahead_of_a_run_that_brings_a_learner_is_resumed(tmpdir):
         return script
 
     whole, cut = trained(tmpdir.mkdir('whole'), 2000), tmpdir.mkdir('cut')
-    trained(cut, 2 * 64 + SAMPLES + 64)         # the end of a minibatch
+    trained(cut, 2 * 64 + SAMPLES + 64)  # the end of a minibatch
     assert trained(cut, 2000).state() == whole.state()
 
 
 def test_sessions_made_ahead_of_each_other_train_what_is_there_then():
-    """Each with what the one before it has left: network, learners, samples, open progress window."""
+    """Each with what the one before it has left: network, learners, samples, open progress
+    window."""
+
     def trained(ahead):
         script = Script(test=False, cross_validation=0, frequency=480)
 
         def session(callbacks, samples):
-            return nc.training_session(callbacks=callbacks, epoch_size=EPOCH,
-                                       **dict(script.arguments, max_samples=samples))
+            return nc.training_session(
+                callbacks=callbacks, epoch_size=EPOCH, **dict(script.arguments, max_samples=samples)
+            )
 
-        arguments = [([factor(1, learner=sgd)], 700), ([binarize(1)], 2100), ([nc.Observer()], 2500)]
+        arguments = [
+            ([factor(1, learner=sgd)], 700),
+            ([binarize(1)], 2100),
+            ([nc.Observer()], 2500),
+        ]
         made = (session(*each) for each in arguments)
         results = []
         for one in list(made) if ahead else made:
@@ -160,7 +185,8 @@ def test_sessions_made_ahead_of_each_other_train_what_is_there_then():
 
 
 def test_checkpoint_of_a_later_run_behind_which_it_went_back(tmpdir):
-    """The earlier run brought a learner of its own, which the network that was gone back to lacks."""
+    """The earlier run brought a learner of its own, which the network that was gone back to
+    lacks."""
     plain, later = str(tmpdir.join('plain')), str(tmpdir.join('later'))
     script = Script(dropout=False)
     script.trainer.save_checkpoint(plain)
@@ -193,12 +219,18 @@ def test_trainer_built_anew_over_the_loss_of_an_optimized_one(loss_of, tmpdir):
             script.trainer.save_checkpoint(marked)
             saved = C.load_model(marked)
             script.x, script.label = saved.arguments
-            script.z, script.loss, script.metric = [
-                C.combine([saved.outputs[place]]) for place in (0, 2, 4)]     # 1 is the label
-        script.learners = [C.momentum_sgd(script.loss.parameters, C.learning_parameter_schedule(.01), .9)]
+            script.z, script.loss, script.metric = (
+                C.combine([saved.outputs[place]]) for place in (0, 2, 4)
+            )  # 1 is the label
+        script.learners = [
+            C.momentum_sgd(script.loss.parameters, C.learning_parameter_schedule(0.01), 0.9)
+        ]
         criterion = script.loss, script.metric
         if loss_of == 'variables':
-            criterion = script.trainer.loss_function.output, script.trainer.evaluation_function.output
+            criterion = (
+                script.trainer.loss_function.output,
+                script.trainer.evaluation_function.output,
+            )
         script.trainer = C.Trainer(script.z, criterion, script.learners, [script.log])
         return script
 
@@ -248,13 +280,16 @@ def test_trainer_goes_on_fetching_its_loss_beside_a_second_one_over_it(over):
 @pytest.mark.parametrize('callbacks', [[], [factor(2)]], ids=['observer', 'optimization'])
 def test_clock_goes_back_behind_the_start_of_a_run_and_forth(callbacks, back, tmpdir):
     """To a checkpoint of this run, whose epochs count from its start."""
+
     class Told(nc.Observer):
         def on_epoch(self, *epoch):
             told.append(epoch)
 
     def trained(goes_back):
         del told[:]
-        script, files = Script(dropout=False), [str(tmpdir.join(name)) for name in ('plain', 'mine')]
+        script, files = Script(dropout=False), [
+            str(tmpdir.join(name)) for name in ('plain', 'mine')
+        ]
         loop(script, 0, back)
         script.trainer.save_checkpoint(files[0])
         loop(script, back, 5)
@@ -319,4 +354,4 @@ def test_second_run_of_observers_is_told_of_summaries():
         with nc.attach(script.trainer, [Told()], epoch_size=EPOCH):
             loop(script, last - 2, last)
             script.trainer.summarize_training_progress()
-    assert told == [128, 128, 128]         # samples of the run
+    assert told == [128, 128, 128]  # samples of the run

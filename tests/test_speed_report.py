@@ -1,4 +1,5 @@
-"""What the report says of speed: worked out by hand from made-up seconds; nothing here depends on how fast a machine is."""
+"""What the report says of speed: worked out by hand from made-up seconds; nothing here depends
+on how fast a machine is."""
 import itertools
 
 import cntk as C
@@ -13,31 +14,64 @@ from segment_networks import binarized
 
 
 def network(**options):
-    """Returns (input, float model, binarized model): a float convolution, a binary one with activation, a binary Dense."""
+    """Returns (input, float model, binarized model): a float convolution, a binary one with
+    activation, a binary Dense."""
     x = C.input_variable((3, 6, 6))
-    model = C.layers.Sequential([
-        C.layers.Convolution2D((3, 3), 5, pad=True, name='float'), C.layers.BatchNormalization(map_rank=1),
-        C.layers.Convolution2D((3, 3), 7, pad=True, strides=2, activation=C.relu, name='second'),
-        C.layers.Dense(9, name='dense'), C.layers.Dense(2, name='float')])(x)
+    model = C.layers.Sequential(
+        [
+            C.layers.Convolution2D((3, 3), 5, pad=True, name='float'),
+            C.layers.BatchNormalization(map_rank=1),
+            C.layers.Convolution2D(
+                (3, 3), 7, pad=True, strides=2, activation=C.relu, name='second'
+            ),
+            C.layers.Dense(9, name='dense'),
+            C.layers.Dense(2, name='float'),
+        ]
+    )(x)
     return x, model, binarized(model, images((3, 6, 6), 9), **options)
 
 
 def test_faster_and_slower_in_words_with_both_times():
-    assert str(Timing(8, 0.012, 0.003)) == '8 samples: 12 ms with float layers, 3 ms lowered, 4.0 x as fast'
-    assert str(Timing(1, 0.00014, 0.00035)) == ('1 sample: 0.14 ms with float layers, 0.35 ms lowered, SLOWER, by a factor of '
-                                               '2.50: lowering does not pay here')
+    assert (
+        str(Timing(8, 0.012, 0.003))
+        == '8 samples: 12 ms with float layers, 3 ms lowered, 4.0 x as fast'
+    )
+    assert str(Timing(1, 0.00014, 0.00035)) == (
+        '1 sample: 0.14 ms with float layers, 0.35 ms lowered, SLOWER, by a factor of '
+        '2.50: lowering does not pay here'
+    )
     assert Timing(1, 2.0, 2.0).pays
-    assert str(Timing(8, 0.012, 0.003, 0.006)).endswith("; float_layers='native' makes it 2.00 x as fast (6 ms without)")
-    assert str(Timing(8, 0.012, 0.006, 0.003)).endswith("; float_layers='native' makes it SLOWER, by a factor of 2.00 (3 ms without)")
+    assert str(Timing(8, 0.012, 0.003, 0.006)).endswith(
+        "; float_layers='native' makes it 2.00 x as fast (6 ms without)"
+    )
+    assert str(Timing(8, 0.012, 0.006, 0.003)).endswith(
+        "; float_layers='native' makes it SLOWER, by a factor of 2.00 (3 ms without)"
+    )
     said = str(Speed([Timing(1, 1.0, 2.0), Timing(8, 2.0, 1.0)], threads=2))
-    assert said.splitlines()[0] == 'Time of a call, the fastest of several, 2 threads:' and 'SLOWER' in said and '2.0 x as fast' in said
+    assert (
+        said.splitlines()[0] == 'Time of a call, the fastest of several, 2 threads:'
+        and 'SLOWER' in said
+        and '2.0 x as fast' in said
+    )
     assert str(Speed(reason='because')) == 'Time of a call: not measured, because'
     assert Speed([Timing(1, 1.0, 2.0)]).to_dict() == dict(
-        timings=[dict(samples=1, float_seconds=1.0, lowered_seconds=2.0, in_cntk_seconds=None)], reason=None, threads=1)
+        timings=[dict(samples=1, float_seconds=1.0, lowered_seconds=2.0, in_cntk_seconds=None)],
+        reason=None,
+        threads=1,
+    )
 
 
-@pytest.mark.parametrize('options', [dict(), dict(input_scale=None), dict(clip='calibrate'), dict(weight_scale=None),
-                                     dict(input_shift=None, output_scale=None)], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(input_scale=None),
+        dict(clip='calibrate'),
+        dict(weight_scale=None),
+        dict(input_shift=None, output_scale=None),
+    ],
+    ids=str,
+)
 def test_the_float_network_is_the_one_before_it_was_binarized(options):
     x, model, trained = network(**options)
     values = images(x.shape, 5, seed=2)
@@ -55,7 +89,9 @@ def test_a_network_without_binary_layers_is_itself():
 def test_ways_take_turns_and_the_first_round_does_not_count(monkeypatch):
     calls, clock = [], itertools.count()
     monkeypatch.setattr(speed.time, 'perf_counter', lambda: next(clock))
-    times = speed.in_turns([lambda: calls.append('a'), lambda: calls.append('b')], seconds=12, most=15)
+    times = speed.in_turns(
+        [lambda: calls.append('a'), lambda: calls.append('b')], seconds=12, most=15
+    )
     assert calls == ['a', 'b'] * 4 and times == [[1, 1, 1], [1, 1, 1]]
     assert [len(each) for each in speed.in_turns([int, int], seconds=0, most=15)] == [1, 1]
     assert [len(each) for each in speed.in_turns([int], seconds=1000, most=4)] == [4]
@@ -73,7 +109,9 @@ def test_the_report_of_a_run_has_the_times(monkeypatch):
     optimizations, data = [nc.BinarizeConvolution(), nc.BinarizeDense()], [{x: images(x.shape, 40)}]
     _, found = Lower().run(trained, optimizations, data, timed=True)
     assert asked == [[(1, 2)] * 2, [(32, 2)] * 2]
-    assert str(found).count('1 ms with float layers, 4 ms lowered, SLOWER, by a factor of 4.00') == 2
+    assert (
+        str(found).count('1 ms with float layers, 4 ms lowered, SLOWER, by a factor of 4.00') == 2
+    )
     assert found.speed.to_dict()['timings'][0]['samples'] == 1 and 'speed' not in found.to_dict()
     _, found = Lower().run(trained, optimizations, data)
     assert found.speed is None and 'Time' not in str(found)
@@ -81,7 +119,9 @@ def test_the_report_of_a_run_has_the_times(monkeypatch):
 
 def test_what_cannot_be_cut_is_timed_on_random_numbers_and_what_cntk_cannot_do_is_said():
     x = C.input_variable((4, 6, 6))
-    trained = binarized(C.layers.Convolution2D((3, 3), 8, pad=True, dilation=2, name='one')(x), input_scale=None)
+    trained = binarized(
+        C.layers.Convolution2D((3, 3), 8, pad=True, dilation=2, name='one')(x), input_scale=None
+    )
     value = C.Value.create(x, [images(x.shape, 1)[0]])
     _, found = Lower().run(trained, [nc.BinarizeConvolution()], [{x: value}], timed=True)
     assert found.speed.timings == [] and 'with float layers' in found.speed.reason
@@ -90,6 +130,8 @@ def test_what_cannot_be_cut_is_timed_on_random_numbers_and_what_cntk_cannot_do_i
 
 def test_steps_of_sequences_are_timed_too():
     x = C.sequence.input_variable((4, 6, 6))
-    trained = binarized(C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x), input_scale=None)
+    trained = binarized(
+        C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x), input_scale=None
+    )
     _, found = Lower().run(trained, [nc.BinarizeConvolution()], None, timed=True)
     assert [timing.samples for timing in found.speed.timings] == [1, 4]

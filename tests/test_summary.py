@@ -15,24 +15,30 @@ from netopt_callbacks.table import Table, shown
 def network():
     """Returns (input, network): 3x8x9 images, two convolutions, BatchNormalization, two Dense."""
     x = C.input_variable((3, 8, 9))
-    return x, C.layers.Sequential([
-        C.layers.Convolution2D((3, 5), 4, pad=True, strides=(1, 2), activation=C.relu, name='first'),
-        C.layers.Dropout(0.2),
-        C.layers.Convolution2D((3, 3), 6, pad=True, bias=False, name='second'),
-        C.layers.BatchNormalization(map_rank=1, name='norm'),
-        C.layers.Dense(20, activation=C.relu, name='hidden'),
-        C.layers.Dense((2, 5), name='classify')])(x)
+    return x, C.layers.Sequential(
+        [
+            C.layers.Convolution2D(
+                (3, 5), 4, pad=True, strides=(1, 2), activation=C.relu, name='first'
+            ),
+            C.layers.Dropout(0.2),
+            C.layers.Convolution2D((3, 3), 6, pad=True, bias=False, name='second'),
+            C.layers.BatchNormalization(map_rank=1, name='norm'),
+            C.layers.Dense(20, activation=C.relu, name='hidden'),
+            C.layers.Dense((2, 5), name='classify'),
+        ]
+    )(x)
 
 
-# By hand. `first`: 8 rows, ceil(9 / 2) = 5 columns, 4 filters of 3x3x5 = 45 weights. `second`: 8x5, 6
-# filters of 4x3x3 = 36. `hidden`: 6x8x5 = 240 inputs to 20: break-even 240 * 20 / 260 = 18.5.
+# By hand. `first`: 8 rows, ceil(9 / 2) = 5 columns, 4 filters of 3x3x5 = 45 weights. `second`: 8x5,
+# 6 filters of 4x3x3 = 36. `hidden`: 6x8x5 = 240 inputs to 20: break-even 240 * 20 / 260 = 18.5.
 # `classify`: 20 to 10: 200 / 30 = 6.7.
 EXPECTED = [
     ('first', 'Convolution', (4, 3, 3, 5), 4 * 45 + 4, 8 * 5 * 4 * 45, None),
     ('second', 'Convolution', (6, 4, 3, 3), 6 * 36, 8 * 5 * 6 * 36, None),
     ('norm', 'BatchNormalization', (6,), 12, 0, None),
     ('hidden', 'Dense', (6, 8, 5, 20), 240 * 20 + 20, 240 * 20, 18),
-    ('classify', 'Dense', (20, 2, 5), 20 * 10 + 10, 20 * 10, 6)]
+    ('classify', 'Dense', (20, 2, 5), 20 * 10 + 10, 20 * 10, 6),
+]
 
 
 def fields(row):
@@ -74,37 +80,56 @@ def test_groups_and_what_has_no_size():
     assert '-' in summary.of_model(C.layers.Convolution2D((3, 3), 8, pad=True)(free))
 
 
-@pytest.mark.parametrize('options', [
-    {}, {'weight_scale': 'layer'}, {'weight_scale': None}, {'input_scale': None}, {'input_shift': None},
-    {'clip': 'calibrate'},
-    {'input_shift': 'learn', 'learner': lambda ps: C.sgd(ps, C.learning_parameter_schedule(0.1))}])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'weight_scale': 'layer'},
+        {'weight_scale': None},
+        {'input_scale': None},
+        {'input_shift': None},
+        {'clip': 'calibrate'},
+        {
+            'input_shift': 'learn',
+            'learner': lambda ps: C.sgd(ps, C.learning_parameter_schedule(0.1)),
+        },
+    ],
+)
 def test_optimized_layers_count_as_their_notes_say(options):
     x, model = network()
     before = count.totals(model)
     notes = []
-    for optimization in (nc.FactorDense(rank=5, filter_function=lambda layer: layer.name == 'hidden'),
-                         nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second',
-                                                **options)):
+    for optimization in (
+        nc.FactorDense(rank=5, filter_function=lambda layer: layer.name == 'hidden'),
+        nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second', **options),
+    ):
         images = np.random.RandomState(0).randn(4, 3, 8, 9).astype('f')
         optimization.prepare(model, [{x: images}])
         transformed = optimization.transform(model)
-        model, notes = transformed.model, notes + [n for n in transformed.layers if n.skipped is None]
+        model, notes = transformed.model, notes + [
+            n for n in transformed.layers if n.skipped is None
+        ]
     rows = {row.name: row for row in count.rows(model)}
-    assert [rows[note.name].parameters for note in notes] == [note.parameters_after for note in notes]
+    assert [rows[note.name].parameters for note in notes] == [
+        note.parameters_after for note in notes
+    ]
     assert [rows[note.name].macs for note in notes] == [note.macs_after for note in notes]
     hidden, second = rows['hidden'], rows['second']
     assert (hidden.parameters, hidden.macs) == (240 * 5 + 5 * 20 + 20, 240 * 5 + 5 * 20)
     assert (second.binary_weights, second.binary_macs, second.macs) == (216, 8640, 8640)
     assert second.bytes == 27 + 4 * (second.parameters - 216)
-    gained = [sum(getattr(note, what + '_after') - getattr(note, what + '_before') for note in notes)
-              for what in ('parameters', 'macs')]
+    gained = [
+        sum(getattr(note, what + '_after') - getattr(note, what + '_before') for note in notes)
+        for what in ('parameters', 'macs')
+    ]
     assert count.totals(model) == (before[0] + gained[0], before[1] + gained[1])
 
 
 def test_a_lowered_model_counts_its_bits(tmp_path):
     x, model = network()
-    binarize = nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second',
-                                      input_shift=None)
+    binarize = nc.BinarizeConvolution(
+        filter_function=lambda layer: layer.name == 'second', input_shift=None
+    )
     trained = binarize.transform(model).model
     lowered = binarize.lower(trained)
     lowered.save(str(tmp_path / 'lowered.model'))
@@ -118,20 +143,66 @@ def test_a_lowered_model_counts_its_bits(tmp_path):
 
 # Of a whole run.
 
+
 def result(model=None):
     made = nc.Result()
     made.complete = True
     made.model = model
     made.records = [
-        nc.Record('FactorDense', 2, 2000, 0.05, 0.25, [(2000, 0.25), (3000, 0.15), (4000, 0.1)], [
-            nc.LayerNote('hidden', (240, 20), rank=5, energy=0.9, error=0.31, parameters_before=4820,
-                         parameters_after=1320, macs_before=4800, macs_after=1300),
-            nc.LayerNote('classify', (20, 10), skipped='rank 7 saves nothing', parameters_before=210,
-                         parameters_after=210, macs_before=200, macs_after=200)]),
-        nc.Record('BinarizeConvolution', 4, 4000, 0.1, 0.5, [(4000, 0.5), (6000, 0.06)], [
-            nc.LayerNote('second', (6, 4, 3, 3), error=0.6, parameters_before=216,
-                         parameters_after=222, macs_before=8640, macs_after=8640,
-                         binary_macs_after=8640, bits_after=1, message='mind this')], ['a note'])]
+        nc.Record(
+            'FactorDense',
+            2,
+            2000,
+            0.05,
+            0.25,
+            [(2000, 0.25), (3000, 0.15), (4000, 0.1)],
+            [
+                nc.LayerNote(
+                    'hidden',
+                    (240, 20),
+                    rank=5,
+                    energy=0.9,
+                    error=0.31,
+                    parameters_before=4820,
+                    parameters_after=1320,
+                    macs_before=4800,
+                    macs_after=1300,
+                ),
+                nc.LayerNote(
+                    'classify',
+                    (20, 10),
+                    skipped='rank 7 saves nothing',
+                    parameters_before=210,
+                    parameters_after=210,
+                    macs_before=200,
+                    macs_after=200,
+                ),
+            ],
+        ),
+        nc.Record(
+            'BinarizeConvolution',
+            4,
+            4000,
+            0.1,
+            0.5,
+            [(4000, 0.5), (6000, 0.06)],
+            [
+                nc.LayerNote(
+                    'second',
+                    (6, 4, 3, 3),
+                    error=0.6,
+                    parameters_before=216,
+                    parameters_after=222,
+                    macs_before=8640,
+                    macs_after=8640,
+                    binary_macs_after=8640,
+                    bits_after=1,
+                    message='mind this',
+                )
+            ],
+            ['a note'],
+        ),
+    ]
     return made
 
 
@@ -139,9 +210,9 @@ def cells(text, *begins):
     """Returns the cells of the line that begins with the given cells."""
     for line in text.splitlines():
         found = [cell.strip() for cell in line.split('  ') if cell.strip()]
-        if found[:len(begins)] == list(begins):
+        if found[: len(begins)] == list(begins):
             return found
-    raise AssertionError('no line begins with %s in\n%s' % (begins, text))
+    raise AssertionError(f'no line begins with {begins} in\n{text}')
 
 
 def test_recovery_of_each_optimization():
@@ -149,39 +220,97 @@ def test_recovery_of_each_optimization():
     assert text.splitlines()[0].split('  ')[0] == 'optimization'
     # Recovered: (0.25 - 0.1) / (0.25 - 0.05) and (0.5 - 0.06) / (0.5 - 0.1).
     assert cells(text, 'FactorDense', '2') == [
-        'FactorDense', '2', '2,000', '0.0500', '0.2500', '0.1000', '0.2000', '75 %']
+        'FactorDense',
+        '2',
+        '2,000',
+        '0.0500',
+        '0.2500',
+        '0.1000',
+        '0.2000',
+        '75 %',
+    ]
     assert cells(text, 'BinarizeConvolution', '4') == [
-        'BinarizeConvolution', '4', '4,000', '0.1000', '0.5000', '0.0600', '0.4000', '>100 %']
+        'BinarizeConvolution',
+        '4',
+        '4,000',
+        '0.1000',
+        '0.5000',
+        '0.0600',
+        '0.4000',
+        '>100 %',
+    ]
     assert 'BinarizeConvolution: a note' in text
 
 
 def test_layers_of_each_optimization():
     text = summary.of_result(result())
     assert cells(text, 'FactorDense', 'hidden') == [
-        'FactorDense', 'hidden', '240x20', '5', '0.9000', '0.3100', '4,820 -> 1,320', '4,800 -> 1,300',
-        '-', '19,280 -> 5,280', '-']
+        'FactorDense',
+        'hidden',
+        '240x20',
+        '5',
+        '0.9000',
+        '0.3100',
+        '4,820 -> 1,320',
+        '4,800 -> 1,300',
+        '-',
+        '19,280 -> 5,280',
+        '-',
+    ]
     assert cells(text, 'FactorDense', 'classify') == [
-        'FactorDense', 'classify', '20x10', '-', '-', '-', '210', '200', '-', '840',
-        'rank 7 saves nothing']
+        'FactorDense',
+        'classify',
+        '20x10',
+        '-',
+        '-',
+        '-',
+        '210',
+        '200',
+        '-',
+        '840',
+        'rank 7 saves nothing',
+    ]
     # 216 bits and 6 floats.
     assert cells(text, 'BinarizeConvolution', 'second') == [
-        'BinarizeConvolution', 'second', '6x4x3x3', '-', '-', '0.6000', '216 -> 222', '8,640', '100 %',
-        '864 -> 51', '-']
+        'BinarizeConvolution',
+        'second',
+        '6x4x3x3',
+        '-',
+        '-',
+        '0.6000',
+        '216 -> 222',
+        '8,640',
+        '100 %',
+        '864 -> 51',
+        '-',
+    ]
     assert 'BinarizeConvolution, second: mind this' in text
 
 
 def test_the_whole_network():
     x, model = network()
-    run = result(nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second',
-                                        input_shift=None).transform(model).model)
+    run = result(
+        nc.BinarizeConvolution(
+            filter_function=lambda layer: layer.name == 'second', input_shift=None
+        )
+        .transform(model)
+        .model
+    )
     run.records = run.records[1:]
-    assert cells(summary.of_result(run), 'before') == ['before'] + 4 * ['-']    # nobody has counted it
+    assert cells(summary.of_result(run), 'before') == ['before'] + 4 * [
+        '-'
+    ]  # nobody has counted it
     run.records[0].network_before = count.whole(model)
     text = summary.of_result(run)
     parameters, macs = count.totals(model)
     assert cells(text, 'before') == ['before', '5,442', '20,840', '-', '21,768']
-    assert cells(text, 'after') == ['after', '5,448', '20,840', '%.0f %%' % (100 * 8640 / 20840.),
-                                    '{:,}'.format(21768 - 864 + 51)]
+    assert cells(text, 'after') == [
+        'after',
+        '5,448',
+        '20,840',
+        '%.0f %%' % (100 * 8640 / 20840.0),
+        f'{21768 - 864 + 51:,}',
+    ]
     assert (parameters, macs) == (5442, 20840)
 
 
@@ -202,12 +331,22 @@ def test_parity_ends_the_summary():
 
 # The command.
 
+
 def test_the_summary_of_a_saved_model(tmp_path, capsys):
     file = str(tmp_path / 'z.model')
     network()[1].save(file)
     assert summary.main([file]) == 0
     text = capsys.readouterr().out
-    assert cells(text, 'hidden') == ['hidden', 'Dense', '6x8x5x20', '4,820', '4,800', '32', '19,280', '18']
+    assert cells(text, 'hidden') == [
+        'hidden',
+        'Dense',
+        '6x8x5x20',
+        '4,820',
+        '4,800',
+        '32',
+        '19,280',
+        '18',
+    ]
     assert cells(text, 'total') == ['total', '5,442', '20,840', '21,768', '-']
 
 
@@ -222,16 +361,33 @@ def test_the_command_line(tmp_path):
     file = str(tmp_path / 'z.model')
     network()[1].save(file)
     package = os.path.dirname(os.path.dirname(os.path.abspath(nc.__file__)))
-    done = subprocess.run([sys.executable, '-m', 'netopt_callbacks', 'summary', file], cwd=package,
-                          stdout=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'netopt_callbacks', 'summary', file],
+        cwd=package,
+        stdout=subprocess.PIPE,
+        universal_newlines=True,
+    )
     assert done.returncode == 0 and cells(done.stdout, 'total')[1] == '5,442'
 
 
 # Tables.
 
-@pytest.mark.parametrize('value, text', [
-    (None, '-'), (1234567, '1,234,567'), (0.25, '0.2500'), (0.0, '0.0000'), (1e-5, '1e-05'),
-    (123456.0, '1.235e+05'), ((1, 2), '1 -> 2'), ((3, 3), '3'), ((None, None), '-'), ('as is', 'as is')])
+
+@pytest.mark.parametrize(
+    'value, text',
+    [
+        (None, '-'),
+        (1234567, '1,234,567'),
+        (0.25, '0.2500'),
+        (0.0, '0.0000'),
+        (1e-5, '1e-05'),
+        (123456.0, '1.235e+05'),
+        ((1, 2), '1 -> 2'),
+        ((3, 3), '3'),
+        ((None, None), '-'),
+        ('as is', 'as is'),
+    ],
+)
 def test_values(value, text):
     assert shown(value) == text
 
@@ -248,15 +404,22 @@ def test_columns():
 
 # What a count must get right, or say that it does not know.
 
+
 def of_run(model, loss, *optimizations, **options):
     """Returns the result of a short run over random numbers."""
     arguments = list(loss.arguments)
     random = np.random.RandomState(0)
     sides = options.get('sides', 6)
-    data = {argument: random.rand(4, *[sides if side < 0 else side for side in argument.shape]).astype(argument.dtype)
-            for argument in arguments}
+    data = {
+        argument: random.rand(4, *[sides if side < 0 else side for side in argument.shape]).astype(
+            argument.dtype
+        )
+        for argument in arguments
+    }
     trainer = C.Trainer(model, loss, C.sgd(loss.parameters, C.learning_parameter_schedule(0.01)))
-    with nc.attach(trainer, list(optimizations) + options.get('observers', []), epoch_size=4) as run:
+    with nc.attach(
+        trainer, list(optimizations) + options.get('observers', []), epoch_size=4
+    ) as run:
         for _ in range(len(optimizations) + 1):
             trainer.train_minibatch(data)
     return run.result
@@ -274,8 +437,10 @@ def test_layers_that_only_the_loss_reads_are_not_the_models():
     loss = C.squared_error(model, y) + C.squared_error(aux, y)
     result = of_run(model, loss, nc.FactorDense(1, rank=2))
     before, after = 20 * 30 + 30 + 30 * 4 + 4, 2 * 50 + 30 + 2 * 34 + 4
-    assert totals_of(result) == [['before', str(before), '720', '{:,}'.format(4 * before)],
-                                 ['after', str(after), '168', str(4 * after)]]
+    assert totals_of(result) == [
+        ['before', str(before), '720', f'{4 * before:,}'],
+        ['after', str(after), '168', str(4 * after)],
+    ]
     assert {note.name for note in result.records[0].layers} == {'trunk', 'head', 'wide', 'aux'}
 
 
@@ -284,7 +449,10 @@ def test_a_layer_applied_twice_counts_its_parameters_once_and_its_work_twice():
     layer = C.layers.Dense(30, name='twin')
     model = layer(x) - layer(y)
     result = of_run(model, C.reduce_sum(C.square(model)), nc.FactorDense(1, rank=2))
-    assert totals_of(result) == [['before', '630', '1,200', '2,520'], ['after', '130', '200', '520']]
+    assert totals_of(result) == [
+        ['before', '630', '1,200', '2,520'],
+        ['after', '130', '200', '520'],
+    ]
 
 
 def test_a_criterion_over_the_model_is_no_second_application():
@@ -307,7 +475,10 @@ def test_two_dtypes_in_one_network():
     result = of_run(model, C.squared_error(C.cast(model, np.float32), y), nc.FactorDense(1, rank=2))
     assert cells(result.summary(), 'FactorDense', 'single')[-1] == '2,520 -> 520'
     assert cells(result.summary(), 'FactorDense', 'double')[-1] == '1,488 -> 624'
-    assert totals_of(result) == [['before', '816', '780', '4,008'], ['after', '208', '172', '1,144']]
+    assert totals_of(result) == [
+        ['before', '816', '780', '4,008'],
+        ['after', '208', '172', '1,144'],
+    ]
 
 
 def free():
@@ -315,16 +486,24 @@ def free():
     x, y = C.input_variable((1, C.FreeDimension, C.FreeDimension)), C.input_variable(5)
     maps = C.layers.Convolution2D((3, 3), 8, pad=True, activation=C.relu, name='maps')(x)
     model = C.layers.Sequential([C.layers.Dense(20, name='hidden'), C.layers.Dense(5, name='out')])(
-        C.reshape(C.reduce_mean(maps, axis=(1, 2)), (8,)))
+        C.reshape(C.reduce_mean(maps, axis=(1, 2)), (8,))
+    )
     return model, C.squared_error(model, y)
 
 
 def test_free_axes_are_unknown_and_end_no_training(tmp_path):
     model, loss = free()
-    result = of_run(model, loss, nc.FactorDense(1, rank=2, filter_function=lambda layer: layer.name == 'hidden'),
-                    nc.BinarizeConvolution(2, filter_function=lambda layer: True),
-                    observers=[nc.TensorBoard(str(tmp_path)), nc.ProgressBar(), nc.Observer()])
-    assert result.complete and [record.network_after.macs for record in result.records] == [None, None]
+    result = of_run(
+        model,
+        loss,
+        nc.FactorDense(1, rank=2, filter_function=lambda layer: layer.name == 'hidden'),
+        nc.BinarizeConvolution(2, filter_function=lambda layer: True),
+        observers=[nc.TensorBoard(str(tmp_path)), nc.ProgressBar(), nc.Observer()],
+    )
+    assert result.complete and [record.network_after.macs for record in result.records] == [
+        None,
+        None,
+    ]
     assert totals_of(result)[0] == ['before', '365', 'unknown', '1,460']
     assert cells(summary.of_model(result.model), 'total')[2] == 'unknown'
     assert result.records[1].network_before == result.records[0].network_after

@@ -27,8 +27,14 @@ def factor(**options):
 
 def snapshot(script):
     """Returns all that a swap changes."""
-    return (script.state(), script.trainer.this, script.trainer.loss_function.uid, script.z.uid,
-            script.loss.uid, script.z.eval({script.x: script.images[:5]}).tobytes())
+    return (
+        script.state(),
+        script.trainer.this,
+        script.trainer.loss_function.uid,
+        script.z.uid,
+        script.loss.uid,
+        script.z.eval({script.x: script.images[:5]}).tobytes(),
+    )
 
 
 def train(script, last, first=0, again=()):
@@ -40,8 +46,10 @@ def train(script, last, first=0, again=()):
     raised = []
     for number in range(first, last):
         start = number * 64 % (SAMPLES - 64)
-        minibatch = {script.x: script.images[start:start + 64],
-                     script.label: script.labels[start:start + 64]}
+        minibatch = {
+            script.x: script.images[start : start + 64],
+            script.label: script.labels[start : start + 64],
+        }
         before = snapshot(script)
         try:
             script.trainer.train_minibatch(minibatch)
@@ -69,6 +77,7 @@ def once(original, action):
         if actions:
             actions.pop()()
         return value
+
     return method
 
 
@@ -89,8 +98,10 @@ def test_swap_that_fails_late_leaves_no_trace(learner, monkeypatch):
     assert intact and outcome == expected and len(run.result.records) == 1
 
 
-@pytest.mark.parametrize('owner, method, intact', [(readers.Readers, 'follow', False),
-                                                   (network.Network, 'transformed', True)])
+@pytest.mark.parametrize(
+    'owner, method, intact',
+    [(readers.Readers, 'follow', False), (network.Network, 'transformed', True)],
+)
 def test_ctrl_c_around_a_swap_loses_and_doubles_nothing(owner, method, intact, monkeypatch):
     """It waits for the end of a swap that has begun to change the trainer."""
     expected, _, _ = factored()
@@ -101,8 +112,11 @@ def test_ctrl_c_around_a_swap_loses_and_doubles_nothing(owner, method, intact, m
 
 
 def test_ctrl_c_while_cntk_trains_comes_after_the_minibatch(monkeypatch):
-    monkeypatch.setattr(windows.Tracker, 'on_write_training_update', once(
-        windows.Tracker.on_write_training_update, ctrl_c))
+    monkeypatch.setattr(
+        windows.Tracker,
+        'on_write_training_update',
+        once(windows.Tracker.on_write_training_update, ctrl_c),
+    )
     script = Script()
     run = nc.attach(script.trainer, [factor(epoch=1)], epoch_size=320, data=script.held_out)
     with pytest.raises(KeyboardInterrupt):
@@ -177,9 +191,11 @@ def test_nothing_of_ours_is_kept_alive_by_the_trainer():
 
 
 def test_scripts_are_let_go_with_all_that_runs_made_of_them():
-    """With a progress window open at the end, too: CNTK holds a trainer's progress writers for ever."""
+    """With a progress window open at the end, too: CNTK holds a trainer's progress writers for
+    ever."""
+
     def run_once():
-        script = Script(test=False, cross_validation=0, frequency=10 ** 6, log=0)
+        script = Script(test=False, cross_validation=0, frequency=10**6, log=0)
         trainer = weakref.ref(script.trainer)
         with nc.attach(script.trainer, [factor(epoch=1)], epoch_size=320):
             train(script, 12)

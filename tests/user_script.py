@@ -11,7 +11,7 @@ from cntk.layers.typing import Tensor
 import netopt_callbacks as nc
 
 SAMPLES = 700
-KILLED = 9          # what a process returns that `Killer` ends
+KILLED = 9  # what a process returns that `Killer` ends
 RATES = [(1, 0.05), (1, 0.02), (1, 0.01)]
 
 cntk_py.force_deterministic_algorithms()
@@ -28,7 +28,7 @@ class Stops(nc.Observer):
     """Interrupts training after a number of minibatches of this process; 0 lets it go on."""
 
     def __init__(self, minibatches):
-        super(Stops, self).__init__()
+        super().__init__()
         self._left = minibatches
 
     def on_minibatch(self, samples, loss, metric):
@@ -65,10 +65,11 @@ def sgd(parameters):
 
 
 class Log(cntk_py.ProgressWriter):
-    """Keeps every event of a progress writer, exactly as CNTK tells it, but for the time it took."""
+    """Keeps every event of a progress writer, exactly as CNTK tells it, but for the time it
+    took."""
 
     def __init__(self, frequency=1):
-        super(Log, self).__init__(frequency, 0, sys.maxsize, 0, sys.maxsize, 0)
+        super().__init__(frequency, 0, sys.maxsize, 0, sys.maxsize, 0)
         self.__disown__()
         self.freq = frequency
         self.events = []
@@ -105,7 +106,7 @@ class Halves(C.learners.UserLearner):
     """A learner of the user's own: plain gradient descent in NumPy."""
 
     def __init__(self, parameters):
-        super(Halves, self).__init__(parameters, C.learning_parameter_schedule(0.05))
+        super().__init__(parameters, C.learning_parameter_schedule(0.05))
 
     def update(self, gradient_values, training_sample_count, sweep_end):
         for parameter, gradient in gradient_values.items():
@@ -118,7 +119,7 @@ class Heavy(C.learners.UserLearner):
     """A learner of the user's own with state, momentum, that goes into a checkpoint."""
 
     def __init__(self, parameters):
-        super(Heavy, self).__init__(parameters, C.learning_parameter_schedule(0.05))
+        super().__init__(parameters, C.learning_parameter_schedule(0.05))
         self.velocities = [(p, np.zeros(p.shape, np.float32)) for p in parameters]
 
     def update(self, gradient_values, training_sample_count, sweep_end):
@@ -130,8 +131,13 @@ class Heavy(C.learners.UserLearner):
         return True
 
     def create_checkpoint(self):
-        return _py_dict_to_cntk_dict({'velocities': [
-            [float(value) for value in velocity.ravel()] for _, velocity in self.velocities]})
+        return _py_dict_to_cntk_dict(
+            {
+                'velocities': [
+                    [float(value) for value in velocity.ravel()] for _, velocity in self.velocities
+                ]
+            }
+        )
 
     def restore_from_checkpoint(self, checkpoint):
         for (_, velocity), saved in zip(self.velocities, checkpoint['velocities']):
@@ -147,12 +153,22 @@ LEARNERS = {
     'adadelta': lambda p: [C.adadelta(p, _rate(1.0))],
     'fsadagrad': lambda p: [C.fsadagrad(p, _rate(0.003), 0.9)],
     'rmsprop': lambda p: [C.rmsprop(p, _rate(0.003), 0.95, 1.2, 0.7, 10.0, 0.001)],
-    'L1 and L2': lambda p: [C.momentum_sgd(p, _rate(), 0.9, l1_regularization_weight=1e-4,
-                                           l2_regularization_weight=1e-3)],
-    'clipping': lambda p: [C.momentum_sgd(p, _rate(), 0.9,
-                                          gradient_clipping_threshold_per_sample=0.01)],
-    'clipping by norm': lambda p: [C.sgd(p, _rate(), gradient_clipping_threshold_per_sample=0.01,
-                                         gradient_clipping_with_truncation=False)],
+    'L1 and L2': lambda p: [
+        C.momentum_sgd(
+            p, _rate(), 0.9, l1_regularization_weight=1e-4, l2_regularization_weight=1e-3
+        )
+    ],
+    'clipping': lambda p: [
+        C.momentum_sgd(p, _rate(), 0.9, gradient_clipping_threshold_per_sample=0.01)
+    ],
+    'clipping by norm': lambda p: [
+        C.sgd(
+            p,
+            _rate(),
+            gradient_clipping_threshold_per_sample=0.01,
+            gradient_clipping_with_truncation=False,
+        )
+    ],
     'noise': lambda p: [C.sgd(p, _rate(), gaussian_noise_injection_std_dev=0.01)],
     'several': lambda p: [C.momentum_sgd(p[:3], _rate(), 0.9), C.adam(p[3:], _rate(0.003), 0.9)],
     'part': lambda p: [C.momentum_sgd(p[:4], _rate(), 0.9)],
@@ -163,7 +179,7 @@ LEARNERS = {
 }
 
 
-class Script(object):
+class Script:
     """Data, network, learners and configs of a run, made anew and alike for every instance.
 
     Args:
@@ -174,11 +190,24 @@ class Script(object):
         folder (str): where text data and checkpoints go.
     """
 
-    width = 36          # of x in a line of text
+    width = 36  # of x in a line of text
 
-    def __init__(self, learner='momentum_sgd', source='data', frequency=500, sweeps=4,
-                 minibatch=64, max_samples=None, checkpoint=None, preserve_all=False, test=True,
-                 cross_validation=300, folder=None, log=1, dropout=True):
+    def __init__(
+        self,
+        learner='momentum_sgd',
+        source='data',
+        frequency=500,
+        sweeps=4,
+        minibatch=64,
+        max_samples=None,
+        checkpoint=None,
+        preserve_all=False,
+        test=True,
+        cross_validation=300,
+        folder=None,
+        log=1,
+        dropout=True,
+    ):
         cntk_py.reset_random_seed(1)
         self._arrays()
         self.x = self._input()
@@ -193,17 +222,21 @@ class Script(object):
         self._sweeps = sweeps
         self.source = self._source(source)
         self.arguments = dict(
-            trainer=self.trainer, mb_source=self.source, mb_size=minibatch,
+            trainer=self.trainer,
+            mb_source=self.source,
+            mb_size=minibatch,
             model_inputs_to_streams=self._streams(self.source, source),
             max_samples=max_samples if source != 'arrays' else max_samples or sweeps * SAMPLES,
-            progress_frequency=frequency)
+            progress_frequency=frequency,
+        )
         if cross_validation:
             self.arguments['cv_config'] = self._cross_validation(cross_validation)
         if test:
             self.arguments['test_config'] = self._test()
         if checkpoint:
             self.arguments['checkpoint_config'] = C.CheckpointConfig(
-                os.path.join(folder, 'model'), frequency=checkpoint, preserve_all=preserve_all)
+                os.path.join(folder, 'model'), frequency=checkpoint, preserve_all=preserve_all
+            )
         self.held_out = self.images[:120], self.labels[:120]
 
     def _arrays(self):
@@ -218,12 +251,15 @@ class Script(object):
 
     def _network(self, dropout):
         layers = C.layers
-        return layers.Sequential([
-            layers.Convolution2D((3, 3), 6, pad=True, activation=C.relu, name='conv'),
-            layers.BatchNormalization(map_rank=1),
-            layers.Dropout(0.3, seed=5, name='drop') if dropout else C.layers.identity,
-            layers.Dense(12, activation=C.tanh, name='hidden'),
-            layers.Dense(5, name='classify')])(self.x)
+        return layers.Sequential(
+            [
+                layers.Convolution2D((3, 3), 6, pad=True, activation=C.relu, name='conv'),
+                layers.BatchNormalization(map_rank=1),
+                layers.Dropout(0.3, seed=5, name='drop') if dropout else C.layers.identity,
+                layers.Dense(12, activation=C.tanh, name='hidden'),
+                layers.Dense(5, name='classify'),
+            ]
+        )(self.x)
 
     def _source(self, kind):
         if kind == 'arrays':
@@ -231,10 +267,12 @@ class Script(object):
         if kind == 'data':
             return C.io.MinibatchSourceFromData(
                 dict(x=(self.images, Tensor[1, 6, 6]), label=(self.labels, Tensor[5])),
-                max_samples=self._sweeps * SAMPLES)
+                max_samples=self._sweeps * SAMPLES,
+            )
         names = {'ctf': [('x', 'label')], 'composite': [('x',), ('label',)]}[kind]
-        return C.io.MinibatchSource([self._deserializer(part) for part in names], randomize=True,
-                                    max_sweeps=self._sweeps)
+        return C.io.MinibatchSource(
+            [self._deserializer(part) for part in names], randomize=True, max_sweeps=self._sweeps
+        )
 
     def _rows(self):
         """Returns the values of x of each sample, as a list of one for each line of text."""
@@ -247,9 +285,19 @@ class Script(object):
                 for number, (rows, label) in enumerate(zip(self._rows(), self.labels)):
                     fields = {'x': rows, 'label': [label]}
                     for line in range(max(len(fields[name]) for name in names)):
-                        stream.write('%d %s\n' % (number, ' '.join(
-                            '|%s %s' % (name, ' '.join('%.9g' % v for v in fields[name][line]))
-                            for name in names if line < len(fields[name]))))
+                        stream.write(
+                            '%d %s\n'
+                            % (
+                                number,
+                                ' '.join(
+                                    '|{} {}'.format(
+                                        name, ' '.join(f'{v:.9g}' for v in fields[name][line])
+                                    )
+                                    for name in names
+                                    if line < len(fields[name])
+                                ),
+                            )
+                        )
         width = {'x': self.width, 'label': 5}
         streams = {name: C.io.StreamDef(field=name, shape=width[name]) for name in names}
         return C.io.CTFDeserializer(path, C.io.StreamDefs(**streams))
@@ -261,14 +309,18 @@ class Script(object):
 
     def _small(self, samples):
         source = C.io.MinibatchSourceFromData(
-            dict(x=(self.images[:samples], Tensor[1, 6, 6]),
-                 label=(self.labels[:samples], Tensor[5])), max_samples=samples)
+            dict(
+                x=(self.images[:samples], Tensor[1, 6, 6]), label=(self.labels[:samples], Tensor[5])
+            ),
+            max_samples=samples,
+        )
         return source, {self.x: source.streams['x'], self.label: source.streams['label']}
 
     def _cross_validation(self, frequency):
         source, streams = self._small(110)
-        return C.CrossValidationConfig(source, frequency=frequency, minibatch_size=50,
-                                       model_inputs_to_streams=streams)
+        return C.CrossValidationConfig(
+            source, frequency=frequency, minibatch_size=50, model_inputs_to_streams=streams
+        )
 
     def _test(self):
         source, streams = self._small(90)
@@ -282,8 +334,7 @@ class Script(object):
     def run(self, callbacks=(), **options):
         """Trains with nc.training_session; returns the outcome."""
         options.setdefault('epoch_size', SAMPLES)
-        self.session = nc.training_session(callbacks=callbacks,
-                                           **dict(self.arguments, **options))
+        self.session = nc.training_session(callbacks=callbacks, **dict(self.arguments, **options))
         self.session.train()
         return self.outcome()
 
@@ -298,10 +349,14 @@ class Script(object):
                 continue
             checkpoint = learner.create_checkpoint()
             values += [np.asarray(g) for g in checkpoint['smoothed_gradients']]
-            values.append(np.float64(checkpoint['smoothed_count'])
-                          if 'smoothed_count' in checkpoint.keys() else np.zeros(0))
-            values.append(np.float64([learner.learning_rate(),
-                                      learner.total_number_of_samples_seen()]))
+            values.append(
+                np.float64(checkpoint['smoothed_count'])
+                if 'smoothed_count' in checkpoint.keys()
+                else np.zeros(0)
+            )
+            values.append(
+                np.float64([learner.learning_rate(), learner.total_number_of_samples_seen()])
+            )
         return b''.join(np.ascontiguousarray(value).tobytes() for value in values)
 
     def outcome(self):
@@ -314,7 +369,10 @@ class Primitive(Script):
 
     def _network(self, dropout):
         layers = C.layers
-        return layers.Sequential([
-            layers.Dense(12, activation=C.tanh, name='hidden'),
-            lambda data: C.dropout(data, 0.3, seed=5),
-            layers.Dense(5, name='classify')])(self.x)
+        return layers.Sequential(
+            [
+                layers.Dense(12, activation=C.tanh, name='hidden'),
+                lambda data: C.dropout(data, 0.3, seed=5),
+                layers.Dense(5, name='classify'),
+            ]
+        )(self.x)

@@ -15,27 +15,33 @@ class Rows(C.io.UserMinibatchSource):
 
     def __init__(self, images, labels, sweeps):
         self._images, self._labels = images, labels
-        self._order = np.concatenate([np.random.RandomState(sweep).permutation(SAMPLES)
-                                      for sweep in range(sweeps)])
+        self._order = np.concatenate(
+            [np.random.RandomState(sweep).permutation(SAMPLES) for sweep in range(sweeps)]
+        )
         self._place = 0
         self.read = []
-        super(Rows, self).__init__()
+        super().__init__()
 
     def stream_infos(self):
-        return [StreamInformation('x', 0, 'dense', np.float32, (1, 6, 6)),
-                StreamInformation('label', 1, 'dense', np.float32, (5,))]
+        return [
+            StreamInformation('x', 0, 'dense', np.float32, (1, 6, 6)),
+            StreamInformation('label', 1, 'dense', np.float32, (5,)),
+        ]
 
     def next_minibatch(self, num_samples, number_of_workers=1, worker_rank=0, device=None):
         end = min(self._place + num_samples, len(self._order))
-        rows = self._order[self._place:end]
+        rows = self._order[self._place : end]
         if not len(rows):
             return {}
         sweep_end = self._place // SAMPLES != end // SAMPLES
         self._place = end
         self.read.append([int(row) for row in rows])
-        return {self.streams[name]: MinibatchData(C.Value(np.ascontiguousarray(array[rows])),
-                                                  len(rows), len(rows), sweep_end)
-                for name, array in (('x', self._images), ('label', self._labels))}
+        return {
+            self.streams[name]: MinibatchData(
+                C.Value(np.ascontiguousarray(array[rows])), len(rows), len(rows), sweep_end
+            )
+            for name, array in (('x', self._images), ('label', self._labels))
+        }
 
 
 class PlacedRows(Rows):
@@ -61,7 +67,7 @@ class Images(Script):
     def _source(self, kind):
         if kind in OWN:
             return OWN[kind](self.images, self.labels, self._sweeps)
-        return super(Images, self)._source(kind)
+        return super()._source(kind)
 
 
 class Sequences(Script):
@@ -74,10 +80,12 @@ class Sequences(Script):
     width = 6
 
     def _arrays(self):
-        super(Sequences, self)._arrays()
+        super()._arrays()
         lengths = np.random.RandomState(5).randint(1, 4, SAMPLES)
-        self.images = [np.ascontiguousarray(image.reshape(6, 6)[:length])
-                       for image, length in zip(self.images, lengths)]
+        self.images = [
+            np.ascontiguousarray(image.reshape(6, 6)[:length])
+            for image, length in zip(self.images, lengths)
+        ]
 
     def _input(self):
         return C.sequence.input_variable(6, name='x')
@@ -86,12 +94,18 @@ class Sequences(Script):
         return self.images
 
     def _small(self, samples):
-        source = C.io.MinibatchSource(self._deserializer(('x', 'label')), randomize=False,
-                                      max_samples=samples)
+        source = C.io.MinibatchSource(
+            self._deserializer(('x', 'label')), randomize=False, max_samples=samples
+        )
         return source, self._streams(source, 'ctf')
 
     def _network(self, dropout):
         layers = C.layers
-        return layers.Sequential([layers.Fold(layers.RNNStep(7)), layers.Dropout(0.3, seed=5),
-                                  layers.Dense(6, activation=C.tanh, name='hidden'),
-                                  layers.Dense(5, name='classify')])(self.x)
+        return layers.Sequential(
+            [
+                layers.Fold(layers.RNNStep(7)),
+                layers.Dropout(0.3, seed=5),
+                layers.Dense(6, activation=C.tanh, name='hidden'),
+                layers.Dense(5, name='classify'),
+            ]
+        )(self.x)

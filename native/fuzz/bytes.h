@@ -14,18 +14,22 @@ namespace bitconv {
 // Reads numbers from the fuzzer's bytes; after their end, from a generator that the bytes seeded.
 class Bytes {
 public:
-    Bytes(const std::uint8_t* data, std::size_t size) : data_(data), end_(data + size), state_(0x9e3779b97f4a7c15u) {}
+    Bytes(const std::uint8_t* data, std::size_t size)
+        : data_(data), end_(data + size), state_(0x9e3779b97f4a7c15u) {}
 
     std::uint32_t next() {
-        state_ = state_ * 6364136223846793005u + 1442695040888963407u + (data_ < end_ ? *data_++ : 0);
+        state_ =
+            state_ * 6364136223846793005u + 1442695040888963407u + (data_ < end_ ? *data_++ : 0);
         return std::uint32_t(state_ >> 33);
     }
     int between(int low, int high) { return low + int(next() % std::uint32_t(high - low + 1)); }
     float value() {
-        const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+        const float infinity = std::numeric_limits<float>::infinity(),
+                    nan = std::numeric_limits<float>::quiet_NaN();
         const float special[] = {0.0f, -0.0f, infinity, -infinity, nan, 1e-45f, -1e-45f, 1.0f};
         const std::uint32_t bits = next();
-        return bits % 16 == 0 ? special[bits / 16 % 8] : float(std::int32_t(bits) - 0x3fffffff) * 1e-9f;
+        return bits % 16 == 0 ? special[bits / 16 % 8]
+                              : float(std::int32_t(bits) - 0x3fffffff) * 1e-9f;
     }
     std::vector<float> values(std::size_t count) {
         std::vector<float> result(count);

@@ -1,9 +1,12 @@
-// Fuzz target: a layer and a batch from arbitrary bytes; every implementation this machine can run must give exactly the
-// result of a naive convolution, or all must refuse. Not part of the extension.
+// Fuzz target: a layer and a batch from arbitrary bytes; every implementation this machine can run
+// must give exactly the result of a naive convolution, or all must refuse. Not part of the
+// extension.
 //
-// Built from this file and all of native/*.cpp but bindings.cpp, with -std=c++17 -ffp-contract=off -pthread -I native and
+// Built from this file and all of native/*.cpp but bindings.cpp, with -std=c++17 -ffp-contract=off
+// -pthread -I native and
 //   libFuzzer:   clang++ -fsanitize=fuzzer,address,undefined
-//   standalone:  g++ -fsanitize=address,undefined -DBITCONV_FUZZ_MAIN; then CASES SEED, or one FILE of libFuzzer's
+//   standalone:  g++ -fsanitize=address,undefined -DBITCONV_FUZZ_MAIN; then CASES SEED, or one FILE
+//   of libFuzzer's
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -43,9 +46,12 @@ Case make_case(Bytes& bytes) {
     c.width = bytes.next() % 8 ? bytes.between(1, 12) : bytes.between(1, 60);
     c.weights = bytes.values(std::size_t(s.total_filters()) * s.channels * s.taps());
     c.layer.words = pack_weights(c.weights.data(), s.total_filters(), s.channels, s.taps());
-    c.layer.scale = bytes.next() % 2 ? bytes.values(s.total_filters()) : std::vector<float>(s.total_filters(), 1.0f);
-    c.layer.bias = bytes.next() % 2 ? bytes.values(s.total_filters()) : std::vector<float>(s.total_filters(), -0.0f);
-    c.layer.threshold = bytes.next() % 2 ? bytes.values(s.total_channels()) : std::vector<float>(s.total_channels(), 0.0f);
+    c.layer.scale = bytes.next() % 2 ? bytes.values(s.total_filters())
+                                     : std::vector<float>(s.total_filters(), 1.0f);
+    c.layer.bias = bytes.next() % 2 ? bytes.values(s.total_filters())
+                                    : std::vector<float>(s.total_filters(), -0.0f);
+    c.layer.threshold = bytes.next() % 2 ? bytes.values(s.total_channels())
+                                         : std::vector<float>(s.total_channels(), 0.0f);
     c.x = bytes.values(std::size_t(c.images) * s.total_channels() * c.height * c.width);
     return c;
 }
@@ -60,8 +66,14 @@ int naive_dot(const Case& c, int image, int filter, std::int64_t oy, std::int64_
                 const std::int64_t y = oy * s.stride[0] + ky * s.dilation[0] - s.padding[0][0];
                 const std::int64_t x = ox * s.stride[1] + kx * s.dilation[1] - s.padding[1][0];
                 if (y < 0 || x < 0 || y >= c.height || x >= c.width) continue;
-                const float w = c.weights[((std::size_t(filter) * s.channels + channel) * s.kernel[0] + ky) * s.kernel[1] + kx];
-                const float v = c.x[((std::size_t(image) * s.total_channels() + source) * c.height + y) * c.width + x];
+                const float w =
+                    c.weights[((std::size_t(filter) * s.channels + channel) * s.kernel[0] + ky) *
+                                  s.kernel[1] +
+                              kx];
+                const float v =
+                    c.x[((std::size_t(image) * s.total_channels() + source) * c.height + y) *
+                            c.width +
+                        x];
                 dot += (w > 0) == (v > c.layer.threshold[source]) ? 1 : -1;
             }
         }
@@ -75,7 +87,8 @@ std::vector<float> naive(const Case& c, const OutputSize& size) {
         for (int filter = 0; filter < c.layer.shape.total_filters(); ++filter)
             for (std::int64_t oy = 0; oy < size.height; ++oy)
                 for (std::int64_t ox = 0; ox < size.width; ++ox) {
-                    const volatile float product = float(naive_dot(c, image, filter, oy, ox)) * c.layer.scale[filter];
+                    const volatile float product =
+                        float(naive_dot(c, image, filter, oy, ox)) * c.layer.scale[filter];
                     result.push_back(product + c.layer.bias[filter]);
                 }
     return result;
@@ -83,7 +96,8 @@ std::vector<float> naive(const Case& c, const OutputSize& size) {
 
 bool same(float a, float b) { return (a != a && b != b) || std::memcmp(&a, &b, sizeof a) == 0; }
 
-void check(const Case& c, const Implementation& implementation, const std::vector<float>& expected) {
+void check(const Case& c, const Implementation& implementation,
+           const std::vector<float>& expected) {
     const float guard = 12345.0f;
     std::vector<float> y(expected.size() + 2, guard);
     Convolution(c.layer, implementation).run(c.x.data(), c.images, c.height, c.width, y.data() + 1);
@@ -91,8 +105,10 @@ void check(const Case& c, const Implementation& implementation, const std::vecto
     for (std::size_t i = 0; i < expected.size(); ++i) good = good && same(y[i + 1], expected[i]);
     if (good) return;
     const Shape& s = c.layer.shape;
-    std::fprintf(stderr, "%s differs: groups %d filters %d channels %d kernel %dx%d images %d of %dx%d\n", implementation.name,
-                 s.groups, s.filters, s.channels, s.kernel[0], s.kernel[1], c.images, c.height, c.width);
+    std::fprintf(stderr,
+                 "%s differs: groups %d filters %d channels %d kernel %dx%d images %d of %dx%d\n",
+                 implementation.name, s.groups, s.filters, s.channels, s.kernel[0], s.kernel[1],
+                 c.images, c.height, c.width);
     std::abort();
 }
 

@@ -1,6 +1,7 @@
-// Fuzz target: the state of a small program from arbitrary bytes, in every second case damaged. Every implementation this
-// machine can run must refuse it alike, or all must give the same bits, with one thread and with several, twice; and a
-// second call of a size allocates nothing. Not part of the extension. Built as fuzz_convolution.cpp.
+// Fuzz target: the state of a small program from arbitrary bytes, in every second case damaged.
+// Every implementation this machine can run must refuse it alike, or all must give the same bits,
+// with one thread and with several, twice; and a second call of a size allocates nothing. Not part
+// of the extension. Built as fuzz_convolution.cpp.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -52,7 +53,9 @@ public:
         for (const T value : values) number(value);
         ++fields;
     }
-    void integers(const char* name, const std::vector<std::int64_t>& values) { field(name, 0, values); }
+    void integers(const char* name, const std::vector<std::int64_t>& values) {
+        field(name, 0, values);
+    }
 
     std::vector<std::uint8_t> bytes;
     std::uint32_t fields = 0;
@@ -66,10 +69,14 @@ struct Value {
 class Maker {
 public:
     explicit Maker(Bytes& bytes) : bytes_(bytes) {
-        values_.push_back({false, pick({1, 3, 17, 32, 40, 65}), bytes.between(1, 7), bytes.between(1, 7)});
+        values_.push_back(
+            {false, pick({1, 3, 17, 32, 40, 65}), bytes.between(1, 7), bytes.between(1, 7)});
         is_input_.push_back(true);
         const Value x = values_[0];
-        rest_.number(std::uint32_t(1)).number(std::int64_t(x.channels)).number(std::int64_t(x.height)).number(std::int64_t(x.width));
+        rest_.number(std::uint32_t(1))
+            .number(std::int64_t(x.channels))
+            .number(std::int64_t(x.height))
+            .number(std::int64_t(x.width));
         rest_.number(std::uint32_t(3));
         const int count = bytes.between(1, 8);
         Writer ops;
@@ -97,7 +104,8 @@ private:
         return -1;
     }
 
-    void finish(Writer& ops, const char* name, const std::vector<int>& reads, const Writer& fields) {
+    void finish(Writer& ops, const char* name, const std::vector<int>& reads,
+                const Writer& fields) {
         ops.text(name).number(std::uint32_t(reads.size()));
         for (const int read : reads) ops.number(std::uint32_t(read));
         ops.number(fields.fields);
@@ -123,8 +131,9 @@ private:
     }
 
     void ending(Writer& fields, std::vector<int>& reads, Value of) {
-        static const char* const names[] = {"multiply", "add", "normalize", "normalize_apart", "relu", "relu_halves", "leaky", "clip",
-                                            "add_value", "multiply_value"};
+        static const char* const names[] = {
+            "multiply",    "add",   "normalize", "normalize_apart", "relu",
+            "relu_halves", "leaky", "clip",      "add_value",       "multiply_value"};
         static const int vectors[] = {1, 1, 3, 3, 0, 0, 1, 2, 0, 0};
         std::string steps;
         const int count = bytes_.between(0, 4);
@@ -132,13 +141,14 @@ private:
             const int step = bytes_.between(0, 9);
             if (step >= 8) {
                 const int other = value(false);
-                if (other < 0 || is_input_[other] || values_[other].channels != of.channels || values_[other].height != of.height ||
-                    values_[other].width != of.width)
+                if (other < 0 || is_input_[other] || values_[other].channels != of.channels ||
+                    values_[other].height != of.height || values_[other].width != of.width)
                     continue;
                 reads.push_back(other);
             }
             for (int j = 0; j < vectors[step]; ++j)
-                fields.field((std::to_string(made) + "." + "abc"[j]).c_str(), 1, bytes_.values(bytes_.next() % 3 ? of.channels : 1));
+                fields.field((std::to_string(made) + "." + "abc"[j]).c_str(), 1,
+                             bytes_.values(bytes_.next() % 3 ? of.channels : 1));
             steps += (made ? "," : "") + std::string(names[step]);
             ++made;
         }
@@ -155,7 +165,8 @@ private:
         std::vector<std::int64_t> kernel, strides, dilation, padding;
         for (int axis = 0; axis < 2; ++axis) {
             const int k = bytes_.between(1, std::min(3, *sizes[axis])), s = bytes_.between(1, 2);
-            const int before = bytes_.between(0, k - 1), after = bytes_.between(0, s == 1 ? k - 1 : 0);
+            const int before = bytes_.between(0, k - 1),
+                      after = bytes_.between(0, s == 1 ? k - 1 : 0);
             kernel.push_back(k);
             strides.push_back(s);
             dilation.push_back(1);
@@ -176,7 +187,8 @@ private:
         Writer fields;
         int kernel_h, kernel_w;
         window(fields, of, true, kernel_h, kernel_w);
-        const int groups = of.channels % 5 == 0 && bytes_.next() % 2 ? 5 : 1, channels = of.channels / groups;
+        const int groups = of.channels % 5 == 0 && bytes_.next() % 2 ? 5 : 1,
+                  channels = of.channels / groups;
         of.channels = groups * pick({1, 7, 16, 20, 33, 64});
         fields.integers("groups", {groups});
         fields.integers("filters", {of.channels});
@@ -185,8 +197,11 @@ private:
         std::vector<std::uint64_t> weights;
         for (int i = 0; i < of.channels * kernel_h * kernel_w; ++i)
             for (int w = 0; w < words; ++w) {
-                const std::uint64_t word = std::uint64_t(bytes_.next()) << 33 ^ std::uint64_t(bytes_.next()) << 10 ^ bytes_.next();
-                weights.push_back(w + 1 < words || channels % 64 == 0 ? word : word & ((std::uint64_t(1) << channels % 64) - 1));
+                const std::uint64_t word = std::uint64_t(bytes_.next()) << 33 ^
+                                           std::uint64_t(bytes_.next()) << 10 ^ bytes_.next();
+                weights.push_back(w + 1 < words || channels % 64 == 0
+                                      ? word
+                                      : word & ((std::uint64_t(1) << channels % 64) - 1));
             }
         fields.field("words", 2, weights);
         std::vector<int> reads = {from};
@@ -265,11 +280,13 @@ void damage(Bytes& bytes, std::vector<std::uint8_t>& rest) {
     for (int changes = bytes.between(1, 3); changes > 0; --changes) {
         const std::size_t at = bytes.next() % rest.size();
         switch (bytes.between(0, 4)) {
-        case 0: rest[at] = std::uint8_t(rest[at] ^ 1 << bytes.between(0, 7)); break;
-        case 1: rest[at] = std::uint8_t(bytes.next()); break;
-        case 2: rest[at] = 0xff; break;
-        case 3: rest.erase(rest.begin() + std::ptrdiff_t(at)); break;
-        default: rest.insert(rest.begin() + std::ptrdiff_t(at), std::uint8_t(bytes.next())); break;
+            case 0: rest[at] = std::uint8_t(rest[at] ^ 1 << bytes.between(0, 7)); break;
+            case 1: rest[at] = std::uint8_t(bytes.next()); break;
+            case 2: rest[at] = 0xff; break;
+            case 3: rest.erase(rest.begin() + std::ptrdiff_t(at)); break;
+            default:
+                rest.insert(rest.begin() + std::ptrdiff_t(at), std::uint8_t(bytes.next()));
+                break;
         }
         if (rest.empty()) rest.push_back(0);
     }
@@ -278,7 +295,9 @@ void damage(Bytes& bytes, std::vector<std::uint8_t>& rest) {
 std::vector<std::uint8_t> with_head(const std::vector<std::uint8_t>& rest) {
     Writer head;
     for (const char c : std::string("netoptPR")) head.number(c);
-    head.number(state_version).number(crc32(rest.data(), rest.size())).number(std::uint64_t(rest.size()));
+    head.number(state_version)
+        .number(crc32(rest.data(), rest.size()))
+        .number(std::uint64_t(rest.size()));
     head.bytes.insert(head.bytes.end(), rest.begin(), rest.end());
     return head.bytes;
 }
@@ -306,7 +325,8 @@ bool same(const Outcome& a, const Outcome& b) {
     std::abort();
 }
 
-Outcome outcome(const std::vector<std::uint8_t>& state, const Implementation& implementation, const std::vector<float>& values, int images) {
+Outcome outcome(const std::vector<std::uint8_t>& state, const Implementation& implementation,
+                const std::vector<float>& values, int images) {
     Outcome result;
     try {
         const Program program(state.data(), state.size(), implementation);
@@ -314,15 +334,19 @@ Outcome outcome(const std::vector<std::uint8_t>& state, const Implementation& im
         std::vector<const float*> x;
         for (const DescribedInput& input : program.inputs()) {
             sizes.push_back({input.height ? input.height : 3, input.width ? input.width : 3});
-            if (std::size_t(images * input.channels * sizes.back().height * sizes.back().width) > values.size()) return result;
+            if (std::size_t(images * input.channels * sizes.back().height * sizes.back().width) >
+                values.size())
+                return result;
             x.push_back(values.data());
         }
         std::size_t whole = 0;
-        for (const Extent& extent : program.output_extents(sizes)) whole += std::size_t(extent.channels * extent.pixels());
+        for (const Extent& extent : program.output_extents(sizes))
+            whole += std::size_t(extent.channels * extent.pixels());
         if (whole > 200000) return result;
         std::vector<float*> y;
         for (const Extent& extent : program.output_extents(sizes))
-            result.results.emplace_back(std::size_t(images * extent.channels * extent.pixels()), 12345.0f);
+            result.results.emplace_back(std::size_t(images * extent.channels * extent.pixels()),
+                                        12345.0f);
         for (std::vector<float>& one : result.results) y.push_back(one.data());
         program.run(x.data(), sizes, images, y.data());
         const Outcome first = result;
@@ -349,10 +373,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const int images = bytes.next() % 4 ? bytes.between(0, 3) : bytes.between(4, 20);
     set_num_threads(1);
     const Outcome expected = outcome(state, *implementations().back(), values, images);
-    if (!damaged && !expected.refused.empty()) fail(expected.refused.c_str(), *implementations().back());
+    if (!damaged && !expected.refused.empty())
+        fail(expected.refused.c_str(), *implementations().back());
     set_num_threads(bytes.between(1, 3));
     for (const Implementation* implementation : implementations())
-        if (implementation->supported() && !same(outcome(state, *implementation, values, images), expected))
+        if (implementation->supported() &&
+            !same(outcome(state, *implementation, values, images), expected))
             fail("differs from the portable implementation", *implementation);
     return 0;
 }

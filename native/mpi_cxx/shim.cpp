@@ -14,10 +14,11 @@
 namespace {
 
 [[noreturn]] void refuse(const char* function) {
-    std::fprintf(stderr,
-                 "netopt_callbacks: %s was called, which its stand-in for libmpi_cxx.so.1 does not "
-                 "implement. Install the C++ bindings of Open MPI 1.10 for programs that use them.\n",
-                 function);
+    std::fprintf(
+        stderr,
+        "netopt_callbacks: %s was called, which its stand-in for libmpi_cxx.so.1 does not "
+        "implement. Install the C++ bindings of Open MPI 1.10 for programs that use them.\n",
+        function);
     std::abort();
 }
 

@@ -1,9 +1,10 @@
-// The operators of domain "netopt": Segment0 to Segment127, each a program (native/program.h) on float32 tensors. That there are
-// so many is for the sake of runtimes without this library: they take a node for a call of the function of its name in the
-// file, and every segment has a function of its own. To this library all are the same.
+// The operators of domain "netopt": Segment0 to Segment127, each a program (native/program.h) on
+// float32 tensors. That there are so many is for the sake of runtimes without this library: they
+// take a node for a call of the function of its name in the file, and every segment has a function
+// of its own. To this library all are the same.
 //
-//   input 0   x      float32 [batch, channels, height, width] or [batch, channels], as the program's input
-//   input 1   state  uint8 [bytes], an initializer: the program (native/state.h)
+//   input 0   x      float32 [batch, channels, height, width] or [batch, channels], as the
+//   program's input input 1   state  uint8 [bytes], an initializer: the program (native/state.h)
 //   output    y      float32, as the program's output
 #include <algorithm>
 #include <climits>
@@ -29,10 +30,12 @@ namespace {
 
 using bitconv::Program;
 
-constexpr int most_operators = 128;  // each takes a runtime some 40 us when a session is made
+constexpr int most_operators = 128;     // each takes a runtime some 40 us when a session is made
 constexpr std::size_t head_bytes = 24;  // of a state, its checksum among them
 
-[[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument("netopt: " + message); }
+[[noreturn]] void refuse(const std::string& message) {
+    throw std::invalid_argument("netopt: " + message);
+}
 
 const bitconv::Implementation& implementation() {
     const char* forced = std::getenv("NETOPT_NATIVE");
@@ -71,11 +74,13 @@ Tensor tensor_of(const ort::Api& api, const OrtValue* value) {
 
 std::string text_of(const std::vector<std::int64_t>& shape) {
     std::string text = "[";
-    for (const std::int64_t side : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(side);
+    for (const std::int64_t side : shape)
+        text += (text.size() > 1 ? ", " : "") + std::to_string(side);
     return text + "]";
 }
 
-// The operators as one way of running them sees them: OrtCustomOp has no room of its own for what belongs to it.
+// The operators as one way of running them sees them: OrtCustomOp has no room of its own for what
+// belongs to it.
 struct Operators {
     struct Operator : OrtCustomOp {
         const Operators* all;
@@ -97,7 +102,8 @@ public:
         int constant = 0;
         const OrtValue* value = nullptr;
         all.api.check(all.api.KernelInfoGetConstantInput_tensor()(info, 1, &constant, &value));
-        if (!constant || value == nullptr) refuse("the state of a segment must be an initializer of the file");
+        if (!constant || value == nullptr)
+            refuse("the state of a segment must be an initializer of the file");
         program_ = made(tensor_of(all.api, value));
     }
 
@@ -107,13 +113,17 @@ public:
         const std::shared_ptr<const Program> program = program_of(context);
         const bitconv::DescribedInput& expected = program->inputs()[0];
         const std::size_t rank = std::size_t(expected.rank) + 1;
-        if (x.type != ort::float_element || x.shape.size() != rank || x.shape[1] != expected.channels)
+        if (x.type != ort::float_element || x.shape.size() != rank ||
+            x.shape[1] != expected.channels)
             refuse("a segment reads float32 [batch, " + std::to_string(expected.channels) +
                    (rank == 4 ? ", height, width]" : "]") + ", received " + text_of(x.shape));
-        if (x.shape[0] > INT_MAX) refuse("a batch of " + std::to_string(x.shape[0]) + " is too large");
-        const std::vector<bitconv::ImageSize> sizes = {{rank == 4 ? x.shape[2] : 1, rank == 4 ? x.shape[3] : 1}};
+        if (x.shape[0] > INT_MAX)
+            refuse("a batch of " + std::to_string(x.shape[0]) + " is too large");
+        const std::vector<bitconv::ImageSize> sizes = {
+            {rank == 4 ? x.shape[2] : 1, rank == 4 ? x.shape[3] : 1}};
         const bitconv::Extent extent = program->output_extents(sizes)[0];
-        const bool flat = program->outputs()[0].rank == 1 && extent.height == 1 && extent.width == 1;
+        const bool flat =
+            program->outputs()[0].rank == 1 && extent.height == 1 && extent.width == 1;
         const std::int64_t shape[] = {x.shape[0], extent.channels, extent.height, extent.width};
         OrtValue* result = nullptr;
         api.check(api.KernelContext_GetOutput()(context, 0, shape, flat ? 2 : 4, &result));
@@ -137,8 +147,9 @@ private:
         if (state.type != ort::uint8_element || state.shape.size() != 1)
             refuse("the state of a segment is uint8 [bytes], received " + text_of(state.shape));
         try {
-            const auto program = std::make_shared<const Program>(static_cast<const std::uint8_t*>(state.data),
-                                                                 std::size_t(state.shape[0]), implementation());
+            const auto program =
+                std::make_shared<const Program>(static_cast<const std::uint8_t*>(state.data),
+                                                std::size_t(state.shape[0]), implementation());
             if (program->inputs().size() != 1 || program->outputs().size() != 1)
                 refuse("the program of a segment has one input and one output");
             return program;
@@ -147,7 +158,8 @@ private:
         }
     }
 
-    // The runtime that told of no constants gives the state with every call: it must stay what it was at the first one.
+    // The runtime that told of no constants gives the state with every call: it must stay what it
+    // was at the first one.
     std::shared_ptr<const Program> program_of(const OrtKernelContext* context) {
         if (all_.api.has_KernelInfoGetConstantInput_tensor()) return program_;
         const Tensor state = input(context, 1);
@@ -157,7 +169,9 @@ private:
         } else if (state.type != ort::uint8_element || state.shape.size() != 1 ||
                    std::size_t(state.shape[0]) != program_->state().size() ||
                    std::memcmp(state.data, program_->state().data(), head_bytes) != 0) {
-            refuse("the state of a segment changed between two calls; it must be an initializer of the file");
+            refuse(
+                "the state of a segment changed between two calls; it must be an initializer of "
+                "the file");
         }
         return program_;
     }
@@ -182,7 +196,9 @@ OrtStatus* status_of(const ort::Api& api, Function function) {
     }
 }
 
-const Operators& all_of(const OrtCustomOp* op) { return *static_cast<const Operators::Operator*>(op)->all; }
+const Operators& all_of(const OrtCustomOp* op) {
+    return *static_cast<const Operators::Operator*>(op)->all;
+}
 
 // KernelComputeV2 gets no operator: the kernel knows it.
 struct OwnedKernel {
@@ -197,9 +213,12 @@ Operators::Operators(const ort::Api& api_of, int most_threads, int count)
         static_cast<OrtCustomOp&>(o) = OrtCustomOp();
         o.all = this;
         std::snprintf(o.name, sizeof o.name, "Segment%d", index);
-        // Before 1.16 there are no functions that return a status: what goes wrong is thrown, and the runtime catches it.
+        // Before 1.16 there are no functions that return a status: what goes wrong is thrown, and
+        // the runtime catches it.
         o.version = api.minor >= 16 ? 16 : 8;
-        o.GetName = [](const OrtCustomOp* op) -> const char* { return static_cast<const Operator*>(op)->name; };
+        o.GetName = [](const OrtCustomOp* op) -> const char* {
+            return static_cast<const Operator*>(op)->name;
+        };
         o.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
         o.GetInputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 2; };
         o.GetInputType = [](const OrtCustomOp*, std::size_t input) -> int {
@@ -207,19 +226,24 @@ Operators::Operators(const ort::Api& api_of, int most_threads, int count)
         };
         o.GetOutputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 1; };
         o.GetOutputType = [](const OrtCustomOp*, std::size_t) -> int { return ort::float_element; };
-        o.GetInputCharacteristic = o.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) -> int { return 0; };
+        o.GetInputCharacteristic =
+            o.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) -> int { return 0; };
         o.GetInputMemoryType = [](const OrtCustomOp*, std::size_t) -> int { return 0; };
         o.GetVariadicInputMinArity = o.GetVariadicInputHomogeneity = o.GetVariadicOutputMinArity =
             o.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) -> int { return 1; };
-        o.CreateKernel = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info) -> void* {
+        o.CreateKernel = [](const OrtCustomOp* op, const OrtApi*,
+                            const OrtKernelInfo* info) -> void* {
             return new OwnedKernel{all_of(op), {all_of(op), info}};
         };
         o.KernelCompute = [](void* kernel, OrtKernelContext* context) {
             static_cast<OwnedKernel*>(kernel)->kernel.compute(context);
         };
-        o.CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) -> OrtStatus* {
+        o.CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info,
+                              void** kernel) -> OrtStatus* {
             *kernel = nullptr;
-            return status_of(all_of(op).api, [&] { *kernel = new OwnedKernel{all_of(op), {all_of(op), info}}; });
+            return status_of(all_of(op).api, [&] {
+                *kernel = new OwnedKernel{all_of(op), {all_of(op), info}};
+            });
         };
         o.KernelComputeV2 = [](void* kernel, OrtKernelContext* context) -> OrtStatus* {
             OwnedKernel& owned = *static_cast<OwnedKernel*>(kernel);
@@ -235,7 +259,8 @@ int number_in(const char* text, const char* name, int most) {
     char* end;
     const long number = std::strtol(text, &end, 10);
     if (end == text || *end != 0 || number < 1 || number > most)
-        refuse(std::string(name) + " is '" + text + "', expected a number from 1 to " + std::to_string(most));
+        refuse(std::string(name) + " is '" + text + "', expected a number from 1 to " +
+               std::to_string(most));
     return int(number);
 }
 
@@ -251,7 +276,8 @@ int entry_of(const ort::Api& api, const OrtSessionOptions* options, const char* 
     return number_in(text, key, most);
 }
 
-// What the session's entry "netopt.threads" says, else NETOPT_THREADS in the environment, else the number of processors.
+// What the session's entry "netopt.threads" says, else NETOPT_THREADS in the environment, else the
+// number of processors.
 int threads_for(const ort::Api& api, const OrtSessionOptions* options) {
     if (const int threads = entry_of(api, options, "netopt.threads", 256)) return threads;
     const char* text = std::getenv("NETOPT_THREADS");
@@ -259,13 +285,15 @@ int threads_for(const ort::Api& api, const OrtSessionOptions* options) {
     return std::max(1, int(std::thread::hardware_concurrency()));
 }
 
-// Sessions hold pointers into these as long as they live, which is told to nobody: they are never freed.
+// Sessions hold pointers into these as long as they live, which is told to nobody: they are never
+// freed.
 Operators& operators_for(const OrtApiBase* base, const OrtSessionOptions* options) {
     static std::mutex mutex;
     static std::map<std::tuple<const OrtApi*, int, int>, std::unique_ptr<Operators>>& made =
         *new std::map<std::tuple<const OrtApi*, int, int>, std::unique_ptr<Operators>>;
     const ort::Api api = ort::checked_api(base);
-    const int threads = threads_for(api, options), wanted = entry_of(api, options, "netopt.segments", most_operators);
+    const int threads = threads_for(api, options),
+              wanted = entry_of(api, options, "netopt.segments", most_operators);
     const int count = wanted ? wanted : most_operators;
     const std::lock_guard<std::mutex> lock(mutex);
     std::unique_ptr<Operators>& found = made[std::make_tuple(api.table, threads, count)];
@@ -276,8 +304,8 @@ Operators& operators_for(const OrtApiBase* base, const OrtSessionOptions* option
 }  // namespace
 
 // What ONNX Runtime calls when a program registers the library.
-extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
-                                                                              const OrtApiBase* base) {
+extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
+    OrtSessionOptions* options, const OrtApiBase* base) {
     try {
         const Operators& all = operators_for(base, options);
         all.api.check(all.api.AddCustomOpDomain()(options, all.domain));

@@ -1,7 +1,8 @@
-// The part of ONNX Runtime's C interface that a library of operators needs, by position: OrtApi is a table of functions that
-// only ever grows at its end, OrtCustomOp a struct that does, whose `version` says how far the runtime may read. So one
-// library, built without ONNX Runtime, works with all of its versions from 1.10 on. `checked_api` (ort_api.cpp) tries the
-// positions before they are relied on.
+// The part of ONNX Runtime's C interface that a library of operators needs, by position: OrtApi is
+// a table of functions that only ever grows at its end, OrtCustomOp a struct that does, whose
+// `version` says how far the runtime may read. So one library, built without ONNX Runtime, works
+// with all of its versions from 1.10 on. `checked_api` (ort_api.cpp) tries the positions before
+// they are relied on.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -60,28 +61,36 @@ enum ElementType { float_element = 1, uint8_element = 2 };
 constexpr int fail = 1, invalid_argument = 2;  // OrtErrorCode
 
 // Name, position in OrtApi, signature, first version (1.x) that has it.
-#define ORT_FUNCTIONS(X)                                                                                                        \
-    X(CreateStatus, 0, OrtStatus* (*)(int, const char*), 1)                                                                     \
-    X(GetErrorCode, 1, int (*)(const OrtStatus*), 1)                                                                            \
-    X(GetErrorMessage, 2, const char* (*)(const OrtStatus*), 1)                                                                 \
-    X(CreateCustomOpDomain, 26, OrtStatus* (*)(const char*, OrtCustomOpDomain**), 1)                                            \
-    X(CustomOpDomain_Add, 27, OrtStatus* (*)(OrtCustomOpDomain*, const OrtCustomOp*), 1)                                        \
-    X(AddCustomOpDomain, 28, OrtStatus* (*)(OrtSessionOptions*, OrtCustomOpDomain*), 1)                                         \
-    X(GetTensorMutableData, 51, OrtStatus* (*)(OrtValue*, void**), 1)                                                           \
-    X(GetTensorElementType, 60, OrtStatus* (*)(const OrtTensorTypeAndShapeInfo*, int*), 1)                                      \
-    X(GetDimensionsCount, 61, OrtStatus* (*)(const OrtTensorTypeAndShapeInfo*, std::size_t*), 1)                                \
-    X(GetDimensions, 62, OrtStatus* (*)(const OrtTensorTypeAndShapeInfo*, std::int64_t*, std::size_t), 1)                       \
-    X(GetTensorTypeAndShape, 65, OrtStatus* (*)(const OrtValue*, OrtTensorTypeAndShapeInfo**), 1)                               \
-    X(KernelContext_GetInput, 90, OrtStatus* (*)(const OrtKernelContext*, std::size_t, const OrtValue**), 1)                    \
-    X(KernelContext_GetOutput, 91,                                                                                              \
-      OrtStatus* (*)(OrtKernelContext*, std::size_t, const std::int64_t*, std::size_t, OrtValue**), 1)                          \
-    X(ReleaseStatus, 93, void (*)(OrtStatus*), 1)                                                                               \
-    X(ReleaseTensorTypeAndShapeInfo, 99, void (*)(OrtTensorTypeAndShapeInfo*), 1)                                               \
-    X(HasSessionConfigEntry, 237, OrtStatus* (*)(const OrtSessionOptions*, const char*, int*), 14)                              \
-    X(GetSessionConfigEntry, 238, OrtStatus* (*)(const OrtSessionOptions*, const char*, char*, std::size_t*), 14)               \
-    X(KernelInfoGetConstantInput_tensor, 249, OrtStatus* (*)(const OrtKernelInfo*, std::size_t, int*, const OrtValue**), 15)    \
-    X(KernelContext_ParallelFor, 274,                                                                                           \
-      OrtStatus* (*)(const OrtKernelContext*, void (*)(void*, std::size_t), std::size_t, std::size_t, void*), 17)
+#define ORT_FUNCTIONS(X)                                                                           \
+    X(CreateStatus, 0, OrtStatus* (*)(int, const char*), 1)                                        \
+    X(GetErrorCode, 1, int (*)(const OrtStatus*), 1)                                               \
+    X(GetErrorMessage, 2, const char* (*)(const OrtStatus*), 1)                                    \
+    X(CreateCustomOpDomain, 26, OrtStatus* (*)(const char*, OrtCustomOpDomain**), 1)               \
+    X(CustomOpDomain_Add, 27, OrtStatus* (*)(OrtCustomOpDomain*, const OrtCustomOp*), 1)           \
+    X(AddCustomOpDomain, 28, OrtStatus* (*)(OrtSessionOptions*, OrtCustomOpDomain*), 1)            \
+    X(GetTensorMutableData, 51, OrtStatus* (*)(OrtValue*, void**), 1)                              \
+    X(GetTensorElementType, 60, OrtStatus* (*)(const OrtTensorTypeAndShapeInfo*, int*), 1)         \
+    X(GetDimensionsCount, 61, OrtStatus* (*)(const OrtTensorTypeAndShapeInfo*, std::size_t*), 1)   \
+    X(GetDimensions, 62,                                                                           \
+      OrtStatus* (*)(const OrtTensorTypeAndShapeInfo*, std::int64_t*, std::size_t), 1)             \
+    X(GetTensorTypeAndShape, 65, OrtStatus* (*)(const OrtValue*, OrtTensorTypeAndShapeInfo**), 1)  \
+    X(KernelContext_GetInput, 90,                                                                  \
+      OrtStatus* (*)(const OrtKernelContext*, std::size_t, const OrtValue**), 1)                   \
+    X(KernelContext_GetOutput, 91,                                                                 \
+      OrtStatus* (*)(OrtKernelContext*, std::size_t, const std::int64_t*, std::size_t,             \
+                     OrtValue**),                                                                  \
+      1)                                                                                           \
+    X(ReleaseStatus, 93, void (*)(OrtStatus*), 1)                                                  \
+    X(ReleaseTensorTypeAndShapeInfo, 99, void (*)(OrtTensorTypeAndShapeInfo*), 1)                  \
+    X(HasSessionConfigEntry, 237, OrtStatus* (*)(const OrtSessionOptions*, const char*, int*), 14) \
+    X(GetSessionConfigEntry, 238,                                                                  \
+      OrtStatus* (*)(const OrtSessionOptions*, const char*, char*, std::size_t*), 14)              \
+    X(KernelInfoGetConstantInput_tensor, 249,                                                      \
+      OrtStatus* (*)(const OrtKernelInfo*, std::size_t, int*, const OrtValue**), 15)               \
+    X(KernelContext_ParallelFor, 274,                                                              \
+      OrtStatus* (*)(const OrtKernelContext*, void (*)(void*, std::size_t), std::size_t,           \
+                     std::size_t, void*),                                                          \
+      17)
 
 constexpr int oldest = 10, newest_needed = 17;  // versions 1.x of ONNX Runtime
 
@@ -90,9 +99,9 @@ struct Api {
     const OrtApi* table;
     int minor;  // of the runtime's version 1.x; INT_MAX for 2 and beyond
 
-#define ORT_FUNCTION(name, position, signature, since)                                    \
-    using name##_type = signature;                                                       \
-    bool has_##name() const { return minor >= since; }                                   \
+#define ORT_FUNCTION(name, position, signature, since) \
+    using name##_type = signature;                     \
+    bool has_##name() const { return minor >= since; } \
     name##_type name() const { return reinterpret_cast<name##_type>(table->entry[position]); }
     ORT_FUNCTIONS(ORT_FUNCTION)
 #undef ORT_FUNCTION
@@ -106,8 +115,8 @@ struct Api {
     }
 };
 
-// The functions of this runtime. Throws std::runtime_error, with a sentence, for a runtime that is too old, or whose functions
-// are not where this file says.
+// The functions of this runtime. Throws std::runtime_error, with a sentence, for a runtime that is
+// too old, or whose functions are not where this file says.
 Api checked_api(const OrtApiBase* base);
 
 }  // namespace ort

@@ -34,22 +34,27 @@ void take(void* data, std::size_t part) {
     const DefaultFloatMode mode;
     for (int other = 0; other < job.parts; ++other) {
         Range& range = job.ranges[(int(part) + other) % job.parts];
-        for (int item; (item = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) (*job.work)(item, int(part));
+        for (int item; (item = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;)
+            (*job.work)(item, int(part));
     }
 }
 
 }  // namespace
 
 SessionThreads::SessionThreads(const ort::Api& api, const OrtKernelContext* context, int threads)
-    : before_(session), api_(api), context_(context),
-      threads_(api.has_KernelContext_ParallelFor() ? std::max(1, std::min(threads, max_threads)) : 1) {
+    : before_(session),
+      api_(api),
+      context_(context),
+      threads_(api.has_KernelContext_ParallelFor() ? std::max(1, std::min(threads, max_threads))
+                                                   : 1) {
     session = this;
 }
 
 SessionThreads::~SessionThreads() { session = before_; }
 
 bool SessionThreads::share(void (*work)(void*, std::size_t), int parts, void* data) const {
-    OrtStatus* status = api_.KernelContext_ParallelFor()(context_, work, std::size_t(parts), std::size_t(parts), data);
+    OrtStatus* status = api_.KernelContext_ParallelFor()(context_, work, std::size_t(parts),
+                                                         std::size_t(parts), data);
     if (status != nullptr) api_.ReleaseStatus()(status);
     return status == nullptr;
 }
@@ -67,11 +72,13 @@ void Parallel::run(int items, const std::function<void(int, int)>& work) {
         job.work = &work;
         job.parts = parts;
         for (int part = 0; part < parts; ++part) {
-            job.ranges[part].next.store(int(std::int64_t(items) * part / parts), std::memory_order_relaxed);
+            job.ranges[part].next.store(int(std::int64_t(items) * part / parts),
+                                        std::memory_order_relaxed);
             job.ranges[part].end = int(std::int64_t(items) * (part + 1) / parts);
             job.begun[part].store(0, std::memory_order_relaxed);
         }
-        if (!session->share(take, parts, &job))  // what a runtime that could not share it out left undone
+        if (!session->share(take, parts,
+                            &job))  // what a runtime that could not share it out left undone
             for (int part = 0; part < parts; ++part) take(&job, std::size_t(part));
         return;
     }

@@ -1,7 +1,8 @@
-"""Held-out data given as arrays: brought to a form that can be cut into minibatches, and looked at early.
+"""Held-out data given as arrays: brought to a form that can be cut into minibatches, and looked at
+early.
 
-What CNTK would refuse, or read as something else, in the middle of training, is refused here, with the
-word `data` and the name of the argument it was given for.
+What CNTK would refuse, or read as something else, in the middle of training, is refused here, with
+the word `data` and the name of the argument it was given for.
 """
 import sys
 import warnings
@@ -16,39 +17,50 @@ ROWS = 256
 
 
 def _shaped(values, argument):
-    """Returns rows in the shape of their argument, where they are of one array that is only laid out otherwise."""
+    """Returns rows in the shape of their argument, where they are of one array that is only
+    laid out otherwise."""
     shape = tuple(argument.shape)
-    if not isinstance(values, np.ndarray) or values.dtype == object or len(argument.dynamic_axes) != 1 \
-            or any(side < 0 for side in shape) or values.shape[1:] == shape or values[:1].size != np.prod(shape):
+    if (
+        not isinstance(values, np.ndarray)
+        or values.dtype == object
+        or len(argument.dynamic_axes) != 1
+        or any(side < 0 for side in shape)
+        or values.shape[1:] == shape
+        or values[:1].size != np.prod(shape)
+    ):
         return values
     return values.reshape((-1,) + shape)
 
 
-class Arrays(object):
+class Arrays:
     """Held-out data as arrays, one for each of the criterion's arguments, in their order.
 
     Args:
         arrays (tuple): NumPy arrays, SciPy sparse matrices, lists of sequences, or CNTK's Values.
         arguments (tuple of cntk.Variable): the criterion's.
-        minibatch_size (int or minibatch_size_schedule): the user's, of the training, in samples; None
-            where it is not known.
+        minibatch_size (int or minibatch_size_schedule): the user's, of the training, in samples;
+            None where it is not known.
 
     Raises:
-        ValueError: not one array for each argument, or different lengths, or none at all, or one that
-            CNTK cannot read as what the argument is.
+        ValueError: not one array for each argument, or different lengths, or none at all, or one
+            that CNTK cannot read as what the argument is.
     """
 
     def __init__(self, arrays, arguments, minibatch_size=None):
         names = [name_of(argument) for argument in arguments]
         if len(arrays) != len(arguments):
-            raise ValueError('data must be one array for each argument, in the '
-                             'order %s; got %d; give all of them in a tuple' % (', '.join(names), len(arrays)))
+            raise ValueError(
+                'data must be one array for each argument, in the '
+                'order %s; got %d; give all of them in a tuple' % (', '.join(names), len(arrays))
+            )
         columns = [_Column(argument, array, names) for argument, array in zip(arguments, arrays)]
         rows = [len(column) for column in columns]
         if len(set(rows)) != 1 or rows[0] == 0:
-            raise ValueError('data must hold the same number of samples, at least 1, for each '
-                             'argument, got %s; cut the arrays alike' % ', '.join(
-                                 '%s: %d' % pair for pair in zip(names, rows)))
+            raise ValueError(
+                'data must hold the same number of samples, at least 1, for each '
+                'argument, got %s; cut the arrays alike'
+                % ', '.join('%s: %d' % pair for pair in zip(names, rows))
+            )
         for column in columns:
             column.check()
         self._rows = rows[0]
@@ -71,7 +83,10 @@ class Arrays(object):
         while start < self._rows:
             size = (size_at(self._size, samples) or sys.maxsize) if as_trained else None
             end, steps = self._end(start, columns.values(), size)
-            yield {argument: _shaped(column.values[start:end], argument) for argument, column in columns.items()}
+            yield {
+                argument: _shaped(column.values[start:end], argument)
+                for argument, column in columns.items()
+            }
             start, samples = end, samples + steps
 
     def _end(self, start, columns, size):
@@ -99,7 +114,7 @@ def name_of(argument):
     return argument.name or argument.uid
 
 
-class _Column(object):
+class _Column:
     """The data for one argument.
 
     Attributes:
@@ -127,7 +142,8 @@ class _Column(object):
         return self._free and isinstance(self.values, list)
 
     def changes(self, start, row):
-        """Whether a row has another shape than the first, along axes that are free: CNTK takes one shape at once."""
+        """Whether a row has another shape than the first, along axes that are free: CNTK takes
+        one shape at once."""
         return self.may_change and self._shape(self.values[row]) != self._shape(self.values[start])
 
     def _shape(self, row):
@@ -145,22 +161,26 @@ class _Column(object):
             return self._joined([self._row(row) for row in data])
         data = self._as_expected(data)
         if self._of_sequences and data.ndim == 1 + len(self._argument.shape):
-            return [data]               # CNTK reads it as one sequence
+            return [data]  # CNTK reads it as one sequence
         return list(data) if self._of_sequences else data
 
     def _row(self, row):
         if sparse.issparse(row):
             return row.tocsr()
-        return self._as_expected(row if hasattr(row, 'shape') else np.asarray(row, self._argument.dtype))
+        return self._as_expected(
+            row if hasattr(row, 'shape') else np.asarray(row, self._argument.dtype)
+        )
 
     def _as_expected(self, array):
-        """Returns an array of another float type as that of the argument, as CNTK would each time anew."""
+        """Returns an array of another float type as that of the argument, as CNTK would each
+        time anew."""
         return array.astype(self._argument.dtype, copy=False) if array.dtype.kind == 'f' else array
 
     def _joined(self, rows):
         """Returns a list of samples as one array, where it can be."""
         alike = not self._of_sequences and all(
-            isinstance(row, np.ndarray) and row.shape == rows[0].shape for row in rows)
+            isinstance(row, np.ndarray) and row.shape == rows[0].shape for row in rows
+        )
         return np.stack(rows) if rows and alike else rows
 
     def _of_value(self, value):
@@ -168,10 +188,10 @@ class _Column(object):
         try:
             if not self._of_sequences and not value.is_sparse:
                 array = np.asarray(value.asarray())
-                return array.reshape((-1,) + array.shape[array.ndim - len(argument.shape):])
+                return array.reshape((-1,) + array.shape[array.ndim - len(argument.shape) :])
             parts = value.as_sequences(argument)
         except (RuntimeError, ValueError, TypeError) as error:
-            raise self._refused('the Value of shape %s' % (value.shape,), error)
+            raise self._refused(f'the Value of shape {value.shape}', error)
         return parts if self._of_sequences else sparse.vstack(parts, 'csr')
 
     def check(self):
@@ -179,14 +199,20 @@ class _Column(object):
         rows = self.values if isinstance(self.values, list) else [self.values]
         whole = not isinstance(self.values, list)
         if self._argument.is_sparse and not sparse.issparse(rows[0]):
-            raise self._refused('dense numbers', 'CNTK takes SciPy matrices or cntk.Value.one_hot for a sparse input')
+            raise self._refused(
+                'dense numbers',
+                'CNTK takes SciPy matrices or cntk.Value.one_hot for a sparse input',
+            )
         for number, row in enumerate(rows):
             self._check_shape(row, whole)
             self._check_numbers(row, None if whole else number)
         try:
             C.Value.create(self._argument, self.values[:1])
         except (RuntimeError, ValueError, TypeError) as error:
-            raise self._refused('%s of %s' % (type(rows[0]).__name__, getattr(rows[0], 'dtype', 'objects')), error)
+            raise self._refused(
+                '{} of {}'.format(type(rows[0]).__name__, getattr(rows[0], 'dtype', 'objects')),
+                error,
+            )
 
     def _check_shape(self, row, whole):
         expected, shape = self._argument.shape, getattr(row, 'shape', None)
@@ -196,30 +222,54 @@ class _Column(object):
         if sparse.issparse(row) and not whole and not self._of_sequences:
             got = shape[1:]
         if not _fits(got, expected):
-            raise ValueError('data for argument %s must have shape [%s, %s], got %s; samples are the '
-                             'first axis, the others those of the input_variable, and %s'
-                             % (name_of(self._argument), 'steps' if self._of_sequences else 'samples',
-                                ', '.join('any' if side < 0 else str(side) for side in expected),
-                                list(shape if whole or self._of_sequences else (len(self),) + shape), self._order))
+            raise ValueError(
+                'data for argument %s must have shape [%s, %s], got %s; samples are the '
+                'first axis, the others those of the input_variable, and %s'
+                % (
+                    name_of(self._argument),
+                    'steps' if self._of_sequences else 'samples',
+                    ', '.join('any' if side < 0 else str(side) for side in expected),
+                    list(shape if whole or self._of_sequences else (len(self),) + shape),
+                    self._order,
+                )
+            )
 
     def _check_numbers(self, row, number):
         numbers = row.data if sparse.issparse(row) else row
-        if not isinstance(numbers, np.ndarray) or numbers.dtype.kind != 'f' or not np.isnan(numbers).any():
+        if (
+            not isinstance(numbers, np.ndarray)
+            or numbers.dtype.kind != 'f'
+            or not np.isnan(numbers).any()
+        ):
             return
         if number is None:
-            number = int(np.argmax(np.isnan(numbers.reshape(len(numbers), -1)).any(axis=1))) \
-                if numbers is row else int(np.searchsorted(row.indptr, np.argmax(np.isnan(numbers)), 'right')) - 1
-        warnings.warn('data for argument %s holds NaN, first in sample %d, so what is measured on it may be no '
-                      'number: take such samples out' % (name_of(self._argument), number), stacklevel=2)
+            number = (
+                int(np.argmax(np.isnan(numbers.reshape(len(numbers), -1)).any(axis=1)))
+                if numbers is row
+                else int(np.searchsorted(row.indptr, np.argmax(np.isnan(numbers)), 'right')) - 1
+            )
+        warnings.warn(
+            f'data for argument {name_of(self._argument)} holds NaN, first in sample {number}, so '
+            'what is measured on it may be no number: take such samples out',
+            stacklevel=2,
+        )
 
     def _refused(self, what, error):
-        return ValueError('data for argument %s must be what CNTK can read as %s, got %s: %s; %s' % (
-            name_of(self._argument), self._argument, what, str(error).split('\n')[0].rstrip('. '), self._order))
+        return ValueError(
+            'data for argument {} must be what CNTK can read as {}, got {}: {}; {}'.format(
+                name_of(self._argument),
+                self._argument,
+                what,
+                str(error).split('\n')[0].rstrip('. '),
+                self._order,
+            )
+        )
 
 
 def _fits(shape, expected):
     """Whether data of a shape can be read as an argument's; free sides (negative) take any size."""
     if any(side < 0 for side in expected):
         return len(shape) == len(expected) and all(
-            side < 0 or side == size for size, side in zip(shape, expected))
+            side < 0 or side == size for size, side in zip(shape, expected)
+        )
     return int(np.prod(shape)) == int(np.prod(expected))

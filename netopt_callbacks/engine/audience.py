@@ -2,7 +2,7 @@
 from . import directors
 
 
-class Audience(object):
+class Audience:
     """Who is told what happens.
 
     Args:

@@ -15,40 +15,62 @@ def sorted_callbacks(callbacks):
         ValueError: a callback is in it twice, or there are two `Lower`.
     """
     if callbacks is not None and not isinstance(callbacks, (list, tuple)):
-        raise TypeError('callbacks must be a list, got %r; write callbacks=[...]' % (callbacks,))
+        raise TypeError(f'callbacks must be a list, got {callbacks!r}; write callbacks=[...]')
     callbacks = list(callbacks or ())
     for callback in callbacks:
         if not isinstance(callback, (Optimization, Observer)):
-            hint = 'give an instance, %s(...)' % callback.__name__ if isinstance(callback, type) \
+            hint = (
+                f'give an instance, {callback.__name__}(...)'
+                if isinstance(callback, type)
                 else "CNTK's own progress writers go to the Trainer"
-            raise TypeError('callbacks must be nc.Optimization or nc.Observer objects, got %r; %s'
-                            % (callback, hint))
+            )
+            raise TypeError(
+                f'callbacks must be nc.Optimization or nc.Observer objects, got {callback!r}; '
+                f'{hint}'
+            )
     for index, callback in enumerate(callbacks):
         if any(callback is earlier for earlier in callbacks[:index]):
-            raise ValueError('callbacks must be different objects, got the same %s twice; make another one for '
-                             'the other epoch' % type(callback).__name__)
+            raise ValueError(
+                f'callbacks must be different objects, got the same {type(callback).__name__} '
+                'twice; make another one for the other epoch'
+            )
     lowers = [callback for callback in callbacks if isinstance(callback, Lower)]
     if len(lowers) > 1:
-        raise ValueError('callbacks must hold at most one Lower(), got %d; leave one, it lowers the whole '
-                         'network' % len(lowers))
-    return ([callback for callback in callbacks if isinstance(callback, Optimization)],
-            [callback for callback in callbacks if isinstance(callback, Observer)
-             and not isinstance(callback, Lower)],
-            lowers[0] if lowers else None)
+        raise ValueError(
+            f'callbacks must hold at most one Lower(), got {len(lowers)}; leave one, it lowers the '
+            'whole network'
+        )
+    return (
+        [callback for callback in callbacks if isinstance(callback, Optimization)],
+        [
+            callback
+            for callback in callbacks
+            if isinstance(callback, Observer) and not isinstance(callback, Lower)
+        ],
+        lowers[0] if lowers else None,
+    )
 
 
 def in_order(optimizations):
-    """Returns the places of optimizations in the order they are applied: by epoch, then as listed."""
-    return sorted(range(len(optimizations)), key=lambda index: (
-        isinstance(optimizations[index].epoch, tuple), optimizations[index].epoch))
+    """Returns the places of optimizations in the order they are applied: by epoch, then as
+    listed."""
+    return sorted(
+        range(len(optimizations)),
+        key=lambda index: (
+            isinstance(optimizations[index].epoch, tuple),
+            optimizations[index].epoch,
+        ),
+    )
 
 
 def refuse_lower_without_data(lower, data):
     """Raises ValueError for a `Lower` in a run without held-out data."""
     if lower is not None and data is None:
-        raise ValueError('Lower() compares the lowered network with the trained one on '
-                         'held-out data, and this run has none: give data=(inputs, labels) '
-                         'or a cross-validation source')
+        raise ValueError(
+            'Lower() compares the lowered network with the trained one on '
+            'held-out data, and this run has none: give data=(inputs, labels) '
+            'or a cross-validation source'
+        )
 
 
 def on_all_workers(error):
@@ -61,7 +83,8 @@ def refuse_epochs_that_never_come(optimizations, clock, learners, workers, sweep
     """Refuses optimizations that wait for what CNTK, or not every worker, is told of.
 
     Args:
-        optimizations (list of nc.Optimization), clock (schedule.Clock), learners (list), workers: of the run.
+        optimizations (list of nc.Optimization), clock (schedule.Clock), learners (list), workers:
+        of the run.
         sweeps_are_told (bool): whether the source tells every worker where a sweep ends.
 
     Raises:
@@ -70,24 +93,34 @@ def refuse_epochs_that_never_come(optimizations, clock, learners, workers, sweep
     for optimization in optimizations:
         sweeps = clock.needs_sweeps(optimization)
         if sweeps and learner_facts.counts_nothing(learners):
-            raise ValueError('%s(epoch=%r) must have epochs that come, and CNTK counts no sweeps where a UserLearner '
-                             'is the only or the first learner: give epoch_size in samples, or put a learner of CNTK '
-                             'first' % (optimization.name, optimization.epoch))
+            raise ValueError(
+                f'{optimization.name}(epoch={optimization.epoch!r}) must have epochs that come, '
+                'and CNTK counts no sweeps where a UserLearner is the only or the first learner: '
+                'give epoch_size in samples, or put a learner of CNTK first'
+            )
         if workers.count == 1 or optimization.epoch in (0, (0, DataUnit.sweep)):
             continue
-        if sweeps and not sweeps_are_told or workers.drops_empty_minibatch and (
-                sweeps or clock.unit != DataUnit.sample):
-            raise ValueError('%s(epoch=%r) must come on all workers at once, and CNTK counts sweeps, and under block '
-                             'momentum minibatches, on each worker alone: give epoch_size in samples'
-                             % (optimization.name, optimization.epoch))
+        if (
+            sweeps
+            and not sweeps_are_told
+            or workers.drops_empty_minibatch
+            and (sweeps or clock.unit != DataUnit.sample)
+        ):
+            raise ValueError(
+                f'{optimization.name}(epoch={optimization.epoch!r}) must come on all workers at '
+                'once, and CNTK counts sweeps, and under block momentum minibatches, on each '
+                'worker alone: give epoch_size in samples'
+            )
 
 
 def refuse_writers(observers, writers):
     """Raises ValueError for an observer that is a progress writer of the trainer already."""
     for observer in observers:
         if any(observer is writer for writer in writers):
-            raise ValueError('%s is already a progress writer of the trainer: name it once, in '
-                             'callbacks' % type(observer).__name__)
+            raise ValueError(
+                f'{type(observer).__name__} is already a progress writer of the trainer: name it '
+                'once, in callbacks'
+            )
 
 
 def refuse_projection(optimizations, learners):
@@ -95,7 +128,8 @@ def refuse_projection(optimizations, learners):
     for optimization in optimizations:
         reasons = [learner_facts.no_projection(learner) for learner in learners]
         if optimization.learner_state == 'project' and all(reasons):
-            raise ValueError("%s: learner_state='project', but the trainer has no learner it is "
-                             "defined for, it has %s: %s. Use learner_state='reset'" % (
-                                 optimization.name,
-                                 ', '.join(map(learner_facts.describe, learners)), reasons[0]))
+            raise ValueError(
+                "%s: learner_state='project', but the trainer has no learner it is "
+                "defined for, it has %s: %s. Use learner_state='reset'"
+                % (optimization.name, ', '.join(map(learner_facts.describe, learners)), reasons[0])
+            )

@@ -2,9 +2,9 @@
 
 CNTK saves a checkpoint as two files, the graph (`NAME`) and the learners' state
 (`NAME.ckp`), and restores them by position: into another structure it restores garbage
-without a word. So every graph we train under a checkpoint is marked with its *phase*: how many optimizations
-have been applied, and by which run. What belongs to a phase is in `NAME.netopt/`, written before the
-first checkpoint that carries its mark:
+without a word. So every graph we train under a checkpoint is marked with its *phase*: how many
+optimizations have been applied, and by which run. What belongs to a phase is in `NAME.netopt/`,
+written before the first checkpoint that carries its mark:
 
     phase-<n>.<run>.json    schedule, places of outputs, arguments and Parameters, records, counts,
                             and a fingerprint of the graph
@@ -16,10 +16,11 @@ CNTK replaces its pair as: both `.tmp`, both old ones unlinked, two renames. A k
 loses or tears the pair, but never both generations: `complete` finishes the renames. Two notes,
 empty files in the folder, tell what the files alone do not: see `WHOLE` and `HANDED_OVER`.
 """
-import collections
 import os
 import re
+from typing import NamedTuple, Optional
 
+import cntk as C
 from cntk import cntk_py
 
 from . import generations, phase_file, saved_graph
@@ -84,7 +85,9 @@ def _numbered(file, end):
         return []
     form = re.compile(re.escape(name) + '([0-9]+)' + re.escape(end))
     found = [form.fullmatch(each) for each in sorted(os.listdir(folder or '.'))]
-    return sorted((file + match.group(1) for match in found if match), key=lambda each: int(each[len(file):]))
+    return sorted(
+        (file + match.group(1) for match in found if match), key=lambda each: int(each[len(file) :])
+    )
 
 
 def _names_of(file):
@@ -98,11 +101,16 @@ def _names_of(file):
     return [name for name in names if os.path.isdir(name + FOLDER)]
 
 
-Saved = collections.namedtuple('Saved', 'file, graph, learners, phase')
-"""A checkpoint: its name, graph, states of the learners, and its Phase, None for one of plain CNTK."""
+class Saved(NamedTuple):
+    """A checkpoint."""
+
+    file: str
+    graph: C.Function
+    learners: list  # the states of the learners
+    phase: Optional[dict]  # None for a checkpoint of plain CNTK
 
 
-class Checkpoints(object):
+class Checkpoints:
     """The folder beside a checkpoint.
 
     Args:
@@ -122,14 +130,15 @@ class Checkpoints(object):
             return None
         complete(self._file, self.noted(WHOLE))
         if not os.path.exists(self._file):
-            self.forget(WHOLE)                  # the user removed it
+            self.forget(WHOLE)  # the user removed it
         for file in _numbered(self._file, STATE + TEMPORARY):
-            if not os.path.isdir(file + FOLDER):        # else it is of another run, or saved by hand
+            if not os.path.isdir(file + FOLDER):  # else it is of another run, or saved by hand
                 complete(file, False)
         return self._newest_whole()
 
     def _newest_whole(self):
-        """Returns the newest checkpoint, after what is damaged was put aside where there is one before it."""
+        """Returns the newest checkpoint, after what is damaged was put aside where there is one
+        before it."""
         known = Generations(self._folder)
         while True:
             file = newest(self._file)
@@ -145,28 +154,35 @@ class Checkpoints(object):
             else:
                 before = self._whole_number_but(file)
                 if before is None:
-                    return file         # `load` says what is wrong
+                    return file  # `load` says what is wrong
                 known.put_aside(file)
-            generations.warn_of_going_back(file, wrong, before, os.path.join(self._folder, generations.DAMAGED))
+            generations.warn_of_going_back(
+                file, wrong, before, os.path.join(self._folder, generations.DAMAGED)
+            )
 
     def _whole_number_but(self, file):
-        """Returns the newest numbered checkpoint that is whole, but for `file`; None where there is none."""
+        """Returns the newest numbered checkpoint that is whole, but for `file`; None where
+        there is none."""
         for number in reversed(_numbered(self._file, STATE)):
             if number != file and os.path.exists(number) and _fault(number) is None:
                 return number
         return None
 
     def begin(self, samples):
-        """Keeps what CNTK may replace in the next save, see `generations`; `samples` is what the trainer has seen."""
+        """Keeps what CNTK may replace in the next save, see `generations`; `samples` is what
+        the trainer has seen."""
         Generations(self._folder).begin(self._file, samples)
 
     def done(self, number=''):
-        """Notes that CNTK has saved, under the name and this number, or puts the one before in its place.
+        """Notes that CNTK has saved, under the name and this number, or puts the one before in its
+        place.
 
         Raises:
             RuntimeError: what it has saved is not whole.
         """
-        Generations(self._folder).done(self._file + number, lambda: self._whole_number_but(self._file + number))
+        Generations(self._folder).done(
+            self._file + number, lambda: self._whole_number_but(self._file + number)
+        )
 
     def settle(self):
         """Takes away what a save needs: training is over."""
@@ -199,27 +215,35 @@ class Checkpoints(object):
                 to it is missing.
         """
         if not os.path.exists(file):
-            raise ValueError('the checkpoint to restore must be a file, and there is none named %s; give the '
-                             'name it was saved under' % file)
+            raise ValueError(
+                f'the checkpoint to restore must be a file, and there is none named {file}; give '
+                'the name it was saved under'
+            )
         wrong = _fault(file)
         if wrong is not None:
-            raise ValueError('the checkpoint %s cannot be read (%s): remove it to start anew, or put a copy in its '
-                             'place%s' % (file, wrong, Generations(self._folder).said()))
+            raise ValueError(
+                f'the checkpoint {file} cannot be read ({wrong}): remove it to start anew, or put '
+                f'a copy in its place{Generations(self._folder).said()}'
+            )
         try:
             graph = own(load_graph(file))
             # CNTK would find this one torn only after it has restored the graph.
             learners = cntk_py.Dictionary.load(file + STATE)['Learners']
         except Exception as error:
-            raise ValueError('the checkpoint %s cannot be read (%s): remove it to start anew, or '
-                             'put a copy in its place' % (file, str(error).split('\n')[0]))
+            raise ValueError(
+                'the checkpoint %s cannot be read (%s): remove it to start anew, or '
+                'put a copy in its place' % (file, str(error).split('\n')[0])
+            )
         label = label_in(graph)
         if label is None:
             return Saved(file, graph, learners, None)
         phase = _phase_of(file, graph, label)
         if phase.schedule != self._schedule:
-            raise ValueError('the checkpoint %s was written under the optimizations %s, and this '
-                             'script has %s: give it another checkpoint name, or the same '
-                             'callbacks' % (file, _said(phase.schedule), _said(self._schedule)))
+            raise ValueError(
+                f'the checkpoint {file} was written under the optimizations '
+                f'{_said(phase.schedule)}, and this script has {_said(self._schedule)}: give it '
+                'another checkpoint name, or the same callbacks'
+            )
         return Saved(file, graph, learners, phase)
 
     def holds(self, label):
@@ -237,21 +261,24 @@ class Checkpoints(object):
 
 
 def _fault(file):
-    """Returns what is wrong with a pair by what the folders it may be of know; None where nothing is."""
+    """Returns what is wrong with a pair by what the folders it may be of know; None where
+    nothing is."""
     return generations.fault(file, [Generations(name + FOLDER) for name in _names_of(file)])
 
 
 def label_of(applied, run):
-    """Returns the label of a phase: how many optimizations were applied, and the run that applied them."""
-    return '%d.%s' % (applied, run)
+    """Returns the label of a phase: how many optimizations were applied, and the run that
+    applied them."""
+    return f'{applied}.{run}'
 
 
 def _path(folder, label):
-    return os.path.join(folder, 'phase-%s.json' % label)
+    return os.path.join(folder, f'phase-{label}.json')
 
 
 def _phase_of(file, graph, label):
-    """Returns the Phase of a saved graph: from its own folder, else the one of its run that knows most.
+    """Returns the Phase of a saved graph: from its own folder, else the one of its run that knows
+    most.
 
     Raises:
         ValueError: there is none of this run, or of this structure, or it cannot be read.
@@ -266,15 +293,26 @@ def _phase_of(file, graph, label):
             if fits or max(phase.outputs) >= len(graph.outputs):
                 phase_file.check_against(phase, graph, label)
         except (OSError, ValueError, RecursionError) as error:
-            errors.insert(0 if os.path.exists(path) else len(errors),
-                          'the checkpoint %s was written while the network was being optimized, and %s, which '
-                          'tells its structure, cannot be read (%s): %s'
-                          % (file, path, error, 'put a copy in its place' if os.path.exists(path)
-                             else 'keep the folder with the checkpoint'))
+            errors.insert(
+                0 if os.path.exists(path) else len(errors),
+                'the checkpoint %s was written while the network was being optimized, and %s, '
+                'which tells its structure, cannot be read (%s): %s'
+                % (
+                    file,
+                    path,
+                    error,
+                    'put a copy in its place'
+                    if os.path.exists(path)
+                    else 'keep the folder with the checkpoint',
+                ),
+            )
             continue
         if not fits:
-            errors.insert(0, 'the checkpoint %s is not of the network that %s tells of: keep each checkpoint '
-                             'with the folder it was written with' % (file, path))
+            errors.insert(
+                0,
+                f'the checkpoint {file} is not of the network that {path} tells of: keep each '
+                'checkpoint with the folder it was written with',
+            )
         elif name == file:
             return phase
         else:
@@ -285,10 +323,12 @@ def _phase_of(file, graph, label):
 
 
 def _said(schedule):
-    return ', '.join('%s(epoch=%s)' % (name, epoch) for name, epoch in schedule) or 'none'
+    return ', '.join(f'{name}(epoch={epoch})' for name, epoch in schedule) or 'none'
 
 
 def schedule_of(optimizations):
     """Returns [name, epoch] of each optimization, JSON-ready."""
-    return [[o.name, list(map(int, o.epoch)) if isinstance(o.epoch, tuple) else o.epoch]
-            for o in optimizations]
+    return [
+        [o.name, list(map(int, o.epoch)) if isinstance(o.epoch, tuple) else o.epoch]
+        for o in optimizations
+    ]

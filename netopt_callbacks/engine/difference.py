@@ -1,16 +1,17 @@
 """Where two graphs of one network differ: what stands in the one for what in the other.
 
-A restore puts a network of another structure into a trainer: layers are factored in it that were not, or the
-other way round. Functions of the script over the same layers follow, so it is looked for which part of the
-one graph stands for which part of the other.
+A restore puts a network of another structure into a trainer: layers are factored in it that were
+not, or the other way round. Functions of the script over the same layers follow, so it is looked
+for which part of the one graph stands for which part of the other.
 
-An optimization replaces parts that read one Variable (the layer's input) beside Parameters and Constants, and leaves
-everything around them. So two outputs stand for each other where what computes them is alike, input by input; or where
-behind the two, at most `DEPTH` Functions away, are Variables that stand for each other and are all
-that is read on the way: what lies between is such a part.
+An optimization replaces parts that read one Variable (the layer's input) beside Parameters and
+Constants, and leaves everything around them. So two outputs stand for each other where what
+computes them is alike, input by input; or where behind the two, at most `DEPTH` Functions away, are
+Variables that stand for each other and are all that is read on the way: what lies between is such a
+part.
 """
-import collections
 import itertools
+from typing import NamedTuple
 
 import cntk as C
 
@@ -20,17 +21,29 @@ from ..optimizations.base import Replaced
 
 DEPTH = 8
 
-Part = collections.namedtuple('Part', 'before, before_input, after, after_input')
-"""A part of a network and what stands for it: output and input of each."""
 
-_Place = collections.namedtuple('_Place', 'output, input, label, name')
+class Part(NamedTuple):
+    """A part of a network and what stands for it: output and input of each."""
+
+    before: C.Variable
+    before_input: C.Variable
+    after: C.Variable
+    after_input: C.Variable
+
+
+class _Place(NamedTuple):
+    output: C.Variable
+    input: C.Variable
+    label: str
+    name: str
 
 
 def parts(before, after):
     """Returns the `Part`s in which two graphs differ, or None where that cannot be told.
 
     Args:
-        before, after (cntk.Function): outputs in the same order; the leaves they share are the same objects.
+        before, after (cntk.Function): outputs in the same order; the leaves they share are the same
+            objects.
     """
     comparison = _Comparison()
     if not all(comparison.alike(old, new) for old, new in zip(before.outputs, after.outputs)):
@@ -41,18 +54,18 @@ def parts(before, after):
     return list(found.values())
 
 
-class _Comparison(object):
+class _Comparison:
     """Compares Variables of two graphs, each pair once."""
 
     def __init__(self):
-        self._known = {}        # (uid, uid): None where they are not alike; 'same', or the Part they end
+        self._known = {}  # (uid, uid): None where they are not alike; 'same', or the Part they end
         self._bodies = {}
 
     def alike(self, old, new):
         """Whether two Variables stand for each other."""
         key = old.uid, new.uid
         if key not in self._known:
-            self._known[key] = 'same'       # of a loop: what leads back to itself decides nothing
+            self._known[key] = 'same'  # of a loop: what leads back to itself decides nothing
             self._known[key] = self._compared(old, new)
         return self._known[key] is not None
 
@@ -76,7 +89,9 @@ class _Comparison(object):
             return 'same' if _is_leaf(old) and old.uid == new.uid else None
         if self._same_function(old, new):
             return 'same'
-        for one, other in sorted(itertools.product(_chain(old), _chain(new)), key=lambda pair: pair[0][0] + pair[1][0]):
+        for one, other in sorted(
+            itertools.product(_chain(old), _chain(new)), key=lambda pair: pair[0][0] + pair[1][0]
+        ):
             if self.alike(one[1], other[1]):
                 return Part(old, one[1], new, other[1])
         return None
@@ -85,8 +100,13 @@ class _Comparison(object):
         f, g = old.owner, new.owner
         if f.uid == g.uid:
             return True
-        if f.op_name != g.op_name or f.name != g.name or len(f.inputs) != len(g.inputs) \
-                or [o.uid for o in f.outputs].index(old.uid) != [o.uid for o in g.outputs].index(new.uid):
+        if (
+            f.op_name != g.op_name
+            or f.name != g.name
+            or len(f.inputs) != len(g.inputs)
+            or [o.uid for o in f.outputs].index(old.uid)
+            != [o.uid for o in g.outputs].index(new.uid)
+        ):
             return False
         if f.is_block and self._body(f) != self._body(g):
             return False
@@ -94,28 +114,40 @@ class _Comparison(object):
 
     def _body(self, block):
         if block.uid not in self._bodies:
-            self._bodies[block.uid] = [(function.op_name, [tuple(o.shape) for o in function.outputs])
-                                       for function in graph.walk(body(block))]
+            self._bodies[block.uid] = [
+                (function.op_name, [tuple(o.shape) for o in function.outputs])
+                for function in graph.walk(body(block))
+            ]
         return self._bodies[block.uid]
 
 
 def _is_leaf(variable):
-    return variable.is_parameter or variable.is_constant or variable.is_input or variable.is_placeholder
+    return (
+        variable.is_parameter
+        or variable.is_constant
+        or variable.is_input
+        or variable.is_placeholder
+    )
 
 
 def _data(function):
     """Returns the Variables a Function reads that are no Parameters or Constants."""
-    return [variable for variable in function.inputs if not (variable.is_parameter or variable.is_constant)]
+    return [
+        variable
+        for variable in function.inputs
+        if not (variable.is_parameter or variable.is_constant)
+    ]
 
 
 def _chain(variable):
-    """Returns [(steps, Variable)]: what is behind a Variable along Functions that read one Variable alone."""
+    """Returns [(steps, Variable)]: what is behind a Variable along Functions that read one
+    Variable alone."""
     found = []
     while variable.is_output and len(found) < DEPTH:
         data = {read.uid: read for read in _data(variable.owner)}
         if len(data) != 1:
             break
-        variable, = data.values()
+        (variable,) = data.values()
         found.append((len(found) + 1, variable))
     return found
 
@@ -125,7 +157,11 @@ def _between(output, inlet):
     path, leaves = [], {}
     while output.uid != inlet.uid:
         path.append(output.owner)
-        leaves.update((leaf.uid, leaf) for leaf in output.owner.inputs if leaf.is_parameter or leaf.is_constant)
+        leaves.update(
+            (leaf.uid, leaf)
+            for leaf in output.owner.inputs
+            if leaf.is_parameter or leaf.is_constant
+        )
         output = _data(output.owner)[0]
     return path, leaves
 
@@ -138,15 +174,20 @@ def follow(before, after, readers):
         readers (list of cntk.Variable): outputs of Functions that read leaves of the first.
 
     Returns:
-        (list of cntk.Variable, list of cntk.Variable, list of Part): what takes the place of the readers; the leaves
-        that the network reads in another way now (all, where it cannot be told); the parts.
+        (list of cntk.Variable, list of cntk.Variable, list of Part): what takes the place of the
+        readers; the leaves that the network reads in another way now (all, where it cannot be
+        told); the parts.
     """
     if not readers:
         return [], [], []
     found = parts(before, after)
     if found is None:
         return list(readers), list(before.parameters) + list(before.constants), []
-    touched = {leaf.uid: leaf for part in found for leaf in _between(part.before, part.before_input)[1].values()}
+    touched = {
+        leaf.uid: leaf
+        for part in found
+        for leaf in _between(part.before, part.before_input)[1].values()
+    }
     return _followed(readers, found), list(touched.values()), found
 
 
@@ -167,7 +208,7 @@ def _followed(outputs, differences):
     for part in differences:
         path, leaves = _between(part.before, part.before_input)
         if not leaves:
-            continue            # it reads no leaf by which it could be known again
+            continue  # it reads no leaf by which it could be known again
         for place in _applications(whole, path):
             inlet = C.placeholder()
             copy = C.combine([part.after]).clone(C.CloneMethod.share, {part.after_input: inlet})
@@ -190,14 +231,18 @@ def _applications(whole, path):
             below = data[0]
             current = below.owner if below.is_output else None
         else:
-            found.append(_Place(function.outputs[0], below, function.name or function.op_name, function.name))
+            found.append(
+                _Place(function.outputs[0], below, function.name or function.op_name, function.name)
+            )
     return found
 
 
 def _reads_alike(function, wanted):
-    if function.op_name != wanted.op_name or len(set(v.uid for v in _data(function))) != 1:
+    if function.op_name != wanted.op_name or len({v.uid for v in _data(function)}) != 1:
         return False
-    leaves = [[v.uid for v in f.inputs if v.is_parameter or v.is_constant] for f in (function, wanted)]
+    leaves = [
+        [v.uid for v in f.inputs if v.is_parameter or v.is_constant] for f in (function, wanted)
+    ]
     return leaves[0] == leaves[1] if wanted.is_block or leaves[1] else True
 
 
@@ -206,7 +251,8 @@ def replaced(differences, trained):
 
     Args:
         differences (list of Part): see `parts`.
-        trained (list of cntk.Parameter): of the network after, in the order of its learners: that of the optimization.
+        trained (list of cntk.Parameter): of the network after, in the order of its learners: that
+            of the optimization.
     """
     order = {parameter.uid: place for place, parameter in enumerate(trained)}
     found = []
@@ -214,8 +260,12 @@ def replaced(differences, trained):
         _, old = _between(part.before, part.before_input)
         _, new = _between(part.after, part.after_input)
         retired = [leaf for uid, leaf in old.items() if leaf.is_parameter and uid not in new]
-        added = sorted((leaf for uid, leaf in new.items() if leaf.is_parameter and uid not in old),
-                       key=lambda leaf: order.get(leaf.uid, len(order)))
+        added = sorted(
+            (leaf for uid, leaf in new.items() if leaf.is_parameter and uid not in old),
+            key=lambda leaf: order.get(leaf.uid, len(order)),
+        )
         if retired or added:
-            found.append(Replaced(part.before.name or part.before.owner.name or 'a layer', retired, added))
+            found.append(
+                Replaced(part.before.name or part.before.owner.name or 'a layer', retired, added)
+            )
     return found

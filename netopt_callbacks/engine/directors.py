@@ -15,7 +15,7 @@ class EndOfSegment(Exception):
     """Raised from `on_minibatch_end` to leave C++'s training loop; never seen by a user."""
 
 
-class Caught(object):
+class Caught:
     """The first exception that left a director, and whether Ctrl-C was pressed.
 
     Attributes:
@@ -54,8 +54,10 @@ def guarded():
             raise KeyboardInterrupt
         caught.interrupted = True
 
-    main = threading.current_thread() is threading.main_thread() \
+    main = (
+        threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
     if main:
         signal.signal(signal.SIGINT, interrupt)
     try:
@@ -68,8 +70,8 @@ def guarded():
 
 
 _lock = threading.Lock()
-_listening = {}         # by thread: the Caught of its innermost loop
-_original = []          # the hook that was there before ours
+_listening = {}  # by thread: the Caught of its innermost loop
+_original = []  # the hook that was there before ours
 
 
 @contextlib.contextmanager
@@ -108,7 +110,7 @@ _get_handler = getattr(signal.getsignal, '__wrapped__', signal.getsignal)
 _set_handler = getattr(signal.signal, '__wrapped__', signal.signal)
 
 
-class uninterrupted(object):
+class uninterrupted:
     """Context that lets a first Ctrl-C wait for the end of a few lines that must run whole.
 
     It then goes to the handler it found, the user's own or Python's; a second one at once.
@@ -120,7 +122,7 @@ class uninterrupted(object):
         try:
             if callable(self._handler):
                 _set_handler(signal.SIGINT, self._wait)
-        except ValueError:              # a thread that is not the main one, which has no signals
+        except ValueError:  # a thread that is not the main one, which has no signals
             self._handler = None
 
     def __exit__(self, kind, error, traceback):

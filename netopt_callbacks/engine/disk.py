@@ -12,10 +12,10 @@ def disk_of(path):
     try:
         free = '%.1f MB free' % (shutil.disk_usage(mounted).free / 1e6)
     except OSError as error:
-        free = 'no answer: %s' % error.strerror
+        free = f'no answer: {error.strerror}'
     while not os.path.ismount(mounted):
         mounted = os.path.dirname(mounted)
-    return 'the disk mounted at %s (%s)' % (mounted, free)
+    return f'the disk mounted at {mounted} ({free})'
 
 
 def why(error):
@@ -25,4 +25,11 @@ def why(error):
 
 def has_no_links(error):
     """Whether an OSError says that a file system has no hard links."""
-    return error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL)
+    return error.errno in (
+        errno.EPERM,
+        errno.EOPNOTSUPP,
+        errno.ENOSYS,
+        errno.EMLINK,
+        errno.EXDEV,
+        errno.EINVAL,
+    )

@@ -20,11 +20,12 @@ from cntk.train.distributed import Communicator, DistributedLearner
 from . import remember
 
 _UIDS = 100000
-# What the main worker and the others bring to a meeting: small, exact in any sum, and no open window's 0.
-_MAIN, _OTHER = np.float32(2. ** -100), np.float32(2. ** -99)
+# What the main worker and the others bring to a meeting: small, exact in any sum, and no open
+# window's 0.
+_MAIN, _OTHER = np.float32(2.0**-100), np.float32(2.0**-99)
 
 
-class Workers(object):
+class Workers:
     """The workers of a run; a single process is its own main worker.
 
     Args:
@@ -39,8 +40,11 @@ class Workers(object):
         self._alone_until = max([learner.parallelization_after() for learner in distributed] or [0])
         self._communicator = C.train.distributed.mpi_communicator() if self.count > 1 else None
         self._at_own_pace = [
-            learner for learner in distributed if self.count > 1
-            and remember.learner(learner)[0] == 'create_block_momentum_distributed_learner']
+            learner
+            for learner in distributed
+            if self.count > 1
+            and remember.learner(learner)[0] == 'create_block_momentum_distributed_learner'
+        ]
         self.drops_empty_minibatch = bool(self._at_own_pace)
 
     def shares(self, seen):
@@ -55,12 +59,14 @@ class Workers(object):
         return bool(flag) if self.count == 1 else self._summed(np.array([float(bool(flag))]))[0] > 0
 
     def meet(self, trainer):
-        """Waits until all workers are here, where each trains at its own pace: under block momentum.
+        """Waits until all workers are here, where each trains at its own pace: under block
+        momentum.
 
         Its counts, and so what is due, may be ahead on one worker. Only what CNTK does itself lets
-        the others come here: to average metrics is a meeting that changes nothing. One that is met in
-        a progress summary comes here after it, and its summary lacks no more than a number this small.
-        One that has come to the end of its data, or is in a checkpoint, goes on after a save alone.
+        the others come here: to average metrics is a meeting that changes nothing. One that is met
+        in a progress summary comes here after it, and its summary lacks no more than a number this
+        small. One that has come to the end of its data, or is in a checkpoint, goes on after a save
+        alone.
         """
         while self._at_own_pace:
             mine = _MAIN if self.is_main else _OTHER
@@ -115,8 +121,10 @@ class Workers(object):
             return
         mine = text()
         if self.shared_text(mine) != mine:
-            raise RuntimeError('%s is not the same on worker %d as on the main worker: its shapes '
-                               'must not depend on the worker' % (what, Communicator.rank()))
+            raise RuntimeError(
+                f'{what} is not the same on worker {Communicator.rank()} as on the main worker: '
+                'its shapes must not depend on the worker'
+            )
 
     def barrier(self):
         """Waits for all workers."""
@@ -139,9 +147,11 @@ class Workers(object):
         number = cntk_py.new_unique_id()
         begin = (self._largest(number) // _UIDS + 1) * _UIDS if at is None else at
         if number >= begin:
-            raise RuntimeError('the checkpoint is of another process, and with random state in the network '
-                               '(Dropout is such) several workers cannot go back to it so late: restore it '
-                               'before training, in the script that wrote it')
+            raise RuntimeError(
+                'the checkpoint is of another process, and with random state in the network '
+                '(Dropout is such) several workers cannot go back to it so late: restore it '
+                'before training, in the script that wrote it'
+            )
         while number < begin:
             number = cntk_py.new_unique_id()
         return begin

@@ -18,8 +18,14 @@ from ..observers.base import Run
 from ..records import Record, Result
 from . import directors, learners as learner_facts
 from .audience import Audience
-from .callbacks import (in_order, on_all_workers, refuse_lower_without_data, refuse_projection,
-                        refuse_writers, sorted_callbacks)
+from .callbacks import (
+    in_order,
+    on_all_workers,
+    refuse_lower_without_data,
+    refuse_projection,
+    refuse_writers,
+    sorted_callbacks,
+)
 from .distributed import Workers
 from .exchanged import trained_averages, trained_samples
 from .held_out import Minibatches
@@ -28,7 +34,7 @@ from .phases import Phases
 from .recovery import Recovery
 
 
-class Engine(object):
+class Engine:
     """One run of one trainer under a list of callbacks.
 
     Args:
@@ -39,7 +45,8 @@ class Engine(object):
         data (held_out.Arrays or held_out.Source): held-out data, or None.
         larger_is_better (bool): direction of the metric.
         checkpoint_file (str): the user's checkpoint name, None where C++ writes none.
-        model (cntk.Function): the network the user knows, where the trainer was given but a criterion.
+        model (cntk.Function): the network the user knows, where the trainer was given but a
+            criterion.
         holds_trainer (bool): whether C++'s loop holds the C++ trainer while this run lasts.
 
     Attributes:
@@ -52,8 +59,18 @@ class Engine(object):
         TypeError, ValueError: the callbacks do not fit the run.
     """
 
-    def __init__(self, trainer, handed, callbacks, clock, data, larger_is_better=False,
-                 checkpoint_file=None, holds_trainer=False, model=None):
+    def __init__(
+        self,
+        trainer,
+        handed,
+        callbacks,
+        clock,
+        data,
+        larger_is_better=False,
+        checkpoint_file=None,
+        holds_trainer=False,
+        model=None,
+    ):
         self.optimizations, observers, self._lower = sorted_callbacks(callbacks)
         refuse_lower_without_data(self._lower, data)
         refuse_writers(observers, handed.writers)
@@ -72,11 +89,18 @@ class Engine(object):
         self._larger_is_better = larger_is_better
         self._attends = bool(self.optimizations or observers)
         self._audience = Audience(observers if self.workers.is_main else [])
-        self._network = Network(trainer, handed, self.workers, self._on_training_summary,
-                                self._on_test_summary, model)
+        self._network = Network(
+            trainer, handed, self.workers, self._on_training_summary, self._on_test_summary, model
+        )
         self._recovery = Recovery(self._network, clock, data, self.result.records)
-        self.phases = Phases(self._network, clock, self.optimizations, self.result.records,
-                             checkpoint_file, self._restore_file)
+        self.phases = Phases(
+            self._network,
+            clock,
+            self.optimizations,
+            self.result.records,
+            checkpoint_file,
+            self._restore_file,
+        )
         self._tested = None
         self._untold = None
         self._holds_trainer = holds_trainer
@@ -102,12 +126,20 @@ class Engine(object):
             self.phases.take_over()
             self.phases.write()
         totals = self._network.totals()
-        self._audience.tell('on_start', Run(
-            epoch_size=self.clock.epoch_samples, max_samples=self.clock.max_samples,
-            samples=self.clock.samples, metric_name=self._metric_name(),
-            has_held_out=self._data is not None, larger_is_better=self._larger_is_better,
-            optimizations=[(o.name, o.epoch) for o in self.optimizations],
-            parameters=totals.parameters, macs=totals.macs))
+        self._audience.tell(
+            'on_start',
+            Run(
+                epoch_size=self.clock.epoch_samples,
+                max_samples=self.clock.max_samples,
+                samples=self.clock.samples,
+                metric_name=self._metric_name(),
+                has_held_out=self._data is not None,
+                larger_is_better=self._larger_is_better,
+                optimizations=[(o.name, o.epoch) for o in self.optimizations],
+                parameters=totals.parameters,
+                macs=totals.macs,
+            ),
+        )
         self.started = True
         if self.due():
             self.fire()
@@ -117,7 +149,8 @@ class Engine(object):
         return restored
 
     def restore(self, file, restore=None):
-        """Restores a checkpoint into the structure it was written with: see `phases.Phases.restore`."""
+        """Restores a checkpoint into the structure it was written with: see
+        `phases.Phases.restore`."""
         restored = self.phases.restore(file, restore)
         self._recovery.forget()
         self.phases.write_missing()
@@ -136,8 +169,11 @@ class Engine(object):
         self._recovery.forget()
         ended = self.clock.advance(self._network.counts(), samples)
         if samples:
-            self._audience.tell('on_minibatch', self.clock.samples,
-                                *trained_averages(self._trainer, self._has_metric))
+            self._audience.tell(
+                'on_minibatch',
+                self.clock.samples,
+                *trained_averages(self._trainer, self._has_metric),
+            )
         due = self.due()
         if ended or due:
             self._evaluate('before' if due else 'epoch')
@@ -174,14 +210,23 @@ class Engine(object):
             self._evaluate('end')
         self._export()
         if self._pending():
-            raise on_all_workers(ValueError('training ended after %d samples (%d epochs), before %s; %s' % (
-                self.clock.samples, self.clock.epoch,
-                ', '.join('%s(epoch=%r)' % (o.name, o.epoch) for o in self._pending()), self._remedy())))
+            raise on_all_workers(
+                ValueError(
+                    'training ended after %d samples (%d epochs), before %s; %s'
+                    % (
+                        self.clock.samples,
+                        self.clock.epoch,
+                        ', '.join(f'{o.name}(epoch={o.epoch!r})' for o in self._pending()),
+                        self._remedy(),
+                    )
+                )
+            )
         held_out = self._minibatches(self.result.model.arguments)
         self.result._held_out = held_out
         if self._lower is not None:
             self.result.lowered, self.result.parity = self._lower.run(
-                self.result.model, self.optimizations, held_out, timed=True)
+                self.result.model, self.optimizations, held_out, timed=True
+            )
         self.result.complete = True
 
     def close(self):
@@ -192,7 +237,7 @@ class Engine(object):
         """
         errors = self._end()
         for error in errors[1:]:
-            warnings.warn('on_end of another observer raised %r' % (error,))
+            warnings.warn(f'on_end of another observer raised {error!r}')
         if errors:
             raise errors[0]
 
@@ -202,9 +247,9 @@ class Engine(object):
             if self.result.model is None:
                 self.result.model, self.result.criterion = self._network.export()
         except Exception as error:
-            warnings.warn('the network could not be exported into result.model: %r' % (error,))
+            warnings.warn(f'the network could not be exported into result.model: {error!r}')
         for error in self._end():
-            warnings.warn('after the error that ended training, on_end raised %r' % (error,))
+            warnings.warn(f'after the error that ended training, on_end raised {error!r}')
 
     def serve(self, max_samples=None):
         """Begins with the trainer as it is now, which others may have trained since this was made.
@@ -257,22 +302,33 @@ class Engine(object):
         return begin(file, restore).state
 
     def _pending(self):
-        return [optimization for index, optimization in enumerate(self.optimizations)
-                if index not in self.phases.applied]
+        return [
+            optimization
+            for index, optimization in enumerate(self.optimizations)
+            if index not in self.phases.applied
+        ]
 
     def _due(self):
-        return [index for index in self._order
-                if index not in self.phases.applied
-                and self.clock.reached(self.optimizations[index].epoch)]
+        return [
+            index
+            for index in self._order
+            if index not in self.phases.applied
+            and self.clock.reached(self.optimizations[index].epoch)
+        ]
 
     def _apply(self, index):
         optimization = self.optimizations[index]
         # CNTK clones, and makes a RuntimeError of a Ctrl-C in what it calls meanwhile.
         with directors.uninterrupted():
             change = self._network.transformed(optimization, index, self._minibatches)
-        record = Record(optimization.name, self.clock.epoch, self.clock.samples,
-                        metric_before=self._recovery.metric, larger_is_better=self._larger_is_better,
-                        network_before=self._network.totals())
+        record = Record(
+            optimization.name,
+            self.clock.epoch,
+            self.clock.samples,
+            metric_before=self._recovery.metric,
+            larger_is_better=self._larger_is_better,
+            network_before=self._network.totals(),
+        )
         with directors.uninterrupted():
             self._network.commit(change, self.phases.next_label)
             record.layers, record.notes = change.layers, change.messages
@@ -298,11 +354,15 @@ class Engine(object):
     def _remedy(self):
         """Returns what to do where an optimization never became due."""
         if not self.clock.samples and self.clock.base[0] and self.clock.max_samples is not None:
-            return ('CNTK counts max_samples over the life of the learners, and these had seen %d '
-                    'before, so make new ones, or give more' % self.clock.base[0])
+            return (
+                'CNTK counts max_samples over the life of the learners, and these had seen '
+                f'{self.clock.base[0]} before, so make new ones, or give more'
+            )
         if self.clock.unit == DataUnit.sweep and not self.clock.epoch:
-            return ('no end of a sweep was reported, as by a source that tells none or under a '
-                    'UserLearner, so give epoch_size in samples')
+            return (
+                'no end of a sweep was reported, as by a source that tells none or under a '
+                'UserLearner, so give epoch_size in samples'
+            )
         return 'train longer, or give an earlier epoch'
 
     def _export(self):
@@ -313,8 +373,10 @@ class Engine(object):
         except Exception as error:
             if self.phases.applied or self._lower is not None:
                 raise
-            warnings.warn('result.model is None: CNTK cannot clone this network (%r); a UserFunction '
-                          'in it needs a constructor (inputs..., name) or clone()' % (error,))
+            warnings.warn(
+                f'result.model is None: CNTK cannot clone this network ({error!r}); a UserFunction '
+                'in it needs a constructor (inputs..., name) or clone()'
+            )
 
     def _minibatches(self, arguments):
         return Minibatches(self._data, arguments)

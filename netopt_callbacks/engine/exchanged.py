@@ -13,15 +13,18 @@ from . import remember, saved_graph
 
 
 def trained_samples(trainer):
-    """Returns the samples of the minibatch C++ trained last: 0 for an empty one, or a new trainer."""
+    """Returns the samples of the minibatch C++ trained last: 0 for an empty one, or a new
+    trainer."""
     return cntk_py.Trainer.previous_minibatch_sample_count(trainer)
 
 
 def trained_averages(trainer, has_metric):
     """Returns loss and metric (None without one) of the minibatch C++ has just trained."""
     native = cntk_py.Trainer
-    return (native.previous_minibatch_loss_average(trainer),
-            native.previous_minibatch_evaluation_average(trainer) if has_metric else None)
+    return (
+        native.previous_minibatch_loss_average(trainer),
+        native.previous_minibatch_evaluation_average(trainer) if has_metric else None,
+    )
 
 
 def class_of(trainer):
@@ -32,8 +35,11 @@ def class_of(trainer):
 
 def subclass(mixin, base):
     """Returns a subclass of `base` that `mixin` comes first in, under the name of `base`."""
-    return type(base.__name__, (mixin, base), {'__doc__': base.__doc__, '__module__': base.__module__,
-                                               '__qualname__': base.__qualname__})
+    return type(
+        base.__name__,
+        (mixin, base),
+        {'__doc__': base.__doc__, '__module__': base.__module__, '__qualname__': base.__qualname__},
+    )
 
 
 @contextlib.contextmanager
@@ -53,15 +59,17 @@ def _of_the_last_minibatch(name):
     def value(self):
         with _as_last_trained(self):
             return getattr(super(Exchanged, self), name)
+
     return property(value, doc=getattr(Trainer, name).__doc__)
 
 
-class Exchanged(object):
+class Exchanged:
     """What is put before the class of a trainer when its inside is exchanged first."""
 
     previous_minibatch_loss_average = _of_the_last_minibatch('previous_minibatch_loss_average')
     previous_minibatch_evaluation_average = _of_the_last_minibatch(
-        'previous_minibatch_evaluation_average')
+        'previous_minibatch_evaluation_average'
+    )
     previous_minibatch_sample_count = _of_the_last_minibatch('previous_minibatch_sample_count')
 
     @property
@@ -69,28 +77,29 @@ class Exchanged(object):
         """As of `cntk.Trainer`: the model, which in C++ has one more output, see `mark`."""
         handed = remember.handed(self)
         if handed.label is None:
-            return super(Exchanged, self).model
-        # The user's own object follows every change. CNTK asks in each minibatch, and a new one would cost.
+            return super().model
+        # The user's own object follows every change. CNTK asks in each minibatch, and a new one
+        # would cost.
         return handed.model if isinstance(handed.model, cntk_py.Function) else handed.state.model
 
     def summarize_training_progress(self):
         with _as_last_trained(self):
-            super(Exchanged, self).summarize_training_progress()
+            super().summarize_training_progress()
 
     def summarize_test_progress(self):
         handed = remember.handed(self)
         if handed.last_tested is None:
-            super(Exchanged, self).summarize_test_progress()
+            super().summarize_test_progress()
             return
         now, self.this = self.this, handed.last_tested
         try:
-            super(Exchanged, self).summarize_test_progress()
+            super().summarize_test_progress()
         finally:
             self.this, handed.last_tested = now, None
 
     def save_checkpoint(self, filename, *rest, **options):
         phases = remember.handed(self).phases
-        save = super(Exchanged, self).save_checkpoint
+        save = super().save_checkpoint
         if phases is None:
             save(filename, *rest, **options)
             return

@@ -11,7 +11,8 @@ from .load import load_graph
 def exported(model):
     """Returns a copy of a model with Parameters of its own and the model's arguments.
 
-    CNTK's deep clone refuses some networks that it saves and loads rightly, such as a block with three
+    CNTK's deep clone refuses some networks that it saves and loads rightly, such as a block with
+    three
     Constants (a Stabilizer is one): those are saved and loaded.
 
     Args:
@@ -30,8 +31,10 @@ def exported(model):
                 model.save(folder + '/model')
                 copy = load_graph(folder + '/model')
         except Exception as error:
-            warnings.warn('a network that CNTK cannot clone (%s) cannot be saved either (%s)'
-                          % (_first_line(refused), _first_line(error)))
+            warnings.warn(
+                f'a network that CNTK cannot clone ({_first_line(refused)}) cannot be saved either '
+                f'({_first_line(error)})'
+            )
             raise refused
     return graph.substitute(copy, dict(zip(copy.arguments, model.arguments)))
 

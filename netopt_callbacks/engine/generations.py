@@ -1,14 +1,17 @@
-"""The pairs that a checkpoint's folder knows to be whole, and the one before while CNTK writes the next.
+"""The pairs that a checkpoint's folder knows to be whole, and the one before while CNTK writes the
+next.
 
 CNTK does not look whether its writes succeeded, and unlinks the pair it replaces. So while it
 may be writing, the folder `NAME.netopt/` has a note and hard links to the pair of before:
 
     writing                     how many samples the trainer had seen then
     previous, previous.ckp      the pair of before; nothing of it is copied
-    pairs                       a line for each pair that was found whole: the digests of its two files
+    pairs                       a line for each pair that was found whole: the digests of its two
+    files
 
-A new pair that is whole gets its line, then links and note go. A kill in between leaves the note, by which
-a new pair without a line is taken for what it is. Without the note, a pair that has no line was changed.
+A new pair that is whole gets its line, then links and note go. A kill in between leaves the note,
+by which a new pair without a line is taken for what it is. Without the note, a pair that has no
+line was changed.
 """
 import os
 import shutil
@@ -22,10 +25,10 @@ WRITING = 'writing'
 PREVIOUS = 'previous'
 DAMAGED = 'damaged'
 _PAIRS = 'pairs'
-_found_whole = {}       # by absolute path: the stamps of a pair that was found whole in this process
+_found_whole = {}  # by absolute path: the stamps of a pair that was found whole in this process
 
 
-class Generations(object):
+class Generations:
     """What a folder knows of the pairs written beside it.
 
     Args:
@@ -44,11 +47,15 @@ class Generations(object):
         except OSError:
             return set()
         fields = [line.split(b' ') for line in lines]
-        return {tuple(text.decode('ascii') for text in each[:2]) for each in fields
-                if len(each) == 3 and each[2] == _check(b' '.join(each[:2]))}
+        return {
+            tuple(text.decode('ascii') for text in each[:2])
+            for each in fields
+            if len(each) == 3 and each[2] == _check(b' '.join(each[:2]))
+        }
 
     def writing(self):
-        """Returns what the trainer had seen when CNTK may have begun to write; None where it has not."""
+        """Returns what the trainer had seen when CNTK may have begun to write; None where it
+        has not."""
         try:
             with open(self._path(WRITING)) as stream:
                 return int(stream.read() or -1)
@@ -84,7 +91,7 @@ class Generations(object):
             else:
                 _remove(self.previous)
             with open(self._path(WRITING + '.tmp'), 'w') as stream:
-                stream.write('%d' % samples)
+                stream.write(f'{samples}')
             os.replace(self._path(WRITING + '.tmp'), self._path(WRITING))
 
     def done(self, file, otherwise):
@@ -92,8 +99,8 @@ class Generations(object):
 
         Args:
             file (str): the name CNTK wrote to.
-            otherwise (callable): returns the whole pair that is left where there was none before under that name,
-                or None.
+            otherwise (callable): returns the whole pair that is left where there was none before
+                under that name, or None.
 
         Raises:
             RuntimeError: it is not whole; names file and disk.
@@ -101,9 +108,16 @@ class Generations(object):
         torn = pair.fault(file)
         if torn is not None:
             left = self._take_back(file, otherwise)
-            raise RuntimeError('the checkpoint %s could not be written whole to %s: %s. %s' % (
-                file, disk.disk_of(file), torn, 'Make room, and go on from the one before, %s' % left if left else
-                'There is none before it: make room, and start anew'))
+            raise RuntimeError(
+                'the checkpoint {} could not be written whole to {}: {}. {}'.format(
+                    file,
+                    disk.disk_of(file),
+                    torn,
+                    f'Make room, and go on from the one before, {left}'
+                    if left
+                    else 'There is none before it: make room, and start anew',
+                )
+            )
         with told(file, 'is whole, and beside it'):
             os.makedirs(self._folder, exist_ok=True)
             self._add(file)
@@ -122,7 +136,8 @@ class Generations(object):
         self.settle()
 
     def go_back(self, file):
-        """Puts the pair of before in the place of `file`, which is kept beside it; returns whether there is one."""
+        """Puts the pair of before in the place of `file`, which is kept beside it; returns
+        whether there is one."""
         if not self._has_previous():
             return False
         for end in ('', STATE):
@@ -133,7 +148,7 @@ class Generations(object):
 
     def said(self):
         """Returns what an error about a pair adds where the one before is there."""
-        return '; the one before is kept as %s' % self.previous if self._has_previous() else ''
+        return f'; the one before is kept as {self.previous}' if self._has_previous() else ''
 
     def put_aside(self, file):
         """Takes a pair out of the way; CNTK counts one that lacks its state for none."""
@@ -142,7 +157,8 @@ class Generations(object):
                 os.replace(file + end, self._path(DAMAGED) + end)
 
     def _is_whole(self, file):
-        """Whether there is a whole pair of this name; one that was found so in this process is not read again."""
+        """Whether there is a whole pair of this name; one that was found so in this process is
+        not read again."""
         if not all(os.path.isfile(file + end) for end in ('', STATE)):
             return False
         if _found_whole.get(os.path.abspath(file)) == _stamps(file):
@@ -153,8 +169,10 @@ class Generations(object):
         return True
 
     def _has_previous(self):
-        return all(os.path.isfile(self.previous + end) for end in ('', STATE)) \
+        return (
+            all(os.path.isfile(self.previous + end) for end in ('', STATE))
             and pair.digests(self.previous) in self.pairs()
+        )
 
     def _take_back(self, file, otherwise):
         if self._has_previous():
@@ -176,7 +194,8 @@ class Generations(object):
             self._replace(file + end, to + end)
 
     def _replace(self, file, other):
-        """Makes `other` a link to a file, whatever it was; a copy where the file system has no links."""
+        """Makes `other` a link to a file, whatever it was; a copy where the file system has no
+        links."""
         half = self._path('link.tmp')
         _remove(half)
         try:
@@ -186,7 +205,7 @@ class Generations(object):
                 raise
             shutil.copyfile(file, half)
         os.replace(half, other)
-        _remove(half)           # which a rename of a link to the same file leaves
+        _remove(half)  # which a rename of a link to the same file leaves
 
     def _add(self, file):
         stamps, digests = _stamps(file), pair.digests(file)
@@ -202,7 +221,8 @@ class Generations(object):
 
 
 def fault(file, folders):
-    """Returns what is wrong with a pair by what folders know of it; None where nothing is, or nothing is known.
+    """Returns what is wrong with a pair by what folders know of it; None where nothing is, or
+    nothing is known.
 
     Args:
         file (str): the graph's file.
@@ -216,25 +236,31 @@ def fault(file, folders):
     found = pair.digests(file)
     if found in known:
         return None
-    graph_known, state_known = [any(found[place] == one[place] for one in known) for place in (0, 1)]
+    graph_known, state_known = (
+        any(found[place] == one[place] for one in known) for place in (0, 1)
+    )
     if graph_known:
-        return '%s is not the file that was written with %s, or has changed since' % (file + STATE, file)
+        return f'{file + STATE} is not the file that was written with {file}, or has changed since'
     if not state_known and not pair.is_marked(file):
-        return None             # plain CNTK wrote it, which notes nothing
+        return None  # plain CNTK wrote it, which notes nothing
     torn = pair.fault(file)
-    # The learners' state may be that of an earlier run, to the bit; that of the pair before tells an old graph that
-    # has changed.
+    # The learners' state may be that of an earlier run, to the bit; that of the pair before tells
+    # an old graph that has changed.
     if torn is None and any(folder.may_have_written(file, found[1]) for folder in folders):
         return None
     if state_known:
-        return '%s is not the file that was written with %s, or has changed since' % (file, file + STATE)
-    return torn or 'it is none of those that were written beside this folder, or both its files have changed since'
+        return f'{file} is not the file that was written with {file + STATE}, or has changed since'
+    return (
+        torn
+        or 'it is none of those that were written beside this folder, or both its files have '
+        'changed since'
+    )
 
 
 def _counts(file):
     try:
         return pair.samples_of(file)
-    except Exception:           # CNTK's, of a file that is no state of learners
+    except Exception:  # CNTK's, of a file that is no state of learners
         return -2
 
 
@@ -254,7 +280,7 @@ def _remove(path):
         pass
 
 
-class told(object):
+class told:
     """Context that makes an OSError a sentence which names the checkpoint and the disk."""
 
     def __init__(self, file, what):
@@ -265,12 +291,22 @@ class told(object):
 
     def __exit__(self, kind, error, traceback):
         if isinstance(error, OSError):
-            raise RuntimeError('the checkpoint %s %s %s cannot be written (%s), on %s: make room, and start the script '
-                               'again' % (self._file, self._what, error.filename or 'the folder', disk.why(error),
-                                          disk.disk_of(self._file))) from error
+            raise RuntimeError(
+                'the checkpoint %s %s %s cannot be written (%s), on %s: make room, and start the '
+                'script again'
+                % (
+                    self._file,
+                    self._what,
+                    error.filename or 'the folder',
+                    disk.why(error),
+                    disk.disk_of(self._file),
+                )
+            ) from error
 
 
 def warn_of_going_back(file, wrong, before, kept):
     """Says that a checkpoint is not gone on from, but the one before it."""
-    warnings.warn('the checkpoint %s is damaged (%s): this run goes on from the one before it, %s. The damaged one is '
-                  'kept as %s' % (file, wrong, before, kept))
+    warnings.warn(
+        f'the checkpoint {file} is damaged ({wrong}): this run goes on from the one before it, '
+        f'{before}. The damaged one is kept as {kept}'
+    )

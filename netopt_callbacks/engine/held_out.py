@@ -4,8 +4,13 @@ import warnings
 
 import cntk as C
 import numpy as np
-from cntk.io import (INFINITELY_REPEAT, MinibatchData, MinibatchSource, MinibatchSourceFromData,
-                     UserMinibatchSource)
+from cntk.io import (
+    INFINITELY_REPEAT,
+    MinibatchData,
+    MinibatchSource,
+    MinibatchSourceFromData,
+    UserMinibatchSource,
+)
 
 from .. import graph
 from .arrays import ROWS, Arrays, name_of, size_at
@@ -14,7 +19,7 @@ from .sources import has_position, next_minibatch
 from .state import own
 
 
-class Minibatches(object):
+class Minibatches:
     """Held-out minibatches as dicts {argument: data}; may be iterated any number of times.
 
     Args:
@@ -33,7 +38,7 @@ class Minibatches(object):
         return iter(()) if self._data is None else self._data.read(self._arguments)
 
 
-class Source(object):
+class Source:
     """Held-out data of a minibatch source, whose position is left as it was.
 
     Args:
@@ -50,13 +55,16 @@ class Source(object):
         self._size = minibatch_size
         self._limit = sys.maxsize if max_samples is None else max_samples
         if self._limit >= sys.maxsize and _is_endless(source):
-            raise ValueError('the minibatch source of held-out data must end, got one that repeats for ever; give '
-                             'it max_sweeps=1 or max_samples=')
+            raise ValueError(
+                'the minibatch source of held-out data must end, got one that repeats for ever; '
+                'give it max_sweeps=1 or max_samples='
+            )
         if not has_position(source):
-            raise ValueError('the held-out minibatch source %s has no position to go back to after '
-                             'a measurement: override get_checkpoint_state() and '
-                             'restore_from_checkpoint(state), or give NumPy arrays'
-                             % type(source).__name__)
+            raise ValueError(
+                f'the held-out minibatch source {type(source).__name__} has no position to go back '
+                'to after a measurement: override get_checkpoint_state() and '
+                'restore_from_checkpoint(state), or give NumPy arrays'
+            )
 
     def learn_size(self, samples):
         """Sets the minibatch size of the training where it was not known."""
@@ -79,9 +87,13 @@ class Source(object):
 
 
 def _is_endless(source):
-    """Whether a source repeats for ever; of `MinibatchSourceFromData`, `is_infinite` is always False."""
-    return source.is_infinite() \
-        or isinstance(source, MinibatchSourceFromData) and source._max_samples >= INFINITELY_REPEAT
+    """Whether a source repeats for ever; of `MinibatchSourceFromData`, `is_infinite` is always
+    False."""
+    return (
+        source.is_infinite()
+        or isinstance(source, MinibatchSourceFromData)
+        and source._max_samples >= INFINITELY_REPEAT
+    )
 
 
 def held_out(data, arguments, streams=None, cross_validation=None, minibatch_size=None):
@@ -105,10 +117,14 @@ def held_out(data, arguments, streams=None, cross_validation=None, minibatch_siz
         return Source(data, _streams_of(data, arguments, streams), minibatch_size)
     if isinstance(data, np.ndarray) or not isinstance(data, (tuple, list)):
         data = (data,)
-    if not all(hasattr(array, '__len__') or hasattr(array, 'shape') or isinstance(array, MinibatchData)
-               for array in data):
-        raise TypeError('data must be NumPy arrays in the order of the arguments, or a '
-                        'minibatch source, got %r; give for example data=(images, labels)' % (data,))
+    if not all(
+        hasattr(array, '__len__') or hasattr(array, 'shape') or isinstance(array, MinibatchData)
+        for array in data
+    ):
+        raise TypeError(
+            'data must be NumPy arrays in the order of the arguments, or a '
+            f'minibatch source, got {data!r}; give for example data=(images, labels)'
+        )
     return Arrays(tuple(data), arguments, minibatch_size)
 
 
@@ -122,9 +138,11 @@ def _of_cross_validation(given, streams):
     if source is None or (limit in (None, sys.maxsize) and _is_endless(source)):
         return None
     if not has_position(source):
-        warnings.warn('the cross-validation source %s has no position to go back to, so nothing of '
-                      'it is read for recovery and calibration: override restore_from_checkpoint, '
-                      'or give data=' % type(source).__name__)
+        warnings.warn(
+            f'the cross-validation source {type(source).__name__} has no position to go back to, '
+            'so nothing of it is read for recovery and calibration: override '
+            'restore_from_checkpoint, or give data='
+        )
         return None
     return Source(source, given.get('streams') or streams, given.get('minibatch_size'), limit)
 
@@ -134,16 +152,18 @@ def _streams_of(source, arguments, streams):
     for argument in arguments:
         name = streams[argument].name if streams and argument in streams else argument.name
         if name not in source.streams.keys():
-            raise ValueError('the minibatch source given as data must have a stream %r for the argument %s, '
-                             'got one with the streams %s; name the stream or the argument alike'
-                             % (name, name_of(argument),
-                                ', '.join(sorted(source.streams.keys()))))
+            raise ValueError(
+                'the minibatch source given as data must have a stream %r for the argument %s, '
+                'got one with the streams %s; name the stream or the argument alike'
+                % (name, name_of(argument), ', '.join(sorted(source.streams.keys())))
+            )
         found[argument] = source.streams[name]
     return found
 
 
 def samples_of(minibatch):
-    """Returns the samples of a minibatch as `train_minibatch` takes it; None where that is not known."""
+    """Returns the samples of a minibatch as `train_minibatch` takes it; None where that is not
+    known."""
     data = minibatch[0] if isinstance(minibatch, tuple) and len(minibatch) == 2 else minibatch
     counts = [_samples(each) for each in (data.values() if isinstance(data, dict) else [data])]
     return max([count for count in counts if count] or [0]) or None
@@ -157,15 +177,15 @@ def _samples(data):
     return data.shape[0] if getattr(data, 'shape', None) else None
 
 
-class Measure(object):
+class Measure:
     """The average of a metric over held-out data, on a network of its own.
 
     The copy shares the Parameters and nothing else with the trainer, so that measuring
     moves no random state, no recurrence and no statistics of the training network. It may be
     called any number of times, as long as the trainer has the same network.
 
-    A metric that is one number for a whole minibatch is averaged as CNTK does: the sum of the numbers
-    over the samples of what its last operation reads first.
+    A metric that is one number for a whole minibatch is averaged as CNTK does: the sum of the
+    numbers over the samples of what its last operation reads first.
 
     Args:
         metric (cntk.Function): summed over its elements, as CNTK's trainer does, for each sample.
@@ -182,9 +202,13 @@ class Measure(object):
         self.repeats = not draws_when_evaluated(copy)
         if self._per_sample:
             every = C.Axis.all_axes()
-            self._sums = C.combine([C.reduce_sum(copy, every), C.reduce_sum(C.ones_like(copy), every)])
+            self._sums = C.combine(
+                [C.reduce_sum(copy, every), C.reduce_sum(C.ones_like(copy), every)]
+            )
         else:
-            self._counted = self._counted if self._counted.is_output else C.alias(self._counted).output
+            self._counted = (
+                self._counted if self._counted.is_output else C.alias(self._counted).output
+            )
             self._sums = C.combine([copy.output, self._counted])
         own(self._sums)
 
@@ -192,7 +216,9 @@ class Measure(object):
         """Returns the average over `data`, an `Arrays` or `Source`, as a float."""
         total, count = 0.0, 0.0
         for minibatch in data.read(self.arguments, as_trained=not self._per_sample):
-            _, values = self._sums.forward(minibatch, list(self._sums.outputs), device=device, as_numpy=False)
+            _, values = self._sums.forward(
+                minibatch, list(self._sums.outputs), device=device, as_numpy=False
+            )
             summed, counted = (values[output] for output in self._sums.outputs)
             total += _number(summed)
             count += _number(counted) if self._per_sample else _sample_count(self._counted, counted)
@@ -208,4 +234,4 @@ def _number(value):
 def _sample_count(variable, value):
     """Returns how many samples a Value holds, as CNTK's trainer counts them."""
     shape = value.shape
-    return int(np.prod(shape[:len(shape) - len(variable.shape)])) - value.masked_count()
+    return int(np.prod(shape[: len(shape) - len(variable.shape)])) - value.masked_count()

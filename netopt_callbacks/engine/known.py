@@ -1,7 +1,7 @@
 """The network that the user knows, where the Trainer was given only a criterion.
 
-`Function.train` builds such a Trainer, and a script may. What the user evaluates then is another live Function over
-the same Parameters: the model inside the criterion.
+`Function.train` builds such a Trainer, and a script may. What the user evaluates then is another
+live Function over the same Parameters: the model inside the criterion.
 """
 import warnings
 
@@ -14,7 +14,8 @@ _UNKNOWN = C.placeholder().shape
 
 
 def known_model(trainer, state, named=None):
-    """Returns the model of a trainer: its own, or the Function of the script that its criterion is built over.
+    """Returns the model of a trainer: its own, or the Function of the script that its criterion is
+    built over.
 
     Args:
         trainer (cntk.Trainer): of the network.
@@ -24,16 +25,18 @@ def known_model(trainer, state, named=None):
     Returns:
         cntk.Function: the criterion where there is none, or, with a warning, several.
     """
-    criterion = C.combine([output for output in state.whole.outputs[state.models:]])
+    criterion = C.combine([output for output in state.whole.outputs[state.models :]])
     if named is not None:
         return _applied_as_in(named, criterion) or named
     if state.models and state.whole.outputs[0].uid != state.whole.outputs[state.models].uid:
         return state.model
     found = _candidates(trainer, state)
     if len(found) > 1:
-        warnings.warn('the Trainer was given no model, and %d Functions of the script read all its Parameters (%s): '
-                      'result.model is the criterion. Say which one it is: model=' % (
-                          len(found), ', '.join(repr(function.name or function.uid) for function in found)))
+        warnings.warn(
+            'the Trainer was given no model, and %d Functions of the script read all its '
+            'Parameters (%s): result.model is the criterion. Say which one it is: model='
+            % (len(found), ', '.join(repr(function.name or function.uid) for function in found))
+        )
     if len(found) != 1:
         return criterion
     return _applied_as_in(found[0], criterion) or found[0]
@@ -47,11 +50,16 @@ def _candidates(trainer, state):
     for function in Readers(trainer, state.whole).functions:
         outputs = tuple(output.uid for output in function.outputs)
         if function.is_composite and not criterion & set(outputs) and not _labels(function, state):
-            reading.setdefault(outputs, (len(trained & {p.uid for p in function.parameters}), function))
+            reading.setdefault(
+                outputs, (len(trained & {p.uid for p in function.parameters}), function)
+            )
     most = max([count for count, _ in reading.values()] + [1])
     full = [function for count, function in reading.values() if count == most]
-    lowest = [function for function in full if not any(
-        other is not function and _is_over(function, other) for other in full)]
+    lowest = [
+        function
+        for function in full
+        if not any(other is not function and _is_over(function, other) for other in full)
+    ]
     return [function for function in lowest if not function.placeholders] or lowest
 
 
@@ -67,21 +75,39 @@ def _is_over(function, other):
 
 
 def _applied_as_in(function, whole):
-    """Returns a layer function applied to an input as a network gives it; None where that is not seen.
+    """Returns a layer function applied to an input as a network gives it; None where that is not
+    seen.
 
     Args:
         function (cntk.Function): with one placeholder.
-        whole (cntk.Function): the network, in which the Parameters that it applies to its input are applied, too.
+        whole (cntk.Function): the network, in which the Parameters that it applies to its input are
+            applied, too.
     """
     if len(function.placeholders) != 1:
         return None
     inlet = function.placeholders[0].uid
-    first = {(part.op_name, leaf.uid) for part in graph.functions(function.outputs)
-             for leaf in part.inputs if leaf.is_parameter and any(v.uid == inlet for v in part.inputs)}
+    first = {
+        (part.op_name, leaf.uid)
+        for part in graph.functions(function.outputs)
+        for leaf in part.inputs
+        if leaf.is_parameter and any(v.uid == inlet for v in part.inputs)
+    }
     for part in graph.walk(whole):
         if any((part.op_name, leaf.uid) in first for leaf in part.inputs if leaf.is_parameter):
-            data = [variable for variable in part.inputs if not (variable.is_parameter or variable.is_constant)]
+            data = [
+                variable
+                for variable in part.inputs
+                if not (variable.is_parameter or variable.is_constant)
+            ]
             if len(data) == 1 and data[0].shape != _UNKNOWN:
-                return function(data[0] if data[0].is_input else C.input_variable(
-                    data[0].shape, data[0].dtype, dynamic_axes=data[0].dynamic_axes, name=data[0].name))
+                return function(
+                    data[0]
+                    if data[0].is_input
+                    else C.input_variable(
+                        data[0].shape,
+                        data[0].dtype,
+                        dynamic_axes=data[0].dynamic_axes,
+                        name=data[0].name,
+                    )
+                )
     return None

@@ -5,7 +5,7 @@ others, the learner is built again: the factory that made it is called on the ne
 the old one's state, with the smoothed gradients of the Parameters that stay, and takes the old
 one's place inside the user's own object.
 """
-import collections
+from typing import NamedTuple, Optional
 
 import numpy as np
 from cntk import cntk_py
@@ -20,9 +20,13 @@ from . import remember
 STATE = 'smoothed_gradients'
 _BLOCK_STATE = 'blockLevelSmoothedGradient'
 
-Trained = collections.namedtuple('Trained', 'learner, parameters, made_by')
-"""A learner of a trainer (the user's own object), the list of Parameters it trains, and the place of
-the optimization whose `learner=` made it, None for one of the user's."""
+
+class Trained(NamedTuple):
+    """A learner of a trainer."""
+
+    learner: cntk_py.Learner  # the user's own object
+    parameters: tuple  # what it trains
+    made_by: Optional[int]  # the place of the optimization whose `learner=` made it
 
 
 def trained_by(learners):
@@ -50,28 +54,32 @@ def _parameters(learner):
 def trains(learner, parameters):
     """Whether a learner trains exactly these Parameters, in this order.
 
-    Variables compare by what they are in C++: one that was loaded has the uid of the one that was saved.
+    Variables compare by what they are in C++: one that was loaded has the uid of the one that was
+    saved.
     """
     return list(_parameters(learner)) == list(parameters)
 
 
 def describe_parameter(parameter):
     """Returns a Parameter as an error names it."""
-    return '%s of shape %s' % (parameter.name or parameter.uid, tuple(parameter.shape))
+    return f'{parameter.name or parameter.uid} of shape {tuple(parameter.shape)}'
 
 
 def describe(learner):
     """Returns a learner as an error names it."""
     name, _ = remember.learner(_innermost(learner))
-    return name[:-len('_learner')] if name else type(learner).__name__
+    return name[: -len('_learner')] if name else type(learner).__name__
 
 
 # What a learner can do.
 
+
 def _forgets(learner):
     """Whether a UserLearner leaves `restore_from_checkpoint` to CNTK, whose own one raises."""
-    return isinstance(learner, UserLearner) \
+    return (
+        isinstance(learner, UserLearner)
         and type(learner).restore_from_checkpoint is UserLearner.restore_from_checkpoint
+    )
 
 
 def keep_state(learners):
@@ -103,10 +111,12 @@ def check_restorable(learners):
         try:
             learner.restore_from_checkpoint(learner.create_checkpoint())
         except RuntimeError as error:
-            raise ValueError('CNTK cannot restore the learner %s from its own state (%s), which an '
-                             'optimization needs. A schedule with epoch_size=cntk.io.FULL_DATA_SWEEP '
-                             'is such: leave epoch_size out, and its values are of one sweep each'
-                             % (describe(learner), str(error).split('\n')[0]))
+            raise ValueError(
+                'CNTK cannot restore the learner %s from its own state (%s), which an '
+                'optimization needs. A schedule with epoch_size=cntk.io.FULL_DATA_SWEEP '
+                'is such: leave epoch_size out, and its values are of one sweep each'
+                % (describe(learner), str(error).split('\n')[0])
+            )
 
 
 def check_resumable(learners):
@@ -117,9 +127,11 @@ def check_resumable(learners):
     """
     for learner in learners:
         if _forgets(learner):
-            raise ValueError('the learner %s cannot go on from a checkpoint: a UserLearner needs '
-                             'create_checkpoint() and restore_from_checkpoint(checkpoint) of its '
-                             'own for that' % type(learner).__name__)
+            raise ValueError(
+                f'the learner {type(learner).__name__} cannot go on from a checkpoint: a '
+                'UserLearner needs create_checkpoint() and restore_from_checkpoint(checkpoint) of '
+                'its own for that'
+            )
 
 
 def any_distributed(learners):
@@ -140,9 +152,14 @@ def counts(trainer, learners, units):
     first = _innermost(learners[0])
     if first is learners[0]:
         return [trainer.total_number_of_units_seen(unit) for unit in units]
-    return [{DataUnit.sample: trainer.total_number_of_units_seen(DataUnit.sample),
-             DataUnit.minibatch: first.total_number_of_minibatches_seen(),
-             DataUnit.sweep: first.total_number_of_sweeps_seen()}[unit] for unit in units]
+    return [
+        {
+            DataUnit.sample: trainer.total_number_of_units_seen(DataUnit.sample),
+            DataUnit.minibatch: first.total_number_of_minibatches_seen(),
+            DataUnit.sweep: first.total_number_of_sweeps_seen(),
+        }[unit]
+        for unit in units
+    ]
 
 
 def shares_count(learner):
@@ -160,16 +177,21 @@ def no_projection(learner):
     name, _ = remember.learner(_innermost(learner))
     if name in ('sgd_learner', 'momentum_sgd_learner', 'nesterov_learner'):
         return None
-    return 'only the smoothed gradient of sgd, momentum_sgd and nesterov maps through W ~ W1 W2, ' \
-           'the squares that adaptive learners keep do not'
+    return (
+        'only the smoothed gradient of sgd, momentum_sgd and nesterov maps through W ~ W1 W2, '
+        'the squares that adaptive learners keep do not'
+    )
 
 
 def not_rebuilt(learner):
     """Says why a learner cannot be built over other Parameters, or returns None."""
     if isinstance(learner, UserLearner):
-        return None if callable(getattr(learner, 'rebuilt', None)) else \
-            'a UserLearner needs a method rebuilt(parameters) for that, which returns the learner that goes on ' \
-            'with these Parameters'
+        return (
+            None
+            if callable(getattr(learner, 'rebuilt', None))
+            else 'a UserLearner needs a method rebuilt(parameters) for that, which returns the '
+            'learner that goes on with these Parameters'
+        )
     name, arguments = remember.learner(learner)
     if name is None:
         return 'it was made before `import netopt_callbacks`, so that how it was made is not known'
@@ -198,8 +220,10 @@ def _innermost(learner):
 
 # Rebuilding.
 
+
 def rebuild(trained, begin_with, undo):
-    """Lets a learner train the Parameters of a `Trained`, with the state of those it has trained so far.
+    """Lets a learner train the Parameters of a `Trained`, with the state of those it has trained so
+    far.
 
     Args:
         trained (Trained): whose learner may train others now.
@@ -223,8 +247,10 @@ def _rebuilt_by_user(learner, parameters, undo):
     undo.callback(setattr, learner, 'this', learner.this)
     new = learner.rebuilt(parameters)
     if not isinstance(new, UserLearner) or not trains(new, parameters):
-        raise ValueError('rebuilt(parameters) of the learner %s must return a UserLearner over exactly the '
-                         'Parameters it is given, got %r' % (type(learner).__name__, new))
+        raise ValueError(
+            f'rebuilt(parameters) of the learner {type(learner).__name__} must return a '
+            f'UserLearner over exactly the Parameters it is given, got {new!r}'
+        )
     return new
 
 
@@ -245,7 +271,9 @@ def _rebuild_native(learner, parameters, begin_with, undo):
         new.restore_from_checkpoint(_distributed_state(state, wrapped, parameters, places))
     else:
         if STATE in state.keys():
-            state[STATE] = _carried(state[STATE], new.create_checkpoint()[STATE], parameters, places, begin_with)
+            state[STATE] = _carried(
+                state[STATE], new.create_checkpoint()[STATE], parameters, places, begin_with
+            )
         new.restore_from_checkpoint(state)
     for attribute in ('this', remember.ATTRIBUTE):
         undo.callback(setattr, learner, attribute, getattr(learner, attribute))
@@ -253,7 +281,8 @@ def _rebuild_native(learner, parameters, begin_with, undo):
 
 
 def _made_anew(argument):
-    """Returns what a distributed learner is made with: a 1-bit communicator counts on its old gradients."""
+    """Returns what a distributed learner is made with: a 1-bit communicator counts on its old
+    gradients."""
     name, arguments = remember.learner(argument) if hasattr(argument, '__dict__') else (None, ())
     return getattr(cntk_py, name)(*arguments) if name == 'quantized_mpicommunicator' else argument
 
@@ -262,15 +291,17 @@ def _carried(old, fresh, parameters, places, begin_with):
     """Returns the smoothed gradients of a new list of Parameters."""
     result = []
     for parameter, zeros in zip(parameters, fresh):
-        value = old[places[parameter]] if parameter in places \
-            else begin_with.get(parameter.uid, zeros)
+        value = (
+            old[places[parameter]] if parameter in places else begin_with.get(parameter.uid, zeros)
+        )
         # `ascontiguousarray` would give one without axes, as of plain sgd, an axis.
         result.append(np.array(value, np.asarray(zeros).dtype, order='C').reshape(np.shape(zeros)))
     return result
 
 
 def _distributed_state(state, wrapped, parameters, places):
-    """Returns the state of a distributed learner over other Parameters, whose inner one is rebuilt already.
+    """Returns the state of a distributed learner over other Parameters, whose inner one is rebuilt
+    already.
 
     Its parts are put together anew: what CNTK gives as Python values it does not take back as such.
     """
@@ -279,10 +310,13 @@ def _distributed_state(state, wrapped, parameters, places):
         return _local_state(state['totalNumberOfSamplesSeen'], wrapped)
     new = cntk_py.Dictionary()
     new['base'] = cntk_py.DictionaryValueFromDict(
-        _local_state(state['base']['totalNumberOfSamplesSeen'], wrapped))
+        _local_state(state['base']['totalNumberOfSamplesSeen'], wrapped)
+    )
     new['localTotalNumSamplesSeen'] = _count(state['localTotalNumSamplesSeen'])
     fresh = [np.zeros(parameter.shape, parameter.dtype) for parameter in parameters]
-    new[_BLOCK_STATE] = _to_cntk_dict_value(_carried(state[_BLOCK_STATE], fresh, parameters, places, {}))
+    new[_BLOCK_STATE] = _to_cntk_dict_value(
+        _carried(state[_BLOCK_STATE], fresh, parameters, places, {})
+    )
     return new
 
 
@@ -301,7 +335,8 @@ def projected(learner, parameter, projection, added):
     """Returns {uid: what its smoothed gradient begins with} of the Parameters that replace one.
 
     Args:
-        learner (cntk.learners.Learner): trains `parameter`; one with the smoothed gradient of `no_projection`.
+        learner (cntk.learners.Learner): trains `parameter`; one with the smoothed gradient of
+            `no_projection`.
         parameter (cntk.Parameter): the one to be retired.
         projection (callable): see `nc.Replaced`.
         added (sequence of cntk.Parameter): in its order.
@@ -309,12 +344,15 @@ def projected(learner, parameter, projection, added):
     inner = _innermost(learner)
     place = [p.uid for p in _parameters(inner)].index(parameter.uid)
     gradient = np.asarray(inner.create_checkpoint()[STATE][place])
-    if gradient.size != int(np.prod(parameter.shape)):      # plain sgd keeps none
+    if gradient.size != int(np.prod(parameter.shape)):  # plain sgd keeps none
         return {}
-    return {new.uid: value for new, value in zip(added, projection(gradient.reshape(parameter.shape)))}
+    return {
+        new.uid: value for new, value in zip(added, projection(gradient.reshape(parameter.shape)))
+    }
 
 
 # Checkpoints.
+
 
 def check_states(saved, trained):
     """Refuses, before CNTK has restored half of it, a checkpoint of learners that are not these.
@@ -323,27 +361,33 @@ def check_states(saved, trained):
 
     Args:
         saved (checkpoint.Saved): what is to be restored.
-        trained (sequence of Trained): the learners it is to be restored into, and what they will train.
+        trained (sequence of Trained): the learners it is to be restored into, and what they will
+            train.
 
     Raises:
         ValueError: says what differs.
     """
     if len(saved.learners) != len(trained):
-        raise ValueError('the checkpoint %s holds the state of %d learners, and this trainer has %d: build it '
-                         'with the same learners' % (saved.file, len(saved.learners), len(trained)))
+        raise ValueError(
+            f'the checkpoint {saved.file} holds the state of {len(saved.learners)} learners, and '
+            f'this trainer has {len(trained)}: build it with the same learners'
+        )
     for number, (state, (learner, parameters, _)) in enumerate(zip(saved.learners, trained)):
         if isinstance(learner, (UserLearner, DistributedLearner)) or STATE not in state.keys():
             continue
         theirs = [np.shape(gradient) for gradient in state[STATE]]
         mine = _state_shapes(learner, parameters)
-        if mine is not None and theirs[:len(mine)] != mine:
-            raise ValueError('the checkpoint %s was written by a trainer whose learner number %d keeps arrays '
-                             'of shapes %s, and %s of this one keeps %s: build it with the same learners'
-                             % (saved.file, number, theirs, describe(learner), mine))
+        if mine is not None and theirs[: len(mine)] != mine:
+            raise ValueError(
+                f'the checkpoint {saved.file} was written by a trainer whose learner number '
+                f'{number} keeps arrays of shapes {theirs}, and {describe(learner)} of this one '
+                f'keeps {mine}: build it with the same learners'
+            )
 
 
 def _state_shapes(learner, parameters):
-    """Returns the shapes of the smoothed gradients of a learner over these Parameters; None if not known."""
+    """Returns the shapes of the smoothed gradients of a learner over these Parameters; None if
+    not known."""
     now = learner.create_checkpoint()[STATE]
     if trains(learner, parameters):
         return [np.shape(gradient) for gradient in now]

@@ -3,7 +3,8 @@ from ..safe_load import load_model
 
 
 def load_graph(file):
-    """Returns the Function that a file holds, once the names in it that CNTK would run have been looked at.
+    """Returns the Function that a file holds, once the names in it that CNTK would run have been
+    looked at.
 
     Raises:
         ValueError: a name in the file is none of a package that is there.

@@ -1,8 +1,8 @@
 """One process at a time trains under a checkpoint name.
 
-The lock is the operating system's, of a record of the file `lock` in the checkpoint's folder, so it ends with the
-process that holds it, however that ends: a file that is left behind locks nothing. It is no lock of the descriptor
-(`flock`), which a child process would go on holding.
+The lock is the operating system's, of a record of the file `lock` in the checkpoint's folder, so it
+ends with the process that holds it, however that ends: a file that is left behind locks nothing. It
+is no lock of the descriptor (`flock`), which a child process would go on holding.
 """
 import errno
 import json
@@ -11,19 +11,20 @@ import socket
 
 try:
     import fcntl
-except ImportError:         # an operating system without such locks
+except ImportError:  # an operating system without such locks
     fcntl = None
 
 _NAME = 'lock'
-_held = {}                  # by absolute path: the descriptor, of this process
+_held = {}  # by absolute path: the descriptor, of this process
 
 
-class Lock(object):
+class Lock:
     """Of one checkpoint name.
 
     Args:
         file (str): the name.
-        folder (str): the one beside it; is made, and taken away again where nothing else came into it.
+        folder (str): the one beside it; is made, and taken away again where nothing else came into
+            it.
     """
 
     def __init__(self, file, folder):
@@ -50,20 +51,20 @@ class Lock(object):
         try:
             descriptor = self._locked()
         except OSError:
-            return              # what cannot be written is an error where it is written
+            return  # what cannot be written is an error where it is written
         if descriptor is not None:
             _held[self._path], self._owner = descriptor, os.getpid()
 
     def release(self):
         """Gives the lock back, where this object took it."""
         if self._owner != os.getpid():
-            return              # never taken, or taken by the process that this one is a child of
+            return  # never taken, or taken by the process that this one is a child of
         self._owner = None
         try:
             os.remove(self._path)
             os.rmdir(self._folder)
         except OSError:
-            pass                # there is something else in it, or the user took it away
+            pass  # there is something else in it, or the user took it away
         os.close(_held.pop(self._path))
 
     def _locked(self):
@@ -84,9 +85,15 @@ class Lock(object):
                     raise
                 if holder.get('job') and holder['job'] == _me()['job']:
                     return None
-                raise RuntimeError(self._words('process %s on %s' % (holder.get('process', '(unknown)'),
-                                                                     holder.get('computer', 'some computer'))))
-            os.close(descriptor)        # whoever had it has taken the file away meanwhile
+                raise RuntimeError(
+                    self._words(
+                        'process {} on {}'.format(
+                            holder.get('process', '(unknown)'),
+                            holder.get('computer', 'some computer'),
+                        )
+                    )
+                )
+            os.close(descriptor)  # whoever had it has taken the file away meanwhile
 
     def _is(self, descriptor):
         try:
@@ -97,13 +104,20 @@ class Lock(object):
         return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
 
     def _words(self, holder):
-        return ('%s is training under the checkpoint name %s, and two would overwrite what the other needs: wait until '
-                'it has ended, or give this run another name; nothing was written' % (holder, self._file))
+        return (
+            f'{holder} is training under the checkpoint name {self._file}, and two would overwrite '
+            'what the other needs: wait until it has ended, or give this run another name; nothing '
+            'was written'
+        )
 
 
 def _me():
     # Open MPI names the job that mpiexec started, the same to all its workers.
-    return {'process': os.getpid(), 'computer': socket.gethostname(), 'job': os.environ.get('PMIX_NAMESPACE')}
+    return {
+        'process': os.getpid(),
+        'computer': socket.gethostname(),
+        'job': os.environ.get('PMIX_NAMESPACE'),
+    }
 
 
 def _holder(descriptor):

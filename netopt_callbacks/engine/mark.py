@@ -24,7 +24,7 @@ def label_of(graph):
     """Returns the label that a saved graph carries, or None."""
     for constant in graph.constants:
         if constant.name.startswith(MARK):
-            return constant.name[len(MARK):]
+            return constant.name[len(MARK) :]
     return None
 
 
@@ -43,5 +43,7 @@ def reaching(loss, parameters):
         flat = C.reshape(parameter, (int(np.prod(parameter.shape)),))
         element = C.reshape(C.slice(flat, 0, 0, 1), ())
         zero = C.constant(np.zeros((), parameter.dtype))
-        loss = C.plus(loss, C.element_select(zero, element, zero), name=loss.output.name or loss.name)
+        loss = C.plus(
+            loss, C.element_select(zero, element, zero), name=loss.output.name or loss.name
+        )
     return loss

@@ -19,7 +19,20 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from .. import count, graph
-from . import difference, directors, edits, learners as learner_facts, random_state, readers, remember, saved_graph, state, swap, temporary, windows
+from . import (
+    difference,
+    directors,
+    edits,
+    learners as learner_facts,
+    random_state,
+    readers,
+    remember,
+    saved_graph,
+    state,
+    swap,
+    temporary,
+    windows,
+)
 from .export import exported
 from .known import known_model
 from .learners import Trained
@@ -29,7 +42,7 @@ from .schedule import UNITS
 from .state import own
 
 
-class Change(object):
+class Change:
     """A transformed network that has passed all checks and only waits for `Network.commit`.
 
     Attributes:
@@ -38,23 +51,24 @@ class Change(object):
     """
 
     def __init__(self, now, begin_with, added, layers, messages, readers, following, others):
-        self.now = now                  # the next State
+        self.now = now  # the next State
         self.begin_with = begin_with
-        self.added = added              # leaves whose values workers share
+        self.added = added  # leaves whose values workers share
         self.layers = layers
         self.messages = messages
         self.readers = readers
-        self.following = following      # uid of an output before: the Variable that stands for it
-        self.others = others            # (other Trainer, its next State, what its learners begin with)
+        self.following = following  # uid of an output before: the Variable that stands for it
+        self.others = others  # (other Trainer, its next State, what its learners begin with)
 
 
-class _Restore(object):
-    """What changes the networks of other Trainers where a checkpoint of another structure is restored: see `planned`."""
+class _Restore:
+    """What changes the networks of other Trainers where a checkpoint of another structure is
+    restored: see `planned`."""
 
     name, learner, learner_state = 'the restore', None, 'reset'
 
 
-class Network(object):
+class Network:
     """A trainer whose inside can be exchanged.
 
     Args:
@@ -66,8 +80,8 @@ class Network(object):
 
     Attributes:
         trainer, handed, workers: as given.
-        given (list of cntk.learners.Learner): those that a resumed script has: of the trainer when the run began,
-            or those it was built with, where a plain checkpoint was gone back to.
+        given (list of cntk.learners.Learner): those that a resumed script has: of the trainer when
+            the run began, or those it was built with, where a plain checkpoint was gone back to.
     """
 
     def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary, model=None):
@@ -85,9 +99,12 @@ class Network(object):
     def look(self):
         """Begins with the trainer as it is now."""
         self.given = self._began_with = list(self.handed.learners)
-        self._window_unknown = self.handed.tracker is None and self.handed.writers and self.counts()[0]
-        self._tracker = self.handed.tracker \
-            or windows.Tracker(self.handed, np.dtype(self.trainer.loss_function.output.dtype))
+        self._window_unknown = (
+            self.handed.tracker is None and self.handed.writers and self.counts()[0]
+        )
+        self._tracker = self.handed.tracker or windows.Tracker(
+            self.handed, np.dtype(self.trainer.loss_function.output.dtype)
+        )
 
     @property
     def metric(self):
@@ -103,28 +120,33 @@ class Network(object):
         self.given, self._began_with = before.given, before._began_with
 
     def _readers(self, whole):
-        """Returns what else reads a network, the same on each of several workers: what waits to be collected is none."""
+        """Returns what else reads a network, the same on each of several workers: what waits to
+        be collected is none."""
         if self.workers.count > 1:
             gc.collect()
         return readers.Readers(self.trainer, whole)
 
     def refuse_expected(self, optimizations):
-        """Refuses, before training, optimizations that could not be applied, as far as that is known.
+        """Refuses, before training, optimizations that could not be applied, as far as that is
+        known.
 
         Args:
             optimizations (list of nc.Optimization): those still to be applied.
         """
         others = []
         if optimizations and any(other is not self.trainer for other in remember.trainers()):
-            others = [(readers.named(now.whole), now.trained)
-                      for now in map(state.current, self._readers(self.now.whole).trainers)]
+            others = [
+                (readers.named(now.whole), now.trained)
+                for now in map(state.current, self._readers(self.now.whole).trainers)
+            ]
         refuse_expected(optimizations, self.now.whole, self.now.trained, others)
 
     def take_over(self, changes, label):
         """Makes sure that the trainer is one of our own.
 
         Args:
-            changes (bool): whether the network is to be changed later, so that blocks with random state are opened.
+            changes (bool): whether the network is to be changed later, so that blocks with random
+                state are opened.
             label (str): of the phase, None for a network that is not to be optimized.
         """
         if not changes and self.handed.tracker is not None and self.handed.label == label:
@@ -133,25 +155,30 @@ class Network(object):
         now = self._pulled()
         if self.counts()[0] and random_state.stateful_blocks(now.whole):
             warnings.warn(
-                'this trainer has trained a block with random state (cntk.layers.Dropout is one), and '
-                'CNTK forgets the state of such a block where a trainer is built anew: its random '
-                'numbers begin anew. Attach before the first minibatch for an exact run')
+                'this trainer has trained a block with random state (cntk.layers.Dropout is one), '
+                'and CNTK forgets the state of such a block where a trainer is built anew: its '
+                'random numbers begin anew. Attach before the first minibatch for an exact run'
+            )
         if self._window_unknown:
             warnings.warn(
                 'this trainer trained before its progress writers were under our eyes, and CNTK '
                 'does not tell what they have summed up since their last summary: if a progress '
                 'window is open now, its next summary counts all its samples, but the loss and '
                 'metric only from here on. Call trainer.summarize_training_progress() first, or '
-                'attach before the first minibatch')
+                'attach before the first minibatch'
+            )
         if changes and random_state.estimates(now.whole):
             warnings.warn(
                 'this network estimates the inclusion frequencies of a sampled softmax '
-                '(random_sample_inclusion_frequency with allow_duplicates=False): CNTK draws for this estimate once for '
-                'each trainer, so that from each optimization on, and after a resume, the losses differ from those of one '
-                'trainer by what the estimate is uncertain. With allow_duplicates=True they are computed and equal')
+                '(random_sample_inclusion_frequency with allow_duplicates=False): CNTK draws for '
+                'this estimate once for each trainer, so that from each optimization on, and after '
+                'a resume, the losses differ from those of one trainer by what the estimate is '
+                'uncertain. With allow_duplicates=True they are computed and equal'
+            )
         if changes:
             learner_facts.keep_state(self.given)
-            # What learner= of an optimization of an earlier run made is one of the script's own in this run.
+            # What learner= of an optimization of an earlier run made is one of the script's own in
+            # this run.
             trained = tuple(one._replace(made_by=None) for one in now.trained)
             now = now._replace(trained=trained)
             if random_state.has_state(now.whole):
@@ -161,12 +188,17 @@ class Network(object):
         self._exchange(now, label)
 
     def _open(self, now, label):
-        """Takes over a network with random state: its blocks with such state are opened, also where others read it."""
+        """Takes over a network with random state: its blocks with such state are opened, also
+        where others read it."""
         found = self._readers(now.whole)
         whole, others = edits.as_one(random_state.open_blocks, now.whole, found.outputs)
         after, others = self._numbered(now._replace(whole=whole), others)
-        following = {old.uid: new for old, new in zip(
-            list(now.whole.outputs) + found.outputs, list(after.whole.outputs) + others)}
+        following = {
+            old.uid: new
+            for old, new in zip(
+                list(now.whole.outputs) + found.outputs, list(after.whole.outputs) + others
+            )
+        }
         _stay(found.trainers, now.whole, following)
         self._exchange(after, label, rest=lambda undo: found.follow(following, undo))
 
@@ -185,13 +217,24 @@ class Network(object):
         found = self._readers(before.whole)
         outputs = list(before.whole.outputs)
         if self.workers.count > 1:
-            self.workers.align_unique_id()      # CNTK aggregates gradients in the order of their uids
-        with graph.trained_by(parameter.uid for one in before.trained for parameter in one.parameters):
+            self.workers.align_unique_id()  # CNTK aggregates gradients in the order of their uids
+        with graph.trained_by(
+            parameter.uid for one in before.trained for parameter in one.parameters
+        ):
             optimization.prepare(before.whole, minibatches(before.whole.arguments))
             done, others, touched = edits.applied(optimization, outputs, found.outputs)
         new = list(done.model.outputs)
-        plan = planned(optimization, index, before.whole, own(C.combine(new[:len(outputs)])), done.replaced, before.trained)
-        after = before._replace(whole=edits.same(before.whole, new[:len(outputs)]), trained=plan.trained)
+        plan = planned(
+            optimization,
+            index,
+            before.whole,
+            own(C.combine(new[: len(outputs)])),
+            done.replaced,
+            before.trained,
+        )
+        after = before._replace(
+            whole=edits.same(before.whole, new[: len(outputs)]), trained=plan.trained
+        )
         if after.whole is not before.whole:
             whole, others = edits.as_one(random_state.open_blocks, after.whole, others)
             after, others = self._numbered(after._replace(whole=whole), others)
@@ -202,24 +245,39 @@ class Network(object):
         retired = edits.missing(before.whole, after.whole)
         left = found.left_behind(following, optimization.name, retired, touched)
         others, messages = self._others(found, following, optimization, index, done.replaced)
-        return Change(after, plan.begin_with, edits.added(before.whole, after.whole), done.layers,
-                      plan.messages + messages + left, found, following, others)
+        return Change(
+            after,
+            plan.begin_with,
+            edits.added(before.whole, after.whole),
+            done.layers,
+            plan.messages + messages + left,
+            found,
+            following,
+            others,
+        )
 
     def _others(self, found, following, optimization, index, replaced):
-        """Returns what becomes of other Trainers over the same layers, and what the record says of them."""
+        """Returns what becomes of other Trainers over the same layers, and what the record says
+        of them."""
         others, messages, staying = [], [], []
         for trainer in found.trainers:
             before = state.current(trainer)
             outputs = [following[output.uid] for output in before.whole.outputs]
             after = C.combine(outputs)
-            if state.signature(after) == state.signature(before.whole) \
-                    and edits.leaves(after) == edits.leaves(before.whole):
+            if state.signature(after) == state.signature(before.whole) and edits.leaves(
+                after
+            ) == edits.leaves(before.whole):
                 staying.append(trainer)
                 continue
             plan = planned(optimization, index, before.whole, after, replaced, before.trained)
-            others.append((trainer, before._replace(whole=own(after), trained=plan.trained), plan.begin_with))
-            messages.append('another Trainer reads these layers too; its network and its learners (%s) changed with '
-                            'this one' % ', '.join(learner_facts.describe(one.learner) for one in before.trained))
+            others.append(
+                (trainer, before._replace(whole=own(after), trained=plan.trained), plan.begin_with)
+            )
+            messages.append(
+                'another Trainer reads these layers too; its network and its learners (%s) changed '
+                'with this one'
+                % ', '.join(learner_facts.describe(one.learner) for one in before.trained)
+            )
         _stay(staying, self.now.whole, following)
         return others, messages
 
@@ -230,6 +288,7 @@ class Network(object):
             change (Change): as `transformed` gave it.
             label (str): of the phase that begins, or None.
         """
+
         def rest(undo):
             self.workers.share_values(change.added)
             for trainer, after, begin_with in change.others:
@@ -248,9 +307,11 @@ class Network(object):
     def put(self, after, begin_with, undo):
         """Puts a State into a trainer that follows another's change."""
         if self._window_unknown:
-            warnings.warn('another Trainer over the layers that are optimized has trained with progress writers of its '
-                          'own: if a progress window of it is open now, its next summary counts all its samples, but '
-                          'the loss and metric only from here on')
+            warnings.warn(
+                'another Trainer over the layers that are optimized has trained with progress '
+                'writers of its own: if a progress window of it is open now, its next summary '
+                'counts all its samples, but the loss and metric only from here on'
+            )
         self._pulled()
         self._exchange(after, self.handed.label, begin_with, None, undo)
 
@@ -270,8 +331,9 @@ class Network(object):
         original = self.original
         kept = self._kept(saved)
         if kept is None:
-            whole, learners = saved_graph.rebound(saved.graph, saved.phase, original, self.handed.arguments,
-                                                  self._leaf_of(original))
+            whole, learners = saved_graph.rebound(
+                saved.graph, saved.phase, original, self.handed.arguments, self._leaf_of(original)
+            )
             given = self._given_for(saved, learners)
             _check_given(saved, given, original)
             trained = self._trained(learners, given, optimizations)
@@ -287,14 +349,17 @@ class Network(object):
         self.given = given
 
     def _given_for(self, saved, learners):
-        """Returns the learners of this script that a checkpoint's are, but for those `learner=` made."""
+        """Returns the learners of this script that a checkpoint's are, but for those `learner=`
+        made."""
         expected = sum(made_by is None for made_by, _ in learners)
         given = self.given
         if len(given) != expected:
-            given = self._began_with    # it went back behind a run that brought learners of its own
+            given = self._began_with  # it went back behind a run that brought learners of its own
         if len(given) != expected:
-            raise ValueError('the checkpoint %s holds the state of %d learners, and this trainer has %d: build it '
-                             'with the same learners' % (saved.file, expected, len(given)))
+            raise ValueError(
+                f'the checkpoint {saved.file} holds the state of {expected} learners, and this '
+                f'trainer has {len(given)}: build it with the same learners'
+            )
         return given
 
     def _trained(self, learners, given, optimizations):
@@ -305,11 +370,16 @@ class Network(object):
                 learner = next(mine)
                 reason = learner_facts.not_rebuilt(learner)
                 if reason is not None and not learner_facts.trains(learner, parameters):
-                    raise ValueError('the checkpoint holds a network whose learner (%s) trains other Parameters than '
-                                     'it does now, and %s' % (learner_facts.describe(learner), reason))
+                    raise ValueError(
+                        'the checkpoint holds a network whose learner '
+                        f'({learner_facts.describe(learner)}) trains other Parameters than it does '
+                        f'now, and {reason}'
+                    )
             elif optimizations[made_by].learner is None:
-                raise ValueError('%s: the checkpoint was written with learner= for the Parameters '
-                                 'it adds, got none now; give the same one' % optimizations[made_by].name)
+                raise ValueError(
+                    f'{optimizations[made_by].name}: the checkpoint was written with learner= for '
+                    'the Parameters it adds, got none now; give the same one'
+                )
             else:
                 learner = optimizations[made_by].learner(list(parameters))
             trained.append(Trained(learner, parameters, made_by))
@@ -322,7 +392,7 @@ class Network(object):
             saved (checkpoint.Saved): of plain CNTK.
             restore (callable): restores the checkpoint into the trainer.
         """
-        if self.handed.label is None:          # it is in that network
+        if self.handed.label is None:  # it is in that network
             self.restore_in_place(restore)
             return
         after = self._plain(saved)
@@ -357,8 +427,10 @@ class Network(object):
             ValueError: the checkpoint is of another network, or of other learners.
         """
         if saved_graph.original_outputs(saved.graph, self.original) is None:
-            raise ValueError('the checkpoint %s was written by another network than the one of this '
-                             'script: give it another checkpoint name' % saved.file)
+            raise ValueError(
+                f'the checkpoint {saved.file} was written by another network than the one of this '
+                'script: give it another checkpoint name'
+            )
         learner_facts.check_states(saved, self._plain(saved).trained)
 
     def _plain(self, saved):
@@ -374,9 +446,10 @@ class Network(object):
         return saved_graph.places(self.now, self.original, self.handed.arguments)
 
     def export(self):
-        """Returns copies with Parameters of their own: of the model the user knows, and of the criterion."""
+        """Returns copies with Parameters of their own: of the model the user knows, and of the
+        criterion."""
         now = self.now
-        criterion = C.combine(list(now.whole.outputs)[now.models:])
+        criterion = C.combine(list(now.whole.outputs)[now.models :])
         return exported(self._model), exported(criterion)
 
     def totals(self):
@@ -408,12 +481,15 @@ class Network(object):
         now = self.now
         if random_state.has_state(now.whole):
             with tempfile.TemporaryDirectory() as folder:
-                temporary.room_for(folder, now.loss, now.learners, 'exchanging a network with random state')
+                temporary.room_for(
+                    folder, now.loss, now.learners, 'exchanging a network with random state'
+                )
                 Trainer.save_checkpoint(self.trainer, folder + '/pulled')
         return now
 
     def _numbered(self, after, others=(), unique_id=None):
-        """Returns the State with the uids its graph needs, and the outputs of others that share its Functions.
+        """Returns the State with the uids its graph needs, and the outputs of others that share its
+        Functions.
 
         With several workers and random state they must be the same on all, and after a resume: CNTK
         restores the random state of all workers but the main one by uid.
@@ -421,7 +497,8 @@ class Network(object):
         Args:
             after (State): whose graph may be a new one.
             others (sequence of cntk.Variable): what else reads it.
-            unique_id (int): where the uids began when the checkpoint was saved that is to be restored.
+            unique_id (int): where the uids began when the checkpoint was saved that is to be
+                restored.
         """
         own(after.whole)
         if self.workers.count == 1:
@@ -434,7 +511,8 @@ class Network(object):
         return after._replace(whole=whole, unique_id=begin), others
 
     def _kept(self, saved):
-        """Returns the State of a checkpoint, where the trainer has had that very one and it is kept.
+        """Returns the State of a checkpoint, where the trainer has had that very one and it is
+        kept.
 
         Several workers keep those with random state: once the counter is past the uids of a
         checkpoint, no new graph can get them.
@@ -443,7 +521,8 @@ class Network(object):
         return kept if kept is not None and saved_graph.is_of(saved, kept.whole) else None
 
     def _leaf_of(self, original):
-        """Returns a function: uid -> the script's own Parameter or Constant of the original network, or None."""
+        """Returns a function: uid -> the script's own Parameter or Constant of the original
+        network, or None."""
         whole = self.now.whole
         known = {leaf.uid: leaf for leaf in list(whole.parameters) + list(whole.constants)}
         missing = {uid for uids in original.leaves for uid in uids if uid not in known}
@@ -451,21 +530,27 @@ class Network(object):
         return known.get
 
     def _following(self, after, restore):
-        """Returns what is done once the trainer has the network of a checkpoint: restore it, and let readers follow."""
+        """Returns what is done once the trainer has the network of a checkpoint: restore it,
+        and let readers follow."""
         before = self.now
         found = self._readers(before.whole)
         following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
         others, touched, parts = difference.follow(before.whole, after.whole, found.outputs)
         following.update((old.uid, new) for old, new in zip(found.outputs, others))
-        found.left_behind(following, 'the restore', edits.missing(before.whole, after.whole), touched)
+        found.left_behind(
+            following, 'the restore', edits.missing(before.whole, after.whole), touched
+        )
         trained = [parameter for one in after.trained for parameter in one.parameters]
-        others, _ = self._others(found, following, _Restore(), None, difference.replaced(parts, trained))
+        others, _ = self._others(
+            found, following, _Restore(), None, difference.replaced(parts, trained)
+        )
 
         def rest(undo):
             for trainer, state_of, begin_with in others:
                 Network.of(trainer, self.workers).put(state_of, begin_with, undo)
             found.follow(following, undo)
             restore()
+
         return rest
 
     def _exchange(self, after, label, begin_with=None, rest=None, undo=None):
@@ -477,13 +562,16 @@ class Network(object):
             begin_with (dict): see `learners.rebuild`.
             rest (callable): does what is left once the trainer is the new one; gets an
                 ExitStack of what takes back what it did.
-            undo (contextlib.ExitStack): the one of a change that this is a part of; None for one of its own.
+            undo (contextlib.ExitStack): the one of a change that this is a part of; None for one of
+                its own.
         """
         sums = self._tracker.open
         before, original = self.now, self.original
         with directors.uninterrupted(), contextlib.ExitStack() as mine:
             undo, whole = (mine, mine) if undo is None else (undo, None)
-            swap.exchange(self.trainer, self.handed, after, begin_with or {}, self.writers, label, undo)
+            swap.exchange(
+                self.trainer, self.handed, after, begin_with or {}, self.writers, label, undo
+            )
             undo.callback(setattr, self.handed, 'original', self.handed.original)
             self.handed.original = original
             for old, new in zip(before.whole.outputs, after.whole.outputs):
@@ -492,8 +580,12 @@ class Network(object):
                 rest(undo)
             elif after.whole is not before.whole:
                 readers.Readers(self.trainer, before.whole).follow(
-                    {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}, undo)
-            windows.carry(self.writers, self.trainer, sums, self._tracker.dtype, self.workers.averaged)
+                    {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)},
+                    undo,
+                )
+            windows.carry(
+                self.writers, self.trainer, sums, self._tracker.dtype, self.workers.averaged
+            )
             self._tracker.listen(*self._listeners)
             self.handed.tracker = self._tracker
             self._keep(after, label)
@@ -501,11 +593,13 @@ class Network(object):
                 whole.pop_all()
 
     def _keep(self, after, label):
-        """Lets go of what no restore needs: the network before, once a Parameter of it is retired."""
+        """Lets go of what no restore needs: the network before, once a Parameter of it is
+        retired."""
         original = self.handed.original
         if original.state is not None:
             present = {parameter.uid for parameter in after.whole.parameters}
-            # CNTK restores the random state of all workers but the main one by uid, and no new graph can get old ones.
+            # CNTK restores the random state of all workers but the main one by uid, and no new
+            # graph can get old ones.
             by_uid = self.workers.count > 1 and random_state.has_state(original.state.whole)
             if not by_uid and not set(original.leaves[0]) <= present:
                 self.handed.original = original._replace(state=None)
@@ -514,25 +608,37 @@ class Network(object):
 
 
 def _check_given(saved, given, original):
-    """Refuses a checkpoint whose learners train other Parameters of the network than those of this script do.
+    """Refuses a checkpoint whose learners train other Parameters of the network than those of this
+    script do.
 
     Raises:
         ValueError: the script is not the one that wrote it.
     """
-    place_of = {uid: place for uid, place in zip(original.leaves[0], saved.phase.parameters) if place is not None}
+    place_of = {
+        uid: place
+        for uid, place in zip(original.leaves[0], saved.phase.parameters)
+        if place is not None
+    }
     theirs = [set(owned) for made_by, owned in saved.phase.learners if made_by is None]
     for number, (owned, learner) in enumerate(zip(theirs, given)):
         mine = next((trained for one, trained in original.learners if one.learner is learner), None)
-        if mine is not None and {place_of[uid] for uid in mine if uid in place_of} \
-                != owned.intersection(place_of.values()):
-            raise ValueError('the checkpoint %s was written by another script: its learner number %d trains other '
-                             'Parameters of the network than %s of this one does: build it with the same learners'
-                             % (saved.file, number, learner_facts.describe(learner)))
+        if mine is not None and {
+            place_of[uid] for uid in mine if uid in place_of
+        } != owned.intersection(place_of.values()):
+            raise ValueError(
+                f'the checkpoint {saved.file} was written by another script: its learner number '
+                f'{number} trains other Parameters of the network than '
+                f'{learner_facts.describe(learner)} of this one does: build it with the same '
+                'learners'
+            )
 
 
 def _stay(trainers, whole, following):
     """Lets what other Trainers compute, and `whole` does not, stay as it is."""
     mine = {output.uid for output in whole.outputs}
     for trainer in trainers:
-        following.update((output.uid, output) for output in state.current(trainer).whole.outputs
-                         if output.uid not in mine)
+        following.update(
+            (output.uid, output)
+            for output in state.current(trainer).whole.outputs
+            if output.uid not in mine
+        )

@@ -16,25 +16,33 @@ from .mark import MARK
 STATE = '.ckp'
 _GRAPH_ENTRIES = {'version', 'type', 'root', 'uid', 'inputs', 'primitive_functions'}
 _STATE_ENTRIES = {'Version', 'Learners', 'ExternalState', 'DistributedState'}
-_LARGE = struct.pack('<I', 0x636e746b)      # how a file of 2 GB and more begins: its arrays follow the message
+_LARGE = struct.pack(
+    '<I', 0x636E746B
+)  # how a file of 2 GB and more begins: its arrays follow the message
 _PORTION = 1 << 22
 
 
 def fault(file):
-    """Returns what is wrong with the pair `file`, `file`.ckp as CNTK 2.7 writes it; None where nothing is."""
-    for path, entries, load in ((file, _GRAPH_ENTRIES, load_graph),
-                                (file + STATE, _STATE_ENTRIES, cntk_py.Dictionary.load)):
+    """Returns what is wrong with the pair `file`, `file`.ckp as CNTK 2.7 writes it; None where
+    nothing is."""
+    for path, entries, load in (
+        (file, _GRAPH_ENTRIES, load_graph),
+        (file + STATE, _STATE_ENTRIES, cntk_py.Dictionary.load),
+    ):
         try:
             found = _entries(path)
             if found is None:
                 load(path)
             elif not found >= entries:
                 return '%s ends after %d bytes, before its %s' % (
-                    path, os.path.getsize(path), ' and '.join(sorted(entries - found)))
+                    path,
+                    os.path.getsize(path),
+                    ' and '.join(sorted(entries - found)),
+                )
         except FileNotFoundError:
-            return 'there is no %s' % path
+            return f'there is no {path}'
         except (OSError, ValueError, RuntimeError) as error:
-            return '%s cannot be read: %s' % (path, str(error).split('\n')[0])
+            return '{} cannot be read: {}'.format(path, str(error).split('\n')[0])
     return None
 
 
@@ -51,13 +59,13 @@ def _entries(path):
         stream.seek(0)
         while stream.tell() < size:
             kind = _varint(stream)
-            if kind == 0x08:                    # the version
+            if kind == 0x08:  # the version
                 _varint(stream)
-            elif kind == 0x12:                  # an entry: its name, then its value
+            elif kind == 0x12:  # an entry: its name, then its value
                 length, begin = _varint(stream), stream.tell()
                 if begin + length > size:
-                    raise ValueError('it ends after %d bytes, within an entry' % size)
-                if _varint(stream) != 0x0a:
+                    raise ValueError(f'it ends after {size} bytes, within an entry')
+                if _varint(stream) != 0x0A:
                     raise ValueError('it is damaged')
                 found.add(stream.read(min(_varint(stream), 100)).decode('utf-8', 'replace'))
                 stream.seek(begin + length)
@@ -72,14 +80,15 @@ def _varint(stream):
         byte = stream.read(1)
         if not byte:
             raise ValueError('it ends within an entry')
-        value |= (byte[0] & 0x7f) << shift
+        value |= (byte[0] & 0x7F) << shift
         if byte[0] < 0x80:
             return value
     raise ValueError('it is damaged')
 
 
 def digests(file):
-    """Returns texts that tell the two files of a pair from others: size and CRC-32, which any flipped bit changes."""
+    """Returns texts that tell the two files of a pair from others: size and CRC-32, which any
+    flipped bit changes."""
     return tuple(_digest(path) for path in (file, file + STATE))
 
 
@@ -87,7 +96,7 @@ def _digest(path):
     size, check = 0, 0
     for portion in _portions(path):
         size, check = size + len(portion), zlib.crc32(portion, check)
-    return '%d-%08x' % (size, check)
+    return f'{size}-{check:08x}'
 
 
 def _portions(path):
@@ -104,7 +113,7 @@ def is_marked(file):
     for portion in _portions(file):
         if sought in kept + portion:
             return True
-        kept = portion[-len(sought):]
+        kept = portion[-len(sought) :]
     return False
 
 

@@ -1,7 +1,7 @@
 """The file of a phase: written whole, and read and checked whole before anything is made of it.
 
-It is JSON: the fields of a `Phase`, the version of their form, and a checksum of both, which a field that
-was changed does not fit. What is wrong is told by the file and the field.
+It is JSON: the fields of a `Phase`, the version of their form, and a checksum of both, which a
+field that was changed does not fit. What is wrong is told by the file and the field.
 """
 import hashlib
 import json
@@ -13,13 +13,16 @@ from ..optimizations.base import LayerNote
 from ..records import Record
 
 VERSION = 3
-_LARGEST = 2 ** 63          # C++ counts in such numbers
-_BEFORE = ('it is of version %r of its form, and this netopt_callbacks reads version %d: before it, factors were kept '
-           'packed in the Parameters they replaced, for learners that were never rebuilt; resume with the version of '
-           'netopt_callbacks that wrote it, or start anew under another name')
+_LARGEST = 2**63  # C++ counts in such numbers
+_BEFORE = (
+    'it is of version %r of its form, and this netopt_callbacks reads version %d: before it, '
+    'factors were kept packed in the Parameters they replaced, for learners that were never '
+    'rebuilt; resume with the version of netopt_callbacks that wrote it, or start anew under '
+    'another name'
+)
 
 
-class Phase(object):
+class Phase:
     """What is kept of one phase: see `checkpoint`. Attributes are the fields of its file."""
 
     PLACES = ('outputs', 'arguments', 'parameters', 'constants', 'learners', 'fingerprint')
@@ -58,25 +61,31 @@ def read(path):
         raise ValueError('it holds no fields')
     version = fields.get('version')
     if version != VERSION:
-        raise ValueError(_BEFORE % (version, VERSION) if version in (1, 2) else
-                         'its field "version" must be %d, and is %s' % (VERSION, _shown(fields, 'version')))
+        raise ValueError(
+            _BEFORE % (version, VERSION)
+            if version in (1, 2)
+            else 'its field "version" must be %d, and is %s' % (VERSION, _shown(fields, 'version'))
+        )
     known = Phase.FIELDS + ('version', 'checksum')
     for name in known:
         if name not in fields:
-            raise ValueError('its field "%s" is missing' % name)
+            raise ValueError(f'its field "{name}" is missing')
     for name in fields:
         if name not in known:
-            raise ValueError('it has a field "%s", which no such file has' % name)
+            raise ValueError(f'it has a field "{name}", which no such file has')
     for name, check in _CHECKS:
         check(name, fields[name])
     _check_applied(fields)
     if fields.pop('checksum') != _checksum(fields):
-        raise ValueError('its field "checksum" does not fit the others: one of them was changed after it was written')
+        raise ValueError(
+            'its field "checksum" does not fit the others: one of them was changed after it was '
+            'written'
+        )
     del fields['version']
     return Phase(**fields)
 
 
-_COUNTED_ON = 10 ** 6
+_COUNTED_ON = 10**6
 
 
 def check_outputs(phase, saved):
@@ -95,30 +104,40 @@ def check_against(phase, saved, label):
     Raises:
         ValueError: says which field is wrong.
     """
-    if '%d.%s' % (len(phase.fired), phase.run) != label:
-        raise ValueError('its fields "fired" and "run" are not of the phase %s, which the graph is of' % label)
-    counted = [('arguments', len(saved.arguments)), ('parameters', len(saved.parameters)),
-               ('constants', len(saved.constants))]
+    if f'{len(phase.fired)}.{phase.run}' != label:
+        raise ValueError(
+            f'its fields "fired" and "run" are not of the phase {label}, which the graph is of'
+        )
+    counted = [
+        ('arguments', len(saved.arguments)),
+        ('parameters', len(saved.parameters)),
+        ('constants', len(saved.constants)),
+    ]
     for name, count in counted:
         _check_places(name, getattr(phase, name), count)
     for number, (_, owned) in enumerate(phase.learners):
-        _check_places('learners[%d][1]' % number, owned, len(saved.parameters))
-    # A process that resumes counts on before it writes; one that is far past the graph would be counted up to.
+        _check_places(f'learners[{number}][1]', owned, len(saved.parameters))
+    # A process that resumes counts on before it writes; one that is far past the graph would be
+    # counted up to.
     largest = max(_numbers(saved))
     if phase.unique_id is not None and phase.unique_id > largest + _COUNTED_ON:
-        raise ValueError('its field "unique_id" must not be past the numbers of the graph, which end with %d, and is '
-                         '%d' % (largest, phase.unique_id))
+        raise ValueError(
+            'its field "unique_id" must not be past the numbers of the graph, which end with '
+            f'{largest}, and is {phase.unique_id}'
+        )
 
 
 def _check_places(name, places, count):
     for place in places:
         if place is not None and place >= count:
-            raise ValueError('its field "%s" has %d, and the graph has but %d such' % (name, place, count))
+            raise ValueError(f'its field "{name}" has {place}, and the graph has but {count} such')
 
 
 def _numbers(saved):
     """Yields the numbers that CNTK gave the parts of a graph; 0 is among them."""
-    parts = list(saved.parameters) + list(saved.constants) + list(graph.walk(saved, into_blocks=True))
+    parts = (
+        list(saved.parameters) + list(saved.constants) + list(graph.walk(saved, into_blocks=True))
+    )
     for part in parts:
         yield int(re.search('[0-9]*$', part.uid).group() or 0)
     yield 0
@@ -136,9 +155,10 @@ def _shown(fields, name):
 
 # What a field must be. Each check gets the name and the value of a field.
 
+
 def _must(right, name, what, value):
     if not right:
-        raise ValueError('its field "%s" must be %s, and is %s' % (name, what, _shown({name: value}, name)))
+        raise ValueError(f'its field "{name}" must be {what}, and is {_shown({name: value}, name)}')
 
 
 def _text(name, value):
@@ -154,14 +174,19 @@ def _number(name, value):
 
 
 def _count(name, value):
-    _must(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST, name,
-          'a whole number from 0 to 2^63', value)
+    _must(
+        isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST,
+        name,
+        'a whole number from 0 to 2^63',
+        value,
+    )
 
 
 def _or_null(check):
     def either(name, value):
         if value is not None:
             check(name, value)
+
     return either
 
 
@@ -169,29 +194,44 @@ def _list_of(check):
     def each(name, value):
         _must(isinstance(value, list), name, 'a list', value)
         for number, item in enumerate(value):
-            check('%s[%d]' % (name, number), item)
+            check(f'{name}[{number}]', item)
+
     return each
 
 
 def _these(*checks):
     """A list with one value for each check."""
+
     def each(name, value):
-        _must(isinstance(value, list) and len(value) == len(checks), name, 'a list of %d' % len(checks), value)
+        _must(
+            isinstance(value, list) and len(value) == len(checks),
+            name,
+            f'a list of {len(checks)}',
+            value,
+        )
         for number, (item, check) in enumerate(zip(value, checks)):
-            check('%s[%d]' % (name, number), item)
+            check(f'{name}[{number}]', item)
+
     return each
 
 
 def _fields(checks):
     """An object with exactly the fields of `checks`."""
+
     def each(name, value):
         _must(isinstance(value, dict), name, 'an object with fields', value)
         for field in value:
-            _must(field in checks, '%s.%s' % (name, field), 'one of %s' % ', '.join(sorted(checks)), value[field])
+            _must(
+                field in checks,
+                f'{name}.{field}',
+                'one of %s' % ', '.join(sorted(checks)),
+                value[field],
+            )
         for field, check in sorted(checks.items()):
             if field not in value:
-                raise ValueError('its field "%s.%s" is missing' % (name, field))
-            check('%s.%s' % (name, field), value[field])
+                raise ValueError(f'its field "{name}.{field}" is missing')
+            check(f'{name}.{field}', value[field])
+
     return each
 
 
@@ -211,32 +251,70 @@ def _layer(name, value):
         try:
             made = getattr(LayerNote.from_dict(dict({'name': ''}, **{field: value[field]})), field)
         except (TypeError, ValueError, OverflowError):
-            made = LayerNote            # what JSON has not
-        _must(made is not LayerNote and json.dumps(made) == json.dumps(value[field]), '%s.%s' % (name, field),
-              'what a record has there', value[field])
+            made = LayerNote  # what JSON has not
+        _must(
+            made is not LayerNote and json.dumps(made) == json.dumps(value[field]),
+            f'{name}.{field}',
+            'what a record has there',
+            value[field],
+        )
 
 
 _totals = _or_null(_fields({field: _or_null(_count) for field in Totals._fields}))
-_record = _fields({
-    'optimization': _text, 'epoch': _count, 'samples': _count, 'metric_before': _or_null(_number),
-    'metric_after': _or_null(_number), 'curve': _list_of(_these(_count, _number)), 'layers': _list_of(_layer),
-    'notes': _list_of(_text), 'larger_is_better': _flag, 'network_before': _totals, 'network_after': _totals})
+_record = _fields(
+    {
+        'optimization': _text,
+        'epoch': _count,
+        'samples': _count,
+        'metric_before': _or_null(_number),
+        'metric_after': _or_null(_number),
+        'curve': _list_of(_these(_count, _number)),
+        'layers': _list_of(_layer),
+        'notes': _list_of(_text),
+        'larger_is_better': _flag,
+        'network_before': _totals,
+        'network_after': _totals,
+    }
+)
 _CHECKS = (
-    ('outputs', _some_places), ('arguments', _list_of(_or_null(_count))), ('parameters', _list_of(_or_null(_count))),
+    ('outputs', _some_places),
+    ('arguments', _list_of(_or_null(_count))),
+    ('parameters', _list_of(_or_null(_count))),
     ('constants', _list_of(_or_null(_count))),
-    ('learners', _list_of(_these(_or_null(_count), _list_of(_count)))), ('fingerprint', _text), ('run', _text),
-    ('schedule', _list_of(_these(_text, _epoch))), ('fired', _list_of(_count)), ('records', _list_of(_record)),
-    ('base', _these(_count, _count, _count)), ('unique_id', _or_null(_count)), ('checksum', _text))
+    ('learners', _list_of(_these(_or_null(_count), _list_of(_count)))),
+    ('fingerprint', _text),
+    ('run', _text),
+    ('schedule', _list_of(_these(_text, _epoch))),
+    ('fired', _list_of(_count)),
+    ('records', _list_of(_record)),
+    ('base', _these(_count, _count, _count)),
+    ('unique_id', _or_null(_count)),
+    ('checksum', _text),
+)
 
 
 def _check_applied(fields):
     """Checks what the fields say of each other."""
     fired, known = fields['fired'], range(len(fields['schedule']))
-    _must(len(set(fired)) == len(fired) and set(fired) <= set(known), 'fired',
-          'different places in the schedule', fired)
-    _must(len(fields['records']) == len(fired), 'records', 'one for each that was applied', fields['records'])
+    _must(
+        len(set(fired)) == len(fired) and set(fired) <= set(known),
+        'fired',
+        'different places in the schedule',
+        fired,
+    )
+    _must(
+        len(fields['records']) == len(fired),
+        'records',
+        'one for each that was applied',
+        fields['records'],
+    )
     for number, (made_by, _) in enumerate(fields['learners']):
-        _must(made_by is None or made_by in known, 'learners[%d][0]' % number, 'a place in the schedule', made_by)
+        _must(
+            made_by is None or made_by in known,
+            f'learners[{number}][0]',
+            'a place in the schedule',
+            made_by,
+        )
 
 
 def records_of(phase, samples):

@@ -3,10 +3,10 @@
 A phase begins with each applied optimization. The graph carries its label (see `mark`), and a
 file in the checkpoint's folder what else a resumed run needs (see `checkpoint`).
 """
-import collections
 import contextlib
 import os
 import uuid
+from typing import NamedTuple
 
 from cntk.train.trainer import Trainer
 
@@ -14,12 +14,15 @@ from ..records import Record
 from . import checkpoint, directors, learners as learner_facts, phase_file
 from .lock import Lock
 
-Restored = collections.namedtuple('Restored', 'state, changed')
-"""What a checkpoint gave: its external state, and whether the trainer's graph is no longer the
-one in the file, so that C++ could not restore it once more."""
+
+class Restored(NamedTuple):
+    """What a checkpoint gave."""
+
+    state: dict  # its external state
+    changed: bool  # the trainer's graph is not the one in the file: C++ cannot restore it again
 
 
-class Phases(object):
+class Phases:
     """What a run writes beside its checkpoints, finds there, and goes on from.
 
     A run without optimizations, on a trainer that a run before has optimized, goes on with the
@@ -42,8 +45,8 @@ class Phases(object):
         self.applied = []
         self.base = [0, 0, 0]
         self._start = [0, 0, 0]
-        self._starts = {}               # of the checkpoints saved by hand, by path
-        self._run = None                # tells its phases from those of all other runs
+        self._starts = {}  # of the checkpoints saved by hand, by path
+        self._run = None  # tells its phases from those of all other runs
         self._network = network
         self._clock = clock
         self._changes = bool(optimizations)
@@ -154,25 +157,39 @@ class Phases(object):
             return
         if self._places is None:
             self._places = self._network.places()
-        checkpoints.write(phase_file.Phase(
-            run=self._run, schedule=checkpoint.schedule_of(self._optimizations), fired=list(self.applied),
-            records=[record.to_dict() for record in self._records], base=self.base,
-            unique_id=self._network.now.unique_id, **self._places))
+        checkpoints.write(
+            phase_file.Phase(
+                run=self._run,
+                schedule=checkpoint.schedule_of(self._optimizations),
+                fired=list(self.applied),
+                records=[record.to_dict() for record in self._records],
+                base=self.base,
+                unique_id=self._network.now.unique_id,
+                **self._places,
+            )
+        )
 
     def write_missing(self):
-        """Writes what belongs to the present phase where C++ may write its mark and it is not there yet."""
+        """Writes what belongs to the present phase where C++ may write its mark and it is not
+        there yet."""
         checkpoints = self.checkpoints
-        if self.optimized and checkpoints is not None and not checkpoints.holds(self.label(len(self.applied))):
+        if (
+            self.optimized
+            and checkpoints is not None
+            and not checkpoints.holds(self.label(len(self.applied)))
+        ):
             self.write()
 
     def keeper(self, file=None):
-        """Returns the Checkpoints of `file`, or of the one of C++, where this process keeps them whole; else None."""
+        """Returns the Checkpoints of `file`, or of the one of C++, where this process keeps
+        them whole; else None."""
         checkpoints = self._of(file) if file else self.checkpoints
         return checkpoints if self.optimized and self._network.workers.is_main else None
 
     @contextlib.contextmanager
     def saving(self, file):
-        """Context for a save of CNTK: what it replaces is kept until the new one is known to be whole.
+        """Context for a save of CNTK: what it replaces is kept until the new one is known to be
+        whole.
 
         Raises:
             RuntimeError: it is not whole, and the one before is in its place.
@@ -191,7 +208,8 @@ class Phases(object):
                 self.unlock()
 
     def lock(self, file, shared=False):
-        """Keeps other processes from training under a checkpoint name while the run lasts: see `lock.Lock`."""
+        """Keeps other processes from training under a checkpoint name while the run lasts: see
+        `lock.Lock`."""
         if file and self.keeper(file) is not None and file not in self._locks:
             lock = Lock(file, file + checkpoint.FOLDER)
             lock.take(shared)
@@ -203,11 +221,13 @@ class Phases(object):
             self._locks.popitem()[1].release()
 
     def saved(self, file):
-        """Notes that the user's code has saved a checkpoint: of plain CNTK's nothing else tells the start."""
+        """Notes that the user's code has saved a checkpoint: of plain CNTK's nothing else tells
+        the start."""
         self._starts[os.path.abspath(file)] = self._clock.base
 
     def find(self):
-        """Returns the checkpoint that C++ would restore, or None; the main worker mends a torn one."""
+        """Returns the checkpoint that C++ would restore, or None; the main worker mends a torn
+        one."""
         workers = self._network.workers
         if workers.is_main:
             self.checkpoints.find()
@@ -231,21 +251,27 @@ class Phases(object):
         learner_facts.check_resumable(self._network.handed.learners)
         if self._optimizations and learner_facts.counts_nothing(self._network.handed.learners):
             raise ValueError(
-                'the checkpoint %s cannot tell how many samples were trained: CNTK counts none '
-                'where a UserLearner is the only or the first learner. Put a learner of CNTK first, '
-                'or resume without optimizations' % file)
+                f'the checkpoint {file} cannot tell how many samples were trained: CNTK counts '
+                'none where a UserLearner is the only or the first learner. Put a learner of CNTK '
+                'first, or resume without optimizations'
+            )
         saved = self._load(file)
         phase, state = saved.phase, []
 
         def into_trainer():
-            state.append(restore(file) if restore is not None
-                         else Trainer.restore_from_checkpoint(self._network.trainer, file))
+            state.append(
+                restore(file)
+                if restore is not None
+                else Trainer.restore_from_checkpoint(self._network.trainer, file)
+            )
 
         if phase is None:
             self._network.check_plain(saved)
             with directors.uninterrupted():
                 self._network.go_back(saved, into_trainer)
-                self._stand(file, self._network.counts(), self._start if self._changes else self.base)
+                self._stand(
+                    file, self._network.counts(), self._start if self._changes else self.base
+                )
                 self._enter([], [])
                 if self.optimized:
                     self._begin_run()
@@ -256,8 +282,11 @@ class Phases(object):
             self._network.rebuild(saved, self._optimizations, label, into_trainer)
             self._begun, self._run = True, phase.run
             counts = self._network.counts()
-            self._enter(list(phase.fired), phase_file.records_of(phase, counts[0] - phase.base[0]),
-                        phase.places())
+            self._enter(
+                list(phase.fired),
+                phase_file.records_of(phase, counts[0] - phase.base[0]),
+                phase.places(),
+            )
             self._stand(file, counts, list(phase.base))
         return Restored(state[0], changed=False)
 
@@ -273,8 +302,11 @@ class Phases(object):
             base (list of int): what it had when the run began whose optimizations these are.
         """
         self.base = _not_after(base, counts)
-        self._clock.base = self.base if self._changes \
+        self._clock.base = (
+            self.base
+            if self._changes
             else _not_after(self._starts.get(os.path.abspath(file), self._start), counts)
+        )
         self._clock.set(counts)
 
     def restore_in_place(self, file, restore):
@@ -288,10 +320,15 @@ class Phases(object):
         if phase is None and not self.optimized:
             self._network.check_plain(saved)
         elif phase is None or phase.fired != self.applied:
-            raise ValueError('while a session trains, a checkpoint must be of the network as it is now, with %d '
-                             'optimizations applied, and %s was saved %s; restore it when train() is over'
-                             % (len(self.applied), file, 'without callbacks' if phase is None
-                                else 'after %d' % len(phase.fired)))
+            raise ValueError(
+                'while a session trains, a checkpoint must be of the network as it is now, with %d '
+                'optimizations applied, and %s was saved %s; restore it when train() is over'
+                % (
+                    len(self.applied),
+                    file,
+                    'without callbacks' if phase is None else f'after {len(phase.fired)}',
+                )
+            )
         else:
             learner_facts.check_states(saved, self._network.now.trained)
         return self._network.restore_in_place(lambda: restore(file))

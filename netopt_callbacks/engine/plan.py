@@ -1,9 +1,10 @@
 """Which learner trains which Parameter once an optimization has changed the network.
 
-Asked twice: of what the optimizations expect to change, before training; and of the transformed network.
-Nothing is changed here.
+Asked twice: of what the optimizations expect to change, before training; and of the transformed
+network. Nothing is changed here.
 """
 import collections
+from typing import NamedTuple
 
 import cntk as C
 
@@ -13,15 +14,23 @@ from . import learners as learner_facts
 from .callbacks import in_order
 from .learners import Trained, describe_parameter
 
-Plan = collections.namedtuple('Plan', 'trained, begin_with, messages')
-"""The `Trained` of each learner afterwards; {Parameter uid: what its smoothed gradient begins with}; and what
-the record says of them."""
 
-_REMEDY = 'Give the new Parameters a learner of their own, learner=lambda parameters: cntk.sgd(parameters, schedule)%s'
+class Plan(NamedTuple):
+    """Which learner trains what afterwards."""
+
+    trained: tuple  # the `Trained` of each learner
+    begin_with: dict  # uid of a Parameter: what its smoothed gradient begins with
+    messages: list  # what the record says of them
+
+
+_REMEDY = (
+    'Give the new Parameters a learner of their own, '
+    'learner=lambda parameters: cntk.sgd(parameters, schedule)%s'
+)
 _REMEDY_USER = ', or give the learner a method rebuilt(parameters)'
 
 
-class _Planner(object):
+class _Planner:
     """Works out a `Plan`; see `planned`."""
 
     def __init__(self, optimization, index, before, after, replaced, trained):
@@ -30,13 +39,24 @@ class _Planner(object):
         self._replaced = [one for one in replaced if one.retired or one.added]
         known = {parameter.uid for parameter in before.parameters}
         present = {parameter.uid for parameter in after.parameters}
-        self._owner = {parameter.uid: place for place, one in enumerate(trained) for parameter in one.parameters}
-        self._retired = [parameter for one in trained for parameter in one.parameters
-                         if parameter.uid not in present]
+        self._owner = {
+            parameter.uid: place
+            for place, one in enumerate(trained)
+            for parameter in one.parameters
+        }
+        self._retired = [
+            parameter
+            for one in trained
+            for parameter in one.parameters
+            if parameter.uid not in present
+        ]
         self._messages = []
         frozen = self._frozen()
-        self._added = [parameter for parameter in after.parameters
-                       if parameter.uid not in known and parameter.uid not in frozen]
+        self._added = [
+            parameter
+            for parameter in after.parameters
+            if parameter.uid not in known and parameter.uid not in frozen
+        ]
         self._index = index
 
     def _frozen(self):
@@ -45,40 +65,56 @@ class _Planner(object):
         for one in self._replaced:
             if one.retired and not any(old.uid in self._owner for old in one.retired):
                 frozen.update(parameter.uid for parameter in one.added)
-                self._messages.append('%s: no learner trained this layer, none trains it now' % one.layer)
+                self._messages.append(
+                    f'{one.layer}: no learner trained this layer, none trains it now'
+                )
         return frozen
 
     def plan(self):
         lists = [list(one.parameters) for one in self._trained]
         own = self._optimization.learner is not None and self._added
-        newcomers = collections.OrderedDict()           # place of a learner: what it trains from here on
+        newcomers = collections.OrderedDict()  # place of a learner: what it trains from here on
         if not own:
             for parameter in self._added:
                 newcomers.setdefault(self._place_of(parameter), []).append(parameter)
         begin_with = self._projected() if self._optimization.learner_state == 'project' else {}
         for place, parameters in enumerate(lists):
             self._exchange(place, parameters, newcomers.get(place, []))
-        trained = [one._replace(parameters=tuple(parameters)) for one, parameters in zip(self._trained, lists)]
+        trained = [
+            one._replace(parameters=tuple(parameters))
+            for one, parameters in zip(self._trained, lists)
+        ]
         if own:
             trained.append(self._own_learner())
         return Plan(tuple(trained), begin_with, self._messages)
 
     def _place_of(self, parameter):
-        """Returns which learner is to train an added Parameter: the one that trained what it replaces."""
-        one = next((one for one in self._replaced if any(new.uid == parameter.uid for new in one.added)), None)
-        places = {self._owner[old.uid] for old in (one.retired if one else ()) if old.uid in self._owner} \
-            or {self._owner[old.uid] for old in self._retired} or set(range(len(self._trained)))
+        """Returns which learner is to train an added Parameter: the one that trained what it
+        replaces."""
+        one = next(
+            (one for one in self._replaced if any(new.uid == parameter.uid for new in one.added)),
+            None,
+        )
+        places = (
+            {self._owner[old.uid] for old in (one.retired if one else ()) if old.uid in self._owner}
+            or {self._owner[old.uid] for old in self._retired}
+            or set(range(len(self._trained)))
+        )
         if len(places) > 1:
-            names = ', '.join(learner_facts.describe(self._trained[place].learner) for place in sorted(places))
+            names = ', '.join(
+                learner_facts.describe(self._trained[place].learner) for place in sorted(places)
+            )
             raise ValueError(
-                '%s: it adds %s, and which of %d learners (%s) is to train it is not said: return '
-                'nc.Transformed(model, notes, replaced=[nc.Replaced(name, retired=(W,), added=(W1, W2)), ...]), '
-                'or give learner=lambda parameters: cntk.sgd(parameters, schedule)'
-                % (self._optimization.name, describe_parameter(parameter), len(places), names))
+                f'{self._optimization.name}: it adds {describe_parameter(parameter)}, and which of '
+                f'{len(places)} learners ({names}) is to train it is not said: return '
+                'nc.Transformed(model, notes, replaced=[nc.Replaced(name, retired=(W,), added=(W1, '
+                'W2)), ...]), or give learner=lambda parameters: cntk.sgd(parameters, schedule)'
+            )
         return places.pop()
 
     def _exchange(self, place, parameters, newcomers):
-        """Puts the new Parameters of a learner where those are that they replace; edits `parameters`."""
+        """Puts the new Parameters of a learner where those are that they replace; edits
+        `parameters`."""
         learner = self._trained[place].learner
         gone = {parameter.uid for parameter in self._retired}
         left = [parameter for parameter in parameters if parameter.uid not in gone]
@@ -88,9 +124,9 @@ class _Planner(object):
         if reason is not None:
             if newcomers:
                 raise _refusal(self._optimization, self._layer_of(newcomers[0]), learner, reason)
-            return                  # it keeps what nothing reads any more; see `mark.reaching`
+            return  # it keeps what nothing reads any more; see `mark.reaching`
         if not left and not newcomers:
-            return                  # CNTK has no learner without a Parameter
+            return  # CNTK has no learner without a Parameter
         after = collections.OrderedDict()
         for parameter in parameters:
             if parameter.uid not in gone:
@@ -103,27 +139,42 @@ class _Planner(object):
 
     def _replacements(self, retired, newcomers):
         mine = {new.uid for new in newcomers}
-        return [new for one in self._replaced if any(old.uid == retired.uid for old in one.retired)
-                for new in one.added if new.uid in mine]
+        return [
+            new
+            for one in self._replaced
+            if any(old.uid == retired.uid for old in one.retired)
+            for new in one.added
+            if new.uid in mine
+        ]
 
     def _layer_of(self, parameter):
-        return next((one.layer for one in self._replaced if any(new.uid == parameter.uid for new in one.added)),
-                    describe_parameter(parameter))
+        return next(
+            (
+                one.layer
+                for one in self._replaced
+                if any(new.uid == parameter.uid for new in one.added)
+            ),
+            describe_parameter(parameter),
+        )
 
     def _say_reset(self, learner, newcomers):
         if newcomers and learner_facts.shares_count(learner):
-            self._messages.append('the learner state of %s begins at zero; the smoothed count that %s keeps for '
-                                  'all its Parameters is not reset'
-                                  % (', '.join(map(describe_parameter, newcomers)), learner_facts.describe(learner)))
+            self._messages.append(
+                'the learner state of %s begins at zero; the smoothed count that %s keeps for '
+                'all its Parameters is not reset'
+                % (', '.join(map(describe_parameter, newcomers)), learner_facts.describe(learner))
+            )
 
     def _own_learner(self):
         learner = self._optimization.learner(list(self._added))
         covered = {parameter.uid for parameter in learner_facts.parameters_of([learner])}
         for parameter in self._added:
             if parameter.uid not in covered:
-                raise ValueError('%s: the learner that learner= makes must train all new Parameters, got one '
-                                 'without %s; hand it the whole list it is given'
-                                 % (self._optimization.name, describe_parameter(parameter)))
+                raise ValueError(
+                    f'{self._optimization.name}: the learner that learner= makes must train all '
+                    f'new Parameters, got one without {describe_parameter(parameter)}; hand it the '
+                    'whole list it is given'
+                )
         return Trained(learner, tuple(self._added), self._index)
 
     def _projected(self):
@@ -132,12 +183,16 @@ class _Planner(object):
             if not one.added or not any(old.uid in self._owner for old in one.retired):
                 continue
             if one.projection is None or len(one.retired) != 1:
-                raise ValueError("%s: layer %s: learner_state='project', but the transform says of this layer no "
-                                 "projection of its one retired Parameter: give Replaced(projection=...), or "
-                                 "learner_state='reset'" % (self._optimization.name, one.layer))
+                raise ValueError(
+                    f"{self._optimization.name}: layer {one.layer}: learner_state='project', but "
+                    "the transform says of this layer no projection of its one retired Parameter: "
+                    "give Replaced(projection=...), or learner_state='reset'"
+                )
             learner = self._trained[self._owner[one.retired[0].uid]].learner
             _refuse_projection(self._optimization, one.layer, learner)
-            begin_with.update(learner_facts.projected(learner, one.retired[0], one.projection, one.added))
+            begin_with.update(
+                learner_facts.projected(learner, one.retired[0], one.projection, one.added)
+            )
         return begin_with
 
 
@@ -148,12 +203,13 @@ def planned(optimization, index, before, after, replaced, trained):
         optimization (nc.Optimization): what made it.
         index (int): its place in the list of the run's optimizations.
         before, after (cntk.Function): the network before and after.
-        replaced (list of nc.Replaced): what the transform says of Parameters that took the place of others.
+        replaced (list of nc.Replaced): what the transform says of Parameters that took the place of
+            others.
         trained (tuple of Trained): the learners before.
 
     Raises:
-        ValueError: a learner that would have to train other Parameters cannot be built over them, or which
-            learner is to train a new Parameter is not said.
+        ValueError: a learner that would have to train other Parameters cannot be built over them,
+            or which learner is to train a new Parameter is not said.
     """
     return _Planner(optimization, index, before, after, replaced, trained).plan()
 
@@ -161,7 +217,9 @@ def planned(optimization, index, before, after, replaced, trained):
 def unread(trained, loss):
     """Returns the Parameters of learners that a loss does not read."""
     read = {parameter.uid for parameter in loss.parameters}
-    return [parameter for one in trained for parameter in one.parameters if parameter.uid not in read]
+    return [
+        parameter for one in trained for parameter in one.parameters if parameter.uid not in read
+    ]
 
 
 def refuse_expected(optimizations, model, trained, others=()):
@@ -173,8 +231,8 @@ def refuse_expected(optimizations, model, trained, others=()):
         optimizations (list of nc.Optimization): those still to be applied.
         model (cntk.Function): the graph of the trainer.
         trained (tuple of Trained): the learners of the trainer.
-        others (sequence of (str, tuple of Trained)): other Trainers over the same layers: their networks' names, and
-            their learners.
+        others (sequence of (str, tuple of Trained)): other Trainers over the same layers: their
+            networks' names, and their learners.
 
     Raises:
         TypeError, ValueError: what `check` raises or returns wrongly; a learner that does not fit.
@@ -190,15 +248,19 @@ def refuse_expected(optimizations, model, trained, others=()):
             return
         expected = returned if isinstance(returned, Transformed) else Transformed(returned)
         if not isinstance(expected.model, C.Function):
-            raise TypeError('%s: check(model) must return a cntk.Function, an nc.Transformed or None, got %r; None is '
-                            'where nothing is known yet' % (optimization.name, expected.model))
+            raise TypeError(
+                f'{optimization.name}: check(model) must return a cntk.Function, an nc.Transformed '
+                f'or None, got {expected.model!r}; None is where nothing is known yet'
+            )
         replaced = [one for one in expected.replaced if one.retired]
         _refuse_replaced(optimization, replaced, mine)
         for name, owners in theirs:
             try:
                 _refuse_replaced(optimization, replaced, owners)
             except ValueError as error:
-                raise ValueError('another Trainer over the same layers (%s) cannot follow. %s' % (name, error))
+                raise ValueError(
+                    f'another Trainer over the same layers ({name}) cannot follow. {error}'
+                )
         for owners in [mine] + [owners for _, owners in theirs]:
             for one in replaced:
                 owner = next((owners[old.uid] for old in one.retired if old.uid in owners), None)
@@ -241,13 +303,17 @@ def _refuse_one(optimization, one, owners):
 
 def _refusal(optimization, layer, learner, reason):
     users = _REMEDY_USER if 'UserLearner needs' in reason else ''
-    return ValueError('%s: layer %s: its learner (%s) would have to train its new Parameters in the place of those '
-                      'it retires, and %s. %s' % (optimization.name, layer, learner_facts.describe(learner), reason,
-                                                  _REMEDY % users))
+    return ValueError(
+        f'{optimization.name}: layer {layer}: its learner ({learner_facts.describe(learner)}) '
+        f'would have to train its new Parameters in the place of those it retires, and {reason}. '
+        f'{_REMEDY % users}'
+    )
 
 
 def _refuse_projection(optimization, layer, learner):
     reason = learner_facts.no_projection(learner)
     if reason is not None:
-        raise ValueError("%s: layer %s: learner_state='project', but %s trains it: %s. Use learner_state='reset'"
-                         % (optimization.name, layer, learner_facts.describe(learner), reason))
+        raise ValueError(
+            f"{optimization.name}: layer {layer}: learner_state='project', but "
+            f"{learner_facts.describe(learner)} trains it: {reason}. Use learner_state='reset'"
+        )

@@ -30,11 +30,12 @@ def or_as_it_was(trainer, learners):
                 if before is not None:
                     _put_back(trainer, before)
             finally:
-                raise first         # also where a warning of the user's filters is an error
+                raise first  # also where a warning of the user's filters is an error
 
 
 def _saved(trainer, stack):
-    """Returns the name of a checkpoint of a trainer, kept as long as `stack`; None where none could be written."""
+    """Returns the name of a checkpoint of a trainer, kept as long as `stack`; None where none
+    could be written."""
     try:
         folder = tempfile.mkdtemp()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -45,13 +46,17 @@ def _saved(trainer, stack):
         temporary.check(file, what)
         return file
     except Exception as error:
-        warnings.warn('should this restore raise half way, the trainer is left as it then is: a copy of '
-                      'before could not be written (%s)' % str(error).split('\n')[0])
+        warnings.warn(
+            'should this restore raise half way, the trainer is left as it then is: a copy of '
+            'before could not be written (%s)' % str(error).split('\n')[0]
+        )
 
 
 def _put_back(trainer, file):
     try:
         Trainer.restore_from_checkpoint(trainer, file)
     except Exception as error:
-        warnings.warn('a restore raised half way, and the trainer could not be put back to what it was '
-                      'before it (%s)' % str(error).split('\n')[0])
+        warnings.warn(
+            'a restore raised half way, and the trainer could not be put back to what it was '
+            'before it (%s)' % str(error).split('\n')[0]
+        )

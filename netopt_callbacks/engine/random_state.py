@@ -16,26 +16,38 @@ STATEFUL = ('Dropout', 'RandomSample', 'RandomSampleInclusionFrequency', 'Random
 
 def stateful_blocks(model):
     """Returns the outermost blocks of `model` that hold a primitive with random state."""
-    return [function for function in graph.walk(model, into_blocks=False)
-            if function.is_block and _holds_state(function)]
+    return [
+        function
+        for function in graph.walk(model, into_blocks=False)
+        if function.is_block and _holds_state(function)
+    ]
 
 
 def has_state(model):
     """Whether any primitive of `model`, in a block or not, has random state."""
-    return any(not function.is_block and function.op_name in STATEFUL
-               for function in graph.walk(model, into_blocks=True))
+    return any(
+        not function.is_block and function.op_name in STATEFUL
+        for function in graph.walk(model, into_blocks=True)
+    )
 
 
 def draws_when_evaluated(model):
     """Whether `model` draws random numbers outside training too, as Dropout does not."""
-    return any(not function.is_block and function.op_name in STATEFUL and function.op_name != 'Dropout'
-               for function in graph.walk(model, into_blocks=True))
+    return any(
+        not function.is_block and function.op_name in STATEFUL and function.op_name != 'Dropout'
+        for function in graph.walk(model, into_blocks=True)
+    )
 
 
 def estimates(model):
-    """Whether `model` estimates how often CNTK's sampling without duplicates draws each class, once for each trainer."""
-    return any(function.op_name == 'RandomSampleInclusionFrequency' and not function.attributes['allowDuplicates']
-               for function in graph.walk(model, into_blocks=True) if not function.is_block)
+    """Whether `model` estimates how often CNTK's sampling without duplicates draws each class,
+    once for each trainer."""
+    return any(
+        function.op_name == 'RandomSampleInclusionFrequency'
+        and not function.attributes['allowDuplicates']
+        for function in graph.walk(model, into_blocks=True)
+        if not function.is_block
+    )
 
 
 def _holds_state(block):
@@ -61,7 +73,8 @@ def open_blocks(model):
 def _open(model, block):
     with graph.cloned_whole():
         body = C.as_composite(block.block_root).clone(
-            C.CloneMethod.share, dict(block.block_arguments_mapping))
+            C.CloneMethod.share, dict(block.block_arguments_mapping)
+        )
     if block.name and len(body.outputs) == 1:
         body = C.alias(body, name=block.name)
     return graph.substitute(model, dict(zip(block.outputs, body.outputs)))

@@ -1,8 +1,10 @@
-"""Who reads a network: the live Functions and Trainers over its Parameters, and how they follow a change.
+"""Who reads a network: the live Functions and Trainers over its Parameters, and how they follow a
+change.
 
-A script evaluates other Functions than those it gave to the Trainer: `softmax(z)`, a layer function it
-applied twice, the network inside a criterion. Parameters say who belongs together: whatever live object
-reads a Parameter of the network does. CNTK does not list them, the interpreter's garbage collector does.
+A script evaluates other Functions than those it gave to the Trainer: `softmax(z)`, a layer function
+it applied twice, the network inside a criterion. Parameters say who belongs together: whatever live
+object reads a Parameter of the network does. CNTK does not list them, the interpreter's garbage
+collector does.
 """
 import gc
 import itertools
@@ -19,7 +21,8 @@ from . import remember, state
 from .load import load_graph
 from .state import OWN, signature
 
-# By Trainer, uid of an output before a change: the Variable that stands for it, which keeps its whole graph alive.
+# By Trainer, uid of an output before a change: the Variable that stands for it, which keeps its
+# whole graph alive.
 _moved = weakref.WeakKeyDictionary()
 
 
@@ -38,18 +41,23 @@ def _moves_of(uid):
 
 def live_functions():
     """Returns the Function objects that are alive, but for the engine's own."""
-    return [function for function in _live(_kinds(cntk_py.Function))
-            if 'this' in function.__dict__ and OWN not in function.__dict__]
+    return [
+        function
+        for function in _live(_kinds(cntk_py.Function))
+        if 'this' in function.__dict__ and OWN not in function.__dict__
+    ]
 
 
 def _live(kinds):
-    """Yields the objects that are alive of some classes: there are often a million, gone through in C."""
+    """Yields the objects that are alive of some classes: there are often a million, gone
+    through in C."""
     objects = gc.get_objects()
     return itertools.compress(objects, map(kinds.__contains__, map(type, objects)))
 
 
 def _with_outputs(function):
-    """Returns (a Function, its outputs): none where the graph it was part of is gone, so that nothing can read it."""
+    """Returns (a Function, its outputs): none where the graph it was part of is gone, so that
+    nothing can read it."""
     try:
         return function, function.outputs
     except RuntimeError:
@@ -57,7 +65,8 @@ def _with_outputs(function):
 
 
 def _kinds(base):
-    """Returns a class and all derived from it, but for UserFunctions: their Python object computes them."""
+    """Returns a class and all derived from it, but for UserFunctions: their Python object
+    computes them."""
     found, pending = set(), [base]
     while pending:
         kind = pending.pop()
@@ -76,7 +85,7 @@ def live_leaves(uids):
     return {leaf.uid: leaf for leaf in _live({C.Parameter, C.Constant}) if leaf.uid in uids}
 
 
-class Readers(object):
+class Readers:
     """The Functions and Trainers of the script that read a network beside the trainer itself.
 
     Args:
@@ -84,34 +93,48 @@ class Readers(object):
         whole (cntk.Function): its outputs.
 
     Attributes:
-        functions (list of cntk.Function): the script's own objects; those it gave to the trainer are among them.
+        functions (list of cntk.Function): the script's own objects; those it gave to the trainer
+            are among them.
         trainers (list of cntk.Trainer): other ones.
         outputs (list of cntk.Variable): what they compute and `whole` does not, each once.
     """
 
     def __init__(self, trainer, whole):
         # CNTK walks the graph each time it is asked for outputs.
-        live = [(function, outputs) for function, outputs in map(_with_outputs, live_functions()) if outputs]
-        others = [(other, state.current(other).whole.outputs) for other in remember.trainers() if other is not trainer]
+        live = [
+            (function, outputs)
+            for function, outputs in map(_with_outputs, live_functions())
+            if outputs
+        ]
+        others = [
+            (other, state.current(other).whole.outputs)
+            for other in remember.trainers()
+            if other is not trainer
+        ]
         reads = _Reading([outputs for _, outputs in live + others]).of(whole.parameters)
-        reading, trainers = ([(one, outputs) for one, outputs in group if reads(outputs)] for group in (live, others))
+        reading, trainers = (
+            [(one, outputs) for one, outputs in group if reads(outputs)] for group in (live, others)
+        )
         self.functions = [function for function, _ in reading]
         self.trainers = [other for other, _ in trainers]
         mine = {output.uid for output in whole.outputs}
         theirs = [output for _, outputs in reading + trainers for output in outputs]
-        self.outputs = list({output.uid: output for output in theirs if output.uid not in mine}.values())
+        self.outputs = list(
+            {output.uid: output for output in theirs if output.uid not in mine}.values()
+        )
         self._mine = mine
         self._trainer = trainer
 
     def left_behind(self, new, change, retired, touched=()):
-        """Names, in a warning each, the Functions that go on reading what a change took out of the network.
+        """Names, in a warning each, the Functions that go on reading what a change took out of the
+        network.
 
         Args:
             new (dict): uid of an output to the Variable that takes its place; others stay.
             change (str): what changes the network.
             retired (sequence of cntk.Parameter): the network reads them no more.
-            touched (sequence of cntk.Variable): it reads them in another way: what reads them and has stayed is
-                left behind too.
+            touched (sequence of cntk.Variable): it reads them in another way: what reads them and
+                has stayed is left behind too.
 
         Returns:
             list of str: the same, for the record.
@@ -119,26 +142,34 @@ class Readers(object):
         Raises:
             ValueError: another Trainer is among them.
         """
+
         def left(old):
             stays = all(new.get(output.uid, output).uid == output.uid for output in old)
             found = [new.get(output.uid, output) for output in old]
             return reads_retired(found) or (stays and reads_touched(found))
 
         trainers = [(one, state.current(one).whole.outputs) for one in self.trainers]
-        # One that is no composite cannot be evaluated; most are what a graph search has left behind.
+        # One that is no composite cannot be evaluated; most are what a graph search has left
+        # behind.
         composites = [(one, one.outputs) for one in self.functions if one.is_composite]
-        reading = _Reading([[new.get(output.uid, output) for output in old] for _, old in trainers + composites])
+        reading = _Reading(
+            [[new.get(output.uid, output) for output in old] for _, old in trainers + composites]
+        )
         reads_retired, reads_touched = reading.of(retired), reading.of(touched)
         for trainer, old in trainers:
             if left(old):
-                raise ValueError('%s: another Trainer over the same layers (%s) cannot follow the change: its network '
-                                 'reads them in a way that %s does not handle. Leave these layers out with '
-                                 'filter_function, or train both tasks in one Trainer'
-                                 % (change, named(state.current(trainer).whole), change))
-        messages = ['%s reads layers that %s changed and could not follow: it computes what it did. Rebuild it over '
-                    'the present network with run.current(function)' % (named(function), change)
-                    for function, old in composites
-                    if not all(output.uid in self._mine for output in old) and left(old)]
+                raise ValueError(
+                    f'{change}: another Trainer over the same layers '
+                    f'({named(state.current(trainer).whole)}) cannot follow the change: its '
+                    f'network reads them in a way that {change} does not handle. Leave these '
+                    'layers out with filter_function, or train both tasks in one Trainer'
+                )
+        messages = [
+            f'{named(function)} reads layers that {change} changed and could not follow: it '
+            'computes what it did. Rebuild it over the present network with run.current(function)'
+            for function, old in composites
+            if not all(output.uid in self._mine for output in old) and left(old)
+        ]
         for message in messages:
             warnings.warn(message)
         return messages
@@ -152,24 +183,28 @@ class Readers(object):
         """
         for function in self.functions:
             outputs = [new.get(output.uid) for output in function.outputs]
-            if None not in outputs and [o.uid for o in outputs] != [o.uid for o in function.outputs]:
+            if None not in outputs and [o.uid for o in outputs] != [
+                o.uid for o in function.outputs
+            ]:
                 point(self._trainer, function, outputs, undo)
 
 
-class _Reading(object):
+class _Reading:
     """Which Functions of some graphs read which leaves, each Function looked at once."""
 
     def __init__(self, groups):
-        self._leaf_readers = {}     # uid of a leaf: (the leaf, uid of a Function that reads it)
-        self._readers = {}          # uid of a Function: uids of the Functions that read it
-        self._owner = {}            # uid of an output that is read or wanted: uid of its Function
+        self._leaf_readers = {}  # uid of a leaf: (the leaf, uid of a Function that reads it)
+        self._readers = {}  # uid of a Function: uids of the Functions that read it
+        self._owner = {}  # uid of an output that is read or wanted: uid of its Function
         seen = set()
         for outputs in groups:
             for function in functions(outputs, stop=self._owner):
                 if function.uid not in seen:
                     seen.add(function.uid)
                     self._add(function)
-            self._owner.update((output.uid, output.owner.uid) for output in outputs if output.is_output)
+            self._owner.update(
+                (output.uid, output.owner.uid) for output in outputs if output.is_output
+            )
 
     def _add(self, function):
         uid = function.uid
@@ -185,22 +220,33 @@ class _Reading(object):
 
         A graph that was loaded has leaves of its own with the uids of those that were saved.
         """
-        pending = [uid for leaf in leaves for mine, uid in self._leaf_readers.get(leaf.uid, ()) if mine == leaf]
+        pending = [
+            uid
+            for leaf in leaves
+            for mine, uid in self._leaf_readers.get(leaf.uid, ())
+            if mine == leaf
+        ]
         reached = set(pending)
         while pending:
             new = [uid for uid in self._readers.get(pending.pop(), ()) if uid not in reached]
             reached.update(new)
             pending.extend(new)
-        return lambda variables: any(self._owner.get(variable.uid) in reached for variable in variables)
+        return lambda variables: any(
+            self._owner.get(variable.uid) in reached for variable in variables
+        )
 
 
 def named(function):
-    """Returns how a Function is called in messages: its name, else those of its outputs, else its uid."""
+    """Returns how a Function is called in messages: its name, else those of its outputs, else
+    its uid."""
     if function.name:
-        return "the Function '%s'" % function.name
+        return f"the Function '{function.name}'"
     names = [output.name for output in function.outputs if output.name]
-    return 'a Function of the outputs %s' % ', '.join(map(repr, names)) if names \
-        else 'a Function without a name (%s)' % function.uid
+    return (
+        'a Function of the outputs %s' % ', '.join(map(repr, names))
+        if names
+        else f'a Function without a name ({function.uid})'
+    )
 
 
 def point(trainer, function, outputs, undo):
@@ -226,13 +272,16 @@ def _refuse_other_structure(function, file):
     """Refuses a file of another structure for `Function.restore`: CNTK does not look inside blocks.
 
     Raises:
-        ValueError: the file was saved before a change of the network that the Function has followed, or after.
+        ValueError: the file was saved before a change of the network that the Function has
+            followed, or after.
     """
     if signature(load_graph(file)) != signature(function):
-        raise ValueError('%s cannot be restored from %s: an optimization has changed the network, and the file holds '
-                         'another structure than the Function has now. cntk.load_model(file) gives the network in the '
-                         'file; to train on with it, restore a checkpoint of the Trainer saved at the same time'
-                         % (named(function), file))
+        raise ValueError(
+            f'{named(function)} cannot be restored from {file}: an optimization has changed the '
+            'network, and the file holds another structure than the Function has now. '
+            'cntk.load_model(file) gives the network in the file; to train on with it, restore a '
+            'checkpoint of the Trainer saved at the same time'
+        )
 
 
 def move(trainer, old, new, undo):
@@ -243,7 +292,7 @@ def move(trainer, old, new, undo):
     undo.callback(_put_back, mine, old.uid, mine.get(old.uid))
     mine[old.uid] = new
     again = _moves_of(new.uid)
-    if again is not None:           # the script has come back to a graph it had
+    if again is not None:  # the script has come back to a graph it had
         undo.callback(_put_back, again, new.uid, again.pop(new.uid))
 
 

@@ -3,7 +3,7 @@ from ..observers.base import Evaluation
 from .held_out import Measure
 
 
-class Recovery(object):
+class Recovery:
     """Measures the network as it is now, and keeps the curve of the latest record.
 
     Args:
@@ -25,7 +25,7 @@ class Recovery(object):
         self._records = records
         self.metric = None
         self.device = None
-        self._of = self._built = None       # uid of the metric, and what measures it
+        self._of = self._built = None  # uid of the metric, and what measures it
 
     @property
     def pending(self):
@@ -44,12 +44,13 @@ class Recovery(object):
         if self._records:
             curve = self._records[-1].curve
             if curve and curve[-1][0] == self._clock.samples:
-                curve.pop()             # a resumed run measures a point again
+                curve.pop()  # a resumed run measures a point again
             curve.append((self._clock.samples, self.metric))
 
     def _measure(self):
-        """Returns what measures the network: built once for each, since CNTK gives its memory back late."""
-        of = self._network.now.whole        # asking a Function for its outputs makes Functions
+        """Returns what measures the network: built once for each, since CNTK gives its memory
+        back late."""
+        of = self._network.now.whole  # asking a Function for its outputs makes Functions
         if self._of is not of or not self._built.repeats:
             self._of, self._built = of, Measure(self._network.metric)
         return self._built
@@ -59,6 +60,12 @@ class Recovery(object):
         if metric is not None:
             return Evaluation(kind, self._clock.samples, self._clock.epoch, metric)
         latest = self._records[-1] if self._records else None
-        return Evaluation(kind, self._clock.samples, self._clock.epoch, self.metric,
-                          latest and latest.optimization, latest and latest.drop,
-                          latest and latest.recovered)
+        return Evaluation(
+            kind,
+            self._clock.samples,
+            self._clock.epoch,
+            self.metric,
+            latest and latest.optimization,
+            latest and latest.drop,
+            latest and latest.recovered,
+        )

@@ -19,12 +19,14 @@ from cntk.train.training_session import TrainingSession
 ATTRIBUTE = '_netopt_callbacks'
 _CONSTRUCTOR = '_netopt_callbacks_constructor'
 _RUN = '_netopt_callbacks_run'
-CHECK = '_netopt_callbacks_check'       # of a Function: what looks at a file before it is restored into it
+CHECK = (
+    '_netopt_callbacks_check'  # of a Function: what looks at a file before it is restored into it
+)
 
 _trainers = weakref.WeakSet()
 
 
-class Handed(object):
+class Handed:
     """What a Trainer was constructed with.
 
     Attributes:
@@ -39,12 +41,13 @@ class Handed(object):
         tracker (windows.Tracker): our own writer, from the first run on.
         state (state.State): what the trainer is built from now.
         label (str): what its checkpoints carry, see `mark`; None for plain ones.
-        original (state.Original): of the trainer before its inside was exchanged first; None before that.
+        original (state.Original): of the trainer before its inside was exchanged first; None before
+            that.
         states (dict): the States that are kept, by where their uids begin.
         last (SwigPyObject): the C++ trainer that trained last, while the present one has not, see
             `exchanged`; None where the present one has.
-        last_tested (SwigPyObject): the C++ trainer that tested last, while a test window is open and the
-            present one has not tested; None else.
+        last_tested (SwigPyObject): the C++ trainer that tested last, while a test window is open
+            and the present one has not tested; None else.
         phases (phases.Phases): what a save or restore by the user's code concerns: those of the
             run on the trainer now, or of the last that optimized it; None before the first.
     """
@@ -68,12 +71,17 @@ def _arguments(trainer):
     arguments = _inputs(trainer.loss_function)
     known = {argument.uid for argument in arguments}
     if trainer.evaluation_function is not None:
-        arguments += [argument for argument in _inputs(trainer.evaluation_function) if argument.uid not in known]
+        arguments += [
+            argument
+            for argument in _inputs(trainer.evaluation_function)
+            if argument.uid not in known
+        ]
     return arguments
 
 
 def _inputs(function):
-    """Returns what a Function takes: one that is no composite tells of what it reads, which may be outputs of others."""
+    """Returns what a Function takes: one that is no composite tells of what it reads, which may
+    be outputs of others."""
     return list((function if function.is_composite else C.combine(function.outputs)).arguments)
 
 
@@ -91,6 +99,7 @@ def _remember_trainer(construct):
         construct(self, model, criterion, parameter_learners, progress_writers)
         setattr(self, ATTRIBUTE, Handed(self, model, parts, parameter_learners, progress_writers))
         _trainers.add(self)
+
     return constructor
 
 
@@ -106,6 +115,7 @@ def _remember_config(construct, names):
     def constructor(self, *args):
         construct(self, *args)
         setattr(self, ATTRIBUTE, dict(zip(names, args)))
+
     return constructor
 
 
@@ -113,9 +123,15 @@ def _remember_learner(create):
     @functools.wraps(create)
     def factory(*args, **options):
         learner = create(*args, **options)
-        # The update function of C.universal reads the Parameters; kept, it would pass for one of the script's.
-        setattr(learner, ATTRIBUTE, (create.__name__, args[:1] if create.__name__ == 'universal_learner' else args))
+        # The update function of C.universal reads the Parameters; kept, it would pass for one of
+        # the script's.
+        setattr(
+            learner,
+            ATTRIBUTE,
+            (create.__name__, args[:1] if create.__name__ == 'universal_learner' else args),
+        )
         return learner
+
     return factory
 
 
@@ -127,6 +143,7 @@ def _remember_truncation(construct):
         construct(self, *args, **options)
         given = signature.bind(self, *args, **options).arguments
         setattr(self, ATTRIBUTE, dict(given))
+
     return constructor
 
 
@@ -136,6 +153,7 @@ def _unless_attached(construct):
         if isinstance(trainer, Trainer):
             refuse_attached(trainer)
         construct(self, trainer, *args, **options)
+
     return constructor
 
 
@@ -149,14 +167,15 @@ def _checked_restore(restore):
         restored = restore(self, filename)
         values_restored(self)
         return restored
+
     return method
 
 
 def values_restored(function):
     """Tells CNTK that the values of a Function's Parameters and Constants are others now.
 
-    Its restore does not (`Function::RestoreFromCheckpoint`, Function.cpp): what a network computes of Parameters alone,
-    as a binarized layer does, it then goes on taking from its cache.
+    Its restore does not (`Function::RestoreFromCheckpoint`, Function.cpp): what a network computes
+    of Parameters alone, as a binarized layer does, it then goes on taking from its cache.
     """
     for leaf in [] if function is None else function.parameters + function.constants:
         leaf.record_value_update()
@@ -172,7 +191,8 @@ def refuse_attached(trainer):
         raise RuntimeError(
             'this trainer is under nc.attach(...), which sees the minibatches of a '
             'hand-written loop only: finish() that run, and give the callbacks to '
-            'nc.training_session(..., callbacks=[...]) or nc.train(...)')
+            'nc.training_session(..., callbacks=[...]) or nc.train(...)'
+        )
 
 
 def attached_to(trainer):
@@ -199,9 +219,11 @@ def install():
     MinibatchSource.__init__ = _remember_truncation(MinibatchSource.__init__)
     TrainingSession.__init__ = _unless_attached(TrainingSession.__init__)
     Function.restore = _checked_restore(Function.restore)
-    for config, names in ((cntk_py.CheckpointConfig, _CHECKPOINT),
-                          (cntk_py.CrossValidationConfig, _CROSS_VALIDATION),
-                          (cntk_py.TestConfig, _TEST)):
+    for config, names in (
+        (cntk_py.CheckpointConfig, _CHECKPOINT),
+        (cntk_py.CrossValidationConfig, _CROSS_VALIDATION),
+        (cntk_py.TestConfig, _TEST),
+    ):
         config.__init__ = _remember_config(config.__init__, names)
     for name in dir(cntk_py):
         if name.endswith('_learner') or name == 'quantized_mpicommunicator':
@@ -221,23 +243,32 @@ def trainer(trainer, progress_writers=None):
             others are named than those it has.
     """
     if not isinstance(trainer, Trainer):
-        raise TypeError('trainer must be a cntk.Trainer, got %r; build one with cntk.Trainer(model, (loss, '
-                        'metric), learners)' % (trainer,))
+        raise TypeError(
+            f'trainer must be a cntk.Trainer, got {trainer!r}; build one with cntk.Trainer(model, '
+            '(loss, metric), learners)'
+        )
     handed = trainer.__dict__.get(ATTRIBUTE)
     if handed is not None:
         if progress_writers is not None and not _same(_as_list(progress_writers), handed.writers):
             raise ValueError(
-                'progress_writers=%r are not those this Trainer was built with, %r: its writers '
-                'are known and stay, so leave progress_writers out, and give new observers as '
-                'callbacks' % (_as_list(progress_writers), handed.writers))
+                f'progress_writers={_as_list(progress_writers)!r} are not those this Trainer was '
+                f'built with, {handed.writers!r}: its writers are known and stay, so leave '
+                'progress_writers out, and give new observers as callbacks'
+            )
         return handed
     if progress_writers is None:
         raise ValueError(
             'this Trainer was built before `import netopt_callbacks`, and CNTK does not say which '
             'progress writers it has. Import netopt_callbacks first, or name the writers: '
-            'progress_writers=[...] (an empty list if it has none)')
-    handed = Handed(trainer, trainer.model, (trainer.loss_function, trainer.evaluation_function),
-                    trainer.parameter_learners, progress_writers)
+            'progress_writers=[...] (an empty list if it has none)'
+        )
+    handed = Handed(
+        trainer,
+        trainer.model,
+        (trainer.loss_function, trainer.evaluation_function),
+        trainer.parameter_learners,
+        progress_writers,
+    )
     setattr(trainer, ATTRIBUTE, handed)
     _trainers.add(trainer)
     return handed
@@ -270,8 +301,10 @@ def config(config, what):
         return None
     arguments = config.__dict__.get(ATTRIBUTE)
     if arguments is None:
-        raise ValueError('%s was built before `import netopt_callbacks`, and CNTK does not give '
-                         'its arguments back: import netopt_callbacks first' % what)
+        raise ValueError(
+            f'{what} was built before `import netopt_callbacks`, and CNTK does not give '
+            'its arguments back: import netopt_callbacks first'
+        )
     return arguments
 
 
@@ -281,13 +314,19 @@ def truncated(source):
 
 
 def length(source):
-    """Returns (samples, sweeps) that one of CNTK's minibatch sources gives, each None where not known."""
+    """Returns (samples, sweeps) that one of CNTK's minibatch sources gives, each None where not
+    known."""
     given = source.__dict__.get(ATTRIBUTE, {})
-    samples, sweeps = given.get('max_samples', INFINITELY_REPEAT), given.get('max_sweeps', INFINITELY_REPEAT)
-    return tuple(count if isinstance(count, int) and 0 < count < INFINITELY_REPEAT else None
-                 for count in (samples, sweeps))
+    samples, sweeps = given.get('max_samples', INFINITELY_REPEAT), given.get(
+        'max_sweeps', INFINITELY_REPEAT
+    )
+    return tuple(
+        count if isinstance(count, int) and 0 < count < INFINITELY_REPEAT else None
+        for count in (samples, sweeps)
+    )
 
 
 def learner(learner):
-    """Returns (name of the CNTK factory of a learner or communicator, its arguments), (None, ()) where not known."""
+    """Returns (name of the CNTK factory of a learner or communicator, its arguments), (None,
+    ()) where not known."""
     return learner.__dict__.get(ATTRIBUTE, (None, ()))

@@ -21,11 +21,16 @@ from .state import Original, current, operations_of, own, signature
 def original_of(state):
     """Returns the `Original` of a network."""
     whole = state.whole
-    return Original(state, state.models, state.has_metric, signature(whole),
-                    signature(state.metric) if state.has_metric else None,
-                    list(whole.arguments),
-                    ([leaf.uid for leaf in whole.parameters], [leaf.uid for leaf in whole.constants]),
-                    [(one._replace(parameters=()), [p.uid for p in one.parameters]) for one in state.trained])
+    return Original(
+        state,
+        state.models,
+        state.has_metric,
+        signature(whole),
+        signature(state.metric) if state.has_metric else None,
+        list(whole.arguments),
+        ([leaf.uid for leaf in whole.parameters], [leaf.uid for leaf in whole.constants]),
+        [(one._replace(parameters=()), [p.uid for p in one.parameters]) for one in state.trained],
+    )
 
 
 def places(state, original, arguments):
@@ -43,14 +48,21 @@ def places(state, original, arguments):
     saved = _saved(state)
     uids = [output.uid for output in saved.outputs]
     found = [uids.index(output.uid) for output in state.whole.outputs]
-    inputs, parameters, constants = ([leaf.uid for leaf in leaves]
-                                     for leaves in (saved.arguments, saved.parameters, saved.constants))
-    return {'outputs': found, 'fingerprint': fingerprint(saved, found),
-            'arguments': [_place(argument.uid, inputs) for argument in arguments],
-            'parameters': [_place(uid, parameters) for uid in original.leaves[0]],
-            'constants': [_place(uid, constants) for uid in original.leaves[1]],
-            'learners': [[one.made_by, [_place(p.uid, parameters) for p in one.parameters]]
-                         for one in state.trained]}
+    inputs, parameters, constants = (
+        [leaf.uid for leaf in leaves]
+        for leaves in (saved.arguments, saved.parameters, saved.constants)
+    )
+    return {
+        'outputs': found,
+        'fingerprint': fingerprint(saved, found),
+        'arguments': [_place(argument.uid, inputs) for argument in arguments],
+        'parameters': [_place(uid, parameters) for uid in original.leaves[0]],
+        'constants': [_place(uid, constants) for uid in original.leaves[1]],
+        'learners': [
+            [one.made_by, [_place(p.uid, parameters) for p in one.parameters]]
+            for one in state.trained
+        ],
+    }
 
 
 def _place(uid, uids):
@@ -78,7 +90,8 @@ def rebound(saved, phase, original, arguments, leaf_of):
         phase (Phase): tells what is where in it.
         original (Original): of this script's trainer.
         arguments (list of cntk.Variable): the criterion's, in order.
-        leaf_of (callable): uid -> the script's own Parameter or Constant, None where it has none any more.
+        leaf_of (callable): uid -> the script's own Parameter or Constant, None where it has none
+            any more.
 
     Returns:
         (cntk.Function, list): the outputs of model, loss and metric combined, and for each learner
@@ -90,35 +103,60 @@ def rebound(saved, phase, original, arguments, leaf_of):
     mine = (arguments,) + original.leaves
     theirs = (phase.arguments, phase.parameters, phase.constants)
     if list(map(len, mine)) != list(map(len, theirs)):
-        raise ValueError('the checkpoint was written by a script whose network has %d inputs, %d Parameters and %d '
-                         'Constants, this one has %d, %d and %d' % tuple(map(len, theirs + mine)))
-    pairs = [(saved.arguments[place], argument) for place, argument in zip(phase.arguments, arguments)
-             if place is not None]
-    for leaves, places_of_leaves, uids in zip((saved.parameters, saved.constants), theirs[1:], original.leaves):
-        pairs += [(leaves[place], leaf_of(uid)) for place, uid in zip(places_of_leaves, uids) if place is not None]
+        raise ValueError(
+            'the checkpoint was written by a script whose network has %d inputs, %d Parameters and '
+            '%d Constants, this one has %d, %d and %d' % tuple(map(len, theirs + mine))
+        )
+    pairs = [
+        (saved.arguments[place], argument)
+        for place, argument in zip(phase.arguments, arguments)
+        if place is not None
+    ]
+    for leaves, places_of_leaves, uids in zip(
+        (saved.parameters, saved.constants), theirs[1:], original.leaves
+    ):
+        pairs += [
+            (leaves[place], leaf_of(uid))
+            for place, uid in zip(places_of_leaves, uids)
+            if place is not None
+        ]
     pairs = [(old, new) for old, new in pairs if new is not None]
     pairs += _present(saved, pairs, original, leaf_of)
     for old, new in pairs:
         if tuple(old.shape) != tuple(new.shape):
-            raise ValueError('the checkpoint was written by another script: its %s is of shape %s, '
-                             'and %s of this script is of shape %s'
-                             % (old.name or old.uid, tuple(old.shape), new.name or new.uid, tuple(new.shape)))
+            raise ValueError(
+                'the checkpoint was written by another script: its %s is of shape %s, '
+                'and %s of this script is of shape %s'
+                % (old.name or old.uid, tuple(old.shape), new.name or new.uid, tuple(new.shape))
+            )
     own = {old.uid: new for old, new in pairs}
-    learners = [(made_by, tuple(own.get(saved.parameters[place].uid, saved.parameters[place]) for place in owned))
-                for made_by, owned in phase.learners]
+    learners = [
+        (
+            made_by,
+            tuple(own.get(saved.parameters[place].uid, saved.parameters[place]) for place in owned),
+        )
+        for made_by, owned in phase.learners
+    ]
     return _on(C.combine([saved.outputs[place] for place in phase.outputs]), pairs), learners
 
 
 def _present(saved, pairs, original, leaf_of):
-    """Returns the leaves that an optimization added and the trainer has now: what CNTK saves keeps its uid."""
+    """Returns the leaves that an optimization added and the trainer has now: what CNTK saves
+    keeps its uid."""
     known = {uid for uids in original.leaves for uid in uids}.union(old.uid for old, _ in pairs)
-    found = [(leaf, leaf_of(leaf.uid)) for leaf in list(saved.parameters) + list(saved.constants)
-             if leaf.uid not in known]
-    return [(old, new) for old, new in found if new is not None and tuple(old.shape) == tuple(new.shape)]
+    found = [
+        (leaf, leaf_of(leaf.uid))
+        for leaf in list(saved.parameters) + list(saved.constants)
+        if leaf.uid not in known
+    ]
+    return [
+        (old, new) for old, new in found if new is not None and tuple(old.shape) == tuple(new.shape)
+    ]
 
 
 def original_again(saved, original, leaf_of):
-    """Returns the network of a plain checkpoint's graph on the script's own leaves, and what each learner trains.
+    """Returns the network of a plain checkpoint's graph on the script's own leaves, and what each
+    learner trains.
 
     Args:
         saved (cntk.Function): as loaded; of the network that `original` tells of.
@@ -129,25 +167,32 @@ def original_again(saved, original, leaf_of):
     pairs = []
     for kind, uids in (('parameters', original.leaves[0]), ('constants', original.leaves[1])):
         pairs += [(leaf, leaf_of(uid)) for leaf, uid in zip(getattr(whole, kind), uids)]
-    own = {uid: new if new is not None else old for (old, new), uid in zip(
-        pairs, original.leaves[0] + original.leaves[1])}
+    own = {
+        uid: new if new is not None else old
+        for (old, new), uid in zip(pairs, original.leaves[0] + original.leaves[1])
+    }
     pairs += zip(whole.arguments, original.arguments)
     pairs = [(old, new) for old, new in pairs if new is not None]
-    trained = tuple(one._replace(parameters=tuple(own[uid] for uid in uids)) for one, uids in original.learners)
+    trained = tuple(
+        one._replace(parameters=tuple(own[uid] for uid in uids)) for one, uids in original.learners
+    )
     return _on(whole, pairs), trained
 
 
 def original_outputs(saved, original):
-    """Returns the outputs of model, loss and metric of a plain checkpoint's graph, or None if it is of another."""
+    """Returns the outputs of model, loss and metric of a plain checkpoint's graph, or None if
+    it is of another."""
     models = original.models
     if len(saved.outputs) < models + 1 + original.has_metric:
         return None
-    outputs = list(saved.outputs)[:models + 1]
+    outputs = list(saved.outputs)[: models + 1]
     if not original.has_metric:
         return outputs if signature(C.combine(outputs)) == original.signature else None
     for metric in list(saved.outputs)[models:]:
-        if signature(C.combine([metric])) == original.metric_signature \
-                and signature(C.combine(outputs + [metric])) == original.signature:
+        if (
+            signature(C.combine([metric])) == original.metric_signature
+            and signature(C.combine(outputs + [metric])) == original.signature
+        ):
             return outputs + [metric]
     return None
 
@@ -159,7 +204,8 @@ def _on(whole, pairs):
 
 
 def is_of(saved, whole):
-    """Whether a checkpoint of a run with optimizations holds this very graph, operation by operation.
+    """Whether a checkpoint of a run with optimizations holds this very graph, operation by
+    operation.
 
     Args:
         saved (checkpoint.Saved): its uids are those of when it was saved.
@@ -170,8 +216,11 @@ def is_of(saved, whole):
 
 
 def _uids(whole):
-    return {function.uid for function in graph.walk(whole, into_blocks=True)
-            if function.op_name != 'Combine'}
+    return {
+        function.uid
+        for function in graph.walk(whole, into_blocks=True)
+        if function.op_name != 'Combine'
+    }
 
 
 def advance_unique_id(at_least):
@@ -181,14 +230,17 @@ def advance_unique_id(at_least):
 
 
 def fingerprint(saved, places_of_outputs):
-    """Returns a text that the saved graphs of one phase share: a hash of their operations and shapes.
+    """Returns a text that the saved graphs of one phase share: a hash of their operations and
+    shapes.
 
     Args:
         saved (cntk.Function), places_of_outputs (list of int): see `places`.
     """
     if max(places_of_outputs) >= len(saved.outputs):
         return None
-    operations = sorted(operations_of(C.combine([saved.outputs[place] for place in places_of_outputs])))
+    operations = sorted(
+        operations_of(C.combine([saved.outputs[place] for place in places_of_outputs]))
+    )
     return hashlib.sha256('\n'.join(operations).encode('utf-8')).hexdigest()
 
 
@@ -199,6 +251,8 @@ def refuse_other(trainer, file):
         ValueError: the checkpoint was saved before that change, or after it.
     """
     if original_outputs(load_graph(file), original_of(current(trainer))) is None:
-        raise ValueError('the checkpoint %s is of another network than this Trainer has now, since an optimization '
-                         'attached to another Trainer changed the layers both read: restore that one to the time of '
-                         'this checkpoint first' % file)
+        raise ValueError(
+            f'the checkpoint {file} is of another network than this Trainer has now, since an '
+            'optimization attached to another Trainer changed the layers both read: restore that '
+            'one to the time of this checkpoint first'
+        )

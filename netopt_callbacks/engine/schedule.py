@@ -22,18 +22,25 @@ def checked_epoch_size(epoch_size):
     if epoch_size is None:
         return 1, DataUnit.sweep
     epoch_size = plain(epoch_size)
-    count, unit = epoch_size if isinstance(epoch_size, tuple) and len(epoch_size) == 2 \
+    count, unit = (
+        epoch_size
+        if isinstance(epoch_size, tuple) and len(epoch_size) == 2
         else (epoch_size, DataUnit.sample)
+    )
     if isinstance(count, bool) or not isinstance(count, int) or not isinstance(unit, DataUnit):
-        raise TypeError('epoch_size must be a number of samples, a tuple (number, '
-                        'cntk.train.DataUnit), or None for one sweep, got %r; give for example the number '
-                        'of training samples' % (epoch_size,))
+        raise TypeError(
+            'epoch_size must be a number of samples, a tuple (number, cntk.train.DataUnit), or '
+            f'None for one sweep, got {epoch_size!r}; give for example the number of training '
+            'samples'
+        )
     if count < 1:
-        raise ValueError('epoch_size must be 1 or more, got %r; None is one sweep of the data' % (epoch_size,))
+        raise ValueError(
+            f'epoch_size must be 1 or more, got {epoch_size!r}; None is one sweep of the data'
+        )
     return count, unit
 
 
-class Clock(object):
+class Clock:
     """Where a run stands: samples, minibatches and sweeps since its first minibatch.
 
     Epoch N is complete at the first minibatch end at or past N x epoch_size.
@@ -41,7 +48,8 @@ class Clock(object):
     Args:
         epoch_size: as `checked_epoch_size` takes it.
         max_samples (int): length of the run, None where the source decides.
-        source (tuple): at most how many (samples, sweeps) the source gives, each None where not known.
+        source (tuple): at most how many (samples, sweeps) the source gives, each None where not
+            known.
 
     Attributes:
         base (list of int): samples, minibatches and sweeps the trainer had seen when the run began.
@@ -110,21 +118,26 @@ class Clock(object):
             ValueError: names the optimization, its epoch and the last one reached.
         """
         if self.max_samples == 0:
-            raise ValueError('%s needs a sample to train, and max_samples, which CNTK counts over the life of '
-                             'the learners, leaves this run none: give more; nc.optimize(...) changes a network '
-                             'without training it' % optimization.name)
-        known = self.max_samples is not None and self.unit == DataUnit.sample \
+            raise ValueError(
+                f'{optimization.name} needs a sample to train, and max_samples, which CNTK counts '
+                'over the life of the learners, leaves this run none: give more; nc.optimize(...) '
+                'changes a network without training it'
+            )
+        known = (
+            self.max_samples is not None
+            and self.unit == DataUnit.sample
             and not isinstance(optimization.epoch, tuple)
+        )
         last = self.max_samples // self.count if known else None
         if known and optimization.epoch > last:
             raise ValueError(
-                '%s(epoch=%d) is past the end of training: max_samples, which CNTK counts over the '
-                'life of the learners, leaves this run %d samples, %s of epoch_size=%d, so %d is the '
-                'last epoch it can name; give that, or train longer'
-                % (optimization.name, optimization.epoch, self.max_samples,
-                   _epochs(self.max_samples / float(self.count)), self.count, last))
+                f'{optimization.name}(epoch={optimization.epoch}) is past the end of training: '
+                'max_samples, which CNTK counts over the life of the learners, leaves this run '
+                f'{self.max_samples} samples, {_epochs(self.max_samples / float(self.count))} of '
+                f'epoch_size={self.count}, so {last} is the last epoch it can name; give that, or '
+                'train longer'
+            )
         self._check_source(optimization)
-
 
     def needs_sweeps(self, optimization):
         """Whether it takes ends of sweeps to bring an optimization due."""
@@ -143,11 +156,13 @@ class Clock(object):
         last = None if known is None else known if counted else known // self.count
         epoch = optimization.epoch[0] if counted else optimization.epoch
         if last is not None and epoch > last:
-            raise ValueError('%s(epoch=%r) never comes: the minibatch source gives %d %s, so %d is the last epoch it '
-                             'can name; give that, or let the source give more'
-                             % (optimization.name, optimization.epoch, known, unit, last))
+            raise ValueError(
+                f'{optimization.name}(epoch={optimization.epoch!r}) never comes: the minibatch '
+                f'source gives {known} {unit}, so {last} is the last epoch it can name; give that, '
+                'or let the source give more'
+            )
 
 
 def _epochs(number):
     whole = int(math.floor(number))
-    return '%d epochs' % whole if whole == number else '%.2f epochs' % number
+    return f'{whole} epochs' if whole == number else f'{number:.2f} epochs'

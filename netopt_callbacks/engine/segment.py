@@ -27,7 +27,7 @@ class Segment(TrainingSession):
         self._due = False
         self.stopped = False
         self._left = False
-        super(Segment, self).__init__(*arguments)
+        super().__init__(*arguments)
 
     def run(self, caught, device):
         """Trains; returns whether training came to its end in it, and raises what went wrong."""
@@ -44,7 +44,8 @@ class Segment(TrainingSession):
             self._keep(error)
 
     def _keep(self, error):
-        """Leaves C++ with an exception it can carry: SystemExit, say, would end the process there."""
+        """Leaves C++ with an exception it can carry: SystemExit, say, would end the process
+        there."""
         self._session.caught.keep(error)
         raise directors.EndOfSegment
 
@@ -80,8 +81,9 @@ class Segment(TrainingSession):
         try:
             engine = self._session.engine
             cntk_tested = engine.tell_test('cross_validation')
-            goes_on = super(Segment, self).on_cross_validation_end(
-                index, average_error, num_samples, num_minibatches)
+            goes_on = super().on_cross_validation_end(
+                index, average_error, num_samples, num_minibatches
+            )
             # The callback may have tested as well; without a source it is the cross-validation.
             engine.tell_test('test' if cntk_tested else 'cross_validation')
         except BaseException as error:

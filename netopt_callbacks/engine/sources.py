@@ -8,8 +8,10 @@ from . import remember
 
 def has_position(source):
     """Whether reading a source can be undone; what a UserMinibatchSource inherits does nothing."""
-    return not isinstance(source, UserMinibatchSource) \
+    return (
+        not isinstance(source, UserMinibatchSource)
         or type(source).restore_from_checkpoint is not UserMinibatchSource.restore_from_checkpoint
+    )
 
 
 def refuse_half_position(source):
@@ -19,9 +21,11 @@ def refuse_half_position(source):
         ValueError: names the source and what it lacks.
     """
     if not has_position(source) and source.get_checkpoint_state():
-        raise ValueError('the minibatch source %s must be able to go to the position it tells, which an optimization '
-                         'needs, and got no restore_from_checkpoint(state) of its own: override that too, or '
-                         'leave get_checkpoint_state() out' % type(source).__name__)
+        raise ValueError(
+            f'the minibatch source {type(source).__name__} must be able to go to the position it '
+            'tells, which an optimization needs, and got no restore_from_checkpoint(state) of its '
+            'own: override that too, or leave get_checkpoint_state() out'
+        )
 
 
 def length(source, anew=False):
@@ -47,7 +51,9 @@ def sweep_of(source):
     sequences = [source._data[name] for name in source._data if source._is_sequence[name]]
     if not sequences:
         return source._num_samples
-    return sum(max(length_of(data[row]) for data in sequences) for row in range(source._num_samples))
+    return sum(
+        max(length_of(data[row]) for data in sequences) for row in range(source._num_samples)
+    )
 
 
 def tells_all_workers_of_sweeps(source):
@@ -55,11 +61,11 @@ def tells_all_workers_of_sweeps(source):
     return isinstance(source, MinibatchSourceFromData)
 
 
-class Ahead(object):
+class Ahead:
     """One worker's look at its share of the next minibatch, as C++ will read it.
 
-    The source is put back to where it was. One of the user's own without checkpoint state cannot be:
-    what was read is kept for the next call of `next_minibatch`.
+    The source is put back to where it was. One of the user's own without checkpoint state cannot
+    be: what was read is kept for the next call of `next_minibatch`.
 
     Args:
         source (cntk.io.MinibatchSource or cntk.io.UserMinibatchSource): of the training.
@@ -100,7 +106,8 @@ class Ahead(object):
 
 
 def next_minibatch(source, size, count=1, rank=0):
-    """Returns one worker's share of the next minibatch as {StreamInformation: MinibatchData}, empty at the end."""
+    """Returns one worker's share of the next minibatch as {StreamInformation: MinibatchData},
+    empty at the end."""
     if isinstance(source, UserMinibatchSource):
         return source.next_minibatch(size, count, rank)
     return source.next_minibatch(size, num_data_partitions=count, partition_index=rank)

@@ -1,9 +1,8 @@
 """The network of a trainer at one time, as an immutable value.
 
-A `State` says all that a C++ trainer is built from. Every change of a running trainer puts one in the
-place of another, see `network`.
+A `State` says all that a C++ trainer is built from. Every change of a running trainer puts one in
+the place of another, see `network`.
 """
-import collections
 from typing import Any, NamedTuple, Optional, Tuple
 
 import cntk as C
@@ -22,9 +21,11 @@ class State(NamedTuple):
         whole (cntk.Function): the outputs of model, loss and metric, combined.
         models (int): how many of them are the model's; 0 for a trainer without one.
         has_metric (bool): whether the last one is a metric.
-        kinds (tuple): for model, loss and metric (name of the Function, name of the combine it is or None).
+        kinds (tuple): for model, loss and metric (name of the Function, name of the combine it is
+            or None).
         trained (tuple of Trained): its learners and what each trains.
-        unique_id (int): CNTK's uid counter where the graph begins; None where the graph is the user's own.
+        unique_id (int): CNTK's uid counter where the graph begins; None where the graph is the
+            user's own.
     """
 
     whole: Any
@@ -82,7 +83,9 @@ def _as_built(trainer, learners):
     outputs.append(loss.output)
     if metric is not None:
         outputs.append(metric.output)
-    kinds = tuple(None if function is None else _kind(function) for function in (model, loss, metric))
+    kinds = tuple(
+        None if function is None else _kind(function) for function in (model, loss, metric)
+    )
     return State(own(C.combine(outputs)), models, metric is not None, kinds, trained_by(learners))
 
 
@@ -92,18 +95,17 @@ def _kind(function):
     return function.name, root.name if root.op_name == 'Combine' else None
 
 
-Original = collections.namedtuple(
-    'Original', 'state, models, has_metric, signature, metric_signature, arguments, leaves, learners')
-Original.__doc__ = """What a plain checkpoint of a trainer is of: its network before the first exchange.
+class Original(NamedTuple):
+    """What a plain checkpoint of a trainer is of: its network before the first exchange."""
 
-Attributes:
-    state (State): None once a Parameter of it is retired, so that its memory is let go.
-    models, has_metric: as of a State.
-    signature, metric_signature (str): see `saved_graph.signature`.
-    arguments (list of cntk.Variable): its inputs, in order.
-    leaves (tuple of lists of str): the uids of its Parameters and of its Constants, in order.
-    learners (list of (Trained without Parameters, list of str)): each learner, and the uids of what it trained.
-"""
+    state: Optional[State]  # None once a Parameter of it is retired, so that its memory is let go
+    models: tuple  # as of a State
+    has_metric: bool  # as of a State
+    signature: str  # see `saved_graph.signature`
+    metric_signature: str
+    arguments: list  # its inputs (cntk.Variable), in order
+    leaves: tuple  # lists of str: the uids of its Parameters and of its Constants, in order
+    learners: list  # (Trained without Parameters, list of str: the uids of what it trained)
 
 
 def signature(model):
@@ -120,6 +122,8 @@ def operations_of(model):
             if function.is_block:
                 levels.append(body(function).outputs)
             elif function.op_name != 'Combine':
-                operations.append('%s%s' % (function.op_name, [tuple(o.shape) for o in level.outputs(function)]))
+                operations.append(
+                    f'{function.op_name}{[tuple(o.shape) for o in level.outputs(function)]}'
+                )
     shapes = [str(tuple(parameter.shape)) for parameter in model.parameters]
     return operations + shapes

@@ -1,7 +1,8 @@
 """The exchange of a Trainer's inside: the only code that touches it.
 
 The user's Trainer object stays; a new C++ trainer is built around the new graph, with the
-same writers, and put in its place. Learners whose Parameters changed are rebuilt inside their own objects.
+same writers, and put in its place. Learners whose Parameters changed are rebuilt inside their own
+objects.
 """
 from . import learners as learner_facts
 from .exchanged import class_of
@@ -21,35 +22,47 @@ def check(before, after, trained, optimization):
         optimization (str): name of what made the new graph.
 
     Raises:
-        ValueError: outputs changed shape, arguments were exchanged, or a Parameter that a learner trains
-            is in the model and nowhere behind the loss (CNTK's train_minibatch would end the process).
+        ValueError: outputs changed shape, arguments were exchanged, or a Parameter that a learner
+            trains is in the model and nowhere behind the loss (CNTK's train_minibatch would end the
+            process).
     """
     for index, (old, new) in enumerate(zip(before.outputs, after.whole.outputs)):
         if old.shape != new.shape:
-            raise ValueError('%s: transform(model) must keep the outputs: number %d was of shape %s, got shape '
-                             '%s; replace layers by ones of the same output shape'
-                             % (optimization, index, old.shape, new.shape))
+            raise ValueError(
+                f'{optimization}: transform(model) must keep the outputs: number {index} was of '
+                f'shape {old.shape}, got shape {new.shape}; replace layers by ones of the same '
+                'output shape'
+            )
     known = {argument.uid for argument in before.arguments}
     strange = [argument for argument in after.whole.arguments if argument.uid not in known]
     if strange:
-        raise ValueError('%s: transform(model) must keep the arguments of the model; %s %s new '
-                         '(clone with {argument: argument}, or use nc.graph)'
-                         % (optimization, ', '.join(a.name or a.uid for a in strange),
-                            'is' if len(strange) == 1 else 'are'))
+        raise ValueError(
+            '%s: transform(model) must keep the arguments of the model; %s %s new '
+            '(clone with {argument: argument}, or use nc.graph)'
+            % (
+                optimization,
+                ', '.join(a.name or a.uid for a in strange),
+                'is' if len(strange) == 1 else 'are',
+            )
+        )
     present = {parameter.uid for parameter in after.whole.parameters}
     lost = [parameter for parameter in unread(trained, after.loss) if parameter.uid in present]
     if lost:
-        raise ValueError('%s: the loss of the new graph must depend on each Parameter that a learner trains, '
-                         'and does not on %s; keep it in the graph'
-                         % (optimization, ', '.join(map(describe_parameter, lost))))
+        raise ValueError(
+            '%s: the loss of the new graph must depend on each Parameter that a learner trains, '
+            'and does not on %s; keep it in the graph'
+            % (optimization, ', '.join(map(describe_parameter, lost)))
+        )
 
 
 def check_outputs(expected, model):
     """Raises ValueError where a transform returned another number of outputs than it was given."""
     if len(model.outputs) != expected:
-        raise ValueError('transform(model) must return the same outputs in the same order: expected %d, '
-                         'got %d; edit the model with nc.graph, or combine all of model.outputs'
-                         % (expected, len(model.outputs)))
+        raise ValueError(
+            'transform(model) must return the same outputs in the same order: expected '
+            f'{expected}, got {len(model.outputs)}; edit the model with nc.graph, or combine all '
+            'of model.outputs'
+        )
 
 
 def exchange(trainer, handed, state, begin_with, writers, label, undo):
@@ -72,9 +85,13 @@ def exchange(trainer, handed, state, begin_with, writers, label, undo):
         model = labelled(model.outputs if model is not None else (), label)
     new = native_trainer(model, (loss, state.metric), learners, list(writers))
     tested = handed.tracker is not None and handed.tracker.tested is not None
-    for name, value in (('last', handed.last or trainer.this), ('learners', learners),
-                        ('last_tested', handed.last_tested or (trainer.this if tested else None)),
-                        ('state', state._replace(trained=trained)), ('label', label)):
+    for name, value in (
+        ('last', handed.last or trainer.this),
+        ('learners', learners),
+        ('last_tested', handed.last_tested or (trainer.this if tested else None)),
+        ('state', state._replace(trained=trained)),
+        ('label', label),
+    ):
         undo.callback(setattr, handed, name, getattr(handed, name))
         setattr(handed, name, value)
     undo.callback(setattr, trainer, '__class__', type(trainer))

@@ -11,10 +11,18 @@ from . import disk, pair, remember
 from .learners import parameters_of
 
 # Numbers that a learner keeps for each that it trains, by the name of its factory.
-_KEPT = {'sgd_learner': 0, 'momentum_sgd_learner': 1, 'nesterov_learner': 1, 'ada_grad_learner': 1, 'adam_learner': 2,
-         'fsada_grad_learner': 2, 'rmsprop_learner': 3, 'ada_delta_learner': 2}
+_KEPT = {
+    'sgd_learner': 0,
+    'momentum_sgd_learner': 1,
+    'nesterov_learner': 1,
+    'ada_grad_learner': 1,
+    'adam_learner': 2,
+    'fsada_grad_learner': 2,
+    'rmsprop_learner': 3,
+    'ada_delta_learner': 2,
+}
 _MOST = 3
-_BESIDE = 1 << 16       # bytes of all that is no array
+_BESIDE = 1 << 16  # bytes of all that is no array
 
 
 def room_for(folder, graph, learners, what):
@@ -33,9 +41,11 @@ def room_for(folder, graph, learners, what):
     for learner in learners:
         needed += _KEPT.get(remember.learner(learner)[0], _MOST) * _bytes(parameters_of([learner]))
     if shutil.disk_usage(folder).free < needed:
-        raise RuntimeError('%s takes a temporary file of about %.1f MB in %s, and that is on %s: make room, or name '
-                           'another folder in the environment variable TMPDIR'
-                           % (what, needed / 1e6, tempfile.gettempdir(), disk.disk_of(folder)))
+        raise RuntimeError(
+            '%s takes a temporary file of about %.1f MB in %s, and that is on %s: make room, or '
+            'name another folder in the environment variable TMPDIR'
+            % (what, needed / 1e6, tempfile.gettempdir(), disk.disk_of(folder))
+        )
 
 
 def _bytes(leaves):
@@ -50,5 +60,8 @@ def check(file, what):
     """
     torn = pair.fault(file)
     if torn is not None:
-        raise RuntimeError('%s takes a temporary file, which could not be written whole to %s (%s): make room, or '
-                           'name another folder in the environment variable TMPDIR' % (what, disk.disk_of(file), torn))
+        raise RuntimeError(
+            f'{what} takes a temporary file, which could not be written whole to '
+            f'{disk.disk_of(file)} ({torn}): make room, or name another folder in the environment '
+            'variable TMPDIR'
+        )

@@ -31,11 +31,11 @@ class Tracker(cntk_py.ProgressWriter):
     """
 
     def __init__(self, handed, dtype):
-        super(Tracker, self).__init__(1, 0, 1, 0, sys.maxsize, 0)
+        super().__init__(1, 0, 1, 0, sys.maxsize, 0)
         self.__disown__()
         self.dtype = dtype
         self.sums = self.tested = None
-        self._handed = weakref.ref(handed)      # C++ holds this object for ever, and so what it holds
+        self._handed = weakref.ref(handed)  # C++ holds this object for ever, and so what it holds
         self.listen()
 
     def listen(self, on_training_summary=None, on_test_summary=None):
@@ -58,16 +58,18 @@ class Tracker(cntk_py.ProgressWriter):
         self.sums = (aggregate_loss[1], aggregate_metric[1])
         handed = self._handed()
         if handed is not None:
-            handed.last = None          # it holds the memory of the network before
+            handed.last = None  # it holds the memory of the network before
 
-    def on_write_training_summary(self, samples, updates, summaries, aggregate_loss,
-                                  aggregate_metric, elapsed_milliseconds):
+    def on_write_training_summary(
+        self, samples, updates, summaries, aggregate_loss, aggregate_metric, elapsed_milliseconds
+    ):
         self.sums = None
         if samples and self._training_summary is not None:
             self._training_summary(samples, aggregate_loss / samples, aggregate_metric / samples)
 
-    def on_write_test_summary(self, samples, updates, summaries, aggregate_metric,
-                              elapsed_milliseconds):
+    def on_write_test_summary(
+        self, samples, updates, summaries, aggregate_metric, elapsed_milliseconds
+    ):
         self.tested = None
         if samples and self._test_summary is not None:
             self._test_summary(samples, aggregate_metric / samples)
@@ -88,7 +90,7 @@ class Tracker(cntk_py.ProgressWriter):
         """Called by learners."""
 
 
-class _OpenWindow(object):
+class _OpenWindow:
     """One writer's open window after a swap: its methods, told the right sums."""
 
     METHODS = ('on_write_training_update', 'on_training_update_end', 'on_write_training_summary')
@@ -96,7 +98,7 @@ class _OpenWindow(object):
     def __init__(self, writer, trainer, sums, dtype, told, averaged):
         self._averaged = averaged
         self._writer = writer
-        self._trainer = weakref.ref(trainer)        # CNTK holds the writer for ever, and so what it holds
+        self._trainer = weakref.ref(trainer)  # CNTK holds the writer for ever, and so what it holds
         self._loss, self._metric = (dtype.type(value) for value in sums)
         self._dtype = dtype
         self._added = False
@@ -126,19 +128,28 @@ class _OpenWindow(object):
         since = self.told or (aggregate_loss[0], aggregate_metric[0])
         self.told = (float(self._loss), float(self._metric))
         type(self._writer).on_write_training_update(
-            self._writer, samples, updates, (since[0], self.told[0]), (since[1], self.told[1]))
+            self._writer, samples, updates, (since[0], self.told[0]), (since[1], self.told[1])
+        )
 
     def on_training_update_end(self):
         self._add()
         self._added = False
         type(self._writer).on_training_update_end(self._writer)
 
-    def on_write_training_summary(self, samples, updates, summaries, aggregate_loss,
-                                  aggregate_metric, elapsed_milliseconds):
+    def on_write_training_summary(
+        self, samples, updates, summaries, aggregate_loss, aggregate_metric, elapsed_milliseconds
+    ):
         self.close()
         loss, metric = self._averaged(self._loss, self._metric)
         type(self._writer).on_write_training_summary(
-            self._writer, samples, updates, summaries, float(loss), float(metric), elapsed_milliseconds)
+            self._writer,
+            samples,
+            updates,
+            summaries,
+            float(loss),
+            float(metric),
+            elapsed_milliseconds,
+        )
 
     def close(self):
         """Gives the writer its own methods back."""
@@ -146,18 +157,19 @@ class _OpenWindow(object):
             self._writer.__dict__.pop(name, None)
 
 
-class _OpenTestWindow(object):
-    """One writer's open test window after a swap, in a loop of the user's own: the sum before it is added.
+class _OpenTestWindow:
+    """One writer's open test window after a swap, in a loop of the user's own: the sum before it is
+    added.
 
-    CNTK adds the minibatches one by one. Their sum after the swap is added here at once, which is the
-    same for counts, as of errors, and else differs by what the order of additions rounds.
+    CNTK adds the minibatches one by one. Their sum after the swap is added here at once, which is
+    the same for counts, as of errors, and else differs by what the order of additions rounds.
     """
 
     METHODS = ('on_write_test_update', 'on_write_test_summary')
 
     def __init__(self, writer, trainer, before, dtype, told):
         self._writer = writer
-        self._trainer = weakref.ref(trainer)        # as there
+        self._trainer = weakref.ref(trainer)  # as there
         self._before = dtype.type(before)
         self._dtype = dtype
         self.told = told
@@ -172,12 +184,19 @@ class _OpenTestWindow(object):
         self.told = self._whole(aggregate_metric[1])
         type(self._writer).on_write_test_update(self._writer, samples, updates, (since, self.told))
 
-    def on_write_test_summary(self, samples, updates, summaries, aggregate_metric, elapsed_milliseconds):
+    def on_write_test_summary(
+        self, samples, updates, summaries, aggregate_metric, elapsed_milliseconds
+    ):
         self.close()
         tested_since = remember.handed(self._trainer()).last_tested is None
         type(self._writer).on_write_test_summary(
-            self._writer, samples, updates, summaries, self._whole(aggregate_metric if tested_since else 0),
-            elapsed_milliseconds)
+            self._writer,
+            samples,
+            updates,
+            summaries,
+            self._whole(aggregate_metric if tested_since else 0),
+            elapsed_milliseconds,
+        )
 
     def close(self):
         """Gives the writer its own methods back."""
@@ -185,7 +204,7 @@ class _OpenTestWindow(object):
             self._writer.__dict__.pop(name, None)
 
 
-class _Once(object):
+class _Once:
     """What several workers average is averaged once for all writers: the sums are the same."""
 
     def __init__(self, averaged):

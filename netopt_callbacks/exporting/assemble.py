@@ -1,4 +1,5 @@
-"""One ONNX model of what is mended and of segments: nodes of domain `netopt`, and functions that say what they compute."""
+"""One ONNX model of what is mended and of segments: nodes of domain `netopt`, and functions
+that say what they compute."""
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
@@ -16,15 +17,19 @@ def assembled(mended, cut, names, inline=False, inner=False):
         mended (ModelProto): of `mend.exported`; left as it is.
         cut (CutNetwork): what it was made of.
         names (Names): of inputs and outputs.
-        inline (bool): whether segments are standard operators in the graph itself; else nodes and functions.
+        inline (bool): whether segments are standard operators in the graph itself; else nodes and
+            functions.
         inner (bool): whether what segments read and give are outputs, too, under ENTRY and EXIT.
 
     Raises:
-        NotImplementedError: the network has more segments than there are operators, or one that no standard operators give.
+        NotImplementedError: the network has more segments than there are operators, or one that no
+            standard operators give.
     """
     if len(cut.segments) > MOST_SEGMENTS:
-        raise NotImplementedError('deploy.export: the network has %d segments, a file holds at most %d'
-                                  % (len(cut.segments), MOST_SEGMENTS))
+        raise NotImplementedError(
+            f'deploy.export: the network has {len(cut.segments)} segments, a file holds at most '
+            f'{MOST_SEGMENTS}'
+        )
     model = type(mended)()
     model.CopyFrom(mended)
     graph = model.graph
@@ -39,12 +44,16 @@ def assembled(mended, cut, names, inline=False, inner=False):
             if not inline:
                 model.functions.extend([body.function(_operator(index), segment.state)])
         except body.Unwritable as error:
-            raise NotImplementedError("deploy.export: segment '%s': %s; export the network as it was before it was lowered"
-                                      % (segment.name, error)) from error
+            raise NotImplementedError(
+                f"deploy.export: segment '{segment.name}': {error}; export the network as it was "
+                "before it was lowered"
+            ) from error
         if inner:
             for name, source in ((ENTRY % index, entries[index]), (EXIT % index, None)):
                 if source is not None and source != name:
-                    graph.node.extend([helper.make_node('Identity', [source], [name], 'inner ' + name)])
+                    graph.node.extend(
+                        [helper.make_node('Identity', [source], [name], 'inner ' + name)]
+                    )
                 value = graph.output.add()
                 value.name = name
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
@@ -59,7 +68,7 @@ def assembled(mended, cut, names, inline=False, inner=False):
     return model
 
 
-class Names(object):
+class Names:
     """The user's names of inputs and outputs, each once; what has none gets one.
 
     Attributes:
@@ -70,8 +79,12 @@ class Names(object):
         taken = set()
         self.inputs = [_free(argument.name or 'input', taken) for argument in model.arguments]
         only = len(model.outputs) == 1
-        self.outputs = [_free(output.owner.name or (model.name if only else '') or output.name or 'output', taken)
-                        for output in model.outputs]
+        self.outputs = [
+            _free(
+                output.owner.name or (model.name if only else '') or output.name or 'output', taken
+            )
+            for output in model.outputs
+        ]
 
 
 def _free(name, taken):
@@ -79,13 +92,13 @@ def _free(name, taken):
     number, free = 1, name
     while free in taken:
         number += 1
-        free = '%s_%d' % (name, number)
+        free = f'{name}_{number}'
     taken.add(free)
     return free
 
 
 def _operator(index):
-    return '%s%d' % (OPERATOR, index)
+    return f'{OPERATOR}{index}'
 
 
 def _inner_outputs(graph, count):
@@ -100,9 +113,11 @@ def _inner_outputs(graph, count):
 
 
 def add_segment(graph, index, segment, entry, inline):
-    state = 'netopt_state_%d' % index
-    graph.initializer.extend([numpy_helper.from_array(np.frombuffer(segment.state, np.uint8), state)])
-    add = _Adder(graph, 'netopt_%d_' % index)
+    state = f'netopt_state_{index}'
+    graph.initializer.extend(
+        [numpy_helper.from_array(np.frombuffer(segment.state, np.uint8), state)]
+    )
+    add = _Adder(graph, f'netopt_{index}_')
     exit = EXIT % index
     steps = len(segment.entry.dynamic_axes) > 1
     if segment.rows is not None:
@@ -111,9 +126,11 @@ def add_segment(graph, index, segment, entry, inline):
     else:
         around = exit if _shape_is_known(segment) else add.name()
     if inline:
-        graph.node.extend(body.nodes(segment.state, entry, state, around, 'netopt_%d_body_' % index))
+        graph.node.extend(body.nodes(segment.state, entry, state, around, f'netopt_{index}_body_'))
     else:
-        node = helper.make_node(_operator(index), [entry, state], [around], segment.name, domain=DOMAIN)
+        node = helper.make_node(
+            _operator(index), [entry, state], [around], segment.name, domain=DOMAIN
+        )
         graph.node.extend([node])
     if around == exit:
         return
@@ -130,6 +147,7 @@ def add_segment(graph, index, segment, entry, inline):
 def _shape_is_known(segment):
     """Whether the program gives the shape that the network has there."""
     from ..native_program import Program
+
     program = Program.from_state(segment.state)
     (shape,) = program.inputs
     if None in shape:
@@ -138,7 +156,7 @@ def _shape_is_known(segment):
     return tuple(given[1:]) == tuple(segment.exit.shape)
 
 
-class _Adder(object):
+class _Adder:
     """Adds nodes to a graph under names of their own."""
 
     def __init__(self, graph, prefix):
@@ -146,7 +164,7 @@ class _Adder(object):
 
     def name(self):
         self.count += 1
-        return '%s%d' % (self.prefix, self.count)
+        return f'{self.prefix}{self.count}'
 
     def integers(self, *values):
         name = self.name()
@@ -201,8 +219,10 @@ def sort_nodes(graph):
             else:
                 rest.append(node)
         if not ready:
-            raise RuntimeError('deploy.export: the nodes %s read what is nowhere'
-                               % ', '.join(node.name for node in rest[:3]))
+            raise RuntimeError(
+                'deploy.export: the nodes %s read what is nowhere'
+                % ', '.join(node.name for node in rest[:3])
+            )
         ordered += ready
         left = rest
     del graph.node[:]

@@ -1,9 +1,10 @@
 """The program of a segment in standard operators of ONNX, with the same bits.
 
-Bits are values of +1 and -1. Sums of them are integers that float32 holds exactly, whatever the order, so a convolution
-of the standard gives the integers of ours. What follows them is written so that no optimizer of a runtime can move a
-factor into the weights, and no rounding is saved: a `Floor` behind the integers, and a fused multiply-add (`_fused`) in
-float64 with its second rounding undone.
+Bits are values of +1 and -1. Sums of them are integers that float32 holds exactly, whatever the
+order, so a convolution of the standard gives the integers of ours. What follows them is written so
+that no optimizer of a runtime can move a factor into the weights, and no rounding is saved: a
+`Floor` behind the integers, and a fused multiply-add (`_fused`) in float64 with its second rounding
+undone.
 """
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -11,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..native_program_read import description_of
 
 OPSET = 13
-MOST_SLICES = 64            # of a window that is summed slice by slice; a larger one is a running sum
+MOST_SLICES = 64  # of a window that is summed slice by slice; a larger one is a running sum
 _F = np.float32
 
 
@@ -25,8 +26,14 @@ def function(name, state):
     Raises:
         Unwritable: names the op.
     """
-    return helper.make_function('netopt', name, ['x', 'state'], ['y'], nodes(state, 'x', 'state', 'y', ''),
-                                [helper.make_opsetid('', OPSET)])
+    return helper.make_function(
+        'netopt',
+        name,
+        ['x', 'state'],
+        ['y'],
+        nodes(state, 'x', 'state', 'y', ''),
+        [helper.make_opsetid('', OPSET)],
+    )
 
 
 def nodes(state, x, source, y, prefix):
@@ -43,8 +50,9 @@ def nodes(state, x, source, y, prefix):
     return _Body(description_of(state), x, source, y, prefix).nodes
 
 
-class _Value(object):
-    """A value of the program: its name here, [batch, channels, height, width], and the lengths that are known."""
+class _Value:
+    """A value of the program: its name here, [batch, channels, height, width], and the lengths
+    that are known."""
 
     def __init__(self, name, shape):
         self.name, self.shape = name, tuple(shape)
@@ -56,28 +64,36 @@ class _Value(object):
         return int(np.prod(self.shape))
 
 
-class _Body(object):
+class _Body:
     def __init__(self, description, x, source, y, prefix):
         self.nodes, self.prefix, self.source = [], prefix, source
         self._count, self._constants = 0, {}
-        (shape,), = description.inputs
+        ((shape,),) = description.inputs
         self.values = {}
         if len(shape) == 1:
-            x, shape = self.add('Unsqueeze', [x, self.constant(np.array([2, 3], np.int64))]), shape + (1, 1)
+            x, shape = self.add(
+                'Unsqueeze', [x, self.constant(np.array([2, 3], np.int64))]
+            ), shape + (1, 1)
         self.values[0] = _Value(x, shape)
         for number, op in enumerate(description.ops):
             try:
                 getattr(self, '_' + op.name)(op)
             except (AttributeError, Unwritable) as error:
                 reason = 'there is no such op' if isinstance(error, AttributeError) else str(error)
-                raise Unwritable('op %d (%s) of the program has no form in standard operators: %s'
-                                 % (number, op.name, reason)) from error
+                raise Unwritable(
+                    f'op {number} ({op.name}) of the program has no form in standard operators: '
+                    f'{reason}'
+                ) from error
         if not any(source in node.input for node in self.nodes):
-            self.add('Shape', [source])     # ONNX Runtime 1.12 takes no function with an input that nothing reads
-        (value, rank), = description.outputs
+            self.add(
+                'Shape', [source]
+            )  # ONNX Runtime 1.12 takes no function with an input that nothing reads
+        ((value, rank),) = description.outputs
         result = self.values[value]
         if rank == 1 and result.shape[1:] == (1, 1):
-            self.add('Reshape', [result.name, self.constant(np.array([0, result.shape[0]], np.int64))], y)
+            self.add(
+                'Reshape', [result.name, self.constant(np.array([0, result.shape[0]], np.int64))], y
+            )
         else:
             self.add('Identity', [result.name], y)
 
@@ -85,13 +101,13 @@ class _Body(object):
 
     def name(self):
         self._count += 1
-        return '%sn%d' % (self.prefix, self._count)
+        return f'{self.prefix}n{self._count}'
 
     def add(self, op_type, inputs, output=None, **attributes):
         """Adds a node; returns the name of what it gives."""
         output = output or self.name()
         # Runtimes make names of nodes from names of nodes: each needs one.
-        name = '%s%d_%s' % (self.prefix, len(self.nodes), op_type)
+        name = f'{self.prefix}{len(self.nodes)}_{op_type}'
         self.nodes.append(helper.make_node(op_type, inputs, [output], name, **attributes))
         return output
 
@@ -136,48 +152,82 @@ class _Body(object):
             known = int(np.prod([length for length in lengths if length > 0]))
             lengths[lengths.index(-1)] = value.size // known
         name = self.add('Reshape', [value.name, self.integers(0, *lengths)])
-        self.values[op.values] = _Value(name, [None if length < 0 else length for length in lengths])
+        self.values[op.values] = _Value(
+            name, [None if length < 0 else length for length in lengths]
+        )
 
     def _convolution(self, op):
         value = self.values[op.reads[0]]
-        fields = {key: [int(number) for number in op.fields[key]]
-                  for key in ('kernel', 'strides', 'padding', 'dilation', 'groups', 'filters', 'channels')}
-        (groups,), (filters,), (channels,) = (fields[key] for key in ('groups', 'filters', 'channels'))
+        fields = {
+            key: [int(number) for number in op.fields[key]]
+            for key in ('kernel', 'strides', 'padding', 'dilation', 'groups', 'filters', 'channels')
+        }
+        (groups,), (filters,), (channels,) = (
+            fields[key] for key in ('groups', 'filters', 'channels')
+        )
         kernel = fields['kernel']
         top, bottom, left, right = fields['padding']
         weights = self._weights(op, filters, channels, kernel)
-        sides = [side and (side + sum(pads) - dilation * (size - 1) - 1) // stride + 1
-                 for side, pads, dilation, size, stride in zip(value.shape[1:], ((top, bottom), (left, right)),
-                                                               fields['dilation'], kernel, fields['strides'])]
+        sides = [
+            side and (side + sum(pads) - dilation * (size - 1) - 1) // stride + 1
+            for side, pads, dilation, size, stride in zip(
+                value.shape[1:],
+                ((top, bottom), (left, right)),
+                fields['dilation'],
+                kernel,
+                fields['strides'],
+            )
+        ]
         if tuple(kernel) == value.shape[1:] and groups == 1 and not any(fields['padding']):
             flat = self.add('Reshape', [value.name, self.integers(0, value.size)])
             table = self.add('Reshape', [weights, self.integers(filters, value.size)])
             product = self.add('MatMul', [flat, self.add('Transpose', [table], perm=[1, 0])])
             dots = self.add('Reshape', [product, self.integers(0, filters, 1, 1)])
         else:
-            dots = self.add('Conv', [value.name, weights], group=groups, kernel_shape=kernel, strides=fields['strides'],
-                            dilations=fields['dilation'], pads=[top, left, bottom, right])
+            dots = self.add(
+                'Conv',
+                [value.name, weights],
+                group=groups,
+                kernel_shape=kernel,
+                strides=fields['strides'],
+                dilations=fields['dilation'],
+                pads=[top, left, bottom, right],
+            )
         shape = [filters] + sides
         if 'thresholds' in op.fields:
-            # Of an integer: greater than t is greater than t + 1/2. What is beyond all sums stays beyond them.
+            # Of an integer: greater than t is greater than t + 1/2. What is beyond all sums stays
+            # beyond them.
             most = channels * kernel[0] * kernel[1] + 1
             limits = np.clip(op.fields['thresholds'], -most, most) + 0.5
-            self.values[op.bits] = _Value(self.signs(self.add('Greater', [dots, self.vector(limits)])), shape)
+            self.values[op.bits] = _Value(
+                self.signs(self.add('Greater', [dots, self.vector(limits)])), shape
+            )
         else:
             self._ended(op, self.add('Floor', [dots]), shape)
 
     def _weights(self, op, filters, channels, kernel):
-        """The weights, float32 [filters, channels, height, width] of +-1: bits of the state from a place on."""
+        """The weights, float32 [filters, channels, height, width] of +-1: bits of the state
+        from a place on."""
         words = op.fields['words'].size // (filters * kernel[0] * kernel[1])
         if channels * kernel[0] * kernel[1] >= 1 << 24:
             raise Unwritable('its sums are beyond what float32 holds exactly')
         place, size = op.places['words'], op.fields['words'].size * 8
-        part = self.add('Slice', [self.source, self.integers(place), self.integers(place + size), self.integers(0)])
+        part = self.add(
+            'Slice',
+            [self.source, self.integers(place), self.integers(place + size), self.integers(0)],
+        )
         bits = np.arange(256)[:, None] >> np.arange(8) & 1
-        signs = self.add('Gather', [self.constant((bits * 2 - 1).astype(np.int8)), self.cast(part, TensorProto.INT32)])
-        rows = self.add('Reshape', [signs, self.integers(filters, kernel[0], kernel[1], words * 64)])
+        signs = self.add(
+            'Gather',
+            [self.constant((bits * 2 - 1).astype(np.int8)), self.cast(part, TensorProto.INT32)],
+        )
+        rows = self.add(
+            'Reshape', [signs, self.integers(filters, kernel[0], kernel[1], words * 64)]
+        )
         if words * 64 != channels:
-            rows = self.add('Slice', [rows, self.integers(0), self.integers(channels), self.integers(3)])
+            rows = self.add(
+                'Slice', [rows, self.integers(0), self.integers(channels), self.integers(3)]
+            )
         return self.add('Transpose', [self.cast(rows, TensorProto.FLOAT)], perm=[0, 3, 1, 2])
 
     def _float_convolution(self, op):
@@ -192,7 +242,9 @@ class _Body(object):
             self.values[op.values] = self._average(op, value)
             return
         # A maximum passes over NaN.
-        numbers = self.add('Where', [self.add('IsNaN', [value.name]), self.constant(_F(-np.inf)), value.name])
+        numbers = self.add(
+            'Where', [self.add('IsNaN', [value.name]), self.constant(_F(-np.inf)), value.name]
+        )
         pooled = self._maximum(op, _Value(numbers, value.shape))
         # ONNX Runtime's maximum begins with the lowest number, not with -infinity.
         lowest = self.add('Equal', [pooled.name, self.constant(np.finfo(_F).min)])
@@ -201,30 +253,48 @@ class _Body(object):
 
     def _window(self, op, value):
         """Returns kernel, strides, pads (top, bottom, left, right) and the sides of the output."""
-        kernel, strides, pads = ([int(number) for number in op.fields[key]] for key in ('kernel', 'strides', 'padding'))
+        kernel, strides, pads = (
+            [int(number) for number in op.fields[key]] for key in ('kernel', 'strides', 'padding')
+        )
         whole = kernel == [0, 0]
         kernel = [size or side for size, side in zip(kernel, value.shape[1:])]
         if None in kernel:
             raise Unwritable('it needs a fixed size')
         sides = [1 if size is None and whole else size for size in value.shape[1:]]
-        sides = [side and (side + sum(pads[2 * axis:2 * axis + 2]) - kernel[axis]) // strides[axis] + 1
-                 for axis, side in enumerate(sides)]
+        sides = [
+            side and (side + sum(pads[2 * axis : 2 * axis + 2]) - kernel[axis]) // strides[axis] + 1
+            for axis, side in enumerate(sides)
+        ]
         return kernel, strides, pads, sides
 
     def _maximum(self, op, value):
         kernel, strides, (top, bottom, left, right), sides = self._window(op, value)
-        name = self.add('MaxPool', [value.name], kernel_shape=kernel, strides=strides, pads=[top, left, bottom, right])
+        name = self.add(
+            'MaxPool',
+            [value.name],
+            kernel_shape=kernel,
+            strides=strides,
+            pads=[top, left, bottom, right],
+        )
         return _Value(name, [value.shape[0]] + sides)
 
     def _average(self, op, value):
         """Sums in row order, divided by how many places of the image a window has."""
         kernel, strides, (top, bottom, left, right), sides = self._window(op, value)
-        value.size      # must be known
-        counts = [np.array([min(start + kernel[axis], value.shape[1 + axis]) - max(start, 0)
-                            for start in np.arange(sides[axis]) * strides[axis] - before])
-                  for axis, before in enumerate((top, left))]
+        value.size  # must be known
+        counts = [
+            np.array(
+                [
+                    min(start + kernel[axis], value.shape[1 + axis]) - max(start, 0)
+                    for start in np.arange(sides[axis]) * strides[axis] - before
+                ]
+            )
+            for axis, before in enumerate((top, left))
+        ]
         if sides == [1, 1] and kernel == list(value.shape[1:]):
-            rows = self.add('Reshape', [value.name, self.integers(0, value.shape[0], kernel[0] * kernel[1], 1)])
+            rows = self.add(
+                'Reshape', [value.name, self.integers(0, value.shape[0], kernel[0] * kernel[1], 1)]
+            )
             total = self._running_sum(rows, 2, kernel[0] * kernel[1])
         elif kernel[0] * kernel[1] <= MOST_SLICES:
             total = self._sum_of_slices(value, kernel, strides, (top, bottom, left, right), sides)
@@ -235,24 +305,40 @@ class _Body(object):
 
     def _running_sum(self, value, axis, length):
         sums = self.add('CumSum', [value, self.constant(np.array(axis, np.int64))])
-        return self.add('Slice', [sums, self.integers(length - 1), self.integers(length), self.integers(axis)])
+        return self.add(
+            'Slice', [sums, self.integers(length - 1), self.integers(length), self.integers(axis)]
+        )
 
     def _sum_of_slices(self, value, kernel, strides, pads, sides):
         top, bottom, left, right = pads
         padded = value.name
         if any(pads):
-            padded = self.add('Pad', [value.name, self.integers(0, 0, top, left, 0, 0, bottom, right)])
+            padded = self.add(
+                'Pad', [value.name, self.integers(0, 0, top, left, 0, 0, bottom, right)]
+            )
         total = None
         for row in range(kernel[0]):
             for column in range(kernel[1]):
-                ends = [at + (side - 1) * stride + 1 for at, side, stride in zip((row, column), sides, strides)]
-                part = self.add('Slice', [padded, self.integers(row, column), self.integers(*ends), self.integers(2, 3),
-                                          self.integers(*strides)])
+                ends = [
+                    at + (side - 1) * stride + 1
+                    for at, side, stride in zip((row, column), sides, strides)
+                ]
+                part = self.add(
+                    'Slice',
+                    [
+                        padded,
+                        self.integers(row, column),
+                        self.integers(*ends),
+                        self.integers(2, 3),
+                        self.integers(*strides),
+                    ],
+                )
                 total = part if total is None else self.add('Add', [total, part])
         return total
 
     def _mean_abs(self, op):
-        """The sum in float64, of eight parts as the native op has them, rounded, times float32(1 / n)."""
+        """The sum in float64, of eight parts as the native op has them, rounded, times
+        float32(1 / n)."""
         value = self.values[op.reads[0]]
         size, padding = value.size, -value.size % 8
         pixels = self.add('Transpose', [self.add('Abs', [value.name])], perm=[0, 2, 3, 1])
@@ -263,11 +349,17 @@ class _Body(object):
         parts = self._running_sum(self.add('Reshape', [row, self.integers(0, count, 8)]), 1, count)
         for length in (8, 4, 2):
             pairs = self.add('Reshape', [parts, self.integers(0, length // 2, 2)])
-            first, second = (self.add('Slice', [pairs, self.integers(at), self.integers(at + 1), self.integers(2)])
-                             for at in (0, 1))
+            first, second = (
+                self.add(
+                    'Slice', [pairs, self.integers(at), self.integers(at + 1), self.integers(2)]
+                )
+                for at in (0, 1)
+            )
             parts = self.add('Add', [first, second])
         mean = self.add('Mul', [self.cast(parts, TensorProto.FLOAT), self.constant(_F(1.0 / size))])
-        self.values[op.values] = _Value(self.add('Reshape', [mean, self.integers(0, 1, 1, 1)]), (1, 1, 1))
+        self.values[op.values] = _Value(
+            self.add('Reshape', [mean, self.integers(0, 1, 1, 1)]), (1, 1, 1)
+        )
 
     # Endings
 
@@ -279,7 +371,7 @@ class _Body(object):
                 other = self.values[others.pop(0)].name
                 value = self.add('Add' if name == 'add_value' else 'Mul', [value, other])
             else:
-                keys = ['%d.%s' % (index, letter) for letter in 'abc']
+                keys = [f'{index}.{letter}' for letter in 'abc']
                 vectors = [op.fields[key] for key in keys if key in op.fields]
                 value = getattr(self, '_step_' + name)(value, *vectors)
         if op.values is not None:
@@ -307,48 +399,69 @@ class _Body(object):
         return self.add('Add', [value, self.vector(a)])
 
     def _step_relu(self, value):
-        return self.add('Where', [self.add('Less', [value, self.constant(_F(0))]), self.constant(_F(0)), value])
+        return self.add(
+            'Where', [self.add('Less', [value, self.constant(_F(0))]), self.constant(_F(0)), value]
+        )
 
     def _step_relu_halves(self, value):
         half = self.constant(_F(0.5))
-        return self.add('Add', [self.add('Mul', [value, half]), self.add('Mul', [self.add('Abs', [value]), half])])
+        return self.add(
+            'Add',
+            [self.add('Mul', [value, half]), self.add('Mul', [self.add('Abs', [value]), half])],
+        )
 
     def _step_leaky(self, value, a):
-        return self.add('Where', [self.add('Greater', [value, self.constant(_F(0))]), value,
-                                  self.add('Mul', [value, self.vector(a)])])
+        return self.add(
+            'Where',
+            [
+                self.add('Greater', [value, self.constant(_F(0))]),
+                value,
+                self.add('Mul', [value, self.vector(a)]),
+            ],
+        )
 
     def _step_clip(self, value, least, most):
-        value = self.add('Where', [self.add('Less', [value, self.vector(least)]), self.vector(least), value])
-        return self.add('Where', [self.add('Greater', [value, self.vector(most)]), self.vector(most), value])
+        value = self.add(
+            'Where', [self.add('Less', [value, self.vector(least)]), self.vector(least), value]
+        )
+        return self.add(
+            'Where', [self.add('Greater', [value, self.vector(most)]), self.vector(most), value]
+        )
 
     def _step_normalize_apart(self, value, mean, k, beta):
-        return self._step_add(self._step_multiply(self.add('Sub', [value, self.vector(mean)]), k), beta)
+        return self._step_add(
+            self._step_multiply(self.add('Sub', [value, self.vector(mean)]), k), beta
+        )
 
     def _step_normalize(self, value, mean, k, beta):
         difference = self.cast(self.add('Sub', [value, self.vector(mean)]), TensorProto.DOUBLE)
-        return self._fused(self.add('Mul', [difference, self.vector(k, np.float64)]), self.vector(beta, np.float64))
+        return self._fused(
+            self.add('Mul', [difference, self.vector(k, np.float64)]), self.vector(beta, np.float64)
+        )
 
     def _fused(self, product, c):
         """float32(product + c) of float64, rounded once.
 
-        The sum is rounded to 53 bits, then to 24: twice where the first rounding falls on the middle of two float32
-        numbers, and only there the second one can go the wrong way. Then the error of the first (Knuth's TwoSum, exact)
-        says which of the two is nearer.
+        The sum is rounded to 53 bits, then to 24: twice where the first rounding falls on the
+        middle of two float32 numbers, and only there the second one can go the wrong way. Then the
+        error of the first (Knuth's TwoSum, exact) says which of the two is nearer.
         """
         total = self.add('Add', [product, c])
         part = self.add('Sub', [total, product])
         error = self.add('Sub', [product, self.add('Sub', [total, part])])
         error = self.add('Add', [error, self.add('Sub', [c, part])])
         near = self.cast(total, TensorProto.FLOAT)
-        # `other` is as far on the other side of the sum as `near` is on this: a float32 number only if the sum is in
-        # the middle. Negated on the way back to float64, since optimizers take a cast there and back for nothing;
-        # infinities give NaN.
+        # `other` is as far on the other side of the sum as `near` is on this: a float32 number only
+        # if the sum is in the middle. Negated on the way back to float64, since optimizers take a
+        # cast there and back for nothing; infinities give NaN.
         rest = self.add('Add', [total, self._negated(near)])
         mirrored = self.add('Add', [rest, total])
         other = self.cast(mirrored, TensorProto.FLOAT)
         zero = self.constant(np.float64(0))
         middle = self.add('Equal', [self.add('Add', [mirrored, self._negated(other)]), zero])
-        beyond = self.add('Greater', [self.add('Mul', [error, rest]), zero])     # the error points to the other side
+        beyond = self.add(
+            'Greater', [self.add('Mul', [error, rest]), zero]
+        )  # the error points to the other side
         return self.add('Where', [self.add('And', [middle, beyond]), other, near])
 
     def _negated(self, value):

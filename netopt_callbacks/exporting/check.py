@@ -3,10 +3,11 @@
 What is demanded, of the file with the library and of the same in standard operators:
 
 * A segment that reads the same gives the same bits.
-* The rest, given what CNTK's segments give, agrees with CNTK within `TOLERANCE` of a sample's scale, at the
-  outputs and wherever a segment reads.
-* The file as it is, at batch 1 and more, agrees so too, but in samples in which a segment reads the same within the
-  tolerance and gives something else: there a bit ties, since two engines round the sums of float layers differently.
+* The rest, given what CNTK's segments give, agrees with CNTK within `TOLERANCE` of a sample's
+  scale, at the outputs and wherever a segment reads.
+* The file as it is, at batch 1 and more, agrees so too, but in samples in which a segment reads the
+  same within the tolerance and gives something else: there a bit ties, since two engines round the
+  sums of float layers differently.
 """
 import numpy as np
 import onnxruntime
@@ -22,7 +23,7 @@ TOLERANCE = 1e-4
 MOST_SAMPLES = 64
 
 
-class Comparison(object):
+class Comparison:
     """How a file compares with the network it was made of.
 
     Attributes:
@@ -38,8 +39,11 @@ class Comparison(object):
         self.largest_error = 0.0
 
     def __str__(self):
-        return '%d samples: largest error %.2g of the scale, %d with a tie, %d of %d predictions differ' % (
-            self.samples, self.largest_error, self.tied, self.different_predictions, self.predictions)
+        return (
+            f'{self.samples} samples: largest error {self.largest_error:.2g} of the scale, '
+            f'{self.tied} with a tie, {self.different_predictions} of {self.predictions} '
+            'predictions differ'
+        )
 
 
 def compare(data, mended, cut, names, minibatch):
@@ -69,26 +73,34 @@ def compare(data, mended, cut, names, minibatch):
     file = _Session(data, bool(cut.segments))
     found = file.run(truth.feed(names.inputs, 0, truth.samples))
     if [value.name for value in file.inputs] != names.inputs or file.outputs != names.outputs:
-        raise ExportError('the file has the inputs %s and the outputs %s, expected %s and %s'
-                          % ([value.name for value in file.inputs], file.outputs, names.inputs, names.outputs))
+        raise ExportError(
+            'the file has the inputs %s and the outputs %s, expected %s and %s'
+            % ([value.name for value in file.inputs], file.outputs, names.inputs, names.outputs)
+        )
     for name, output in zip(names.outputs, truth.outputs):
         if found[name].shape != output.shape:
-            raise ExportError("the file gives '%s' in the shape %s, the network %s"
-                              % (name, found[name].shape, output.shape))
+            raise ExportError(
+                f"the file gives '{name}' in the shape {found[name].shape}, the network "
+                f"{output.shape}"
+            )
     return comparison
 
 
-class _Session(object):
+class _Session:
     def __init__(self, data, with_library):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 4
         if with_library:
             options.register_custom_ops_library(library())
         try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
-        except Exception as error:      # its classes have no base but this
-            raise ExportError('ONNX Runtime %s does not load what was written: %s'
-                              % (onnxruntime.__version__, ' '.join(str(error).split())[:500])) from error
+            self._session = onnxruntime.InferenceSession(
+                data, options, providers=['CPUExecutionProvider']
+            )
+        except Exception as error:  # its classes have no base but this
+            raise ExportError(
+                'ONNX Runtime %s does not load what was written: %s'
+                % (onnxruntime.__version__, ' '.join(str(error).split())[:500])
+            ) from error
         self.inputs = self._session.get_inputs()
         self.outputs = [value.name for value in self._session.get_outputs()]
 
@@ -97,12 +109,15 @@ class _Session(object):
         try:
             return dict(zip(self.outputs, self._session.run(None, feed)))
         except Exception as error:
-            raise ExportError('ONNX Runtime %s does not run what was written: %s'
-                              % (onnxruntime.__version__, ' '.join(str(error).split())[:500])) from error
+            raise ExportError(
+                'ONNX Runtime %s does not run what was written: %s'
+                % (onnxruntime.__version__, ' '.join(str(error).split())[:500])
+            ) from error
 
 
-class _Truth(object):
-    """What CNTK computes: arrays as the file has them, [batch, ...], or [steps, batch, ...] of equally long sequences."""
+class _Truth:
+    """What CNTK computes: arrays as the file has them, [batch, ...], or [steps, batch, ...] of
+    equally long sequences."""
 
     def __init__(self, cut, minibatch):
         variables = list(cut.whole.outputs)
@@ -113,26 +128,30 @@ class _Truth(object):
         try:
             values = graph.evaluate(variables, dict(zip(arguments, given)))
         except RuntimeError as error:
-            raise NotImplementedError('deploy.export: CNTK cannot evaluate the network, so there is nothing that a file '
-                                      'could be compared with: %s' % (str(error).strip().splitlines() or [''])[0]) from error
+            raise NotImplementedError(
+                'deploy.export: CNTK cannot evaluate the network, so there is nothing that a file '
+                'could be compared with: %s' % (str(error).strip().splitlines() or [''])[0]
+            ) from error
         self.samples = len(given[0])
         self.inputs = [self._array(value) for value in given]
         arrays = [self._array(value) for value in values]
         count = len(cut.whole.outputs)
         self.outputs = arrays[:count]
-        self.entries, self.exits = arrays[count::2], arrays[count + 1::2]
+        self.entries, self.exits = arrays[count::2], arrays[count + 1 :: 2]
         self._is_sequence = [isinstance(value, list) for value in given]
         self.output_axes = [int(isinstance(value, list)) for value in values[:count]]
         self.entry_axes = [int(isinstance(value, list)) for value in values[count::2]]
-        self.exit_axes = [int(isinstance(value, list)) for value in values[count + 1::2]]
+        self.exit_axes = [int(isinstance(value, list)) for value in values[count + 1 :: 2]]
 
     @staticmethod
     def _array(value):
         return np.ascontiguousarray(np.stack(value, axis=1) if isinstance(value, list) else value)
 
     def feed(self, names, first, last):
-        return {name: self.part(array, int(is_sequence), first, last)
-                for name, array, is_sequence in zip(names, self.inputs, self._is_sequence)}
+        return {
+            name: self.part(array, int(is_sequence), first, last)
+            for name, array, is_sequence in zip(names, self.inputs, self._is_sequence)
+        }
 
     @staticmethod
     def part(array, axis, first, last):
@@ -141,10 +160,16 @@ class _Truth(object):
 
 def _equally_long(arguments, values):
     """Cuts sequences to the shortest, and all to MOST_SAMPLES samples."""
-    lengths = [len(step) for value in values if isinstance(value, list) for step in value[:MOST_SAMPLES]]
+    lengths = [
+        len(step) for value in values if isinstance(value, list) for step in value[:MOST_SAMPLES]
+    ]
     shortest = min(lengths) if lengths else None
-    return [[np.ascontiguousarray(step[:shortest]) for step in value[:MOST_SAMPLES]] if isinstance(value, list)
-            else np.ascontiguousarray(value[:MOST_SAMPLES]) for value in values]
+    return [
+        [np.ascontiguousarray(step[:shortest]) for step in value[:MOST_SAMPLES]]
+        if isinstance(value, list)
+        else np.ascontiguousarray(value[:MOST_SAMPLES])
+        for value in values
+    ]
 
 
 def _compare_rest(mended, cut, truth):
@@ -154,16 +179,28 @@ def _compare_rest(mended, cut, truth):
     feed.update((EXIT % index, value) for index, value in enumerate(truth.exits))
     wanted = {value.name for value in session.inputs}
     found = session.run({name: value for name, value in feed.items() if name in wanted})
-    found = {name[:-len('_Output')] if name.endswith('_Output') else name: value for name, value in found.items()}
-    for kind, arrays, axes in ((OUTPUT, truth.outputs, truth.output_axes), (ENTRY, truth.entries, truth.entry_axes)):
+    found = {
+        name[: -len('_Output')] if name.endswith('_Output') else name: value
+        for name, value in found.items()
+    }
+    for kind, arrays, axes in (
+        (OUTPUT, truth.outputs, truth.output_axes),
+        (ENTRY, truth.entries, truth.entry_axes),
+    ):
         for index, (expected, axis) in enumerate(zip(arrays, axes)):
             value = found[kind % index]
-            what = "output %d" % index if kind == OUTPUT else "what segment '%s' reads" % cut.segments[index].name
+            what = (
+                f"output {index}"
+                if kind == OUTPUT
+                else f"what segment '{cut.segments[index].name}' reads"
+            )
             if value.shape != expected.shape:
-                raise ExportError('%s has the shape %s in the file, %s in CNTK' % (what, value.shape, expected.shape))
+                raise ExportError(
+                    f'{what} has the shape {value.shape} in the file, {expected.shape} in CNTK'
+                )
             error = _parity(expected, value, axis, np.ones(truth.samples, bool))
             if error is not None:
-                raise ExportError('%s differs from CNTK: %s' % (what, error))
+                raise ExportError(f'{what} differs from CNTK: {error}')
 
 
 def _parity(expected, found, axis, clear, comparison=None):
@@ -174,23 +211,37 @@ def _parity(expected, found, axis, clear, comparison=None):
     if comparison is not None:
         comparison.largest_error = max(comparison.largest_error, parity.unexplained_error)
     if parity.different_not_finite:
-        return '%d values are infinite or NaN in one of them' % parity.different_not_finite
+        return f'{parity.different_not_finite} values are infinite or NaN in one of them'
     if not parity.unexplained_error <= TOLERANCE:
-        return 'by %.2g of a sample\'s scale, at most %g is admitted' % (parity.unexplained_error, TOLERANCE)
+        return (
+            f"by {parity.unexplained_error:.2g} of a sample's scale, "
+            f'at most {TOLERANCE:g} is admitted'
+        )
     return None
 
 
 def _compare_segments(cut, mended, truth, with_library):
     """Every segment on its own, fed with what CNTK's reads."""
     for segment, entry, exit in zip(cut.segments, truth.entries, truth.exits):
-        session = _Session(alone(segment, mended, inline=not with_library).SerializeToString(), with_library)
+        session = _Session(
+            alone(segment, mended, inline=not with_library).SerializeToString(), with_library
+        )
         found = session.run({'x': entry})['y']
-        differ = ~((found == exit) | (np.isnan(found) & np.isnan(exit))) if found.shape == exit.shape else None
+        differ = (
+            ~((found == exit) | (np.isnan(found) & np.isnan(exit)))
+            if found.shape == exit.shape
+            else None
+        )
         if differ is None or differ.any():
-            raise ExportError("segment '%s' %s differs from CNTK's native code %s" % (
-                segment.name, 'with the library' if with_library else 'in standard operators',
-                'in shape: %s, %s' % (found.shape, exit.shape) if differ is None
-                else 'in %d of %d values' % (differ.sum(), differ.size)))
+            raise ExportError(
+                "segment '{}' {} differs from CNTK's native code {}".format(
+                    segment.name,
+                    'with the library' if with_library else 'in standard operators',
+                    f'in shape: {found.shape}, {exit.shape}'
+                    if differ is None
+                    else f'in {differ.sum()} of {differ.size} values',
+                )
+            )
 
 
 def _compare_whole(session, names, cut, truth, first, last, comparison):
@@ -199,22 +250,32 @@ def _compare_whole(session, names, cut, truth, first, last, comparison):
     count = last - first
     explained = np.zeros(count, bool)
     for index in range(len(cut.segments)):
-        entry = _differing(truth.part(truth.entries[index], truth.entry_axes[index], first, last), found[ENTRY % index],
-                           truth.entry_axes[index])
+        entry = _differing(
+            truth.part(truth.entries[index], truth.entry_axes[index], first, last),
+            found[ENTRY % index],
+            truth.entry_axes[index],
+        )
         if (entry & ~explained).any():
-            raise ExportError("what segment '%s' reads differs from CNTK though no bit before it does"
-                              % cut.segments[index].name)
-        exit = _differing(truth.part(truth.exits[index], truth.exit_axes[index], first, last), found[EXIT % index],
-                          truth.exit_axes[index])
+            raise ExportError(
+                f"what segment '{cut.segments[index].name}' reads differs from CNTK though no bit "
+                "before it does"
+            )
+        exit = _differing(
+            truth.part(truth.exits[index], truth.exit_axes[index], first, last),
+            found[EXIT % index],
+            truth.exit_axes[index],
+        )
         explained |= exit
     for name, expected, axis in zip(names.outputs, truth.outputs, truth.output_axes):
         expected = truth.part(expected, axis, first, last)
         if found[name].shape != expected.shape:
-            raise ExportError("at batch %d '%s' has the shape %s in the file, %s in CNTK"
-                              % (count, name, found[name].shape, expected.shape))
+            raise ExportError(
+                f"at batch {count} '{name}' has the shape {found[name].shape} in the file, "
+                f"{expected.shape} in CNTK"
+            )
         error = _parity(expected, found[name], axis, ~explained, comparison)
         if error is not None:
-            raise ExportError("at batch %d '%s' differs from CNTK: %s" % (count, name, error))
+            raise ExportError(f"at batch {count} '{name}' differs from CNTK: {error}")
         if expected.ndim == 2 and expected.shape[1] > 1 and count > 1:
             differ = expected.argmax(1) != found[name].argmax(1)
             comparison.predictions += len(expected)
@@ -225,12 +286,19 @@ def _compare_whole(session, names, cut, truth, first, last, comparison):
 def _differing(expected, found, axis):
     """Which samples differ by more than the tolerance."""
     if expected.shape != found.shape:
-        raise ExportError('a segment reads or gives the shape %s in the file, %s in CNTK' % (found.shape, expected.shape))
-    expected, found = (np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).astype(np.float64)
-                       for value in (expected, found))
+        raise ExportError(
+            f'a segment reads or gives the shape {found.shape} in the file, {expected.shape} in '
+            'CNTK'
+        )
+    expected, found = (
+        np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).astype(np.float64)
+        for value in (expected, found)
+    )
     with np.errstate(invalid='ignore'):
         same = (expected == found) | (np.isnan(expected) & np.isnan(found))
         scale = np.where(np.isfinite(expected), np.abs(expected), 0).max(axis=1, initial=0)
-        common = scale.mean() if scale.size else 0     # a sample near 0 has the rounding errors of what cancelled in it
+        common = (
+            scale.mean() if scale.size else 0
+        )  # a sample near 0 has the rounding errors of what cancelled in it
         near = np.abs(expected - found) <= TOLERANCE * (common + scale[:, None])
     return ~(same | near).all(axis=1)

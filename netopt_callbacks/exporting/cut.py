@@ -1,7 +1,8 @@
-"""A network without its segments: what CNTK's exporter writes, and the programs that belong in between.
+"""A network without its segments: what CNTK's exporter writes, and the programs that belong in
+between.
 
-Where the network reads a segment's output, the cut one reads an argument, and what the segment read is one more output:
-so CNTK's exporter, which has no form for native code, meets none.
+Where the network reads a segment's output, the cut one reads an argument, and what the segment read
+is one more output: so CNTK's exporter, which has no form for native code, meets none.
 """
 import base64
 import json
@@ -17,16 +18,22 @@ from ..native_program import Program
 from ..optimizations.convolution_geometry import Axis
 
 _MODULES = tuple(module.__name__ for module in (binary_segment, binary_convolve, binary_dense))
-INPUT, OUTPUT, ENTRY, EXIT = 'netopt_input_%d', 'netopt_output_%d', 'netopt_entry_%d', 'netopt_exit_%d'
+INPUT, OUTPUT, ENTRY, EXIT = (
+    'netopt_input_%d',
+    'netopt_output_%d',
+    'netopt_entry_%d',
+    'netopt_exit_%d',
+)
 
 
-class CutSegment(object):
+class CutSegment:
     """A segment on its own.
 
     Attributes:
         name (str): of the block or Function in the network.
         state (bytes): of its program, of one input and one output.
-        rows (tuple of int): of one row that the program reads; None where each sample is one as it is.
+        rows (tuple of int): of one row that the program reads; None where each sample is one as it
+            is.
         entry, exit (cntk.Variable): what it reads and gives, in `CutNetwork.whole`.
         machine (str): where thresholds were read off; '' where none were.
     """
@@ -36,7 +43,7 @@ class CutSegment(object):
         self.entry, self.exit, self.machine = entry, exit, machine
 
 
-class CutNetwork(object):
+class CutNetwork:
     """A network, cut.
 
     Attributes:
@@ -47,12 +54,25 @@ class CutNetwork(object):
 
     def __init__(self, model):
         self.whole = graph.opened(_lowered(model), _is_native)
-        self.segments = [_segment(function) for function in graph.primitives(self.whole) if _is_native(function)]
-        outputs = [C.alias(output, OUTPUT % index).output for index, output in enumerate(self.whole.outputs)]
-        outputs += [C.alias(segment.entry, ENTRY % index).output for index, segment in enumerate(self.segments)]
-        replacements = {argument: _like(argument, INPUT % index) for index, argument in enumerate(self.whole.arguments)}
-        replacements.update((segment.exit, _like(segment.exit, EXIT % index))
-                            for index, segment in enumerate(self.segments))
+        self.segments = [
+            _segment(function) for function in graph.primitives(self.whole) if _is_native(function)
+        ]
+        outputs = [
+            C.alias(output, OUTPUT % index).output
+            for index, output in enumerate(self.whole.outputs)
+        ]
+        outputs += [
+            C.alias(segment.entry, ENTRY % index).output
+            for index, segment in enumerate(self.segments)
+        ]
+        replacements = {
+            argument: _like(argument, INPUT % index)
+            for index, argument in enumerate(self.whole.arguments)
+        }
+        replacements.update(
+            (segment.exit, _like(segment.exit, EXIT % index))
+            for index, segment in enumerate(self.segments)
+        )
         self.model = graph.substitute(C.combine(outputs), replacements)
 
 
@@ -60,8 +80,10 @@ def _lowered(model):
     lowered = lower_binary_layers(lower_segments(model).model)
     for function in graph.walk(lowered):
         if function.op_name == 'UserFunction' and not _is_native(function):
-            raise NotImplementedError("deploy.export: '%s' is a UserFunction, whose Python does not leave CNTK; write what "
-                                      'it computes with operations of CNTK' % (function.name or function.uid))
+            raise NotImplementedError(
+                "deploy.export: '%s' is a UserFunction, whose Python does not leave CNTK; write "
+                "what it computes with operations of CNTK" % (function.name or function.uid)
+            )
     return lowered
 
 
@@ -74,7 +96,7 @@ def _state_of(function):
     try:
         saved = function.serialize()
         module, state = saved['module'], saved['state']
-    except Exception:       # whatever the user's own serialize raises, or leaves out
+    except Exception:  # whatever the user's own serialize raises, or leaves out
         return None
     return state if str(module) in _MODULES and isinstance(state, dict) else None
 
@@ -89,12 +111,18 @@ def _segment(function):
         return CutSegment(name, program, rows, entry, exit, machine)
     native_state = binary_convolve.from_text(state['state'])
     if 'axes' in state:
-        program = _convolution(native_state, [Axis.from_state(axis) for axis in json.loads(state['axes'])], entry, name)
+        program = _convolution(
+            native_state, [Axis.from_state(axis) for axis in json.loads(state['axes'])], entry, name
+        )
         rows = program.inputs[0] if _has_steps(entry) else None
     else:
         inputs, outputs = json.loads(state['shapes'])
         program = _dense(native_state)
-        rows = program.inputs[0] if _has_steps(entry) or tuple(entry.shape) != program.inputs[0] else None
+        rows = (
+            program.inputs[0]
+            if _has_steps(entry) or tuple(entry.shape) != program.inputs[0]
+            else None
+        )
     return CutSegment(name, program.state(), rows, entry, exit, '')
 
 
@@ -103,8 +131,11 @@ def _has_steps(variable):
 
 
 def _ending(state):
-    return [(step, np.array(state[key])) for step, key in (('multiply', 'scale'), ('add', 'bias'))
-            if state.get(key) is not None]
+    return [
+        (step, np.array(state[key]))
+        for step, key in (('multiply', 'scale'), ('add', 'bias'))
+        if state.get(key) is not None
+    ]
 
 
 def _threshold(state):
@@ -115,17 +146,34 @@ def _threshold(state):
 def _convolution(state, axes, entry, name):
     sizes = [None if size == C.FreeDimension else size for size in entry.shape[-2:]]
     if None in sizes and any(axis.automatic for axis in axes):
-        raise NotImplementedError("deploy.export: '%s' pads automatically an image of free size: the padding would have to "
-                                  'go with the size; give the input a fixed size, or the layer pad=False' % name)
-    padding = [axis.padding(axis.extent if size is None else size) for axis, size in zip(axes, sizes)]
+        raise NotImplementedError(
+            f"deploy.export: '{name}' pads automatically an image of free size: the padding would "
+            "have to go with the size; give the input a fixed size, or the layer pad=False"
+        )
+    padding = [
+        axis.padding(axis.extent if size is None else size) for axis, size in zip(axes, sizes)
+    ]
     if min(side for sides in padding for side in sides) < 0:
-        raise NotImplementedError("deploy.export: '%s' leaves out the outermost pixels (automatic padding with a stride "
-                                  'beyond the filter), which the standard cannot say; crop the image before it' % name)
+        raise NotImplementedError(
+            f"deploy.export: '{name}' leaves out the outermost pixels (automatic padding with a "
+            "stride beyond the filter), which the standard cannot say; crop the image before it"
+        )
     channels = state['channels'] * state['groups']
-    ops = [dict(op='pack', input='x', bits='b', threshold=_threshold(state)),
-           dict(op='convolution', input='b', values='y', words=np.array(state['words']), channels=int(state['channels']),
-                strides=tuple(state['strides']), padding=padding, dilation=tuple(state['dilation']),
-                groups=int(state['groups']), steps=_ending(state))]
+    ops = [
+        dict(op='pack', input='x', bits='b', threshold=_threshold(state)),
+        dict(
+            op='convolution',
+            input='b',
+            values='y',
+            words=np.array(state['words']),
+            channels=int(state['channels']),
+            strides=tuple(state['strides']),
+            padding=padding,
+            dilation=tuple(state['dilation']),
+            groups=int(state['groups']),
+            steps=_ending(state),
+        ),
+    ]
     return Program(ops, {'x': (channels,) + tuple(sizes)}, ['y'])
 
 
@@ -133,10 +181,21 @@ def _dense(state):
     product = native.BinaryDense.from_state(state)
     words = np.array(state['words'])
     words = words.reshape(words.shape[0], 1, 1, -1)
-    ops = [dict(op='pack', input='x', bits='b', threshold=_threshold(state)),
-           dict(op='convolution', input='b', values='y', words=words, channels=product.inputs, steps=_ending(state))]
+    ops = [
+        dict(op='pack', input='x', bits='b', threshold=_threshold(state)),
+        dict(
+            op='convolution',
+            input='b',
+            values='y',
+            words=words,
+            channels=product.inputs,
+            steps=_ending(state),
+        ),
+    ]
     return Program(ops, {'x': (product.inputs, 1, 1)}, ['y'])
 
 
 def _like(variable, name):
-    return C.input_variable(variable.shape, variable.dtype, dynamic_axes=variable.dynamic_axes, name=name)
+    return C.input_variable(
+        variable.shape, variable.dtype, dynamic_axes=variable.dynamic_axes, name=name
+    )

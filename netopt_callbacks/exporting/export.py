@@ -1,4 +1,5 @@
-"""The whole way out: cut, written by CNTK, mended, put together, run, and only then put under its name."""
+"""The whole way out: cut, written by CNTK, mended, put together, run, and only then put under
+its name."""
 import json
 import os
 import tempfile
@@ -17,10 +18,10 @@ from .cut import CutNetwork
 from .mend import exported
 from .ready import ready
 
-FORMAT = 1      # of the metadata
+FORMAT = 1  # of the metadata
 
 
-class Exported(object):
+class Exported:
     """What was written.
 
     Attributes:
@@ -37,14 +38,21 @@ class Exported(object):
         self.comparison = comparison
 
     def __str__(self):
-        return '%s: %s bytes, %d segments; %s' % (self.path, format(self.bytes, ','), len(self.segments), self.comparison)
+        return '%s: %s bytes, %d segments; %s' % (
+            self.path,
+            format(self.bytes, ','),
+            len(self.segments),
+            self.comparison,
+        )
 
 
 def export(model, path, data=None, records=(), metric=None):
-    """Does what `nc.deploy.export` says; `records` (list of Record) and `metric` (float) go into the metadata."""
+    """Does what `nc.deploy.export` says; `records` (list of Record) and `metric` (float) go
+    into the metadata."""
     import cntk as C
+
     if not isinstance(model, C.Function):
-        raise TypeError('deploy.export: model must be a cntk.Function, got %r' % (model,))
+        raise TypeError(f'deploy.export: model must be a cntk.Function, got {model!r}')
     path = os.fspath(path)
     check_applied('deploy.export', model)
     refuse.refuse_inputs(model)
@@ -61,7 +69,7 @@ def export(model, path, data=None, records=(), metric=None):
         reason = refuse.of_one_batch(cut.whole)
         if reason is None:
             raise
-        raise NotImplementedError('deploy.export: %s (%s)' % (reason, error)) from error
+        raise NotImplementedError(f'deploy.export: {reason} ({error})') from error
     _put(written, path)
     return Exported(path, len(written), names, cut, comparison)
 
@@ -70,14 +78,20 @@ def _minibatch(whole, model, data):
     """Returns the first minibatch of held-out data, of the arguments of `whole`."""
     if data is None:
         return random_minibatch(whole)
-    if hasattr(data, '__iter__') and hasattr(data, '__bool__') and not isinstance(data, (np.ndarray, tuple, list)):
-        minibatches = iter(data)            # of a run: held_out.Minibatches
+    if (
+        hasattr(data, '__iter__')
+        and hasattr(data, '__bool__')
+        and not isinstance(data, (np.ndarray, tuple, list))
+    ):
+        minibatches = iter(data)  # of a run: held_out.Minibatches
     else:
         minibatches = held_out(data, model.arguments).read(list(model.arguments))
     try:
         minibatch = next(minibatches)
     except StopIteration:
-        raise ValueError('deploy.export: data is empty; leave it out to compare on random numbers') from None
+        raise ValueError(
+            'deploy.export: data is empty; leave it out to compare on random numbers'
+        ) from None
     finally:
         getattr(minibatches, 'close', lambda: None)()
     by_uid = {argument.uid: value for argument, value in minibatch.items()}
@@ -88,7 +102,9 @@ def _describe(file, cut, records, metric):
     """Writes what is known of the network as metadata."""
     machines = sorted({segment.machine for segment in cut.segments if segment.machine})
     values = {
-        'format': FORMAT, 'version': __version__, 'cntk': _cntk.require().__version__,
+        'format': FORMAT,
+        'version': __version__,
+        'cntk': _cntk.require().__version__,
         'segments': [segment.name for segment in cut.segments],
         'thresholds_read_on': machines,
         'records': [record.to_dict() for record in records],

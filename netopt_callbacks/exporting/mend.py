@@ -1,6 +1,7 @@
 """What CNTK's exporter wrote, as ONNX has to be: any batch, one name for one thing, opset 13.
 
-CNTK 2.7 writes opset 9 for a batch of one. What is done here was found by exporting small networks and comparing them:
+CNTK 2.7 writes opset 9 for a batch of one. What is done here was found by exporting small networks
+and comparing them:
 
 * the batch axis is fixed to 1, in inputs, outputs and the shapes of Reshape;
 * weights are inputs;
@@ -18,12 +19,13 @@ from onnx import helper, numpy_helper, version_converter
 from .body import OPSET
 
 BATCH, STEPS = 'batch', 'steps'
-LAYER_NORMALIZATION_EPSILON = 1e-5         # of cntk.layers.LayerNormalization
+LAYER_NORMALIZATION_EPSILON = 1e-5  # of cntk.layers.LayerNormalization
 _STATE_OPS = ('LSTM', 'GRU', 'RNN')
 
 
 def exported(network):
-    """Returns the ModelProto of a cut network (cntk.Function), mended; names of inputs are those of its arguments.
+    """Returns the ModelProto of a cut network (cntk.Function), mended; names of inputs are those of
+    its arguments.
 
     Raises:
         NotImplementedError: CNTK's exporter refuses the network, or what it wrote cannot be mended.
@@ -35,13 +37,18 @@ def exported(network):
     _drop_unused(model)
     for node in model.graph.node:
         if not onnx.defs.has(node.op_type, node.domain):
-            raise NotImplementedError("deploy.export: CNTK writes %s as an operator of a draft of the standard, which the "
-                                      'standard does not have; write what it computes with other operations' % node.op_type)
+            raise NotImplementedError(
+                f"deploy.export: CNTK writes {node.op_type} as an operator of a draft of the "
+                "standard, which the standard does not have; write what it computes with other "
+                "operations"
+            )
     try:
         return version_converter.convert_version(model, OPSET)
-    except Exception as error:      # it raises whatever its C++ does
-        raise NotImplementedError('deploy.export: what CNTK wrote cannot be converted to opset %d: %s'
-                                  % (OPSET, _first_line(error))) from error
+    except Exception as error:  # it raises whatever its C++ does
+        raise NotImplementedError(
+            f'deploy.export: what CNTK wrote cannot be converted to opset {OPSET}: '
+            f'{_first_line(error)}'
+        ) from error
 
 
 def _written(network):
@@ -49,9 +56,10 @@ def _written(network):
         path = os.path.join(folder, 'network.onnx')
         try:
             network.save(path, format=C.ModelFormat.ONNX)
-        except Exception as error:      # it raises RuntimeError, ValueError and others
-            raise NotImplementedError("deploy.export: CNTK's exporter refuses the network: %s"
-                                      % _first_line(error)) from error
+        except Exception as error:  # it raises RuntimeError, ValueError and others
+            raise NotImplementedError(
+                f"deploy.export: CNTK's exporter refuses the network: {_first_line(error)}"
+            ) from error
         return onnx.load(path)
 
 
@@ -72,8 +80,10 @@ def _one_name_for_one_thing(model):
     for tensor in list(graph.initializer):
         if tensor.name in tensors:
             if tensor.SerializeToString() != tensors[tensor.name]:
-                raise NotImplementedError("deploy.export: CNTK's exporter gave two tensors the name '%s'; give the layers "
-                                          'names that differ' % tensor.name)
+                raise NotImplementedError(
+                    f"deploy.export: CNTK's exporter gave two tensors the name '{tensor.name}'; "
+                    "give the layers names that differ"
+                )
             graph.initializer.remove(tensor)
         else:
             tensors[tensor.name] = tensor.SerializeToString()
@@ -81,14 +91,18 @@ def _one_name_for_one_thing(model):
     for node in list(graph.node):
         for place, name in enumerate(node.input):
             node.input[place] = current.get(name, name)
-        key = node.op_type, tuple(node.input), b''.join(sorted(a.SerializeToString() for a in node.attribute))
+        key = (
+            node.op_type,
+            tuple(node.input),
+            b''.join(sorted(a.SerializeToString() for a in node.attribute)),
+        )
         if any(name in made for name in node.output):
             if all(made.get(name) == key for name in node.output):
                 graph.node.remove(node)
                 continue
             for place, name in enumerate(node.output):
                 if name in made:
-                    current[name] = '%s_%d' % (name, len(made))
+                    current[name] = f'{name}_{len(made)}'
                     node.output[place] = current[name]
         made.update((name, key) for name in node.output)
 
@@ -97,7 +111,10 @@ def _free_batch(model):
     """Lets the batch be of any size."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    steps = any(dims and dims[0].dim_param for dims in [value.type.tensor_type.shape.dim for value in graph.input])
+    steps = any(
+        dims and dims[0].dim_param
+        for dims in [value.type.tensor_type.shape.dim for value in graph.input]
+    )
     axis = 1 if steps else 0
     for value in list(graph.input) + list(graph.output):
         dims = value.type.tensor_type.shape.dim
@@ -126,23 +143,38 @@ def _free_state(node, weights):
     for place in (5, 6):
         if len(node.input) > place and node.input[place] in weights:
             if np.any(numpy_helper.to_array(weights[node.input[place]])):
-                raise NotImplementedError('deploy.export: a %s begins with a state that is not 0, which the file would have '
-                                          'for a batch of one only' % node.op_type)
+                raise NotImplementedError(
+                    f'deploy.export: a {node.op_type} begins with a state that is not 0, which the '
+                    'file would have for a batch of one only'
+                )
             node.input[place] = ''
 
 
 def _normalized_by_sample(graph, node, axis):
-    """LayerNormalization, x0 / (sqrt(mean(x0^2)) + 1e-5) with x0 = x - mean(x), without the batch in its means."""
-    axes = [number for attribute in node.attribute if attribute.name == 'axes' for number in attribute.ints]
+    """LayerNormalization, x0 / (sqrt(mean(x0^2)) + 1e-5) with x0 = x - mean(x), without the
+    batch in its means."""
+    axes = [
+        number
+        for attribute in node.attribute
+        if attribute.name == 'axes'
+        for number in attribute.ints
+    ]
     axes = [number for number in axes if number > axis]
     x, y = node.input[0], node.output[0]
-    names = {key: '%s_%s' % (y, key) for key in ('mean', 'centered', 'square', 'variance', 'deviation', 'sum', 'epsilon')}
-    graph.initializer.extend([numpy_helper.from_array(np.float32(LAYER_NORMALIZATION_EPSILON), names['epsilon'])])
+    names = {
+        key: f'{y}_{key}'
+        for key in ('mean', 'centered', 'square', 'variance', 'deviation', 'sum', 'epsilon')
+    }
+    graph.initializer.extend(
+        [numpy_helper.from_array(np.float32(LAYER_NORMALIZATION_EPSILON), names['epsilon'])]
+    )
     nodes = [
         helper.make_node('ReduceMean', [x], [names['mean']], axes=axes, keepdims=1),
         helper.make_node('Sub', [x, names['mean']], [names['centered']]),
         helper.make_node('Mul', [names['centered'], names['centered']], [names['square']]),
-        helper.make_node('ReduceMean', [names['square']], [names['variance']], axes=axes, keepdims=1),
+        helper.make_node(
+            'ReduceMean', [names['square']], [names['variance']], axes=axes, keepdims=1
+        ),
         helper.make_node('Sqrt', [names['variance']], [names['deviation']]),
         helper.make_node('Add', [names['deviation'], names['epsilon']], [names['sum']]),
         helper.make_node('Div', [names['centered'], names['sum']], [y]),
@@ -150,14 +182,14 @@ def _normalized_by_sample(graph, node, axis):
     place = list(graph.node).index(node)
     graph.node.remove(node)
     for number, made in enumerate(nodes):
-        made.name = '%s_%d' % (y, number)
+        made.name = f'{y}_{number}'
         graph.node.insert(place + number, made)
 
 
 def _free_reshape(graph, node, axis, weights, producer):
     before = producer.get(node.input[0])
     while before is not None and before.op_type in ('Reshape', 'Flatten'):
-        node.input[0] = before.input[0]      # of reshapes in a row, the last one says all
+        node.input[0] = before.input[0]  # of reshapes in a row, the last one says all
         before = producer.get(node.input[0])
     shape = numpy_helper.to_array(weights[node.input[1]]).copy()
     if len(shape) <= axis or shape[axis] != 1:
@@ -165,10 +197,12 @@ def _free_reshape(graph, node, axis, weights, producer):
     if axis == 0:
         shape[0] = -1 if not (shape == -1).any() else 0
     elif (shape == -1).any():
-        raise NotImplementedError('deploy.export: a reshape in a sequence has more than one free axis')
+        raise NotImplementedError(
+            'deploy.export: a reshape in a sequence has more than one free axis'
+        )
     else:
         shape[axis] = -1
-    name = '%s_of_%s' % (node.input[1], node.output[0])
+    name = f'{node.input[1]}_of_{node.output[0]}'
     graph.initializer.extend([numpy_helper.from_array(shape, name)])
     node.input[1] = name
 

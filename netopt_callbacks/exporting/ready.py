@@ -8,18 +8,25 @@ from .. import graph
 def ready(model):
     """Returns a network (cntk.Function) that computes the same.
 
-    * A BatchNormalization read in two places is written twice under one name where it is a block, so it is opened.
-    * A product with a map is written as a product of reshaped tensors under names that go with the map or the weights,
-      so two that share either clash: these are reshaped here, under names of their own.
+    * A BatchNormalization read in two places is written twice under one name where it is a block,
+        so it is opened.
+    * A product with a map is written as a product of reshaped tensors under names that go with the
+      map or the weights, so two that share either clash: these are reshaped here, under names of
+      their own.
     """
     model = graph.opened(model, _is_to_be_rewritten)
-    replacements = {function.outputs[0]: _flattened(function) for function in graph.primitives(model)
-                    if _is_product_with_map(function)}
+    replacements = {
+        function.outputs[0]: _flattened(function)
+        for function in graph.primitives(model)
+        if _is_product_with_map(function)
+    }
     return graph.substitute(model, replacements) if replacements else model
 
 
 def _is_to_be_rewritten(function):
-    return not function.is_block and (function.op_name == 'BatchNormalization' or _is_product_with_map(function))
+    return not function.is_block and (
+        function.op_name == 'BatchNormalization' or _is_product_with_map(function)
+    )
 
 
 def _is_product_with_map(function):
@@ -28,13 +35,18 @@ def _is_product_with_map(function):
         return False
     operand, weights = function.inputs
     rank = len(operand.shape)
-    return rank > 1 and C.FreeDimension not in operand.shape and not operand.is_sparse \
-        and (weights.is_parameter or weights.is_constant) and tuple(weights.shape[:rank]) == tuple(operand.shape) \
+    return (
+        rank > 1
+        and C.FreeDimension not in operand.shape
+        and not operand.is_sparse
+        and (weights.is_parameter or weights.is_constant)
+        and tuple(weights.shape[:rank]) == tuple(operand.shape)
         and len(weights.shape) > rank
+    )
 
 
 def _flattened(function):
     operand, weights = function.inputs
-    size, outputs = int(np.prod(operand.shape)), tuple(weights.shape[len(operand.shape):])
+    size, outputs = int(np.prod(operand.shape)), tuple(weights.shape[len(operand.shape) :])
     flat = C.times(C.reshape(operand, size), C.reshape(weights, (size, int(np.prod(outputs)))))
     return (flat if len(outputs) == 1 else C.reshape(flat, outputs)).output

@@ -1,7 +1,7 @@
 """What CNTK's exporter gets wrong without a word, found in the network before it is written.
 
-Each was found by comparing what a small network of it gives in the file and in CNTK. What else may be wrong is found
-by running the file (`check`).
+Each was found by comparing what a small network of it gives in the file and in CNTK. What else may
+be wrong is found by running the file (`check`).
 """
 import cntk as C
 
@@ -14,7 +14,8 @@ _WINDOWS = ('Convolution', 'Pooling')
 
 
 def refuse(model):
-    """Refuses a network (cntk.Function, applied) with an operation that would not be right in the file.
+    """Refuses a network (cntk.Function, applied) with an operation that would not be right in the
+    file.
 
     Raises:
         NotImplementedError: names the operation, and says what to do.
@@ -22,8 +23,10 @@ def refuse(model):
     for function in graph.walk(model):
         reason = _reason(function) if function.op_name in _LOSSES or not function.is_block else None
         if reason:
-            raise NotImplementedError("deploy.export: %s '%s' %s"
-                                      % (function.op_name, function.name or function.uid, reason))
+            raise NotImplementedError(
+                "deploy.export: %s '%s' %s"
+                % (function.op_name, function.name or function.uid, reason)
+            )
 
 
 def refuse_inputs(model):
@@ -35,20 +38,28 @@ def refuse_inputs(model):
     for argument in model.arguments:
         name = argument.name or argument.uid
         if not argument.dynamic_axes:
-            raise NotImplementedError("deploy.export: the input '%s' has no batch axis, and a file runs batches; make it "
-                                      'a Constant, or an input_variable with the default axes' % name)
+            raise NotImplementedError(
+                f"deploy.export: the input '{name}' has no batch axis, and a file runs batches; "
+                "make it a Constant, or an input_variable with the default axes"
+            )
         if argument.is_sparse:
-            raise NotImplementedError("deploy.export: the input '%s' is sparse, of which ONNX has no form; build the network "
-                                      'on a dense one, one-hot vectors as they are' % name)
+            raise NotImplementedError(
+                f"deploy.export: the input '{name}' is sparse, of which ONNX has no form; build "
+                "the network on a dense one, one-hot vectors as they are"
+            )
 
 
 def of_one_batch(model):
-    """Returns in words the first operation on sequences that CNTK writes for a batch of one; None where there is none."""
+    """Returns in words the first operation on sequences that CNTK writes for a batch of one;
+    None where there is none."""
     for function in graph.walk(model):
         if function.op_name in _FOR_ONE:
-            return ("%s '%s' (sequence.last, first, broadcast_as, past_value and Fold hold such) is written for a batch of "
-                    'one; end the network where it still gives a sequence, and take the step from what the file gives'
-                    % (function.op_name, function.name or function.uid))
+            return (
+                "%s '%s' (sequence.last, first, broadcast_as, past_value and Fold hold such) is "
+                "written for a batch of one; end the network where it still gives a sequence, and "
+                "take the step from what the file gives"
+                % (function.op_name, function.name or function.uid)
+            )
     return None
 
 
@@ -61,9 +72,15 @@ def _reason(function):
         return 'is written with the wrong size; no cure is known'
     if function.op_name in _LOSSES:
         return "is a loss, which is written wrongly; export the network that it judges"
-    if function.op_name in ('Times', 'TransposeTimes') \
-            and _is_weight(function.inputs[0]) and not _is_weight(function.inputs[1]):
-        return 'has the weights on the left, of which its file is refused; use times(x, W), or times_transpose(x, W)'
+    if (
+        function.op_name in ('Times', 'TransposeTimes')
+        and _is_weight(function.inputs[0])
+        and not _is_weight(function.inputs[1])
+    ):
+        return (
+            'has the weights on the left, of which its file is refused; use times(x, W), or '
+            'times_transpose(x, W)'
+        )
     return None
 
 
@@ -75,12 +92,18 @@ def _of_window(function):
     attributes = function.attributes
     operand = function.inputs[1 if function.op_name == 'Convolution' else 0]
     if len(operand.dynamic_axes) > 1:
-        return ("goes over a sequence, which CNTK's exporter writes as what ONNX Runtime does not load; feed the steps as "
-                'a batch')
+        return (
+            "goes over a sequence, which CNTK's exporter writes as what ONNX Runtime does not "
+            "load; feed the steps as a batch"
+        )
     if attributes.get('includePad'):
         return 'counts padded places (include_pad), which its file does not; use include_pad=False'
     sides = operand.shape
-    window = attributes['poolingWindowShape'] if function.op_name == 'Pooling' else function.inputs[0].shape
+    window = (
+        attributes['poolingWindowShape']
+        if function.op_name == 'Pooling'
+        else function.inputs[0].shape
+    )
     automatic = list(attributes['autoPadding'])
     strides = list(attributes['strides'])
     for place, side in enumerate(sides):
@@ -88,13 +111,17 @@ def _of_window(function):
         if -at > min(len(automatic), len(window)) or not automatic[at]:
             continue
         if side == C.FreeDimension:
-            return ('pads an axis of free size automatically, and the padding in the file would be that of one size; give '
-                    'the input a fixed size, or the layer explicit padding')
+            return (
+                'pads an axis of free size automatically, and the padding in the file would be '
+                'that of one size; give the input a fixed size, or the layer explicit padding'
+            )
         dilation = attributes['dilation'][at] if 'dilation' in attributes else 1
         stride = strides[at] if -at <= len(strides) else strides[0]
         if min(Axis(window[at], stride, dilation, True).padding(side)) < 0:
-            return ('leaves out the outermost places (automatic padding with a stride beyond the window), which the '
-                    'standard cannot say; crop its input, or use explicit padding')
+            return (
+                'leaves out the outermost places (automatic padding with a stride beyond the '
+                'window), which the standard cannot say; crop its input, or use explicit padding'
+            )
     return None
 
 
@@ -103,6 +130,8 @@ def _of_normalization(function):
     if len(operand.dynamic_axes) > 1:
         return 'goes over a sequence, where its file is wrong; feed the steps as a batch'
     if len(operand.shape) > 1 and not function.attributes['spatial']:
-        return ('of a map has statistics of its own for every pixel, of which ONNX has no form; use '
-                'BatchNormalization(map_rank=1)')
+        return (
+            'of a map has statistics of its own for every pixel, of which ONNX has no form; use '
+            'BatchNormalization(map_rank=1)'
+        )
     return None

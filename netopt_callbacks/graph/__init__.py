@@ -11,7 +11,31 @@ from .user_functions import cloned_whole
 from .values import evaluate, flat, opened
 from .walk import Level, body, function_of, functions, primitives, walk
 
-__all__ = ['Block', 'Layer', 'Level', 'body', 'check_filter', 'clone_shared', 'cloned_whole', 'evaluate', 'flat',
-           'frozen_layers', 'function_of', 'functions', 'is_trained', 'layers', 'made_of', 'no_layers_error',
-           'opened', 'other_products', 'placeholder_like', 'primitives', 'replace', 'seen_first', 'substitute',
-           'trained_by', 'trained_part', 'walk']
+__all__ = [
+    'Block',
+    'Layer',
+    'Level',
+    'body',
+    'check_filter',
+    'clone_shared',
+    'cloned_whole',
+    'evaluate',
+    'flat',
+    'frozen_layers',
+    'function_of',
+    'functions',
+    'is_trained',
+    'layers',
+    'made_of',
+    'no_layers_error',
+    'opened',
+    'other_products',
+    'placeholder_like',
+    'primitives',
+    'replace',
+    'seen_first',
+    'substitute',
+    'trained_by',
+    'trained_part',
+    'walk',
+]

@@ -2,51 +2,80 @@
 
 # Blocks of CNTK's layer library in which a product with a Parameter is no layer of its own. A
 # Dense or Convolution *block* inside one (as in AttentionModel) still is.
-CNTK_BLOCKS = frozenset([
-    'Activation', 'BatchNormalization', 'Convolution', 'ConvolutionTranspose', 'Delay', 'Dense', 'Dropout',
-    'Embedding', 'GRU', 'LSTM', 'LayerNormalization', 'MaxUnpooling', 'RNNStep', 'Stabilizer'])
+CNTK_BLOCKS = frozenset(
+    [
+        'Activation',
+        'BatchNormalization',
+        'Convolution',
+        'ConvolutionTranspose',
+        'Delay',
+        'Dense',
+        'Dropout',
+        'Embedding',
+        'GRU',
+        'LSTM',
+        'LayerNormalization',
+        'MaxUnpooling',
+        'RNNStep',
+        'Stabilizer',
+    ]
+)
 
 LAYERS = {'Dense': 'Times', 'Convolution': 'Convolution'}
 
-_declared = {}      # by op name: (name of the class that makes it, Block)
+_declared = {}  # by op name: (name of the class that makes it, Block)
 
 
-class Block(object):
-    """What an optimization says of the blocks of one op name that it makes: see `nc.Optimization.blocks`.
+class Block:
+    """What an optimization says of the blocks of one op name that it makes: see
+    `nc.Optimization.blocks`.
 
     Args:
         op_name (str): of the blocks.
-        layer (str): 'Dense' or 'Convolution' where the block still is such a layer, with one product that
-            reads its weights as they are: `nc.graph.layers` then finds it, and the next optimization
-            changes it as any other. None where it is something else now, which is found by asking
-            for `op_name`.
-        was (str): 'Dense' or 'Convolution': the layer whose place it takes, where it is none any more. It goes
-            on counting among those, as for which of a network is the last; None where it took no such place.
+        layer (str): 'Dense' or 'Convolution' where the block still is such a layer, with one
+            product that reads its weights as they are: `nc.graph.layers` then finds it, and the
+            next optimization changes it as any other. None where it is something else now, which is
+            found by asking for `op_name`.
+        was (str): 'Dense' or 'Convolution': the layer whose place it takes, where it is none any
+            more. It goes on counting among those, as for which of a network is the last; None where
+            it took no such place.
         kind (str): what a summary calls it; None calls it `op_name`.
-        count (callable): (block, row) -> None: corrects the `count.Row` of a block where the Parameters in it and
-            the multiply-adds of its products are not what is to be counted. None takes these.
+        count (callable): (block, row) -> None: corrects the `count.Row` of a block where the
+            Parameters in it and the multiply-adds of its products are not what is to be counted.
+            None takes these.
 
     Raises:
-        TypeError, ValueError: an argument is not one of these, or `op_name` is that of a layer of CNTK.
+        TypeError, ValueError: an argument is not one of these, or `op_name` is that of a layer of
+            CNTK.
     """
 
     def __init__(self, op_name, layer=None, kind=None, count=None, was=None):
         for name, value in (('op_name', op_name), ('kind', kind)):
             if not (isinstance(value, str) and value) and not (value is None and name == 'kind'):
-                raise TypeError("Block: %s must be a word, got %r; write for example nc.Block('DensePruned')"
-                                % (name, value))
+                raise TypeError(
+                    f"Block: {name} must be a word, got {value!r}; write for example "
+                    "nc.Block('DensePruned')"
+                )
         if op_name in CNTK_BLOCKS:
-            raise ValueError("Block: op_name must be a name of your own, got '%s', which is a layer of CNTK; give the "
-                             'blocks another op name, as the second argument of layer.rebuilt' % op_name)
+            raise ValueError(
+                f"Block: op_name must be a name of your own, got '{op_name}', which is a layer of "
+                "CNTK; give the blocks another op name, as the second argument of layer.rebuilt"
+            )
         if layer is not None and layer not in LAYERS:
-            raise ValueError("Block '%s': layer must be 'Dense', 'Convolution' or None, got %r; leave it out where the "
-                             'block is another thing' % (op_name, layer))
+            raise ValueError(
+                f"Block '{op_name}': layer must be 'Dense', 'Convolution' or None, got {layer!r}; "
+                "leave it out where the block is another thing"
+            )
         if was is not None and was not in LAYERS:
-            raise ValueError("Block '%s': was must name the layer whose place it takes, 'Dense' or 'Convolution', or None, "
-                             'got %r; give for example was=\'Dense\'' % (op_name, was))
+            raise ValueError(
+                f"Block '{op_name}': was must name the layer whose place it takes, 'Dense' or "
+                f"'Convolution', or None, got {was!r}; give for example was='Dense'"
+            )
         if count is not None and not callable(count):
-            raise TypeError("Block '%s': count must be a function of a block and its row, or None, got %r; leave it out "
-                            'to count Parameters and products' % (op_name, count))
+            raise TypeError(
+                f"Block '{op_name}': count must be a function of a block and its row, or None, got "
+                f"{count!r}; leave it out to count Parameters and products"
+            )
         self.op_name = op_name
         self.layer = layer
         self.was = was
@@ -54,14 +83,15 @@ class Block(object):
         self.count = count
 
     def __repr__(self):
-        return 'Block(%r, layer=%r, kind=%r)' % (self.op_name, self.layer, self.kind)
+        return f'Block({self.op_name!r}, layer={self.layer!r}, kind={self.kind!r})'
 
 
 def declare(owner, blocks):
     """Makes blocks known by what the class that makes them says of them.
 
     Args:
-        owner (type): the class; one of the same name takes its place, as where a notebook's cell runs again.
+        owner (type): the class; one of the same name takes its place, as where a notebook's cell
+            runs again.
         blocks (sequence of Block): its own.
 
     Raises:
@@ -71,12 +101,17 @@ def declare(owner, blocks):
     blocks = [blocks] if isinstance(blocks, Block) else list(blocks)
     for block in blocks:
         if not isinstance(block, Block):
-            raise TypeError("%s: blocks must hold nc.Block objects, got %r; write blocks = [nc.Block('DensePruned')]"
-                            % (owner.__name__, block))
+            raise TypeError(
+                f"{owner.__name__}: blocks must hold nc.Block objects, got {block!r}; write blocks "
+                "= [nc.Block('DensePruned')]"
+            )
         other, _ = _declared.get(block.op_name, (owner.__qualname__, None))
         if other != owner.__qualname__:
-            raise ValueError("%s: the op name of its blocks must be its own, got '%s', of which %s has said what it is; "
-                             'give one of them another op name' % (owner.__qualname__, block.op_name, other))
+            raise ValueError(
+                f"{owner.__qualname__}: the op name of its blocks must be its own, got "
+                f"'{block.op_name}', of which {other} has said what it is; give one of them "
+                "another op name"
+            )
     _declared.update((block.op_name, (owner.__qualname__, block)) for block in blocks)
 
 
@@ -91,10 +126,12 @@ def op_names():
 
 
 def made_of(layer):
-    """Returns the op names of blocks that took the place of a 'Dense' or a 'Convolution', in alphabetical order."""
+    """Returns the op names of blocks that took the place of a 'Dense' or a 'Convolution', in
+    alphabetical order."""
     return sorted(op_name for op_name, (_, block) in _declared.items() if block.was == layer)
 
 
 def is_unit(op_name):
-    """Whether blocks of an op name are one layer, whatever is inside: CNTK's layers, and what optimizations make."""
+    """Whether blocks of an op name are one layer, whatever is inside: CNTK's layers, and what
+    optimizations make."""
     return op_name in CNTK_BLOCKS or op_name in _declared

@@ -18,7 +18,7 @@ from .walk import Level, body, function_of, named
 _UNKNOWN = C.placeholder().shape
 
 
-class Piece(object):
+class Piece:
     """A copy of an unapplied Function, waiting to be connected.
 
     Attributes:
@@ -35,9 +35,12 @@ class Piece(object):
 
 
 def clone_shared(model):
-    """Returns a copy of `model`, of the same name, that shares its Parameters, its Constants and its arguments."""
+    """Returns a copy of `model`, of the same name, that shares its Parameters, its Constants
+    and its arguments."""
     with cloned_whole():
-        copy = model.clone(C.CloneMethod.share, {argument: argument for argument in model.arguments})
+        copy = model.clone(
+            C.CloneMethod.share, {argument: argument for argument in model.arguments}
+        )
     # CNTK forgets what was named by `z.name = 'z'`: only the composite has that name.
     return named(copy, model.name)
 
@@ -82,8 +85,10 @@ def replace(model, new_functions):
         ValueError: a new function does not have exactly one placeholder, computes another
             shape than the layer did, or a layer is not in `model`.
     """
-    cuts = {layer.output.uid: unapplied(function, layer.input, layer.output, layer.label, layer.name)
-            for layer, function in new_functions.items()}
+    cuts = {
+        layer.output.uid: unapplied(function, layer.input, layer.output, layer.label, layer.name)
+        for layer, function in new_functions.items()
+    }
     return _edited(model, cuts, {layer.output.uid: layer.label for layer in new_functions})
 
 
@@ -104,24 +109,28 @@ def unapplied(function, source, replaced, what, name=''):
     arguments = function.arguments
     if len(arguments) != 1 or not arguments[0].is_placeholder or len(function.outputs) != 1:
         raise ValueError(
-            'the new function for %s must be unapplied: one output, one placeholder, and nothing else to read '
-            'but Parameters and Constants; got outputs %s and arguments %s; build it as a layer, like '
-            'cntk.layers.Dense(10), or over one cntk.placeholder()'
-            % (what, _named(function.outputs), _named(arguments)))
+            f'the new function for {what} must be unapplied: one output, one placeholder, and '
+            'nothing else to read but Parameters and Constants; got outputs '
+            f'{_named(function.outputs)} and arguments {_named(arguments)}; build it as a layer, '
+            'like cntk.layers.Dense(10), or over one cntk.placeholder()'
+        )
     inlet = placeholder_like(source)
     copy = function.clone(C.CloneMethod.share, {arguments[0]: inlet})
     if name and not copy.outputs[0].owner.name:
         copy.outputs[0].owner.name = name
-        again = placeholder_like(source)        # only in a copy the output has the name too
+        again = placeholder_like(source)  # only in a copy the output has the name too
         inlet, copy = again, copy.clone(C.CloneMethod.share, {inlet: again})
     if _UNKNOWN not in (copy.shape, replaced.shape) and copy.shape != replaced.shape:
-        raise ValueError('the new function for %s must compute the same shape: expected %s, got %s; give it the '
-                         'output shape of the layer' % (what, replaced.shape, copy.shape))
+        raise ValueError(
+            f'the new function for {what} must compute the same shape: expected {replaced.shape}, '
+            f'got {copy.shape}; give it the output shape of the layer'
+        )
     return Piece(copy, [(inlet, source)])
 
 
 def with_outputs(like, outputs):
-    """Returns `outputs` as a Function of the kind and name of `like`: a combine, or one root with its outputs.
+    """Returns `outputs` as a Function of the kind and name of `like`: a combine, or one root with
+    its outputs.
 
     Args:
         like (cntk.Function): tells whether the outputs are those of one Function, and its name.
@@ -147,8 +156,10 @@ def _edited(model, cuts, names):
         new_model = rebuild(model, {argument: argument for argument in arguments}, cuts, used)
     missing = [str(name) for uid, name in names.items() if uid not in used]
     if missing:
-        raise ValueError('what is replaced must be in the model, got %s, which is not; take layers and Variables '
-                         'from the very model that is edited, not from a clone' % ', '.join(missing))
+        raise ValueError(
+            'what is replaced must be in the model, got %s, which is not; take layers and '
+            'Variables from the very model that is edited, not from a clone' % ', '.join(missing)
+        )
     if new_model is None:
         return clone_shared(model)
     _check_shapes(model.outputs, new_model.outputs)
@@ -195,7 +206,9 @@ def _cuts_of_level(level, outputs, cuts, used):
             piece = _opened(function, cuts, used)
             if piece is not None:
                 one = [level.output(function)] if len(piece.outputs) == 1 else function.outputs
-                here.update((output.uid, (output, piece, index)) for index, output in enumerate(one))
+                here.update(
+                    (output.uid, (output, piece, index)) for index, output in enumerate(one)
+                )
     return here
 
 
@@ -216,12 +229,18 @@ def _opened(block, cuts, used):
             return None
         composite = body(block).clone(C.CloneMethod.share, arguments)
     read = {placeholder.uid for placeholder in composite.placeholders}
-    inputs = [(new, leaves[actual.uid], actual) for new, (_, actual) in zip(fresh, mapping)
-              if new.uid in read]
-    outer = [(inner, placeholder_like(actual) if leaf is None else leaf, actual)
-             for inner, leaf, actual in inputs]
-    copy = C.as_block(composite, [(inner, bound) for inner, bound, _ in outer],
-                      block.op_name, block.name)
+    inputs = [
+        (new, leaves[actual.uid], actual)
+        for new, (_, actual) in zip(fresh, mapping)
+        if new.uid in read
+    ]
+    outer = [
+        (inner, placeholder_like(actual) if leaf is None else leaf, actual)
+        for inner, leaf, actual in inputs
+    ]
+    copy = C.as_block(
+        composite, [(inner, bound) for inner, bound, _ in outer], block.op_name, block.name
+    )
     return Piece(copy, [(bound, actual) for _, bound, actual in outer if bound.is_placeholder])
 
 
@@ -233,7 +252,7 @@ def _leaf(actual, cuts):
     return new if actual.is_parameter or actual.is_constant else None
 
 
-class _Copy(object):
+class _Copy:
     """The copy of one level: cloned once with placeholders at the cuts, then connected."""
 
     def __init__(self, level, composite, keep, cuts):
@@ -242,7 +261,7 @@ class _Copy(object):
         self._keep = {old.uid: new for old, new in keep.items()}
         self._level = {function.uid for function in level}
         self._cuts = cuts
-        self._held = None       # keeps the copies of new expressions alive
+        self._held = None  # keeps the copies of new expressions alive
         self._own = self._own_expressions()
         self._copy = None
         self._cloned = {}
@@ -251,18 +270,24 @@ class _Copy(object):
 
     def connected(self):
         """Connects the placeholders; returns the copy."""
-        connections = {self._stand_ins[uid]: self._resolved(variable)
-                       for uid, (variable, _, _) in self._cuts.items()}
+        connections = {
+            self._stand_ins[uid]: self._resolved(variable)
+            for uid, (variable, _, _) in self._cuts.items()
+        }
         for piece in self._pieces():
             connections.update((inlet, self._resolved(actual)) for inlet, actual in piece.inputs)
         results = [self._resolved(variable) for variable in self._wanted]
         # Held until the copy is made: the edges of a CNTK graph don't keep its Functions alive.
-        whole = _combined(results + list(connections.values())
-                          + [output for piece in self._pieces() for output in piece.outputs])
+        whole = _combined(
+            results
+            + list(connections.values())
+            + [output for piece in self._pieces() for output in piece.outputs]
+        )
         if whole is not None:
             open_ends = {placeholder.uid for placeholder in whole.placeholders}
-            whole.replace_placeholders({inlet: new for inlet, new in connections.items()
-                                        if inlet.uid in open_ends})
+            whole.replace_placeholders(
+                {inlet: new for inlet, new in connections.items() if inlet.uid in open_ends}
+            )
         return with_outputs(self._like, results)
 
     def _clone(self, keep):
@@ -273,8 +298,13 @@ class _Copy(object):
                 read.extend(actual for _, actual in new.inputs)
             elif new.uid not in self._own:
                 read.append(new)
-        roots = {variable.uid: variable for variable in read if variable.is_output
-                 and variable.uid not in self._cuts and variable.uid not in self._keep}
+        roots = {
+            variable.uid: variable
+            for variable in read
+            if variable.is_output
+            and variable.uid not in self._cuts
+            and variable.uid not in self._keep
+        }
         if not roots:
             return
         replacements = dict(keep)
@@ -295,8 +325,10 @@ class _Copy(object):
         passed = set()
         while variable.uid in self._cuts:
             if variable.uid in passed:
-                raise ValueError('the replacement of %s must read something else than what is replaced, and in '
-                                 'the end reads only itself; name the new Variables alone' % variable)
+                raise ValueError(
+                    f'the replacement of {variable} must read something else than what is '
+                    'replaced, and in the end reads only itself; name the new Variables alone'
+                )
             passed.add(variable.uid)
             _, new, index = self._cuts[variable.uid]
             if isinstance(new, Piece):
@@ -307,9 +339,13 @@ class _Copy(object):
         return self._keep.get(variable.uid, self._cloned.get(variable.uid, variable))
 
     def _own_expressions(self):
-        """Returns the new expressions over leaves by uid, copied, so that no two levels share one."""
-        new = {variable.uid: variable for _, variable, _ in self._cuts.values()
-               if not isinstance(variable, Piece) and not self._reads_level(variable)}
+        """Returns the new expressions over leaves by uid, copied, so that no two levels share
+        one."""
+        new = {
+            variable.uid: variable
+            for _, variable, _ in self._cuts.values()
+            if not isinstance(variable, Piece) and not self._reads_level(variable)
+        }
         leaves = {uid: variable for uid, variable in new.items() if not variable.is_output}
         expressions = [variable for uid, variable in new.items() if uid not in leaves]
         if expressions:
@@ -343,9 +379,11 @@ def _combined(variables):
 def _check_shapes(old_outputs, new_outputs):
     for old, new in zip(old_outputs, new_outputs):
         if old.shape != new.shape:
-            raise ValueError('a replacement must keep the shape of every output: %s was of shape %s, got %s; '
-                             'give what is read instead the shape of what is replaced'
-                             % (old, old.shape, new.shape))
+            raise ValueError(
+                f'a replacement must keep the shape of every output: {old} was of shape '
+                f'{old.shape}, got {new.shape}; give what is read instead the shape of what is '
+                'replaced'
+            )
 
 
 def _variable(value):

@@ -1,5 +1,5 @@
 """Finding the Dense and Convolution layers of a model, by name and by what they compute."""
-from collections import namedtuple
+from typing import NamedTuple
 
 import cntk as C
 
@@ -8,26 +8,38 @@ from .layer import Layer, label_of
 from .scope import trained_part
 from .walk import Level, body
 
-OtherProduct = namedtuple('OtherProduct', 'label W reason')
-OtherProduct.__doc__ = "A product of data with a Parameter that is no Dense layer: its name, W, and why it is none."
 
-Frozen = namedtuple('Frozen', 'label W reason op_name root')
-Frozen.__doc__ = "A layer whose W is a Constant: its name, W, why it is left, 'Dense' or 'Convolution', and its root."
+class OtherProduct(NamedTuple):
+    """A product of data with a Parameter that is no Dense layer."""
+
+    label: str
+    W: C.Variable
+    reason: str  # why it is none
+
+
+class Frozen(NamedTuple):
+    """A layer whose W is a Constant."""
+
+    label: str
+    W: C.Constant
+    reason: str  # why it is left
+    op_name: str  # 'Dense' or 'Convolution'
+    root: C.Function
 
 
 def layers(model, filter_function=None, op_name=None):
     """Returns the Dense and Convolution layers of a model, inputs first.
 
-    A layer is a block `Dense` or `Convolution`, a block of which an optimization says that it still is
-    one (see `Block`), or what computes the same without a block: `times(x, W)` and
+    A layer is a block `Dense` or `Convolution`, a block of which an optimization says that it still
+    is one (see `Block`), or what computes the same without a block: `times(x, W)` and
     `convolution(W, x)` for a Parameter W, with `+ b` where that follows.
 
     Args:
         model (cntk.Function): any Function; blocks are searched, at any depth.
         filter_function (callable): `Layer -> bool`; None takes every layer.
         op_name (str): 'Dense' or 'Convolution'; None takes both. The op name of blocks that an
-            optimization makes takes those: their `W` and `core` are None where they do not apply one
-            Parameter, or an expression over one, to data.
+            optimization makes takes those: their `W` and `core` are None where they do not apply
+            one Parameter, or an expression over one, to data.
 
     Returns:
         list of Layer: [] where nothing matches; `no_layers_error` says what was seen.
@@ -38,38 +50,53 @@ def layers(model, filter_function=None, op_name=None):
             share W and leaves another.
     """
     if op_name is not None and op_name not in blocks.LAYERS and blocks.declared(op_name) is None:
-        raise ValueError("op_name must be 'Dense', 'Convolution', None, or one that an optimization has declared in "
-                         'its `blocks` (%s), got %r; other blocks are found with nc.graph.walk(model)'
-                         % (', '.join(blocks.op_names()), op_name))
+        raise ValueError(
+            "op_name must be 'Dense', 'Convolution', None, or one that an optimization has "
+            "declared in its `blocks` (%s), got %r; other blocks are found with "
+            "nc.graph.walk(model)" % (', '.join(blocks.op_names()), op_name)
+        )
     check_filter(filter_function)
-    found = [layer for layer in _found(model)
-             if layer.op_name == op_name or op_name is None and layer.op_name in blocks.LAYERS]
+    found = [
+        layer
+        for layer in _found(model)
+        if layer.op_name == op_name or op_name is None and layer.op_name in blocks.LAYERS
+    ]
     if filter_function is None:
         return found
     taken = {layer: bool(filter_function(layer)) for layer in found if not layer.follows}
     for layer in found:
         for other in layer.shared_with:
             if taken.get(layer) and not taken.get(other, True):
-                raise ValueError('%s and %s share W, so they must change together, and filter_function takes '
-                                 'only the first; let it take both or neither'
-                                 % (layer.label, other.label))
+                raise ValueError(
+                    f'{layer.label} and {other.label} share W, so they must change together, and '
+                    'filter_function takes only the first; let it take both or neither'
+                )
     keys = {_key(layer) for layer, takes in taken.items() if takes}
     return [layer for layer in found if taken.get(layer) or layer.follows and _key(layer) in keys]
 
 
 def _key(layer):
-    """Returns what applications of one layer share: its W, or all Parameters of a block that has no such one."""
-    return layer.W.uid if layer.W is not None else frozenset(leaf.uid for leaf in layer.root.parameters)
+    """Returns what applications of one layer share: its W, or all Parameters of a block that
+    has no such one."""
+    return (
+        layer.W.uid
+        if layer.W is not None
+        else frozenset(leaf.uid for leaf in layer.root.parameters)
+    )
 
 
 def _found(model):
-    """Returns the layers of the part that is trained, and then those elsewhere in the model that share their W."""
+    """Returns the layers of the part that is trained, and then those elsewhere in the model
+    that share their W."""
     part = trained_part(model)
     found = [item for item in _search(part) if isinstance(item, Layer)]
     if part is not model:
         known, keys = set(found), {_key(layer) for layer in found}
-        others = [item for item in _search(model) if isinstance(item, Layer)
-                  and _key(item) in keys and item not in known]
+        others = [
+            item
+            for item in _search(model)
+            if isinstance(item, Layer) and _key(item) in keys and item not in known
+        ]
         for layer in others:
             layer.follows = True
         found += others
@@ -80,8 +107,10 @@ def _found(model):
 def check_filter(filter_function):
     """Raises TypeError for a `filter_function` that is neither a function nor None."""
     if filter_function is not None and not callable(filter_function):
-        raise TypeError("the filter_function of layers must be callable with a Layer, or None, got %r; write for example "
-                        "lambda layer: layer.name == 'hidden'" % (filter_function,))
+        raise TypeError(
+            "the filter_function of layers must be callable with a Layer, or None, got "
+            f"{filter_function!r}; write for example lambda layer: layer.name == 'hidden'"
+        )
 
 
 def no_layers_error(model, what, op_name=None):
@@ -93,17 +122,34 @@ def no_layers_error(model, what, op_name=None):
         op_name (str): what it looked for; None stands for both.
     """
     found = _search(model)
-    seen = [item.label for item in found if isinstance(item, Layer) and item.op_name in blocks.LAYERS]
-    seen += ['%s, which is none (%s)' % (item.label, item.reason) for item in found
-             if isinstance(item, (OtherProduct, Frozen))]
-    changed = [item.label for item in found if isinstance(item, Layer) and item.op_name not in blocks.LAYERS]
-    return ValueError('%s: expected a %s layer to change, got none. Layers of the model: %s.%s Check filter_function'
-                      % (what, op_name or 'Dense or Convolution', ', '.join(seen) or 'none',
-                         ' Changed already: %s.' % ', '.join(changed) if changed else ''))
+    seen = [
+        item.label for item in found if isinstance(item, Layer) and item.op_name in blocks.LAYERS
+    ]
+    seen += [
+        f'{item.label}, which is none ({item.reason})'
+        for item in found
+        if isinstance(item, (OtherProduct, Frozen))
+    ]
+    changed = [
+        item.label
+        for item in found
+        if isinstance(item, Layer) and item.op_name not in blocks.LAYERS
+    ]
+    return ValueError(
+        '%s: expected a %s layer to change, got none. Layers of the model: %s.%s Check '
+        'filter_function'
+        % (
+            what,
+            op_name or 'Dense or Convolution',
+            ', '.join(seen) or 'none',
+            ' Changed already: %s.' % ', '.join(changed) if changed else '',
+        )
+    )
 
 
 def other_products(model):
-    """Returns the products that multiply by a Parameter from the wrong side, so that they are no layer.
+    """Returns the products that multiply by a Parameter from the wrong side, so that they are no
+    layer.
 
     `Layer.W` is [inputs, outputs] for every Dense, and what is written with it relies on that.
 
@@ -114,7 +160,8 @@ def other_products(model):
 
 
 def frozen_layers(model):
-    """Returns the Dense and Convolution layers whose W is a Constant, so that nothing can train or change them.
+    """Returns the Dense and Convolution layers whose W is a Constant, so that nothing can train or
+    change them.
 
     Returns:
         list of Frozen: inputs first.
@@ -137,13 +184,15 @@ def _search(model):
         else:
             block, enclosing = item
             bare = pending[-1][1] and not blocks.is_unit(block.op_name)
-            pending.append((iter(_of_level(body(block).outputs, bare, enclosing + (block.name,))),
-                            bare))
+            pending.append(
+                (iter(_of_level(body(block).outputs, bare, enclosing + (block.name,))), bare)
+            )
     return found
 
 
 def _of_level(outputs, bare, enclosing):
-    """Returns, inputs first, the layers and other products of a level, and blocks to look into: (block, names)."""
+    """Returns, inputs first, the layers and other products of a level, and blocks to look into:
+    (block, names)."""
     level = Level(outputs)
     items = []
     for function in level.functions:
@@ -153,8 +202,11 @@ def _of_level(outputs, bare, enclosing):
             if not isinstance(layer, Layer) or layer.op_name not in blocks.LAYERS:
                 items.append((function, enclosing))
         elif bare:
-            layer = (_from_primitives(function, level, enclosing) or _other_product(function, enclosing)
-                     or _frozen(function, function, enclosing))
+            layer = (
+                _from_primitives(function, level, enclosing)
+                or _other_product(function, enclosing)
+                or _frozen(function, function, enclosing)
+            )
         if layer is not None:
             items.append(layer)
     return items
@@ -172,17 +224,33 @@ def _from_block(block, level, enclosing):
         weights_of, products = _weights, [blocks.LAYERS[op_name]]
     else:
         weights_of, products = _any_weights, blocks.LAYERS.values()
-    cores = [(function, weights_of(function)) for function in content if function.op_name in products]
+    cores = [
+        (function, weights_of(function)) for function in content if function.op_name in products
+    ]
     cores = [(function, W) for function, W in cores if W is not None]
     if len(cores) != 1:
         if op_name not in blocks.LAYERS:
-            return Layer(op_name, block, None, None, _named_b(block), enclosing, level.output(block))
-        frozen = [_frozen(block, function, enclosing) for function in content if function.op_name in products]
+            return Layer(
+                op_name, block, None, None, _named_b(block), enclosing, level.output(block)
+            )
+        frozen = [
+            _frozen(block, function, enclosing)
+            for function in content
+            if function.op_name in products
+        ]
         return next((item for item in frozen if item is not None), None)
     core, W = cores[0]
     bias = _bias(core, inner)
-    return Layer(op_name, block, core, W, bias[1] if bias else _named_b(block), enclosing, level.output(block),
-                 inner.output(core))
+    return Layer(
+        op_name,
+        block,
+        core,
+        W,
+        bias[1] if bias else _named_b(block),
+        enclosing,
+        level.output(block),
+        inner.output(core),
+    )
 
 
 def _named_b(block):
@@ -210,7 +278,11 @@ def _other_product(function, enclosing):
     if function.op_name == 'Times':
         reason = 'its W is transposed first'
         if left.is_parameter:
-            data, weights, reason = right, left, 'its W stands left of the data, as [outputs, inputs]'
+            data, weights, reason = (
+                right,
+                left,
+                'its W stands left of the data, as [outputs, inputs]',
+            )
         elif right.is_output and right.owner.op_name == 'TransposeAxes':
             reader = right.owner
             weights = reader.inputs[0]
@@ -218,8 +290,11 @@ def _other_product(function, enclosing):
             return None
     if not weights.is_parameter or data.is_parameter or data.is_constant:
         return None
-    return OtherProduct(label_of('product', enclosing, function.name, [weights]), _parameter(reader, weights),
-                        reason + '; write times(x, W) with W of [inputs, outputs]')
+    return OtherProduct(
+        label_of('product', enclosing, function.name, [weights]),
+        _parameter(reader, weights),
+        reason + '; write times(x, W) with W of [inputs, outputs]',
+    )
 
 
 def _frozen(root, core, enclosing):
@@ -231,13 +306,19 @@ def _frozen(root, core, enclosing):
         return None
     op_name = next(name for name, op in blocks.LAYERS.items() if op == core.op_name)
     W = next(constant for constant in reader.constants if constant.uid == weights.uid)
-    return Frozen(label_of(op_name, enclosing, root.name or core.name, [W]), W,
-                  "it is frozen: its W is a Constant, as clone('freeze') makes them; clone it with 'clone' to train "
-                  'and change it', op_name, root)
+    return Frozen(
+        label_of(op_name, enclosing, root.name or core.name, [W]),
+        W,
+        "it is frozen: its W is a Constant, as clone('freeze') makes them; clone it with 'clone' "
+        "to train and change it",
+        op_name,
+        root,
+    )
 
 
 def _operand(core):
-    """Returns (the weights that a times or convolution applies to data, the Function that reads them), or (None, None)."""
+    """Returns (the weights that a times or convolution applies to data, the Function that reads
+    them), or (None, None)."""
     if core.is_block or len(core.inputs) != 2:
         return None, None
     if core.op_name == 'Times':
@@ -263,7 +344,8 @@ def _weights(core):
 
 
 def _any_weights(core):
-    """Returns the one Parameter whose values, or an expression over them, are applied to data, or None."""
+    """Returns the one Parameter whose values, or an expression over them, are applied to data,
+    or None."""
     weights, _ = _operand(core)
     if weights is None or not weights.is_output:
         return _weights(core)
@@ -287,7 +369,8 @@ def _bias(core, level):
 
 
 def _parameter(function, variable):
-    """Returns an input of `function` as the cntk.Parameter it is (`inputs` gives plain Variables)."""
+    """Returns an input of `function` as the cntk.Parameter it is (`inputs` gives plain
+    Variables)."""
     return next(parameter for parameter in function.parameters if parameter.uid == variable.uid)
 
 

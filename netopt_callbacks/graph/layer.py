@@ -8,7 +8,7 @@ from .edit import placeholder_like, rebuild, unapplied, with_outputs
 from .walk import body
 
 
-class Layer(object):
+class Layer:
     """A Dense or Convolution layer of a model, however it was written.
 
     It behaves like CNTK's block of that layer; what is not listed here comes from the block,
@@ -17,8 +17,9 @@ class Layer(object):
 
     Attributes:
         name (str): as the user named it, '' where they did not.
-        op_name (str): 'Dense' or 'Convolution'; of a layer that an optimization has made something else of,
-            the op name of its block (see `nc.Block`). Its `core` and `W` are None where it has no such one.
+        op_name (str): 'Dense' or 'Convolution'; of a layer that an optimization has made something
+            else of, the op name of its block (see `nc.Block`). Its `core` and `W` are None where it
+            has no such one.
         W (cntk.Parameter): weights as CNTK stores them: [inputs..., outputs...] of a Dense,
             [filters, channels, height, width] of a 2-D Convolution.
         b (cntk.Parameter): bias, or None.
@@ -27,15 +28,17 @@ class Layer(object):
         output (cntk.Variable): what it computes.
         root (cntk.Function): the block; of a layer without one, its last primitive.
         core (cntk.Function): the primitive that applies W to data: times or convolution.
-        data, computed (cntk.Variable): what `core` applies W to and what it computes, inside the block.
+        data, computed (cntk.Variable): what `core` applies W to and what it computes, inside the
+            block.
         attributes (dict): those of `core`: `outputRank` of a times; `strides`, `autoPadding`,
             `lowerPad`, `upperPad`, `dilation`, `groups` ... of a convolution.
         enclosing (tuple of str): names of the blocks around it, outermost first.
         shared_with (tuple of Layer): the other layers that read the same W, as when a model is
             applied twice: `z(x)` and `z(x / 255)`. Transform them together, with the same new
             Parameters.
-        follows (bool): whether the layer is no part of what the trainer trains, but of another Function of the
-            script that reads the same W: it changes with the layer that is. No filter is asked about it.
+        follows (bool): whether the layer is no part of what the trainer trains, but of another
+            Function of the script that reads the same W: it changes with the layer that is. No
+            filter is asked about it.
     """
 
     def __init__(self, op_name, root, core, W, b, enclosing=(), output=None, computed=None):
@@ -46,7 +49,7 @@ class Layer(object):
         self.b = b
         self.output = root.outputs[0] if output is None else output
         self.computed = computed if computed is not None or core is None else core.outputs[0]
-        self.model = None       # held: no edge of a CNTK graph keeps a Function alive
+        self.model = None  # held: no edge of a CNTK graph keeps a Function alive
         self.name = root.name or ('' if core is None else core.name)
         self.enclosing = tuple(enclosing)
         self._shared = ()
@@ -57,7 +60,8 @@ class Layer(object):
         return tuple(layer for layer in (other() for other in self._shared) if layer is not None)
 
     def share(self, others):
-        """Tells the layer which others read its W; held weakly, so that a search leaves no garbage with a graph in it."""
+        """Tells the layer which others read its W; held weakly, so that a search leaves no
+        garbage with a graph in it."""
         self._shared = tuple(weakref.ref(other) for other in others)
 
     @property
@@ -82,7 +86,14 @@ class Layer(object):
     @property
     def label(self):
         """The layer for messages: its name after those of the blocks around it, and W's shape."""
-        return label_of(self.op_name, self.enclosing, self.name, sorted(self.parameters, key=lambda parameter: parameter.name) if self.W is None else [self.W])
+        return label_of(
+            self.op_name,
+            self.enclosing,
+            self.name,
+            sorted(self.parameters, key=lambda parameter: parameter.name)
+            if self.W is None
+            else [self.W],
+        )
 
     @property
     def output_rank(self):
@@ -95,12 +106,19 @@ class Layer(object):
 
         Every element of `core`'s output sums as many products as W holds for it, so axes
         that a Dense maps over and positions of a filter count once each. None where such an axis
-        has no fixed size (FreeDimension, or the steps that a convolution goes over), and without `core`.
+        has no fixed size (FreeDimension, or the steps that a convolution goes over), and without
+        `core`.
         """
-        if self.core is None or any(side < 0 for side in tuple(self.computed.shape) + tuple(self.W.shape)):
+        if self.core is None or any(
+            side < 0 for side in tuple(self.computed.shape) + tuple(self.W.shape)
+        ):
             return None
-        kernels = self.W.shape[-self.output_rank:] if self.core.op_name == 'Times' else self.W.shape[:1]
-        return int(np.prod(self.computed.shape)) * int(np.prod(self.W.shape)) // int(np.prod(kernels))
+        kernels = (
+            self.W.shape[-self.output_rank :] if self.core.op_name == 'Times' else self.W.shape[:1]
+        )
+        return (
+            int(np.prod(self.computed.shape)) * int(np.prod(self.W.shape)) // int(np.prod(kernels))
+        )
 
     def rebuilt(self, core, op_name, name=None):
         """Returns the layer with another core: bias, activation and all else as they are.
@@ -118,8 +136,10 @@ class Layer(object):
             ValueError: the layer has no core.
         """
         if self.core is None:
-            raise ValueError('%s: to be rebuilt a layer must apply one Parameter to data, and it does not; replace it '
-                             'as a whole with nc.graph.replace' % self.label)
+            raise ValueError(
+                f'{self.label}: to be rebuilt a layer must apply one Parameter to data, and it '
+                'does not; replace it as a whole with nc.graph.replace'
+            )
         inlet = placeholder_like(self.input)
         content, source = self._content()
         piece = unapplied(core, self.data, self.computed, 'the core of ' + self.label)
@@ -148,7 +168,7 @@ class Layer(object):
         return hash(self.output.uid)
 
     def __repr__(self):
-        return '<Layer %s>' % self.label
+        return f'<Layer {self.label}>'
 
 
 def label_of(op_name, enclosing, name, weights):
@@ -157,9 +177,16 @@ def label_of(op_name, enclosing, name, weights):
     Args:
         op_name (str), name (str): of the layer.
         enclosing (sequence of str): names of the blocks around it, outermost first.
-        weights (sequence of cntk.Variable): whose shapes are told; the first is W where it has no name.
+        weights (sequence of cntk.Variable): whose shapes are told; the first is W where it has no
+            name.
     """
     path = '.'.join([part for part in enclosing if part] + [name or '(unnamed)'])
-    sides = ', '.join('%s of %s' % (one.name if len(weights) > 1 and one.name else 'W',
-                                    'x'.join(str(side) for side in one.shape)) for one in weights if len(one.shape))
-    return "%s '%s'%s" % (op_name, path, ' (%s)' % sides if sides else '')
+    sides = ', '.join(
+        '{} of {}'.format(
+            one.name if len(weights) > 1 and one.name else 'W',
+            'x'.join(str(side) for side in one.shape),
+        )
+        for one in weights
+        if len(one.shape)
+    )
+    return "{} '{}'{}".format(op_name, path, f' ({sides})' if sides else '')

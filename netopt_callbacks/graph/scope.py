@@ -1,8 +1,9 @@
 """The part of a model that its trainer trains, where a model holds more than that.
 
-A script evaluates other Functions over the layers of its network, and they follow every change of it. So the
-engine gives an optimization one graph with all of them: the outputs of the trainer's model, loss and metric
-first, then those of the others. A filter is asked about the layers of the trainer alone.
+A script evaluates other Functions over the layers of its network, and they follow every change of
+it. So the engine gives an optimization one graph with all of them: the outputs of the trainer's
+model, loss and metric first, then those of the others. A filter is asked about the layers of the
+trainer alone.
 """
 import contextlib
 import threading
@@ -14,7 +15,8 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def seen_first(outputs):
-    """Says, meanwhile and on this thread, how many outputs of a model given to a transform are the trainer's."""
+    """Says, meanwhile and on this thread, how many outputs of a model given to a transform are
+    the trainer's."""
     before = getattr(_local, 'outputs', None)
     _local.outputs = outputs
     try:
@@ -27,7 +29,8 @@ def trained_part(model):
     """Returns the part of a model that the trainer trains: all of it, outside of a running trainer.
 
     Args:
-        model (cntk.Function): as given to `transform`, or a copy with the same outputs in the same order.
+        model (cntk.Function): as given to `transform`, or a copy with the same outputs in the same
+            order.
     """
     count = getattr(_local, 'outputs', None)
     if count is None or count >= len(model.outputs):
@@ -51,6 +54,7 @@ def trained_by(parameters):
 
 
 def is_trained(parameter):
-    """Whether a learner of the trainer trains a Parameter; true of each outside of a running trainer."""
+    """Whether a learner of the trainer trains a Parameter; true of each outside of a running
+    trainer."""
     trained = getattr(_local, 'trained', None)
     return trained is None or parameter.uid in trained

@@ -21,8 +21,13 @@ def opened(model, wanted):
         wanted Function is on its own level already.
     """
     while True:
-        around = [function for function in primitives(model) if function.is_block
-                  and not wanted(function) and any(wanted(inner) for inner in walk(body(function)))]
+        around = [
+            function
+            for function in primitives(model)
+            if function.is_block
+            and not wanted(function)
+            and any(wanted(inner) for inner in walk(body(function)))
+        ]
         if not around:
             return model
         replacements = {}
@@ -49,14 +54,17 @@ def evaluate(variables, minibatch):
         ValueError: the minibatch has no data for an argument that is needed.
     """
     # An argument is no output of a Function; its alias is.
-    targets = [variable if variable.is_output else C.alias(variable).output
-               for variable in variables]
+    targets = [
+        variable if variable.is_output else C.alias(variable).output for variable in variables
+    ]
     whole = C.combine(list({target.uid: target for target in targets}.values()))
     given = {argument.uid: values for argument, values in minibatch.items()}
     missing = [argument for argument in whole.arguments if argument.uid not in given]
     if missing:
-        raise ValueError('a held-out minibatch must hold data for each argument that is read, got none for %s; '
-                         'give them all in data=' % ', '.join(str(argument) for argument in missing))
+        raise ValueError(
+            'a held-out minibatch must hold data for each argument that is read, got none for %s; '
+            'give them all in data=' % ', '.join(str(argument) for argument in missing)
+        )
     needed = {argument: given[argument.uid] for argument in whole.arguments}
     _, values = whole.forward(needed, list(whole.outputs), as_numpy=False)
     arrays = {variable.uid: _arrays(variable, value) for variable, value in values.items()}
@@ -64,7 +72,8 @@ def evaluate(variables, minibatch):
 
 
 def flat(values):
-    """Returns what `evaluate` gave for one Variable as one array; the steps of sequences are its samples."""
+    """Returns what `evaluate` gave for one Variable as one array; the steps of sequences are
+    its samples."""
     return np.concatenate(values) if isinstance(values, list) else values
 
 
@@ -74,4 +83,4 @@ def _arrays(variable, value):
         return [np.asarray(sequence) for sequence in value.as_sequences(variable)]
     values = np.asarray(value.asarray())
     # A batch may come with a sequence axis of one step.
-    return values.reshape((-1,) + values.shape[values.ndim - rank:])
+    return values.reshape((-1,) + values.shape[values.ndim - rank :])

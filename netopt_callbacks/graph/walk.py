@@ -20,9 +20,9 @@ def functions(outputs, stop=()):
         list of cntk.Function: primitives, and blocks as they are (not opened).
     """
     found = []
-    number, lowest = {}, {}         # by uid: order of entering; the earliest reached through a loop
-    path = []                       # entered, not all inputs seen yet: (Function, uid, its inputs left)
-    waiting = []                    # (Function, uid): inputs seen, but the loop it may be in is not complete
+    number, lowest = {}, {}  # by uid: order of entering; the earliest reached through a loop
+    path = []  # entered, not all inputs seen yet: (Function, uid, its inputs left)
+    waiting = []  # (Function, uid): inputs seen, but the loop it may be in is not complete
 
     # Uids are kept at hand: CNTK makes a string for each time one is asked for.
     def enter(function, uid):
@@ -54,11 +54,11 @@ def functions(outputs, stop=()):
     return found
 
 
-class Level(object):
+class Level:
     """One level of a graph, with its Variables at hand.
 
-    CNTK's `Function.outputs` makes a composite of everything below, so that asking each Function for its
-    outputs takes quadratic time. Here they are taken from what reads them.
+    CNTK's `Function.outputs` makes a composite of everything below, so that asking each Function
+    for its outputs takes quadratic time. Here they are taken from what reads them.
 
     Args:
         outputs (sequence of cntk.Variable): where to start.
@@ -66,8 +66,8 @@ class Level(object):
 
     Attributes:
         functions (list of cntk.Function): inputs first, each once.
-        readers (dict of str to list): by uid of a Variable the Functions that read it; None stands for the
-            level's outputs.
+        readers (dict of str to list): by uid of a Variable the Functions that read it; None stands
+            for the level's outputs.
     """
 
     def __init__(self, outputs, stop=()):
@@ -122,7 +122,9 @@ def walk(model, into_blocks=True):
             pending.pop()
             if opened:
                 yield opened.pop()
-        elif function.is_block and (into_blocks(function) if callable(into_blocks) else into_blocks):
+        elif function.is_block and (
+            into_blocks(function) if callable(into_blocks) else into_blocks
+        ):
             opened.append(function)
             pending.append(iter(functions(body(function).outputs)))
         else:
@@ -137,14 +139,16 @@ def function_of(outputs, name=None):
         name (str): its name; None takes that of the Function whose outputs they are.
     """
     owner = outputs[0].owner if outputs[0].is_output else None
-    if owner is not None and [output.uid for output in owner.outputs] \
-            == [output.uid for output in outputs]:
+    if owner is not None and [output.uid for output in owner.outputs] == [
+        output.uid for output in outputs
+    ]:
         return C.as_composite(owner, owner.name if name is None else name)
     return C.combine(list(outputs), name=name or '')
 
 
 def named(function, name):
-    """Returns `function` under another name; the primitive or block that it ends with keeps its own."""
+    """Returns `function` under another name; the primitive or block that it ends with keeps its
+    own."""
     return function if function.name == name else C.as_composite(function.root_function, name)
 
 
@@ -162,7 +166,8 @@ def _owners(variables, stop):
 
 
 def _first_new(owners_left, reader, number, lowest):
-    """Returns the next (Function, uid) not entered yet, or None; notes for `reader` the loops it met."""
+    """Returns the next (Function, uid) not entered yet, or None; notes for `reader` the loops
+    it met."""
     for function, uid in owners_left:
         if uid not in number:
             return function, uid

@@ -16,7 +16,7 @@ from .native_op import NativeOp
 
 OP_NAME = 'BinaryConvolveOp'
 STATE_VERSION = 1
-_TYPES = {'<u8': np.uint64, '<f4': np.float32}      # little-endian, as the state is kept
+_TYPES = {'<u8': np.uint64, '<f4': np.float32}  # little-endian, as the state is kept
 _KEPT_OPS = 8
 _UNPADDED = ((0, 0), (0, 0))
 
@@ -32,8 +32,8 @@ class BinaryConvolveOp(NativeOp):
         name (str): of the Function.
 
     Raises:
-        TypeError, ValueError: `state` describes no native convolution; or it does not fit the operand
-            or the axes; or it would need minutes or gigabytes.
+        TypeError, ValueError: `state` describes no native convolution; or it does not fit the
+            operand or the axes; or it would need minutes or gigabytes.
     """
 
     block_op_name = OP_NAME
@@ -41,19 +41,21 @@ class BinaryConvolveOp(NativeOp):
     def __init__(self, operand, state, axes, name=''):
         try:
             words = _check(state, axes)
-            if hasattr(operand, 'dtype'):       # where C++ calls, as in a clone, it may still be unknown
+            if hasattr(operand, 'dtype'):  # where C++ calls, as in a clone, it may still be unknown
                 _check_operand(operand, words, state, axes)
         except (TypeError, ValueError) as error:
-            raise type(error)("%s '%s': %s" % (OP_NAME, name, error)) from None
-        super(BinaryConvolveOp, self).__init__(operand, name)
+            raise type(error)(f"{OP_NAME} '{name}': {error}") from None
+        super().__init__(operand, name)
         self.state = dict(state)
         self.axes = list(axes)
         self._ops = {}
 
     def infer_outputs(self):
         operand = self.inputs[0]
-        sides = [size if size == C.FreeDimension else axis.outputs(size)
-                 for axis, size in zip(self.axes, operand.shape[-2:])]
+        sides = [
+            size if size == C.FreeDimension else axis.outputs(size)
+            for axis, size in zip(self.axes, operand.shape[-2:])
+        ]
         shape = (self.state['words'].shape[0],) + tuple(sides)
         return [C.output_variable(shape, operand.dtype, operand.dynamic_axes)]
 
@@ -66,8 +68,11 @@ class BinaryConvolveOp(NativeOp):
         return BinaryConvolveOp(cloned_inputs[0], self.state, self.axes, self.name)
 
     def serialize(self):
-        return {'version': STATE_VERSION, 'state': to_text(self.state),
-                'axes': json.dumps([axis.state() for axis in self.axes])}
+        return {
+            'version': STATE_VERSION,
+            'state': to_text(self.state),
+            'axes': json.dumps([axis.state() for axis in self.axes]),
+        }
 
     @staticmethod
     def deserialize(inputs, name, state):
@@ -77,14 +82,18 @@ class BinaryConvolveOp(NativeOp):
             ValueError: the state was written by another version of this package, or is damaged.
         """
         if state['version'] != STATE_VERSION:
-            raise ValueError("%s '%s': state is of version %s, this package reads version %d"
-                             % (OP_NAME, name, state['version'], STATE_VERSION))
+            raise ValueError(
+                "%s '%s': state is of version %s, this package reads version %d"
+                % (OP_NAME, name, state['version'], STATE_VERSION)
+            )
         try:
             axes = [Axis.from_state(axis) for axis in json.loads(state['axes'])]
             arrays = from_text(state['state'])
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError("%s '%s': its saved state is damaged (%s: %s); save the network again"
-                             % (OP_NAME, name, type(error).__name__, error)) from error
+            raise ValueError(
+                f"{OP_NAME} '{name}': its saved state is damaged ({type(error).__name__}: "
+                f"{error}); save the network again"
+            ) from error
         return BinaryConvolveOp(inputs[0], arrays, axes, name)
 
     def _run(self, values):
@@ -124,20 +133,26 @@ def convolve(ops, state, axes, images):
 
 
 def _check(state, axes):
-    """Returns the packed weights; raises TypeError or ValueError where state and axes make no convolution."""
+    """Returns the packed weights; raises TypeError or ValueError where state and axes make no
+    convolution."""
     if not isinstance(state, dict):
-        raise TypeError('state must be the dict that nc.native.BinaryConvolution.state() returns, got %s'
-                        % type(state).__name__)
+        raise TypeError(
+            'state must be the dict that nc.native.BinaryConvolution.state() returns, got '
+            f'{type(state).__name__}'
+        )
     words = native.BinaryConvolution.from_state(dict(state, padding=_UNPADDED)).words
     axes = list(axes)
     if len(axes) != 2 or not all(isinstance(axis, Axis) for axis in axes):
-        raise TypeError('axes must be two Axis, height and width, got %r' % (axes,))
-    for what, axis, side, stride, dilation in zip(('height', 'width'), axes, words.shape[1:3], state['strides'],
-                                                  state['dilation']):
+        raise TypeError(f'axes must be two Axis, height and width, got {axes!r}')
+    for what, axis, side, stride, dilation in zip(
+        ('height', 'width'), axes, words.shape[1:3], state['strides'], state['dilation']
+    ):
         expected, found = (side, stride, dilation), (axis.side, axis.stride, axis.dilation)
         if found != expected:
-            raise ValueError('the axis of the %s must have the side, stride and dilation of the state, %s, got %s'
-                             % (what, expected, found))
+            raise ValueError(
+                f'the axis of the {what} must have the side, stride and dilation of the state, '
+                f'{expected}, got {found}'
+            )
     _check_sizes(words, axes, [C.FreeDimension] * 2)
     return words
 
@@ -146,8 +161,10 @@ def _check_operand(operand, words, state, axes):
     """Raises ValueError where an operand is none for these filters."""
     channels = state['channels'] * state['groups']
     if operand.dtype != np.float32 or len(operand.shape) != 3 or operand.shape[0] != channels:
-        raise ValueError('the operand must be float32 [%d, height, width], got %s of shape %s'
-                         % (channels, np.dtype(operand.dtype).name, operand.shape))
+        raise ValueError(
+            f'the operand must be float32 [{channels}, height, width], got '
+            f'{np.dtype(operand.dtype).name} of shape {operand.shape}'
+        )
     _check_sizes(words, axes, operand.shape[-2:])
 
 
@@ -156,14 +173,24 @@ def _check_sizes(words, axes, sizes):
     known = [None if size == C.FreeDimension else size for size in sizes]
     for what, axis, size in zip(('height', 'width'), axes, known):
         if size is not None and axis.outputs(size) < 1:
-            raise ValueError('the %s must have room for a filter of %d pixels, got %d' % (what, axis.extent, size))
+            raise ValueError(
+                f'the {what} must have room for a filter of {axis.extent} pixels, got {size}'
+            )
     # Where it is free, the padding of the smallest image is that of any, but for a pixel.
-    padding = [axis.padding(axis.extent if size is None else size) for axis, size in zip(axes, known)]
-    native_limits.refuse_geometry(words.shape[0], words.shape[1:3], [axis.stride for axis in axes],
-                                  [[max(side, 0) for side in sides] for sides in padding],
-                                  [axis.dilation for axis in axes])
+    padding = [
+        axis.padding(axis.extent if size is None else size) for axis, size in zip(axes, known)
+    ]
+    native_limits.refuse_geometry(
+        words.shape[0],
+        words.shape[1:3],
+        [axis.stride for axis in axes],
+        [[max(side, 0) for side in sides] for sides in padding],
+        [axis.dilation for axis in axes],
+    )
     if None not in known:
-        native_limits.refuse_image([axis.outputs(size) for axis, size in zip(axes, known)], words.shape[1:3])
+        native_limits.refuse_image(
+            [axis.outputs(size) for axis, size in zip(axes, known)], words.shape[1:3]
+        )
 
 
 def to_text(state):
@@ -172,8 +199,11 @@ def to_text(state):
     for name, value in state.items():
         if isinstance(value, np.ndarray):
             little = np.ascontiguousarray(value, value.dtype.newbyteorder('<'))
-            value = {'dtype': little.dtype.str, 'shape': list(little.shape),
-                     'base64': base64.b64encode(little.tobytes()).decode('ascii')}
+            value = {
+                'dtype': little.dtype.str,
+                'shape': list(little.shape),
+                'base64': base64.b64encode(little.tobytes()).decode('ascii'),
+            }
         fields[name] = value
     return json.dumps(fields, sort_keys=True)
 
@@ -182,12 +212,16 @@ def from_text(text):
     """Inverse of `to_text`."""
     state = json.loads(text)
     if not isinstance(state, dict):
-        raise ValueError('expected an object, got %s' % type(state).__name__)
+        raise ValueError(f'expected an object, got {type(state).__name__}')
     for name, value in state.items():
         if isinstance(value, dict):
             if value['dtype'] not in _TYPES:
-                raise ValueError("%s must be of type %s, got '%s'"
-                                 % (name, ' or '.join(sorted(_TYPES)), value['dtype']))
-            array = np.frombuffer(base64.b64decode(value['base64'], validate=True), np.dtype(value['dtype']))
+                raise ValueError(
+                    "%s must be of type %s, got '%s'"
+                    % (name, ' or '.join(sorted(_TYPES)), value['dtype'])
+                )
+            array = np.frombuffer(
+                base64.b64decode(value['base64'], validate=True), np.dtype(value['dtype'])
+            )
             state[name] = array.astype(_TYPES[value['dtype']]).reshape(value['shape'])
     return state

@@ -1,7 +1,8 @@
 """A segment of binary layers as a CNTK Function: one crossing into one `nc.native.Program`.
 
-The input is read where CNTK has it and the result is written into a buffer that CNTK copies from, where the
-values are dense float32 on the CPU with a batch axis alone; else (sequences, another device) NumPy arrays are exchanged.
+The input is read where CNTK has it and the result is written into a buffer that CNTK copies from,
+where the values are dense float32 on the CPU with a batch axis alone; else (sequences, another
+device) NumPy arrays are exchanged.
 """
 import base64
 import ctypes
@@ -20,8 +21,8 @@ from .native_op import NativeOp
 
 OP_NAME = 'BinarySegmentOp'
 STATE_VERSION = 1
-_FLOAT = 1                              # CNTK's DataType::Float
-_DATA = '_ZNK4CNTK11NDArrayView10DataBufferIfEEPKT_v'     # NDArrayView::DataBuffer<float>() const
+_FLOAT = 1  # CNTK's DataType::Float
+_DATA = '_ZNK4CNTK11NDArrayView10DataBufferIfEEPKT_v'  # NDArrayView::DataBuffer<float>() const
 
 
 class BinarySegmentOp(NativeOp):
@@ -31,8 +32,9 @@ class BinarySegmentOp(NativeOp):
         operand (cntk.Variable): float32, of the shape the segment was read off with.
         program (bytes): the state of a `nc.native.Program` of one input and one output.
         shape (tuple of int): of the output, without the batch.
-        layers (list of dict): per layer `name`, `kind`, `weights` (shape of those that are bits), `floats` (how many numbers are
-            float32), `macs` (with bits) and, of a float layer, `float_macs`.
+        layers (list of dict): per layer `name`, `kind`, `weights` (shape of those that are bits),
+            `floats` (how many numbers are float32), `macs` (with bits) and, of a float layer,
+            `float_macs`.
         machine (str): where the thresholds were read off.
         name (str): of the Function.
 
@@ -43,7 +45,7 @@ class BinarySegmentOp(NativeOp):
     block_op_name = OP_NAME
 
     def __init__(self, operand, program, shape, layers, machine, name=''):
-        super(BinarySegmentOp, self).__init__(operand, name)
+        super().__init__(operand, name)
         self.program_state = program
         self.shape_of_output = tuple(int(side) for side in shape)
         self.layers = list(layers)
@@ -52,7 +54,7 @@ class BinarySegmentOp(NativeOp):
             self.program = Program.from_state(program)
             self._check(operand)
         except (TypeError, ValueError) as error:
-            raise type(error)("%s '%s': %s" % (OP_NAME, name, error)) from None
+            raise type(error)(f"{OP_NAME} '{name}': {error}") from None
         self._buffer = self._value = None
         self._sizes = [tuple(shape[1:]) or (1, 1) for shape in self.program.inputs]
         self._input_rank = len(self.program.inputs[0])
@@ -62,13 +64,23 @@ class BinarySegmentOp(NativeOp):
         return [C.output_variable(self.shape_of_output, np.float32, operand.dynamic_axes)]
 
     def clone(self, cloned_inputs):
-        return BinarySegmentOp(cloned_inputs[0], self.program_state, self.shape_of_output, self.layers, self.machine,
-                               self.name)
+        return BinarySegmentOp(
+            cloned_inputs[0],
+            self.program_state,
+            self.shape_of_output,
+            self.layers,
+            self.machine,
+            self.name,
+        )
 
     def serialize(self):
-        return {'version': STATE_VERSION, 'program': base64.b64encode(self.program_state).decode('ascii'),
-                'description': json.dumps({'shape': self.shape_of_output, 'layers': self.layers,
-                                           'machine': self.machine})}
+        return {
+            'version': STATE_VERSION,
+            'program': base64.b64encode(self.program_state).decode('ascii'),
+            'description': json.dumps(
+                {'shape': self.shape_of_output, 'layers': self.layers, 'machine': self.machine}
+            ),
+        }
 
     @staticmethod
     def deserialize(inputs, name, state):
@@ -78,36 +90,50 @@ class BinarySegmentOp(NativeOp):
             ValueError: the state was written by another version of this package, or is damaged.
         """
         if state['version'] != STATE_VERSION:
-            raise ValueError("%s '%s': state is of version %s, this package reads version %d"
-                             % (OP_NAME, name, state['version'], STATE_VERSION))
+            raise ValueError(
+                "%s '%s': state is of version %s, this package reads version %d"
+                % (OP_NAME, name, state['version'], STATE_VERSION)
+            )
         try:
             described = json.loads(state['description'])
             program = base64.b64decode(state['program'], validate=True)
             arguments = described['shape'], described['layers'], described['machine']
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError("%s '%s': its saved state is damaged (%s: %s); save the network again"
-                             % (OP_NAME, name, type(error).__name__, error)) from error
+            raise ValueError(
+                f"{OP_NAME} '{name}': its saved state is damaged ({type(error).__name__}: "
+                f"{error}); save the network again"
+            ) from error
         return BinarySegmentOp(inputs[0], program, *arguments, name=name)
 
     def _check(self, operand):
         read = self.program.inputs
         if len(read) != 1 or None in read[0]:
-            raise ValueError('its program must have one input of fixed size, got %s' % (read,))
-        (_, *computed), = self.program.output_shapes((1,) + tuple(read[0]))
+            raise ValueError(f'its program must have one input of fixed size, got {read}')
+        ((_, *computed),) = self.program.output_shapes((1,) + tuple(read[0]))
         if int(np.prod(computed)) != int(np.prod(self.shape_of_output)):
-            raise ValueError('its program must compute the shape %s, got %s' % (self.shape_of_output, tuple(computed)))
-        # A placeholder has no type yet, and where C++ calls, as in a clone, the operand may be unknown altogether.
+            raise ValueError(
+                f'its program must compute the shape {self.shape_of_output}, got {tuple(computed)}'
+            )
+        # A placeholder has no type yet, and where C++ calls, as in a clone, the operand may be
+        # unknown altogether.
         known = hasattr(operand, 'dtype') and not operand.is_placeholder
         if known and (tuple(operand.shape) != tuple(read[0]) or operand.dtype != np.float32):
-            raise ValueError('its operand must be float32 of shape %s, got %s of shape %s; lower the trained model for it'
-                             % (tuple(read[0]), np.dtype(operand.dtype).name, tuple(operand.shape)))
+            raise ValueError(
+                f'its operand must be float32 of shape {tuple(read[0])}, got '
+                f'{np.dtype(operand.dtype).name} of shape {tuple(operand.shape)}; lower the '
+                'trained model for it'
+            )
 
     def _forward(self, arguments, outputs, device=None, outputs_to_retain=None):
         data = arguments[0].data()
         shape = data.shape().dimensions()
-        address = _address(arguments[0], data) if len(shape) == self._input_rank + 1 and len(outputs) == 1 else None
+        address = (
+            _address(arguments[0], data)
+            if len(shape) == self._input_rank + 1 and len(outputs) == 1
+            else None
+        )
         if address is None:
-            return super(BinarySegmentOp, self)._forward(arguments, outputs, device, outputs_to_retain)
+            return super()._forward(arguments, outputs, device, outputs_to_retain)
         if self._buffer is None or len(self._buffer) != shape[0]:
             self._buffer = np.empty((shape[0],) + self.shape_of_output, np.float32)
             self._value = cntk_py.Value(cntk_py.NDArrayView(self._buffer, C.cpu(), False, True))
@@ -120,13 +146,15 @@ class BinarySegmentOp(NativeOp):
     def _run(self, values):
         """Evaluates [..., ...shape of the operand]; the leading axes are batch and steps."""
         values = np.asarray(values, np.float32)
-        images = values.reshape((-1,) + values.shape[values.ndim - self._input_rank:])
+        images = values.reshape((-1,) + values.shape[values.ndim - self._input_rank :])
         return self.program(np.ascontiguousarray(images)).reshape(
-            values.shape[:values.ndim - self._input_rank] + self.shape_of_output)
+            values.shape[: values.ndim - self._input_rank] + self.shape_of_output
+        )
 
 
 def _data_buffer():
-    """Returns CNTK's function that gives the address of an array's data, or None where it exports none."""
+    """Returns CNTK's function that gives the address of an array's data, or None where it
+    exports none."""
     folder = os.path.join(os.path.dirname(C.__file__), 'libs')
     for path in sorted(glob.glob(os.path.join(folder, 'libCntk.Core-*.so'))):
         function = getattr(ctypes.CDLL(path), _DATA, None)
@@ -141,23 +169,35 @@ _data_buffer_of = _data_buffer()
 
 def _address(value, data):
     """Returns the address of dense float32 data on the CPU, without gaps in it; else None."""
-    if _data_buffer_of is None or value.mask() is not None or data.is_sparse() or data.get_data_type() != _FLOAT \
-            or data.device().type() != 0:
+    if (
+        _data_buffer_of is None
+        or value.mask() is not None
+        or data.is_sparse()
+        or data.get_data_type() != _FLOAT
+        or data.device().type() != 0
+    ):
         return None
-    # The SWIG object holds the address of a shared pointer, whose first word is that of the NDArrayView.
+    # The SWIG object holds the address of a shared pointer, whose first word is that of the
+    # NDArrayView.
     return _data_buffer_of(ctypes.c_void_p.from_address(int(data.this)).value)
 
 
 def count_segment(block, row):
     """Fills in the row of a summary."""
-    op = next(function for function in graph.walk(graph.body(block)) if function.op_name == 'UserFunction')
+    op = next(
+        function for function in graph.walk(graph.body(block)) if function.op_name == 'UserFunction'
+    )
     layers = json.loads(op.serialize()['state']['description'])['layers']
-    weights = [count.elements(tuple(layer['weights'])) if layer['weights'] else 0 for layer in layers]
+    weights = [
+        count.elements(tuple(layer['weights'])) if layer['weights'] else 0 for layer in layers
+    ]
     row.shape = tuple(layers[0]['weights']) if len(layers) == 1 else ()
     row.binary_weights += sum(weights)
     row.parameters += row.binary_weights + sum(layer['floats'] for layer in layers)
     row.binary_macs = sum(layer['macs'] for layer in layers)
-    row.macs = count.total([row.macs, row.binary_macs, sum(layer.get('float_macs', 0) for layer in layers)])
+    row.macs = count.total(
+        [row.macs, row.binary_macs, sum(layer.get('float_macs', 0) for layer in layers)]
+    )
 
 
 declare(BinarySegmentOp, [Block(OP_NAME, count=count_segment)])

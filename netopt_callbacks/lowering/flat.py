@@ -1,9 +1,10 @@
-"""A trained graph as a flat list of operations: what segments are found in, and programs are written from.
+"""A trained graph as a flat list of operations: what segments are found in, and programs are
+written from.
 
-The nodes of a graph's top level stay what they are (`Unit`): a segment takes a whole one or none of it, so
-that every other can still be lowered alone. What a block computes is looked up inside it, but not copied out.
+The nodes of a graph's top level stay what they are (`Unit`): a segment takes a whole one or none of
+it, so that every other can still be lowered alone. What a block computes is looked up inside it,
+but not copied out.
 """
-import cntk as C
 import numpy as np
 
 from .. import graph
@@ -12,9 +13,20 @@ from ..graph.walk import Level
 from ..optimizations import binary_block
 from ..optimizations.binary_kinds import KINDS
 
-# Operations by what they are in a segment. A CNTK block that is one operation stands here with its own name.
+# Operations by what they are in a segment. A CNTK block that is one operation stands here with its
+# own name.
 IDENTITIES = ('Dropout', 'StopGradient', 'NoOp', 'Pass')
-MAPS = ('ElementTimes', 'Plus', 'Minus', 'Negate', 'BatchNormalization', 'ReLU', 'LeakyReLU', 'PReLU', 'Clip')
+MAPS = (
+    'ElementTimes',
+    'Plus',
+    'Minus',
+    'Negate',
+    'BatchNormalization',
+    'ReLU',
+    'LeakyReLU',
+    'PReLU',
+    'Clip',
+)
 JOINS = ('ElementTimes', 'Plus')
 SIGN = 'StraightThrough'
 _CLOSED = ('LeakyReLU', 'PReLU')
@@ -25,19 +37,21 @@ class Unsupported(Exception):
     """A node cannot be part of a segment; says why."""
 
     def __init__(self, node, reason):
-        super(Unsupported, self).__init__(reason)
+        super().__init__(reason)
         self.node = node
         self.reason = reason
 
 
-class Value(object):
+class Value:
     """What one Variable is in the flat graph.
 
     Attributes:
         uid (str): of the Variable.
-        variable (cntk.Variable): of the top level where units hand it on, else where it is inside a block.
+        variable (cntk.Variable): of the top level where units hand it on, else where it is inside a
+            block.
         fixed (bool): depends on Parameters and Constants alone.
-        producer (Node): None of an argument, a leaf, and what a unit that is not looked into computes.
+        producer (Node): None of an argument, a leaf, and what a unit that is not looked into
+            computes.
         readers (list of Node): of the flat graph; None stands for something outside it.
     """
 
@@ -57,17 +71,18 @@ class Value(object):
         return self.shape[0]
 
     def __repr__(self):
-        return '<Value %s %s>' % (self.uid, self.shape)
+        return f'<Value {self.uid} {self.shape}>'
 
 
-class Node(object):
+class Node:
     """One operation.
 
     Attributes:
         function (cntk.Function): the primitive, or a block that is one operation.
         kind (str): 'identity', 'map', 'join', 'max_pool', 'average_pool', 'reshape', 'sign',
             'product', 'float_product', 'magnitude' or 'mean_abs'.
-        operands (list of (cntk.Variable, Value)): as the Function reads them, fixed ones among them.
+        operands (list of (cntk.Variable, Value)): as the Function reads them, fixed ones among
+            them.
         inputs (list of Value): those that are not fixed.
         output (Value): what it computes.
         unit (Unit): it belongs to.
@@ -111,20 +126,28 @@ class Node(object):
             return 'reshape'
         if name == 'Abs' and one:
             return 'magnitude'
-        if name == 'ReduceElements' and one and self.inputs[0].producer is not None \
-                and self.inputs[0].producer.kind == 'magnitude' and int(np.prod(self.function.shape)) == 1:
+        if (
+            name == 'ReduceElements'
+            and one
+            and self.inputs[0].producer is not None
+            and self.inputs[0].producer.kind == 'magnitude'
+            and int(np.prod(self.function.shape)) == 1
+        ):
             return 'mean_abs'
         if name == 'Pooling' and self.function.attributes['poolingType'] in _POOLS:
             return _POOLS[self.function.attributes['poolingType']]
         kind = next((kind for kind in KINDS if kind.core_op_name == name), None)
         if kind is not None and one:
             if not float_layers:
-                raise Unsupported(self, "a float %s stays in CNTK; Lower(float_layers='native') takes it in" % kind.noun)
+                raise Unsupported(
+                    self,
+                    f"a float {kind.noun} stays in CNTK; Lower(float_layers='native') takes it in",
+                )
             return 'float_product'
-        raise Unsupported(self, '%s is not an operation of programs' % name)
+        raise Unsupported(self, f'{name} is not an operation of programs')
 
 
-class Unit(object):
+class Unit:
     """One Function of the graph's top level.
 
     Attributes:
@@ -149,7 +172,7 @@ class Unit(object):
         return self.function.name or self.function.op_name
 
 
-class FlatGraph(object):
+class FlatGraph:
     """A model, flat.
 
     Args:
@@ -167,8 +190,11 @@ class FlatGraph(object):
         self._values = {}
         self._bodies = []
         level = Level(model.outputs)
-        self.units = [unit for unit in (self._unit(function, level) for function in level.functions)
-                      if unit is not None]
+        self.units = [
+            unit
+            for unit in (self._unit(function, level) for function in level.functions)
+            if unit is not None
+        ]
         for output in model.outputs:
             self.value(output).readers.append(None)
 
@@ -179,7 +205,8 @@ class FlatGraph(object):
         return self._values[variable.uid]
 
     def _unit(self, function, level):
-        """Returns the Unit of a Function of the top level; None where it depends on nothing but leaves."""
+        """Returns the Unit of a Function of the top level; None where it depends on nothing but
+        leaves."""
         operands = [(variable, self.value(variable)) for variable in level.inputs(function)]
         outputs = level.outputs(function)
         if operands and all(value.fixed for _, value in operands):
@@ -208,21 +235,24 @@ class FlatGraph(object):
     def _result(self, function, operands, unit, outputs):
         """Looks into a Function of the top level; returns the Value of its output."""
         if len(outputs) != 1:
-            raise Unsupported(None, 'it has %d outputs' % len(outputs))
+            raise Unsupported(None, f'it has {len(outputs)} outputs')
         uid = outputs[0].uid
         if uid in self._values:
             raise Unsupported(None, 'it is part of a loop')
         for variable in [variable for variable, value in operands if not value.fixed] + outputs:
             if not is_static_image(variable):
-                raise Unsupported(None, 'programs know float32 [channels, height, width] or [channels], of fixed size, one for '
-                                  'each sample, and not %s' % variable)
+                raise Unsupported(
+                    None,
+                    'programs know float32 [channels, height, width] or [channels], of fixed size, '
+                    f'one for each sample, and not {variable}',
+                )
         result = self._flatten(function, operands, unit, outputs[0])
         if result.fixed or not unit.nodes:
             raise Unsupported(None, 'it computes nothing from what it reads')
         if unit.layer is None and any(node.kind == 'product' for node in unit.nodes):
             raise Unsupported(None, 'its binary product is in no block of this package')
         self._values[uid] = result
-        result.variable = outputs[0]        # that of the top level, which other units read
+        result.variable = outputs[0]  # that of the top level, which other units read
         return result
 
     def _flatten(self, function, operands, unit, output):
@@ -237,7 +267,10 @@ class FlatGraph(object):
 
     def _flatten_block(self, block, operands, unit):
         if declared(block.op_name) is not None and binary_block.kind_of_block(block) is None:
-            raise Unsupported(None, "it is a block '%s', of which another optimization says what it is" % block.op_name)
+            raise Unsupported(
+                None,
+                f"it is a block '{block.op_name}', of which another optimization says what it is",
+            )
         outer = {variable.uid: value for variable, value in operands}
         body = graph.body(block)
         self._bodies.append(body)
@@ -246,7 +279,10 @@ class FlatGraph(object):
             inner[placeholder.uid] = outer.get(actual.uid) or self.value(actual)
         level = Level(body.outputs)
         for function in level.functions:
-            read = [(variable, inner.get(variable.uid) or self._leaf(variable)) for variable in level.inputs(function)]
+            read = [
+                (variable, inner.get(variable.uid) or self._leaf(variable))
+                for variable in level.inputs(function)
+            ]
             results = level.outputs(function)
             if all(value.fixed for _, value in read):
                 for result in results:
@@ -254,21 +290,27 @@ class FlatGraph(object):
                     value.fixed = True
                 continue
             if len(results) != 1:
-                raise Unsupported(None, '%s inside it has %d outputs' % (function.op_name, len(results)))
+                raise Unsupported(None, f'{function.op_name} inside it has {len(results)} outputs')
             inner[results[0].uid] = self._flatten(function, read, unit, results[0])
         return inner[body.outputs[0].uid]
 
     def _leaf(self, variable):
         if not (variable.is_parameter or variable.is_constant):
-            raise Unsupported(None, 'it reads %s from outside' % variable)
+            raise Unsupported(None, f'it reads {variable} from outside')
         return self.value(variable)
 
 
 def is_static_image(variable):
-    """Whether a Variable is float32 [channels, height, width] or [channels], of fixed size, one per sample."""
+    """Whether a Variable is float32 [channels, height, width] or [channels], of fixed size, one
+    per sample."""
     shape = tuple(variable.shape)
-    return (variable.dtype == np.float32 and len(shape) in (1, 3) and all(side > 0 for side in shape)
-            and len(variable.dynamic_axes) == 1 and not variable.is_sparse)
+    return (
+        variable.dtype == np.float32
+        and len(shape) in (1, 3)
+        and all(side > 0 for side in shape)
+        and len(variable.dynamic_axes) == 1
+        and not variable.is_sparse
+    )
 
 
 def opened_for_segments(model):
@@ -277,7 +319,8 @@ def opened_for_segments(model):
 
 
 def fixed_value(variable):
-    """Returns the value of a Variable that depends on Parameters and Constants alone, as CNTK evaluates it."""
+    """Returns the value of a Variable that depends on Parameters and Constants alone, as CNTK
+    evaluates it."""
     return np.asarray(binary_block._value_of(variable), np.float32)
 
 

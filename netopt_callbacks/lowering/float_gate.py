@@ -1,8 +1,10 @@
-"""The gate for a segment with float layers in it, which native code sums in another order than CNTK.
+"""The gate for a segment with float layers in it, which native code sums in another order than
+CNTK.
 
 Three comparisons, each given the same input, say as much as == does where there are none:
 
-* Each float layer alone, reading CNTK's values: its sums are CNTK's within `tolerance` of the sample's own scale.
+* Each float layer alone, reading CNTK's values: its sums are CNTK's within `tolerance` of the
+    sample's own scale.
 * All the rest of the program, reading CNTK's sums in the place of its own: integers and outputs ==.
 * The Function that is handed over: the outputs of that very program, ==.
 """
@@ -14,7 +16,7 @@ from .output_parity import OutputParity
 from .parity_result import FloatParity
 
 
-class FloatLayerProbe(object):
+class FloatLayerProbe:
     """One float layer of a segment, in CNTK and in native code.
 
     Args:
@@ -30,18 +32,31 @@ class FloatLayerProbe(object):
         self.parity = FloatParity(name, tolerance)
         self.variable = node.unit.inputs[0].variable
         self._program = part.program.program_of_product(number)
-        source = C.input_variable(self.variable.shape, np.float32, dynamic_axes=self.variable.dynamic_axes)
-        # What reads the block's own placeholder reads what the block does; an alias of a placeholder would not be cloned.
+        source = C.input_variable(
+            self.variable.shape, np.float32, dynamic_axes=self.variable.dynamic_axes
+        )
+        # What reads the block's own placeholder reads what the block does; an alias of a
+        # placeholder would not be cloned.
         first = function.is_block and node.data.is_output
-        wanted = C.combine([C.alias(variable).output for variable in [node.function.outputs[0]] + [node.data] * first])
+        wanted = C.combine(
+            [
+                C.alias(variable).output
+                for variable in [node.function.outputs[0]] + [node.data] * first
+            ]
+        )
         entry = wanted.placeholders[0] if function.is_block else node.data
         self._trained = wanted.clone(C.CloneMethod.share, {entry: source})
         self._found = OutputParity()
 
     def compare(self, values):
-        """Compares the sums, both reading what the layer reads where its block reads `values`; returns CNTK's."""
-        expected, *inside = [np.ascontiguousarray(graph.flat(each), np.float32) for each in
-                             graph.evaluate(list(self._trained.outputs), {self._trained.arguments[0]: values})]
+        """Compares the sums, both reading what the layer reads where its block reads `values`;
+        returns CNTK's."""
+        expected, *inside = (
+            np.ascontiguousarray(graph.flat(each), np.float32)
+            for each in graph.evaluate(
+                list(self._trained.outputs), {self._trained.arguments[0]: values}
+            )
+        )
         read = inside[0] if inside else np.ascontiguousarray(graph.flat(values), np.float32)
         ours = self._program(read)
         self._found.add(expected, ours.reshape(expected.shape), np.ones(len(expected), bool))
@@ -51,7 +66,7 @@ class FloatLayerProbe(object):
         return expected
 
 
-class Signs(object):
+class Signs:
     """What a layer in such a segment reads, as bits: the values themselves are nowhere.
 
     Attributes:

@@ -23,17 +23,25 @@ def convolution(node, layer, bits):
     if bits.inverted is not None:
         signs = np.where(bits.inverted, -1, 1).astype(np.float32).reshape(groups, 1, -1, 1, 1)
         weights = (weights.reshape((groups, -1) + weights.shape[1:]) * signs).reshape(weights.shape)
-    return dict(op='convolution', input=bits.name, weights=np.ascontiguousarray(weights),
-                strides=tuple(axis.stride for axis in axes), groups=groups,
-                padding=_padding(node, axes, bits.shape[1:]))
+    return dict(
+        op='convolution',
+        input=bits.name,
+        weights=np.ascontiguousarray(weights),
+        strides=tuple(axis.stride for axis in axes),
+        groups=groups,
+        padding=_padding(node, axes, bits.shape[1:]),
+    )
 
 
 def dense(node, layer, bits):
     inputs, outputs = DENSE.input_shape(layer.core), DENSE.output_shape(layer.core)
     size = int(np.prod(inputs))
     if len(outputs) != 1 or tuple(node.inputs[0].shape) != inputs or size != np.prod(bits.shape):
-        raise Unsupported(node, 'a Dense from %s to %s, applied to %s, is none of programs'
-                          % (inputs, outputs, node.inputs[0].shape))
+        raise Unsupported(
+            node,
+            f'a Dense from {inputs} to {outputs}, applied to {node.inputs[0].shape}, is none of '
+            'programs',
+        )
     weights = layer.signs().reshape(size, -1)
     if bits.inverted is not None:
         signs = np.where(bits.inverted, -1, 1).astype(np.float32)
@@ -43,7 +51,8 @@ def dense(node, layer, bits):
 
 
 def check_can_be_compared(node):
-    """Refuses a float layer that CNTK does not evaluate apart from the rest: the gate compares each alone.
+    """Refuses a float layer that CNTK does not evaluate apart from the rest: the gate compares each
+    alone.
 
     Raises:
         Unsupported: it is inside a block inside a block, or in one that reads more than one value.
@@ -51,51 +60,85 @@ def check_can_be_compared(node):
     function = node.unit.function
     inside = graph.functions(graph.body(function).outputs) if function.is_block else [function]
     if len(node.unit.inputs) != 1 or not any(other.uid == node.function.uid for other in inside):
-        raise Unsupported(node, "a float layer of the block '%s' is not one that can be compared alone" % node.unit.name)
+        raise Unsupported(
+            node,
+            f"a float layer of the block '{node.unit.name}' is not one that can be compared alone",
+        )
 
 
 def float_convolution(node):
     if node.function.attributes['transpose'] or node.operands[0][1].fixed is False:
-        raise Unsupported(node, 'a transposed convolution, or one of weights that are computed, is none of programs')
+        raise Unsupported(
+            node,
+            'a transposed convolution, or one of weights that are computed, is none of programs',
+        )
     axes, shape = axes_of(node.function), node.inputs[0].shape
     weights, groups = fixed_value(node.fixed[0]), node.function.attributes['groups']
-    if weights.ndim != 4 or len(shape) != 3 or node.function.attributes['autoPadding'][0] \
-            or shape[0] != weights.shape[1] * groups:
-        raise Unsupported(node, 'a convolution of weights %s over %s is none of programs' % (weights.shape, shape))
+    if (
+        weights.ndim != 4
+        or len(shape) != 3
+        or node.function.attributes['autoPadding'][0]
+        or shape[0] != weights.shape[1] * groups
+    ):
+        raise Unsupported(
+            node, f'a convolution of weights {weights.shape} over {shape} is none of programs'
+        )
     if max(axis.dilation for axis in axes) > 1:
         raise Unsupported(node, "CNTK's CPU has no dilated convolution to compare with")
     if is_computed_wrongly(node.function):
         raise Unsupported(node, "CNTK's CPU computes this convolution in groups wrongly")
-    return dict(op='float_convolution', weights=np.ascontiguousarray(weights), strides=tuple(axis.stride for axis in axes),
-                groups=groups, padding=_padding(node, axes, shape[1:]))
+    return dict(
+        op='float_convolution',
+        weights=np.ascontiguousarray(weights),
+        strides=tuple(axis.stride for axis in axes),
+        groups=groups,
+        padding=_padding(node, axes, shape[1:]),
+    )
 
 
 def float_dense(node):
     weights, shape = fixed_value(node.fixed[0]), node.inputs[0].shape
     if node.operands[0][1].fixed or weights.shape[:-1] != shape:
-        raise Unsupported(node, 'a product of weights %s with %s is none of programs' % (weights.shape, shape))
+        raise Unsupported(
+            node, f'a product of weights {weights.shape} with {shape} is none of programs'
+        )
     image = tuple(shape) + (1, 1) * (len(shape) == 1)
-    return dict(op='float_dense', weights=np.ascontiguousarray(weights.reshape(-1, weights.shape[-1])), image=image)
+    return dict(
+        op='float_dense',
+        weights=np.ascontiguousarray(weights.reshape(-1, weights.shape[-1])),
+        image=image,
+    )
 
 
 def pooling(node):
     """Returns the kernel, strides and padding of a pooling for the size that it reads."""
     attributes, shape = node.function.attributes, node.inputs[0].shape
     if len(shape) != 3 or attributes['ceilOutDim'] or attributes['includePad']:
-        raise Unsupported(node, 'its pooling is none of programs (input %s, ceil_out_dim %s, include_pad %s)'
-                          % (shape, attributes['ceilOutDim'], attributes['includePad']))
+        raise Unsupported(
+            node,
+            'its pooling is none of programs (input %s, ceil_out_dim %s, include_pad %s)'
+            % (shape, attributes['ceilOutDim'], attributes['includePad']),
+        )
 
     def both(name):
         numbers = attributes[name]
         return tuple(numbers[-2:]) if len(numbers) > 1 else tuple(numbers) * 2
 
     window = both('poolingWindowShape')
-    axes = [Axis(*numbers) for numbers in zip(window, both('strides'), (1, 1), both('autoPadding'), both('lowerPad'),
-                                              both('upperPad'))]
+    axes = [
+        Axis(*numbers)
+        for numbers in zip(
+            window, both('strides'), (1, 1), both('autoPadding'), both('lowerPad'), both('upperPad')
+        )
+    ]
     outputs = tuple(axis.outputs(size) for axis, size in zip(axes, shape[1:]))
     if len(attributes['poolingWindowShape']) != 2 or outputs != node.output.shape[1:]:
         raise Unsupported(node, 'its pooling goes over the channels too')
-    return dict(kernel=window, strides=tuple(axis.stride for axis in axes), padding=_padding(node, axes, shape[1:]))
+    return dict(
+        kernel=window,
+        strides=tuple(axis.stride for axis in axes),
+        padding=_padding(node, axes, shape[1:]),
+    )
 
 
 def _padding(node, axes, sizes):

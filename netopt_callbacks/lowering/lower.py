@@ -10,7 +10,8 @@ from .parity import compare
 from .segment_pass import lower_segments
 from .replace import lower_binary_layers
 
-# Where the functional API gets no data: this many samples, these sequence lengths, this size of free axes.
+# Where the functional API gets no data: this many samples, these sequence lengths, this size of
+# free axes.
 RANDOM_SAMPLES = 16
 RANDOM_STEPS = (3, 1, 4, 2)
 RANDOM_SIDE = 32
@@ -24,60 +25,80 @@ class LoweringError(RuntimeError):
     """
 
     def __init__(self, parity):
-        super(LoweringError, self).__init__(
-            'the lowered network does not compute what was trained, so it is not handed over; the trained '
-            'one is in result.model.%s\n%s' % (
-                '' if parity.first_difference is None else ' It first differs in %s.' % parity.first_difference, parity))
+        super().__init__(
+            'the lowered network does not compute what was trained, so it is not handed over; the '
+            'trained one is in result.model.%s\n'
+            '%s'
+            % (
+                ''
+                if parity.first_difference is None
+                else f' It first differs in {parity.first_difference}.',
+                parity,
+            )
+        )
         self.parity = parity
 
 
 class Lower(Observer):
-    """Builds the network on native ops when training ends, and checks that it computes what was trained.
+    """Builds the network on native ops when training ends, and checks that it computes what was
+    trained.
 
     Training is not touched: the lowered network is another Function, for evaluation only, in
-    `result.lowered`, and `result.parity` says how it compares. Both are evaluated on the held-out data, without
-    which a run with `Lower` does not start. Layer by layer, given the same input, integers and outputs must be
-    equal bit for bit. End to end a bit may differ only where a value ties with a threshold within a few
-    units in the last place; see `nc.lowering.Parity`.
+    `result.lowered`, and `result.parity` says how it compares. Both are evaluated on the held-out
+    data, without which a run with `Lower` does not start. Layer by layer, given the same input,
+    integers and outputs must be equal bit for bit. End to end a bit may differ only where a value
+    ties with a threshold within a few units in the last place; see `nc.lowering.Parity`.
 
     Args:
-        tolerance (float): largest difference of an output, relative to its sample's scale, in samples in which
-            no bit ties; it admits float sums that CNTK rounds differently in the layers that are not
-            lowered. 0 asks for equality.
-        float_layers (str): 'cntk' leaves float convolutions and Dense to CNTK. 'native' takes those around
-            binary layers into their segments: fewer crossings, but native code adds in another order than CNTK, so what
-            they compute is CNTK's within `tolerance` only, each alone, and a bit behind them may differ where it ties
-            within `tolerance`. The report says what it buys.
+        tolerance (float): largest difference of an output, relative to its sample's scale, in
+            samples in which no bit ties; it admits float sums that CNTK rounds differently in the
+            layers that are not lowered. 0 asks for equality.
+        float_layers (str): 'cntk' leaves float convolutions and Dense to CNTK. 'native' takes those
+            around binary layers into their segments: fewer crossings, but native code adds in
+            another order than CNTK, so what they compute is CNTK's within `tolerance` only, each
+            alone, and a bit behind them may differ where it ties within `tolerance`. The report
+            says what it buys.
 
     Raises:
-        TypeError, ValueError: `tolerance` is not a number of at least 0, `float_layers` is neither of the two.
+        TypeError, ValueError: `tolerance` is not a number of at least 0, `float_layers` is neither
+            of the two.
     """
 
     def __init__(self, tolerance=1e-5, float_layers='cntk'):
-        super(Lower, self).__init__()
+        super().__init__()
         if float_layers not in ('cntk', 'native'):
-            raise ValueError("Lower: float_layers must be 'cntk' or 'native', got %r; leave it out for 'cntk'" % (float_layers,))
+            raise ValueError(
+                f"Lower: float_layers must be 'cntk' or 'native', got {float_layers!r}; leave it "
+                "out for 'cntk'"
+            )
         self.float_layers = float_layers
         if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
-            raise TypeError('Lower: tolerance must be a number, got %r; leave it out for the default'
-                            % (tolerance,))
+            raise TypeError(
+                f'Lower: tolerance must be a number, got {tolerance!r}; leave it out for the '
+                'default'
+            )
         if not tolerance >= 0:
-            raise ValueError('Lower: tolerance must be at least 0, got %r; 0 asks for equality' % (tolerance,))
+            raise ValueError(
+                f'Lower: tolerance must be at least 0, got {tolerance!r}; 0 asks for equality'
+            )
         self.tolerance = float(tolerance)
 
     def run(self, model, optimizations, minibatches=None, segments=True, timed=False):
-        """Lowers the segments of `model`, the rest by every optimization's `lower`, in their order, and compares.
+        """Lowers the segments of `model`, the rest by every optimization's `lower`, in their order,
+        and compares.
 
         Args:
             model (cntk.Function): the exported model.
             optimizations (sequence of nc.Optimization): those of the run.
-            minibatches: dicts of the model's arguments to data, may be iterated again; empty or None
-                compares on seeded random input.
-            segments (bool): whether layers are lowered together where they can be; else each alone, as in netopt.
+            minibatches: dicts of the model's arguments to data, may be iterated again; empty or
+                None compares on seeded random input.
+            segments (bool): whether layers are lowered together where they can be; else each alone,
+                as in netopt.
             timed (bool): whether `Parity.speed` is measured; it takes a few calls of the network.
 
         Returns:
-            (cntk.Function, Parity): the lowered network; `model` itself where there is nothing to lower.
+            (cntk.Function, Parity): the lowered network; `model` itself where there is nothing to
+            lower.
 
         Raises:
             LoweringError: the two networks differ.
@@ -85,21 +106,34 @@ class Lower(Observer):
         lowering = lower_segments(model, self.float_layers) if segments else None
         lowered = _with_the_rest(lowering.model if segments else model, optimizations)
         given = bool(minibatches)
-        parity = compare(model, lowered, minibatches if given else [random_minibatch(model)],
-                         self.tolerance, 'held-out' if given else 'seeded random input', lowering)
+        parity = compare(
+            model,
+            lowered,
+            minibatches if given else [random_minibatch(model)],
+            self.tolerance,
+            'held-out' if given else 'seeded random input',
+            lowering,
+        )
         if not parity.passed:
             raise LoweringError(parity)
         if timed and parity.layers:
-            other = _with_the_rest(lower_segments(model).model, optimizations) if self.float_layers == 'native' else None
-            parity.speed = speed.measured(model, lowered, _samples(model, minibatches if given else ()), other)
+            other = (
+                _with_the_rest(lower_segments(model).model, optimizations)
+                if self.float_layers == 'native'
+                else None
+            )
+            parity.speed = speed.measured(
+                model, lowered, _samples(model, minibatches if given else ()), other
+            )
         return lowered, parity
 
 
 def _with_the_rest(model, optimizations):
-    """Returns the model with what is not in segments lowered by the optimizations, in their order."""
+    """Returns the model with what is not in segments lowered by the optimizations, in their
+    order."""
     for optimization in optimizations:
         model = optimization.lower(model)
-    return lower_binary_layers(model)       # those that the model came with
+    return lower_binary_layers(model)  # those that the model came with
 
 
 def check_applied(what, model):
@@ -109,10 +143,16 @@ def check_applied(what, model):
         ValueError: names `what` was called and the placeholders.
     """
     if model.placeholders:
-        raise ValueError('%s: model must be applied to its inputs, got one with the placeholders %s; apply it '
-                         'first, as model(cntk.input_variable(shape))'
-                         % (what, ', '.join(placeholder.name or placeholder.uid
-                                            for placeholder in model.placeholders)))
+        raise ValueError(
+            '%s: model must be applied to its inputs, got one with the placeholders %s; apply it '
+            'first, as model(cntk.input_variable(shape))'
+            % (
+                what,
+                ', '.join(
+                    placeholder.name or placeholder.uid for placeholder in model.placeholders
+                ),
+            )
+        )
 
 
 def _samples(model, minibatches):
@@ -134,7 +174,9 @@ def _random(argument, random):
     shape = tuple(RANDOM_SIDE if side == C.FreeDimension else side for side in argument.shape)
     if argument.is_sparse:
         steps = RANDOM_STEPS if len(argument.dynamic_axes) > 1 else (1,) * RANDOM_SAMPLES
-        return C.Value.one_hot([random.randint(0, shape[-1], count).tolist() for count in steps], shape[-1])
+        return C.Value.one_hot(
+            [random.randint(0, shape[-1], count).tolist() for count in steps], shape[-1]
+        )
     dtype = np.float32 if argument.dtype == np.float32 else np.float64
     if len(argument.dynamic_axes) > 1:
         return [random.standard_normal((steps,) + shape).astype(dtype) for steps in RANDOM_STEPS]

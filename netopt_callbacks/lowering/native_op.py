@@ -14,7 +14,7 @@ class NativeOp(UserFunction):
     block_op_name = None
 
     def __init__(self, operand, name=''):
-        super(NativeOp, self).__init__([operand], as_numpy=True, name=name)
+        super().__init__([operand], as_numpy=True, name=name)
 
     def forward(self, argument, device=None, outputs_to_retain=None):
         if isinstance(argument, list):
@@ -23,9 +23,11 @@ class NativeOp(UserFunction):
 
     def backward(self, state, root_gradients):
         raise RuntimeError(
-            "%s '%s' is native and for evaluation only: it has no gradient. Train the model that was "
-            'lowered (result.model) and lower it again' % (self.block_op_name, self.name))
+            f"{self.block_op_name} '{self.name}' is native and for evaluation only: it has no "
+            "gradient. Train the model that was lowered (result.model) and lower it again"
+        )
 
     def _run(self, values):
-        """Returns the result for an array [..., ...shape of the operand]; the leading axes are batch and steps."""
+        """Returns the result for an array [..., ...shape of the operand]; the leading axes are
+        batch and steps."""
         raise NotImplementedError

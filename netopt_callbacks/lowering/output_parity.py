@@ -2,16 +2,16 @@
 import numpy as np
 
 
-class OutputParity(object):
+class OutputParity:
     """Compares one output of a trained network with that of its lowered twin.
 
     NaN equals NaN and an infinity equals itself, at the same position of the same sample. One that
     the other network does not have there is different, and nothing is admitted for it.
 
-    Finite values of a sample may differ by `tolerance` times its scale: its own largest finite magnitude, or a
-    common one where that is larger, since an output that happens to be near 0 carries the rounding
-    errors of the terms that cancelled in it. The common one is the lower quartile of the samples' own,
-    which a few samples that overflow do not move.
+    Finite values of a sample may differ by `tolerance` times its scale: its own largest finite
+    magnitude, or a common one where that is larger, since an output that happens to be near 0
+    carries the rounding errors of the terms that cancelled in it. The common one is the lower
+    quartile of the samples' own, which a few samples that overflow do not move.
 
     Attributes:
         predictions (int): argmax compared; 0 where the output is no vector.
@@ -33,7 +33,9 @@ class OutputParity(object):
             expected, actual (array): of the trained and of the lowered network, [samples, ...].
             clear (array of bool): samples in which all is to be compared.
         """
-        ours, theirs = (values.reshape(len(values), -1).astype(np.float64) for values in (actual, expected))
+        ours, theirs = (
+            values.reshape(len(values), -1).astype(np.float64) for values in (actual, expected)
+        )
         finite = np.isfinite(ours) & np.isfinite(theirs)
         same = finite | (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
         self.not_finite += int(np.sum(~np.isfinite(theirs)))
@@ -63,7 +65,8 @@ class OutputParity(object):
 
     @property
     def unexplained_error(self):
-        """Largest difference of a clear sample as a share of its scale; infinite where the scale is 0."""
+        """Largest difference of a clear sample as a share of its scale; infinite where the
+        scale is 0."""
         difference, magnitude = np.concatenate(self._differences), np.concatenate(self._magnitudes)
         ordered = np.sort(magnitude[magnitude > 0])
         scale = np.maximum(magnitude, ordered[len(ordered) // 4] if ordered.size else 0)

@@ -3,16 +3,18 @@
 What is demanded, and what is admitted:
 
 * A lowered layer or segment that reads the same input computes the same bits: the integers of
-  its convolution are ==, and so is everything computed from them, up to the layer's output. Nothing is admitted.
-* From one end of the network to the other, CNTK evaluates the float layers between twice, in two networks.
-  Where it rounds a sum differently, a value that ties with the threshold of a sign may fall on the
-  other side. Such a bit is admitted if the two values are within `TIE_ULPS` units in the last place of the
-  largest magnitude that the layer reads (a sum's rounding error goes with its largest
-  terms, not with its value). It then explains what follows from it in that sample.
-* Float layers that were taken into segments have CNTK's sums within `tolerance` only (see `float_gate`), so
-  behind these a bit ties within `tolerance` of that magnitude.
-* Samples without such a bit agree, position by position, within `tolerance` of the sample's own scale
-  (`output_parity` has it), and predict the same. NaN and infinities are at the same positions.
+  its convolution are ==, and so is everything computed from them, up to the layer's output. Nothing
+  is admitted.
+* From one end of the network to the other, CNTK evaluates the float layers between twice, in two
+  networks. Where it rounds a sum differently, a value that ties with the threshold of a sign may
+  fall on the other side. Such a bit is admitted if the two values are within `TIE_ULPS` units in
+  the last place of the largest magnitude that the layer reads (a sum's rounding error goes with its
+  largest terms, not with its value). It then explains what follows from it in that sample.
+* Float layers that were taken into segments have CNTK's sums within `tolerance` only (see
+  `float_gate`), so behind these a bit ties within `tolerance` of that magnitude.
+* Samples without such a bit agree, position by position, within `tolerance` of the sample's own
+  scale (`output_parity` has it), and predict the same. NaN and infinities are at the same
+  positions.
 """
 import cntk as C
 import numpy as np
@@ -34,13 +36,15 @@ def compare(model, lowered, minibatches, tolerance, data='held-out', lowering=No
     """Evaluates a trained and a lowered network on the same data.
 
     Args:
-        model (cntk.Function): trained; its binary layers are blocks `BinaryConvolution` and `BinaryDense`.
-        lowered (cntk.Function): the same outputs, from blocks `BinaryConvolveOp` and `BinaryDenseOp`, and
-            `BinarySegmentOp` for the segments of `lowering`.
+        model (cntk.Function): trained; its binary layers are blocks `BinaryConvolution` and
+            `BinaryDense`.
+        lowered (cntk.Function): the same outputs, from blocks `BinaryConvolveOp` and
+            `BinaryDenseOp`, and `BinarySegmentOp` for the segments of `lowering`.
         minibatches: dicts of the model's arguments to data, at least one.
         tolerance (float): see `Parity`.
         data (str): what the minibatches are, for the report.
-        lowering (Lowering): what `lower_segments` made of `model`; None where it is not lowered in segments.
+        lowering (Lowering): what `lower_segments` made of `model`; None where it is not lowered in
+            segments.
 
     Returns:
         Parity: not passed where no sample was compared.
@@ -60,14 +64,18 @@ def compare(model, lowered, minibatches, tolerance, data='held-out', lowering=No
         for output, ours, theirs in zip(outputs, actual, expected):
             theirs, ours = flat(theirs), flat(ours)
             # Where steps and whole sequences meet, which step belongs where is not kept.
-            clear = ~explained if len(explained) == len(theirs) else np.full(len(theirs), not explained.any())
+            clear = (
+                ~explained
+                if len(explained) == len(theirs)
+                else np.full(len(theirs), not explained.any())
+            )
             output.add(theirs, ours, clear)
             parity.values += theirs.size
     _sum_up(parity, outputs)
     return parity
 
 
-class _Pair(object):
+class _Pair:
     """The two networks, layer by layer and segment by segment.
 
     Attributes:
@@ -77,30 +85,47 @@ class _Pair(object):
 
     def __init__(self, model, lowered, lowering, tolerance):
         reference = lowering.reference if lowering else model
-        layers = [binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(reference)]
+        layers = [
+            binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(reference)
+        ]
         parts = lowering.segments if lowering else []
         self._trained = _Twin(undilated(reference), binary_block.OP_NAMES)
         self._lowered = _Twin(lowered, OP_NAMES + (binary_segment.OP_NAME,))
         self._alone = lowering.alone if lowering else list(range(len(layers)))
         blocks = self._lowered.blocks
         self._places = [place for place, block in enumerate(blocks) if block.op_name in OP_NAMES]
-        by_name = {block.name: place for place, block in enumerate(blocks) if block.op_name not in OP_NAMES}
-        _check_pairs([self._trained.blocks[index] for index in self._alone], [blocks[place] for place in self._places],
-                     [part.name for part in parts], by_name)
+        by_name = {
+            block.name: place for place, block in enumerate(blocks) if block.op_name not in OP_NAMES
+        }
+        _check_pairs(
+            [self._trained.blocks[index] for index in self._alone],
+            [blocks[place] for place in self._places],
+            [part.name for part in parts],
+            by_name,
+        )
         singles = {index: blocks[place] for index, place in zip(self._alone, self._places)}
-        self.probes = [_Probe(layer, block, singles.get(index))
-                       for index, (layer, block) in enumerate(zip(layers, self._trained.blocks))]
+        self.probes = [
+            _Probe(layer, block, singles.get(index))
+            for index, (layer, block) in enumerate(zip(layers, self._trained.blocks))
+        ]
         self._entries = [by_name[part.name] for part in parts]
-        self.segments = [_SegmentProbe(part, blocks[place], [self.probes[index] for index in part.layers_at], tolerance)
-                         for part, place in zip(parts, self._entries)]
+        self.segments = [
+            _SegmentProbe(
+                part, blocks[place], [self.probes[index] for index in part.layers_at], tolerance
+            )
+            for part, place in zip(parts, self._entries)
+        ]
         self._parts = parts
 
     def evaluate(self, minibatch):
-        """Returns (trained outputs, lowered outputs, samples in which a bit differs and ties); compares all on the way."""
+        """Returns (trained outputs, lowered outputs, samples in which a bit differs and ties);
+        compares all on the way."""
         expected, actual = self._trained.evaluate(minibatch), self._lowered.evaluate(minibatch)
         count = len(expected.outputs) - len(self._parts)
         others = {index: actual.inputs[place] for index, place in zip(self._alone, self._places)}
-        for part, probe, place, entry in zip(self._parts, self.segments, self._entries, expected.outputs[count:]):
+        for part, probe, place, entry in zip(
+            self._parts, self.segments, self._entries, expected.outputs[count:]
+        ):
             probe.compare(entry)
             others.update(zip(part.layers_at, probe.inputs_of(actual.inputs[place])))
         for index in self._alone:
@@ -114,31 +139,40 @@ class _Pair(object):
 def _sum_up(parity, outputs):
     """Fills in what was found out about the outputs, where there was one."""
     if parity.samples:
-        for field in ('largest_difference', 'largest_output', 'unexplained_difference', 'unexplained_error'):
+        for field in (
+            'largest_difference',
+            'largest_output',
+            'unexplained_difference',
+            'unexplained_error',
+        ):
             setattr(parity, field, max(getattr(output, field) for output in outputs))
         for field in ('not_finite', 'different_not_finite', 'predictions', 'different_predictions'):
             setattr(parity, field, sum(getattr(output, field) for output in outputs))
 
 
-class _Twin(object):
+class _Twin:
     """One of the two networks, with everything that is compared on its own level."""
 
     def __init__(self, model, op_names):
         self._model = opened(model, lambda block: block.is_block and block.op_name in op_names)
-        self.blocks = [function for function in graph.primitives(self._model)
-                       if function.is_block and function.op_name in op_names]
+        self.blocks = [
+            function
+            for function in graph.primitives(self._model)
+            if function.is_block and function.op_name in op_names
+        ]
         self._inputs = [block.block_arguments_mapping[0][1] for block in self.blocks]
         self.outputs = self.inputs = None
 
     def evaluate(self, minibatch):
-        """Returns itself, with `outputs` and the layers' `inputs` as `graph.values.evaluate` gives them."""
+        """Returns itself, with `outputs` and the layers' `inputs` as `graph.values.evaluate`
+        gives them."""
         outputs = list(self._model.outputs)
         values = evaluate(outputs + self._inputs, minibatch)
-        self.outputs, self.inputs = values[:len(outputs)], values[len(outputs):]
+        self.outputs, self.inputs = values[: len(outputs)], values[len(outputs) :]
         return self
 
 
-class _Probe(object):
+class _Probe:
     """One layer, trained and lowered, as networks of their own that read the same input.
 
     In a segment a layer has no lowered block, and `_SegmentProbe` knows its integers.
@@ -148,14 +182,23 @@ class _Probe(object):
         self.parity = LayerParity(layer.name or '(unnamed)')
         self._native_integers = None if lowered_block is None else native_integers(layer)
         twin = binary_block.BinaryLayer(block)
-        source = C.input_variable(twin.input.shape, np.float32, dynamic_axes=twin.input.dynamic_axes)
-        content = C.combine([twin.content.outputs[0], twin.core.outputs[0], C.alias(twin.operand).output,
-                             C.alias(twin.signed).output])
+        source = C.input_variable(
+            twin.input.shape, np.float32, dynamic_axes=twin.input.dynamic_axes
+        )
+        content = C.combine(
+            [
+                twin.content.outputs[0],
+                twin.core.outputs[0],
+                C.alias(twin.operand).output,
+                C.alias(twin.signed).output,
+            ]
+        )
         self._trained = _on(content, source)
         self._lowered = None if lowered_block is None else _on(graph.body(lowered_block), source)
 
     def compare_integers(self, values, found):
-        """Compares the integers of a layer in a segment, which reads `values`, with those found there."""
+        """Compares the integers of a layer in a segment, which reads `values`, with those found
+        there."""
         integers = _run(self._trained, values)[1]
         self.parity.integers += integers.size
         self.parity.different_integers += int(np.sum(integers != found.reshape(integers.shape)))
@@ -164,7 +207,7 @@ class _Probe(object):
         """Compares integers and outputs, both networks reading `values`."""
         output, integers, operand, _ = _run(self._trained, values)
         found = self._native_integers(operand)
-        lowered_output, = _run(self._lowered, values)
+        (lowered_output,) = _run(self._lowered, values)
         self.parity.integers += integers.size
         self.parity.different_integers += int(np.sum(integers != found))
         self.parity.different_outputs += _count_different(output, lowered_output)
@@ -184,20 +227,27 @@ class _Probe(object):
         one, other = (_run(self._trained, read)[3] for read in (values, lowered_values))
         values, lowered_values = flat(values), flat(lowered_values)
         flips = (one > 0) != (other > 0)
-        largest = np.maximum(_finite(values), _finite(lowered_values)).reshape(len(values), -1).max(axis=1)
+        largest = (
+            np.maximum(_finite(values), _finite(lowered_values))
+            .reshape(len(values), -1)
+            .max(axis=1)
+        )
         reach = (TIE_ULPS * np.spacing(largest)).reshape((-1,) + (1,) * (one.ndim - 1))
         with np.errstate(invalid='ignore'):
             tied = flips & (np.abs(one - other) <= reach)
         if len(values) != len(explained):
             # Steps here, whole sequences at the output: which step belongs where is not kept.
-            explained, none = np.full(len(values), explained.any()), np.full(len(explained), tied.any())
+            explained, none = np.full(len(values), explained.any()), np.full(
+                len(explained), tied.any()
+            )
         follows = explained.reshape((-1,) + (1,) * (one.ndim - 1))
         self.parity.ties += int(np.sum(tied & ~follows))
         self.parity.strays += int(np.sum(flips & ~tied & ~follows))
         return none if len(none) != len(tied) else tied.reshape(len(tied), -1).any(axis=1)
 
     def _trace_signs(self, values, signs, explained):
-        """As `trace`, of a layer of which the lowered network knows the bits alone; a segment has no sequences."""
+        """As `trace`, of a layer of which the lowered network knows the bits alone; a segment
+        has no sequences."""
         signed = _run(self._trained, values)[3]
         flips = (signed > 0) != signs.positive.reshape(signed.shape)
         largest = _finite(values).reshape(len(values), -1).max(axis=1)
@@ -210,20 +260,28 @@ class _Probe(object):
         return tied.reshape(len(tied), -1).any(axis=1)
 
 
-class _SegmentProbe(object):
+class _SegmentProbe:
     """A segment, trained and lowered, as networks of their own that read the same input."""
 
     def __init__(self, part, block, probes, tolerance):
         self._tolerance = tolerance
-        self._floats = [FloatLayerProbe(part, number, tolerance) for number in range(len(part.program.products))]
-        self.parity = SegmentParity(block.name, [probe.parity for probe in probes], [probe.parity for probe in self._floats])
+        self._floats = [
+            FloatLayerProbe(part, number, tolerance) for number in range(len(part.program.products))
+        ]
+        self.parity = SegmentParity(
+            block.name, [probe.parity for probe in probes], [probe.parity for probe in self._floats]
+        )
         self._probes = probes
         entry = part.segment.entry.variable
         source = C.input_variable(entry.shape, np.float32, dynamic_axes=entry.dynamic_axes)
-        wanted = [part.segment.exit.variable] + [layer.input for layer in part.segment.layers] \
+        wanted = (
+            [part.segment.exit.variable]
+            + [layer.input for layer in part.segment.layers]
             + [probe.variable for probe in self._floats]
+        )
         self._trained = C.combine([C.alias(variable).output for variable in wanted]).clone(
-            C.CloneMethod.share, {entry: source})
+            C.CloneMethod.share, {entry: source}
+        )
         self._lowered = _on(graph.body(block), source)
         if self._floats:
             self._own, self._bits = part.program.program(), part.program.program_with_bits()
@@ -234,11 +292,13 @@ class _SegmentProbe(object):
     def compare(self, values):
         """Compares the output and every layer's integers, both networks reading `values`."""
         read = _run(self._trained, values)
-        found, = _run(self._lowered, values)
+        (found,) = _run(self._lowered, values)
         entry = np.ascontiguousarray(flat(values), np.float32)
         count = 1 + len(self._probes)
         if self._floats:
-            self.parity.different_values += _count_different(self._own(entry).reshape(found.shape), found)
+            self.parity.different_values += _count_different(
+                self._own(entry).reshape(found.shape), found
+            )
             products = [probe.compare(given) for probe, given in zip(self._floats, read[count:])]
             found, *sums = _as_tuple(self._sums(entry, *products))
             found = found.reshape(read[0].shape)
@@ -252,7 +312,8 @@ class _SegmentProbe(object):
     def inputs_of(self, values):
         """Returns what each layer reads in the trained network where the segment reads `values`.
 
-        With float layers inside that is not what it reads in the lowered one: then the Signs of that.
+        With float layers inside that is not what it reads in the lowered one: then the Signs of
+        that.
         """
         if self._floats:
             signs = _as_tuple(self._bits(np.ascontiguousarray(flat(values), np.float32)))
@@ -271,8 +332,9 @@ def _on(function, source):
 
 def _run(network, values):
     """Returns the outputs of a network of one argument as arrays [samples, ...]."""
-    return [flat(output) for output in
-            evaluate(list(network.outputs), {network.arguments[0]: values})]
+    return [
+        flat(output) for output in evaluate(list(network.outputs), {network.arguments[0]: values})
+    ]
 
 
 def _bits(values):
@@ -294,8 +356,12 @@ def _count_different(expected, found):
 def _check_pairs(blocks, lowered_blocks, segments, lowered_segments):
     names = [[block.name for block in each] for each in (blocks, lowered_blocks)]
     if names[0] != names[1]:
-        raise ValueError('the lowered network should hold the native ops %s, one for each block '
-                         'BinaryConvolution of the trained one, but holds %s' % tuple(names))
+        raise ValueError(
+            'the lowered network should hold the native ops %s, one for each block '
+            'BinaryConvolution of the trained one, but holds %s' % tuple(names)
+        )
     if sorted(segments) != sorted(lowered_segments):
-        raise ValueError('the lowered network should hold the segments %s, but holds %s'
-                         % (sorted(segments), sorted(lowered_segments)))
+        raise ValueError(
+            f'the lowered network should hold the segments {sorted(segments)}, but holds '
+            f'{sorted(lowered_segments)}'
+        )

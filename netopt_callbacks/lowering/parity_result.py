@@ -1,7 +1,8 @@
-"""What the gate found out about a lowered network: per layer, per segment and end to end; see `parity.compare` for what is admitted."""
+"""What the gate found out about a lowered network: per layer, per segment and end to end; see
+`parity.compare` for what is admitted."""
 
 
-class LayerParity(object):
+class LayerParity:
     """How one lowered layer compares with the trained one.
 
     Attributes:
@@ -15,7 +16,9 @@ class LayerParity(object):
 
     FIELDS = ('name', 'integers', 'different_integers', 'different_outputs', 'ties', 'strays')
 
-    def __init__(self, name, integers=0, different_integers=0, different_outputs=0, ties=0, strays=0):
+    def __init__(
+        self, name, integers=0, different_integers=0, different_outputs=0, ties=0, strays=0
+    ):
         self.name = name
         self.integers = integers
         self.different_integers = different_integers
@@ -33,26 +36,31 @@ class LayerParity(object):
 
     def __str__(self):
         if not self.integers:
-            return "'%s': nothing compared" % self.name
+            return f"'{self.name}': nothing compared"
         said = '%s integers ==' % format(self.integers, ',')
         if self.different_integers:
-            said = '%s of %s integers differ' % (format(self.different_integers, ','),
-                                                 format(self.integers, ','))
-        for count, what in ((self.different_outputs, 'outputs differ given the same input'),
-                            (self.ties, 'input bits tie'), (self.strays, 'input bits differ and do not tie')):
+            said = '{} of {} integers differ'.format(
+                format(self.different_integers, ','), format(self.integers, ',')
+            )
+        for count, what in (
+            (self.different_outputs, 'outputs differ given the same input'),
+            (self.ties, 'input bits tie'),
+            (self.strays, 'input bits differ and do not tie'),
+        ):
             if count:
-                said += ', %s %s' % (format(count, ','), what)
-        return "'%s': %s" % (self.name, said)
+                said += ', {} {}'.format(format(count, ','), what)
+        return f"'{self.name}': {said}"
 
 
-class FloatParity(object):
+class FloatParity:
     """How a float layer that a segment took in compares with CNTK's, given the same input.
 
     Attributes:
         name (str): of the layer.
         values (int): sums compared.
         error (float): largest difference, as a share of the sample's scale (see `OutputParity`).
-        different_not_finite (int): sums that are NaN or infinite in one of the two alone, or otherwise so.
+        different_not_finite (int): sums that are NaN or infinite in one of the two alone, or
+            otherwise so.
         tolerance (float): admitted `error`.
     """
 
@@ -73,21 +81,26 @@ class FloatParity(object):
         return {field: getattr(self, field) for field in self.FIELDS}
 
     def __str__(self):
-        said = "float layer '%s', taken in: %s sums within %.3g of CNTK's (tolerance %g)" % (
-            self.name, format(self.values, ','), self.error, self.tolerance)
+        said = (
+            "float layer '{}', taken in: {} sums within {:.3g} of CNTK's (tolerance {:g})".format(
+                self.name, format(self.values, ','), self.error, self.tolerance
+            )
+        )
         if self.different_not_finite:
             said += ', %s NaN or infinite in one alone' % format(self.different_not_finite, ',')
         return said
 
 
-class SegmentParity(object):
+class SegmentParity:
     """How a segment compares with the trained one, given the same input.
 
     Attributes:
         name (str): of its block.
-        layers (list of LayerParity): the binary layers in it, inputs first; also among those of `Parity`.
+        layers (list of LayerParity): the binary layers in it, inputs first; also among those of
+            `Parity`.
         floats (list of FloatParity): the float layers in it.
-        values (int): outputs compared; where there are float layers, computed from CNTK's sums in their place.
+        values (int): outputs compared; where there are float layers, computed from CNTK's sums in
+            their place.
         different_values (int): how many of them differ in any bit.
     """
 
@@ -99,7 +112,9 @@ class SegmentParity(object):
 
     @property
     def passed(self):
-        return not self.different_values and all(layer.passed for layer in self.layers + self.floats)
+        return not self.different_values and all(
+            layer.passed for layer in self.layers + self.floats
+        )
 
     @property
     def first_difference(self):
@@ -107,25 +122,38 @@ class SegmentParity(object):
         if self.passed:
             return None
         layer = next((layer for layer in self.floats + self.layers if not layer.passed), None)
-        return "segment '%s', %s" % (self.name, "behind its last layer '%s'" % self.layers[-1].name if layer is None
-                                     else "layer '%s'" % layer.name)
+        return "segment '{}', {}".format(
+            self.name,
+            f"behind its last layer '{self.layers[-1].name}'"
+            if layer is None
+            else f"layer '{layer.name}'",
+        )
 
     def to_dict(self):
         """Returns the JSON-ready fields."""
-        return {'name': self.name, 'layers': [layer.name for layer in self.layers], 'values': self.values,
-                'different_values': self.different_values, 'floats': [layer.to_dict() for layer in self.floats]}
+        return {
+            'name': self.name,
+            'layers': [layer.name for layer in self.layers],
+            'values': self.values,
+            'different_values': self.different_values,
+            'floats': [layer.to_dict() for layer in self.floats],
+        }
 
     def __str__(self):
         said = '%s outputs ==' % format(self.values, ',')
         if self.different_values:
-            said = '%s of %s outputs differ given the same input, first in %s' % (
-                format(self.different_values, ','), format(self.values, ','), self.first_difference)
-        return '\n    '.join(["segment '%s' of %d layers: %s" % (self.name, len(self.layers), said)]
-                             + [str(layer) for layer in self.floats])
+            said = '{} of {} outputs differ given the same input, first in {}'.format(
+                format(self.different_values, ','), format(self.values, ','), self.first_difference
+            )
+        return '\n    '.join(
+            [f"segment '{self.name}' of {len(self.layers)} layers: {said}"]
+            + [str(layer) for layer in self.floats]
+        )
 
 
-class Parity(object):
-    """How a lowered network compares with the trained one; see `parity.compare` for what is admitted.
+class Parity:
+    """How a lowered network compares with the trained one; see `parity.compare` for what is
+    admitted.
 
     Attributes:
         layers (list of LayerParity): the lowered layers; [] where there was nothing to lower.
@@ -135,21 +163,34 @@ class Parity(object):
         data (str): what they are: 'held-out' or 'seeded random input'.
         largest_difference (float): between finite outputs, over all samples.
         largest_output (float): largest finite magnitude of a trained output.
-        unexplained_difference (float): as `largest_difference`, over the samples in which no bit ties.
+        unexplained_difference (float): as `largest_difference`, over the samples in which no bit
+            ties.
         unexplained_error (float): as a share of the sample's scale, see `OutputParity`.
         not_finite (int): trained outputs that are NaN or infinite.
-        different_not_finite (int): how many outputs are so in one network alone, or otherwise so, among
-            the samples in which no bit ties.
+        different_not_finite (int): how many outputs are so in one network alone, or otherwise so,
+            among the samples in which no bit ties.
         values (int): outputs compared.
         predictions (int): argmax compared; 0 where no output is a vector.
         different_predictions (int): how many differ, among the samples in which no bit ties.
         tolerance (float): admitted `unexplained_error`.
-        speed (Speed): what a call of either takes; None where it was not asked for, or nothing was lowered.
+        speed (Speed): what a call of either takes; None where it was not asked for, or nothing was
+            lowered.
     """
 
-    FIELDS = ('samples', 'data', 'values', 'largest_difference', 'largest_output', 'unexplained_difference',
-              'unexplained_error', 'not_finite', 'different_not_finite', 'predictions',
-              'different_predictions', 'tolerance')
+    FIELDS = (
+        'samples',
+        'data',
+        'values',
+        'largest_difference',
+        'largest_output',
+        'unexplained_difference',
+        'unexplained_error',
+        'not_finite',
+        'different_not_finite',
+        'predictions',
+        'different_predictions',
+        'tolerance',
+    )
 
     def __init__(self, tolerance, data='held-out'):
         self.layers = []
@@ -176,45 +217,65 @@ class Parity(object):
 
     @property
     def first_difference(self):
-        """The first segment or layer that differs given the same input, as words; None where none does."""
+        """The first segment or layer that differs given the same input, as words; None where
+        none does."""
         parts = [segment.first_difference for segment in self.segments]
-        parts += ["layer '%s'" % layer.name for layer in self.layers if not layer.passed]
+        parts += [f"layer '{layer.name}'" for layer in self.layers if not layer.passed]
         return next((part for part in parts if part), None)
 
     @property
     def passed(self):
-        """Whether the lowered network may be handed over; not where no finite output was compared."""
-        return (self.samples > 0 and self.values > self.not_finite
-                and self.same_predictions and not self.different_not_finite
-                and all(part.passed for part in self.layers + self.segments)
-                and self.unexplained_error <= self.tolerance)
+        """Whether the lowered network may be handed over; not where no finite output was
+        compared."""
+        return (
+            self.samples > 0
+            and self.values > self.not_finite
+            and self.same_predictions
+            and not self.different_not_finite
+            and all(part.passed for part in self.layers + self.segments)
+            and self.unexplained_error <= self.tolerance
+        )
 
     def to_dict(self):
-        """Returns the JSON-ready fields, `layers` as a list of dicts; not `speed`, as two equal runs give equal dicts."""
+        """Returns the JSON-ready fields, `layers` as a list of dicts; not `speed`, as two equal
+        runs give equal dicts."""
         fields = {field: getattr(self, field) for field in self.FIELDS}
-        fields.update(layers=[layer.to_dict() for layer in self.layers], passed=self.passed,
-                      segments=[segment.to_dict() for segment in self.segments], alone=[list(each) for each in self.alone])
+        fields.update(
+            layers=[layer.to_dict() for layer in self.layers],
+            passed=self.passed,
+            segments=[segment.to_dict() for segment in self.segments],
+            alone=[list(each) for each in self.alone],
+        )
         return fields
 
     def __str__(self):
-        lines = ['Lowered against trained, %s samples (%s): largest difference %.3g of outputs up to %.3g'
-                 % (format(self.samples, ','), self.data, self.largest_difference, self.largest_output)]
+        lines = [
+            'Lowered against trained, %s samples (%s): largest difference %.3g of outputs up to '
+            '%.3g'
+            % (format(self.samples, ','), self.data, self.largest_difference, self.largest_output)
+        ]
         if self.predictions:
-            lines[0] += ', predictions %s' % ('the same' if self.same_predictions else
-                                              'differ in %d' % self.different_predictions)
+            lines[0] += ', predictions %s' % (
+                'the same' if self.same_predictions else f'differ in {self.different_predictions}'
+            )
         if self.not_finite or self.different_not_finite:
-            lines.append('  %s of %s outputs are NaN or infinite: %s' % (
-                format(self.not_finite, ','), format(self.values, ','),
-                '%s differ' % format(self.different_not_finite, ',') if self.different_not_finite else
-                'the same' if self.values > self.not_finite else 'nothing could be compared'))
+            lines.append(
+                '  {} of {} outputs are NaN or infinite: {}'.format(
+                    format(self.not_finite, ','),
+                    format(self.values, ','),
+                    '%s differ' % format(self.different_not_finite, ',')
+                    if self.different_not_finite
+                    else 'the same'
+                    if self.values > self.not_finite
+                    else 'nothing could be compared',
+                )
+            )
         if not self.layers:
             lines.append('  nothing to lower: the lowered network is the exported one')
-        lines += ['  %s' % part for part in self.segments + self.layers]
+        lines += [f'  {part}' for part in self.segments + self.layers]
         lines += ["  '%s' is lowered alone: %s" % each for each in self.alone]
         if not self.passed:
-            lines.append('  REFUSED (tolerance %g)' % self.tolerance)
+            lines.append(f'  REFUSED (tolerance {self.tolerance:g})')
         if self.speed is not None:
             lines.append(str(self.speed))
         return '\n'.join(lines)
-
-

@@ -1,7 +1,8 @@
-"""What a trained graph does to numbers, read off the graph: CNTK evaluates its own operations, nothing is derived.
+"""What a trained graph does to numbers, read off the graph: CNTK evaluates its own operations,
+nothing is derived.
 
-Thresholds belong to the machine they are read on: CNTK's BatchNormalization gives other bits where MKL has
-other instructions.
+Thresholds belong to the machine they are read on: CNTK's BatchNormalization gives other bits where
+MKL has other instructions.
 """
 import itertools
 
@@ -12,16 +13,17 @@ from .. import graph
 from ..native_program import Program
 from .flat import Unsupported, fixed_value
 
-_ROWS = 4096                        # samples that CNTK evaluates at once
+_ROWS = 4096  # samples that CNTK evaluates at once
 _INFINITY = np.float32(np.inf)
 _LARGEST = np.finfo(np.float32).max
 _BISECTIONS = 33
-_ULPS = 4                           # how far CNTK's factor may be from gamma / sqrt(variance + epsilon)
+_ULPS = 4  # how far CNTK's factor may be from gamma / sqrt(variance + epsilon)
 _PROBES = 512
 
 
-class Chain(object):
-    """Element-wise nodes that follow each other, as a network of their own; pooling among them is left out.
+class Chain:
+    """Element-wise nodes that follow each other, as a network of their own; pooling among them is
+    left out.
 
     Args:
         nodes (list of Node): each reads what the one before computes.
@@ -51,12 +53,15 @@ class Chain(object):
             values (array): float32 [samples, channels].
 
         Returns:
-            list of array: float32 [samples, channels]: what each pooling reads, and what the last node computes.
+            list of array: float32 [samples, channels]: what each pooling reads, and what the last
+            node computes.
         """
         found = []
         for start in range(0, len(values), _ROWS):
-            rows = np.ascontiguousarray(values[start:start + _ROWS], np.float32)
-            found.append(graph.evaluate(self._read, {self.source: rows.reshape((-1,) + self._point)}))
+            rows = np.ascontiguousarray(values[start : start + _ROWS], np.float32)
+            found.append(
+                graph.evaluate(self._read, {self.source: rows.reshape((-1,) + self._point)})
+            )
         return [np.concatenate(parts).reshape(len(values), self.channels) for parts in zip(*found)]
 
 
@@ -69,9 +74,10 @@ def integer_thresholds(path, sign, product, most):
         product (Value): the integers, of magnitude up to `most`.
 
     Returns:
-        (threshold, decreasing, inverted): int64 [channels], bool [channels], bool [channels]: the bit is
-        integer > threshold, or < where it decreases; `inverted` says of which channels it is the sign's opposite,
-        since max pooling of what decreases afterwards is the AND of bits, and OR is that of the opposites.
+        (threshold, decreasing, inverted): int64 [channels], bool [channels], bool [channels]: the
+        bit is integer > threshold, or < where it decreases; `inverted` says of which channels it is
+        the sign's opposite, since max pooling of what decreases afterwards is the AND of bits, and
+        OR is that of the opposites.
 
     Raises:
         Unsupported: the sign is not monotone in the integer.
@@ -89,7 +95,9 @@ def integer_thresholds(path, sign, product, most):
     bits = bits != inverted
     changes = (bits[1:] != bits[:-1]).sum(axis=0)
     if changes.max() > 1:
-        raise Unsupported(sign, 'its sign is not monotone in the integers of %d channels' % (changes > 1).sum())
+        raise Unsupported(
+            sign, 'its sign is not monotone in the integers of %d channels' % (changes > 1).sum()
+        )
     decreasing = bits[0] & ~bits[-1]
     count = bits.sum(axis=0)
     # count integers are positive: the largest or, where it decreases, the smallest ones.
@@ -102,7 +110,8 @@ def _varies(bits):
 
 
 def _falls(values, bits, sign):
-    """Returns in which channels the larger of two values has the bit 0; raises Unsupported where it is neither way."""
+    """Returns in which channels the larger of two values has the bit 0; raises Unsupported
+    where it is neither way."""
     if not np.isfinite(values).all():
         raise Unsupported(sign, 'what is pooled before it is not finite')
     least = [np.where(chosen, values, _INFINITY).min(axis=0) for chosen in (bits, ~bits)]
@@ -125,7 +134,8 @@ def float_thresholds(path, sign, value):
         dict: the keys `low`, `high` and `flip` of a program's bits.
 
     Raises:
-        Unsupported: the sign is not monotone in the value, or NaN and infinities have signs that no range gives.
+        Unsupported: the sign is not monotone in the value, or NaN and infinities have signs that no
+            range gives.
     """
     chain = Chain(path + [sign], value)
 
@@ -140,7 +150,9 @@ def float_thresholds(path, sign, value):
         as_low = bits_of(_unordered(middle))[0] == ends[0]
         low, high = np.where(as_low, middle, low), np.where(as_low, high, middle)
     turn = _unordered(low)
-    turn = np.where(ends[0] == ends[1], _LARGEST, turn).astype(np.float32)  # the last that is as the least one
+    turn = np.where(ends[0] == ends[1], _LARGEST, turn).astype(
+        np.float32
+    )  # the last that is as the least one
     _check_monotone(bits_of, ends, turn, sign)
     special = bits_of(np.stack([-_INFINITY * channels, _INFINITY * channels, np.nan * channels]))
     return _range(ends, turn, special, sign)
@@ -148,7 +160,11 @@ def float_thresholds(path, sign, value):
 
 def _check_monotone(bits_of, ends, turn, sign):
     random = np.random.RandomState(0)
-    near = _unordered(np.clip(_ordered(turn) + np.arange(-64, 65)[:, None], _ordered(-_LARGEST), _ordered(_LARGEST)))
+    near = _unordered(
+        np.clip(
+            _ordered(turn) + np.arange(-64, 65)[:, None], _ordered(-_LARGEST), _ordered(_LARGEST)
+        )
+    )
     far = random.standard_normal((1024, len(turn))) * 10.0 ** random.uniform(-6, 6, (1024, 1))
     wide = _unordered(random.randint(_ordered(-_LARGEST), _ordered(_LARGEST), (1024, len(turn))))
     rows = np.concatenate([near, far.astype(np.float32), wide])
@@ -157,9 +173,10 @@ def _check_monotone(bits_of, ends, turn, sign):
 
 
 def _range(ends, turn, special, sign):
-    """Returns low, high and flip: a bit is low <= v <= high, or not where it flips; NaN is in no range."""
+    """Returns low, high and flip: a bit is low <= v <= high, or not where it flips; NaN is in
+    no range."""
     at_minus, at_plus, flip = special
-    inside = ends != flip                       # which ends of the finite numbers are in the range
+    inside = ends != flip  # which ends of the finite numbers are in the range
     low = np.where(inside[0], -_LARGEST, np.nextafter(turn, _INFINITY))
     high = np.where(inside[1], _LARGEST, turn)
     nothing = ~inside.any(axis=0)
@@ -175,12 +192,14 @@ def _range(ends, turn, special, sign):
 def _ordered(values):
     """Returns float32 as int64 in the same order, neighbours 1 apart; both zeros are 0."""
     bits = np.asarray(values, np.float32).view(np.int32).astype(np.int64)
-    return np.where(bits < 0, -(bits & 0x7fffffff), bits)
+    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
 
 def _unordered(integers):
     """Inverse of `_ordered`."""
-    return np.where(integers < 0, -integers | 0x80000000, integers).astype(np.uint32).view(np.float32)
+    return (
+        np.where(integers < 0, -integers | 0x80000000, integers).astype(np.uint32).view(np.float32)
+    )
 
 
 def steps_of(node):
@@ -197,7 +216,7 @@ def steps_of(node):
     """
     value = node.inputs[0]
     if node.output.shape != value.shape:
-        raise Unsupported(node, '%s computes another shape than it reads' % node.op_name)
+        raise Unsupported(node, f'{node.op_name} computes another shape than it reads')
     probes = _probes(value.channels)
     expected = Chain([node], value)(probes)[-1]
     most = 0
@@ -209,12 +228,16 @@ def steps_of(node):
             if (chosen >= 0).all():
                 return _mixed(candidates, chosen)
         most = max(most, int((chosen >= 0).sum()))
-    raise Unsupported(node, 'native code does not give the bits of its %s in %d channels'
-                      % (node.op_name, value.channels - most))
+    raise Unsupported(
+        node,
+        f'native code does not give the bits of its {node.op_name} in {value.channels - most} '
+        'channels',
+    )
 
 
 def is_mean_of_magnitudes(node, value):
-    """Whether a reduction of |value| is what the op mean_abs of a program computes, in every bit, on random samples.
+    """Whether a reduction of |value| is what the op mean_abs of a program computes, in every bit,
+    on random samples.
 
     Args:
         node (Node): of kind 'mean_abs'.
@@ -224,10 +247,11 @@ def is_mean_of_magnitudes(node, value):
     source = C.input_variable(value.shape)
     inner = C.as_composite(magnitude.function).clone(C.CloneMethod.share, {magnitude.data: source})
     whole = C.as_composite(node.function).clone(C.CloneMethod.share, {node.data: inner.outputs[0]})
-    rows = np.random.RandomState(2).standard_normal((8,) + value.shape) * 10.0 ** np.arange(-4, 4).reshape(
-        (8,) + (1,) * len(value.shape))
+    rows = np.random.RandomState(2).standard_normal((8,) + value.shape) * 10.0 ** np.arange(
+        -4, 4
+    ).reshape((8,) + (1,) * len(value.shape))
     rows = rows.astype(np.float32)
-    expected, = graph.evaluate(list(whole.outputs), {source: rows})
+    (expected,) = graph.evaluate(list(whole.outputs), {source: rows})
     program = Program([dict(op='mean_abs', input='x', values='y')], dict(x=value.shape), ['y'])
     return bool(_same_bits(program(rows).ravel(), np.asarray(expected, np.float32).ravel()).all())
 
@@ -243,9 +267,14 @@ def _mixed(candidates, chosen):
     if (chosen == chosen[0]).all():
         return candidates[chosen[0]]
     channels = np.arange(len(chosen))
-    return [(first[0],) + tuple(np.stack([candidate[place][index] for candidate in candidates])[chosen, channels]
-                                for index in range(1, len(first)))
-            for place, first in enumerate(candidates[0])]
+    return [
+        (first[0],)
+        + tuple(
+            np.stack([candidate[place][index] for candidate in candidates])[chosen, channels]
+            for index in range(1, len(first))
+        )
+        for place, first in enumerate(candidates[0])
+    ]
 
 
 def _candidates(node, value):
@@ -257,8 +286,7 @@ def _candidates(node, value):
     elif name == 'Negate':
         yield [('multiply', _vector(-1, value))]
     elif name == 'BatchNormalization':
-        for steps in _normalizations(node, value):
-            yield steps
+        yield from _normalizations(node, value)
     elif name in ('LeakyReLU', 'PReLU'):
         for alpha in fixed:
             yield [('leaky', _per_channel(node, alpha, value))]
@@ -277,14 +305,17 @@ def _candidates(node, value):
 
 
 def _normalizations(node, value):
-    """Yields CNTK's form of BatchNormalization, fma(x - mean, k, beta) or unfused, with factors near the formula's."""
+    """Yields CNTK's form of BatchNormalization, fma(x - mean, k, beta) or unfused, with factors
+    near the formula's."""
     if len(value.shape) == 3 and not node.function.attributes['spatial']:
         raise Unsupported(node, 'its BatchNormalization has statistics for each pixel')
-    gamma, beta, mean, variance = [fixed_value(variable).ravel() for variable in node.fixed[:4]]
+    gamma, beta, mean, variance = (fixed_value(variable).ravel() for variable in node.fixed[:4])
     if len(mean) != value.channels:
         raise Unsupported(node, 'its BatchNormalization has no statistics per channel')
     with np.errstate(all='ignore'):
-        k = gamma * (1 / np.sqrt(variance.astype(np.float64) + node.function.attributes['epsilon'])).astype(np.float32)
+        k = gamma * (
+            1 / np.sqrt(variance.astype(np.float64) + node.function.attributes['epsilon'])
+        ).astype(np.float32)
         factors, up, down = [k], k, k
         for _ in range(_ULPS):
             up, down = np.nextafter(up, _INFINITY), np.nextafter(down, -_INFINITY)
@@ -297,7 +328,9 @@ def _normalizations(node, value):
 def _per_channel(node, variable, value):
     shape = tuple(variable.shape)
     if int(np.prod(shape)) != 1 and shape != (value.channels,) + (1,) * (len(value.shape) - 1):
-        raise Unsupported(node, 'an operand of its %s is none per channel: its shape is %s' % (node.op_name, shape))
+        raise Unsupported(
+            node, f'an operand of its {node.op_name} is none per channel: its shape is {shape}'
+        )
     return _vector(fixed_value(variable).ravel(), value)
 
 
@@ -309,14 +342,34 @@ def _probes(channels):
     """Returns float32 [samples, channels] of all magnitudes, special ones among them."""
     random = np.random.RandomState(1)
     rows = random.standard_normal((_PROBES, channels)) * 10.0 ** random.uniform(-4, 4, (_PROBES, 1))
-    special = np.array([0, -0.0, 1, -1, 1.4e-45, -1.4e-45, 1e-39, -1e-39, _LARGEST, -_LARGEST, np.inf, -np.inf, np.nan],
-                       np.float32)
+    special = np.array(
+        [
+            0,
+            -0.0,
+            1,
+            -1,
+            1.4e-45,
+            -1.4e-45,
+            1e-39,
+            -1e-39,
+            _LARGEST,
+            -_LARGEST,
+            np.inf,
+            -np.inf,
+            np.nan,
+        ],
+        np.float32,
+    )
     integers = random.randint(-5000, 5000, (_PROBES, channels))
-    return np.concatenate([np.repeat(special[:, None], channels, axis=1), rows, integers]).astype(np.float32)
+    return np.concatenate([np.repeat(special[:, None], channels, axis=1), rows, integers]).astype(
+        np.float32
+    )
 
 
 def _by_program(steps, rows):
-    program = Program([dict(op='map', input='x', values='y', steps=steps)], dict(x=(rows.shape[1],)), ['y'])
+    program = Program(
+        [dict(op='map', input='x', values='y', steps=steps)], dict(x=(rows.shape[1],)), ['y']
+    )
     return program(rows)
 
 

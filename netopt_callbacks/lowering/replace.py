@@ -1,8 +1,8 @@
 """The pass that puts native ops in the place of trained binary layers.
 
-Of a block `BinaryConvolution` or `BinaryDense` only the integers, the weights' scale and the bias change
-hands; everything before and after (input scale, activation, reshapes) is the trained graph itself, so there
-is nothing it could compute differently.
+Of a block `BinaryConvolution` or `BinaryDense` only the integers, the weights' scale and the bias
+change hands; everything before and after (input scale, activation, reshapes) is the trained graph
+itself, so there is nothing it could compute differently.
 """
 import cntk as C
 import numpy as np
@@ -26,8 +26,9 @@ def lower_binary_layers(model):
         model (cntk.Function): trained, or loaded from a file.
 
     Returns:
-        cntk.Function: each block `BinaryConvolution` is a block `BinaryConvolveOp` of the same name, and each
-        `BinaryDense` a `BinaryDenseOp`; evaluation only. `model` itself where it holds no such block.
+        cntk.Function: each block `BinaryConvolution` is a block `BinaryConvolveOp` of the same
+        name, and each `BinaryDense` a `BinaryDenseOp`; evaluation only. `model` itself where it
+        holds no such block.
 
     Raises:
         ValueError: such a block that this package did not make.
@@ -49,13 +50,19 @@ def lowered_layer(layer):
 def native_op(layer):
     """Returns the `NativeOp` that computes `layer.replaced` of a `BinaryLayer`."""
     if layer.kind is DENSE:
-        return BinaryDenseOp(layer.operand, native_state(layer), DENSE.input_shape(layer.core),
-                             DENSE.output_shape(layer.core), layer.name)
+        return BinaryDenseOp(
+            layer.operand,
+            native_state(layer),
+            DENSE.input_shape(layer.core),
+            DENSE.output_shape(layer.core),
+            layer.name,
+        )
     return BinaryConvolveOp(layer.operand, native_state(layer), axes_of(layer.core), layer.name)
 
 
 def native_integers(layer):
-    """Returns a function of what the native op reads, [samples, ...shape], that gives the integers of a `BinaryLayer`."""
+    """Returns a function of what the native op reads, [samples, ...shape], that gives the
+    integers of a `BinaryLayer`."""
     state = dict(native_state(layer), scale=None, bias=None)
     if layer.kind is DENSE:
         product = native.BinaryDense.from_state(state)
@@ -75,9 +82,14 @@ def native_state(layer):
         return native.BinaryDense(weights, layer.scale(), layer.bias(), _of_inputs(layer)).state()
     attributes = layer.core.attributes
     return native.BinaryConvolution(
-        layer.signs(), strides=attributes['strides'][-2:], dilation=attributes['dilation'][-2:],
-        groups=attributes['groups'], scale=layer.scale(), bias=layer.bias(),
-        threshold=layer.threshold()).state()
+        layer.signs(),
+        strides=attributes['strides'][-2:],
+        dilation=attributes['dilation'][-2:],
+        groups=attributes['groups'],
+        scale=layer.scale(),
+        bias=layer.bias(),
+        threshold=layer.threshold(),
+    ).state()
 
 
 def _of_inputs(layer):

@@ -1,12 +1,14 @@
 """Which parts of a trained graph are segments.
 
-A segment is a set of units (`flat`) that reads one Value, hands one Value on, and holds a binary layer. It is
-*convex*: no path leaves it and comes back, since everything in it is computed from its entry alone. Segments
-are taken greedily: first the one with the most binary layers, of these the one with the most units.
+A segment is a set of units (`flat`) that reads one Value, hands one Value on, and holds a binary
+layer. It is
+*convex*: no path leaves it and comes back, since everything in it is computed from its entry alone.
+Segments are taken greedily: first the one with the most binary layers, of these the one with the
+most units.
 """
 
 
-class Segment(object):
+class Segment:
     """Units that one program evaluates.
 
     Attributes:
@@ -33,10 +35,10 @@ class Segment(object):
     def name(self):
         """Those of its first and last layer."""
         names = [layer.name or 'unnamed' for layer in self.layers]
-        return names[0] if len(names) == 1 else '%s_to_%s' % (names[0], names[-1])
+        return names[0] if len(names) == 1 else f'{names[0]}_to_{names[-1]}'
 
     def __repr__(self):
-        return '<Segment %s, %d units>' % (self.name, len(self.units))
+        return f'<Segment {self.name}, {len(self.units)} units>'
 
 
 def largest_segment(flat, taken):
@@ -54,19 +56,29 @@ def largest_segment(flat, taken):
     return Segment([flat.units[index] for index in members], entry)
 
 
-class _Search(object):
+class _Search:
     """Sets of units are integers, one bit a unit: intersections of them are cheap."""
 
     def __init__(self, flat, taken):
         self.units = flat.units
-        self.eligible = [unit.reason is None and index not in taken for index, unit in enumerate(self.units)]
+        self.eligible = [
+            unit.reason is None and index not in taken for index, unit in enumerate(self.units)
+        ]
         index_of = {id(unit): index for index, unit in enumerate(self.units)}
-        self.producer = {id(value): index for index, unit in enumerate(self.units) for value in unit.outputs}
-        self.readers = []       # of each unit's output: the set of units that read it, None where others do too
+        self.producer = {
+            id(value): index for index, unit in enumerate(self.units) for value in unit.outputs
+        }
+        self.readers = (
+            []
+        )  # of each unit's output: the set of units that read it, None where others do too
         for unit in self.units:
             mask = 0
             for reader in [reader for value in unit.outputs for reader in value.readers]:
-                mask = None if reader is None or mask is None else mask | 1 << index_of[id(reader.unit)]
+                mask = (
+                    None
+                    if reader is None or mask is None
+                    else mask | 1 << index_of[id(reader.unit)]
+                )
             self.readers.append(mask)
 
     def entries(self):
@@ -78,18 +90,26 @@ class _Search(object):
                     continue
                 seen.add(id(value))
                 before = self.producer.get(id(value))
-                # What one unit alone hands on to one other belongs to the segment with both of them.
-                if before is None or not self.eligible[before] or len(self.units[before].inputs) > 1 \
-                        or len(value.readers) > 1:
+                # What one unit alone hands on to one other belongs to the segment with both of
+                # them.
+                if (
+                    before is None
+                    or not self.eligible[before]
+                    or len(self.units[before].inputs) > 1
+                    or len(value.readers) > 1
+                ):
                     yield value
 
     def from_entry(self, entry):
-        """Returns (layers, units, indices, entry) of the largest segment that reads `entry`, or None."""
+        """Returns (layers, units, indices, entry) of the largest segment that reads `entry`, or
+        None."""
         ancestors = {}
         for index, unit in enumerate(self.units):
             if not self.eligible[index] or not unit.inputs:
                 continue
-            before = [-1 if value is entry else self.producer.get(id(value)) for value in unit.inputs]
+            before = [
+                -1 if value is entry else self.producer.get(id(value)) for value in unit.inputs
+            ]
             if all(one == -1 or one in ancestors for one in before):
                 ancestors[index] = 1 << index
                 for one in before:
@@ -100,7 +120,11 @@ class _Search(object):
             layers = sum(self.units[index].layer is not None for index in members)
             if not layers or best is not None and (layers, len(members)) <= best[:2]:
                 continue
-            if all(index == last or self.readers[index] is not None and not self.readers[index] & ~region
-                   for index in members):
+            if all(
+                index == last
+                or self.readers[index] is not None
+                and not self.readers[index] & ~region
+                for index in members
+            ):
                 best = layers, len(members), sorted(members), entry
         return best

@@ -1,7 +1,7 @@
 """The pass that puts one native Function in the place of each segment of a trained graph.
 
-What cannot be done exactly is left to the pass that lowers layers one by one (`replace`), with a reason: a
-segment that is refused because of one node is looked for again without that node's unit.
+What cannot be done exactly is left to the pass that lowers layers one by one (`replace`), with a
+reason: a segment that is refused because of one node is looked for again without that node's unit.
 """
 import platform
 
@@ -17,14 +17,15 @@ from .segment import largest_segment
 from .segment_program import SegmentProgram
 
 
-class LoweredSegment(object):
+class LoweredSegment:
     """A segment and its program.
 
     Attributes:
         name (str): of the block around the native Function; each has another one.
         segment (Segment): of the trained graph.
         program (SegmentProgram): what was written for it.
-        layers_at (list of int): where its layers are among the binary blocks of `Lowering.reference`.
+        layers_at (list of int): where its layers are among the binary blocks of
+            `Lowering.reference`.
     """
 
     def __init__(self, segment, program):
@@ -34,15 +35,15 @@ class LoweredSegment(object):
         self.layers_at = []
 
 
-class Lowering(object):
+class Lowering:
     """What the pass made of a model.
 
     Attributes:
         model (cntk.Function): the lowered one; the given one where there is no segment.
         reference (cntk.Function): the trained one: its outputs, then what each segment reads.
         segments (list of LoweredSegment): in the order of the network.
-        alone (list of int): where the other binary layers are among the binary blocks of `reference`, in
-            the order that they have in `model`.
+        alone (list of int): where the other binary layers are among the binary blocks of
+            `reference`, in the order that they have in `model`.
         reasons (list of (str, str)): of each of these its name and why it is in no segment.
     """
 
@@ -52,16 +53,23 @@ class Lowering(object):
         self.reference = model if reference is None else reference
         self.reasons = list(reasons)
         blocks = binary_block.binary_blocks(self.reference)
-        inside = {unit.function.uid: part for part in self.segments for unit in part.segment.units
-                  if unit.layer is not None}
+        inside = {
+            unit.function.uid: part
+            for part in self.segments
+            for unit in part.segment.units
+            if unit.layer is not None
+        }
         left = []
         for index, block in enumerate(blocks):
             if block.uid in inside:
                 inside[block.uid].layers_at.append(index)
             else:
                 left.append((_key(block), index))
-        self.alone = [_taken(left, _key(block)) for block in binary_block.binary_blocks(model)] \
-            if self.segments else [index for _, index in left]
+        self.alone = (
+            [_taken(left, _key(block)) for block in binary_block.binary_blocks(model)]
+            if self.segments
+            else [index for _, index in left]
+        )
 
 
 def _key(block):
@@ -100,13 +108,15 @@ def lower_segments(model, float_layers='cntk'):
     for part in written:
         entry = part.segment.entry.variable
         replacements[part.segment.exit.variable] = _block(part, entry)(entry).outputs[0]
-    reference = C.combine(list(flat.model.outputs)
-                          + [C.alias(part.segment.entry.variable).output for part in written])
+    reference = C.combine(
+        list(flat.model.outputs) + [C.alias(part.segment.entry.variable).output for part in written]
+    )
     return Lowering(graph.substitute(flat.model, replacements), written, reference, reasons)
 
 
 def _written(flat):
-    """Returns the LoweredSegments of a FlatGraph, in its order; notes in the units why others are in none."""
+    """Returns the LoweredSegments of a FlatGraph, in its order; notes in the units why others
+    are in none."""
     written, taken = [], set()
     index_of = {id(unit): index for index, unit in enumerate(flat.units)}
     while True:
@@ -120,10 +130,14 @@ def _written(flat):
             refused.node.unit.reason = refused.reason
             continue
         except (RuntimeError, TypeError, ValueError) as error:
-            # Of native code (a size that it does not take) or of CNTK (an operation it cannot evaluate so): no
-            # node is named, so the whole segment is left to the pass that lowers layers one by one.
+            # Of native code (a size that it does not take) or of CNTK (an operation it cannot
+            # evaluate so): no node is named, so the whole segment is left to the pass that lowers
+            # layers one by one.
             for unit in segment.units:
-                unit.reason = 'no program can be made of it: %s' % (str(error).strip().splitlines() or [''])[0]
+                unit.reason = (
+                    'no program can be made of it: %s'
+                    % (str(error).strip().splitlines() or [''])[0]
+                )
             continue
         written.append(LoweredSegment(segment, program))
         taken.update(index_of[id(unit)] for unit in segment.units)
@@ -135,23 +149,35 @@ def _named(parts):
     for part in parts:
         seen[part.name] = seen.get(part.name, 0) + 1
         if seen[part.name] > 1:
-            part.name = '%s_%d' % (part.name, seen[part.name])
+            part.name = f'{part.name}_{seen[part.name]}'
     return parts
 
 
 def _reasons(flat, written):
     inside = {id(unit) for lowered in written for unit in lowered.segment.units}
-    return [(unit.layer.name or '(unnamed)', unit.reason or 'what it computes is read in more than one place')
-            for unit in flat.units if unit.layer is not None and id(unit) not in inside]
+    return [
+        (
+            unit.layer.name or '(unnamed)',
+            unit.reason or 'what it computes is read in more than one place',
+        )
+        for unit in flat.units
+        if unit.layer is not None and id(unit) not in inside
+    ]
 
 
 def _block(lowered, entry):
     """Returns the segment on its native Function: a block, unapplied, with one placeholder."""
     segment, result = lowered.segment, lowered.segment.exit
     inner, outer = graph.placeholder_like(entry), graph.placeholder_like(entry)
-    op = BinarySegmentOp(inner, lowered.program.program().state(), result.shape,
-                         [_described(layer) for layer in segment.layers]
-                         + [_described_float(node) for node, _ in lowered.program.products], machine(), lowered.name)
+    op = BinarySegmentOp(
+        inner,
+        lowered.program.program().state(),
+        result.shape,
+        [_described(layer) for layer in segment.layers]
+        + [_described_float(node) for node, _ in lowered.program.products],
+        machine(),
+        lowered.name,
+    )
     return C.as_block(C.user_function(op), [(inner, outer)], OP_NAME, lowered.name)
 
 
@@ -160,9 +186,13 @@ def _described(layer):
     weights = tuple(layer.kind.weights_of(layer.core).shape)
     floats = [layer.scale(), layer.bias(), layer.threshold()]
     computed = int(np.prod(layer.core.outputs[0].shape, dtype=np.int64))
-    return {'name': layer.name, 'kind': layer.kind.op_name, 'weights': weights,
-            'floats': sum(numbers.size for numbers in floats if numbers is not None),
-            'macs': terms(layer) * computed}
+    return {
+        'name': layer.name,
+        'kind': layer.kind.op_name,
+        'weights': weights,
+        'floats': sum(numbers.size for numbers in floats if numbers is not None),
+        'macs': terms(layer) * computed,
+    }
 
 
 def _described_float(node):
@@ -170,8 +200,14 @@ def _described_float(node):
     weights = tuple(node.fixed[0].shape)
     outputs = int(np.prod(node.output.shape))
     taps = int(np.prod(weights[1:] if node.op_name == 'Convolution' else weights[:-1]))
-    return {'name': node.unit.function.name, 'kind': node.op_name, 'weights': [], 'floats': int(np.prod(weights)), 'macs': 0,
-            'float_macs': taps * outputs}
+    return {
+        'name': node.unit.function.name,
+        'kind': node.op_name,
+        'weights': [],
+        'floats': int(np.prod(weights)),
+        'macs': 0,
+        'float_macs': taps * outputs,
+    }
 
 
 def machine():
@@ -179,7 +215,10 @@ def machine():
     name = platform.processor() or platform.machine()
     try:
         with open('/proc/cpuinfo') as lines:
-            name = next((line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')), name)
+            name = next(
+                (line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')),
+                name,
+            )
     except OSError:
         pass
-    return '%s, CNTK %s' % (name, C.__version__)
+    return f'{name}, CNTK {C.__version__}'

@@ -1,4 +1,5 @@
-"""The program of a segment: ops in the order of its nodes, thresholds and factors as CNTK has them."""
+"""The program of a segment: ops in the order of its nodes, thresholds and factors as CNTK has
+them."""
 import numpy as np
 
 from ..native_program import Program
@@ -7,12 +8,22 @@ from . import layer_ops, read_off
 from .flat import Unsupported
 
 ENTRY = 'x'
-_ENDING = ('values', 'bits', 'steps', 'threshold', 'decreasing', 'low', 'high', 'flip')     # what an op does after its sum
+_ENDING = (
+    'values',
+    'bits',
+    'steps',
+    'threshold',
+    'decreasing',
+    'low',
+    'high',
+    'flip',
+)  # what an op does after its sum
 _WITH_BITS = ('convolution', 'dense', 'float_convolution', 'float_dense', 'map')
 
 
-class Floats(object):
-    """A float value: of an op that may not be in the program yet, as steps can still be added to it.
+class Floats:
+    """A float value: of an op that may not be in the program yet, as steps can still be added to
+    it.
 
     Attributes:
         op (dict): what computes it; None for what the segment reads.
@@ -24,7 +35,7 @@ class Floats(object):
         self.emitted = op is None
 
 
-class Bits(object):
+class Bits:
     """A value of bits.
 
     Attributes:
@@ -39,7 +50,7 @@ class Bits(object):
         self.inverted = inverted if inverted is not None and inverted.any() else None
 
 
-class SegmentProgram(object):
+class SegmentProgram:
     """Writes the program of a segment.
 
     Args:
@@ -47,11 +58,13 @@ class SegmentProgram(object):
 
     Attributes:
         ops (list of dict), inputs (dict), output (str): as `nc.native.Program` takes them.
-        sums (dict of str to dict): by the uid of a layer's integers an op that computes them as values, for
-            the parity gate.
+        sums (dict of str to dict): by the uid of a layer's integers an op that computes them as
+            values, for the parity gate.
         bits (dict of str to Bits): by the same, which bits that layer reads.
-        products (list of (Node, dict)): float layers, each with the op that computes it and what follows it.
-        decisions (list of (str, str)): per sign, what it is the sign of: 'integers', 'values' or 'steps'.
+        products (list of (Node, dict)): float layers, each with the op that computes it and what
+            follows it.
+        decisions (list of (str, str)): per sign, what it is the sign of: 'integers', 'values' or
+            'steps'.
 
     Raises:
         Unsupported: names the node that no program can do exactly.
@@ -79,46 +92,67 @@ class SegmentProgram(object):
         return Program(self.ops, self.inputs, [self.output], implementation)
 
     def program_with_sums(self):
-        """Returns a Program of which the outputs are the integers of the segment's layers, in order."""
+        """Returns a Program of which the outputs are the integers of the segment's layers, in
+        order."""
         names, ops = self._sums()
         return Program(self.ops + ops, self.inputs, names)
 
     def _sums(self):
         uids = [node.output.uid for node in self.segment.nodes if node.kind == 'product']
-        names = ['sums %d' % number for number in range(len(uids))]
+        names = [f'sums {number}' for number in range(len(uids))]
         return names, [dict(self.sums[uid], values=name) for uid, name in zip(uids, names)]
 
     # For the gate, where float layers are inside
 
     def program_with_products(self):
-        """Returns a Program that reads the entry and, in order, what the float layers compute: all else is exact.
+        """Returns a Program that reads the entry and, in order, what the float layers compute: all
+        else is exact.
 
         Its outputs are that of the segment and the integers of its layers.
         """
         inputs, fed = dict(self.inputs), {}
         for number, (node, op) in enumerate(self.products):
-            name = 'product %d' % number
+            name = f'product {number}'
             inputs[name] = node.output.shape
             fed[id(op)] = dict({key: op[key] for key in _ENDING if key in op}, op='map', input=name)
         names, ops = self._sums()
-        return Program([fed.get(id(op), op) for op in self.ops] + ops, inputs, [self.output] + names)
+        return Program(
+            [fed.get(id(op), op) for op in self.ops] + ops, inputs, [self.output] + names
+        )
 
     def program_of_product(self, number):
         """Returns a Program of one float layer alone, without what follows it."""
         node, op = self.products[number]
         bare = {key: value for key, value in op.items() if key not in _ENDING}
-        return Program([dict(bare, input=ENTRY, values='y', steps=[])], {ENTRY: node.inputs[0].shape}, ['y'])
+        return Program(
+            [dict(bare, input=ENTRY, values='y', steps=[])], {ENTRY: node.inputs[0].shape}, ['y']
+        )
 
     def program_with_bits(self):
-        """Returns a Program of which the outputs are +1 and -1 as the segment's layers read them, in order."""
-        known = [self.bits[node.output.uid] for node in self.segment.nodes if node.kind == 'product']
+        """Returns a Program of which the outputs are +1 and -1 as the segment's layers read
+        them, in order."""
+        known = [
+            self.bits[node.output.uid] for node in self.segment.nodes if node.kind == 'product'
+        ]
         ops = []
         for number, bits in enumerate(known):
-            ops.append(dict(op='unpack', input=bits.name, values='read %d' % number))
-            turned = np.ones(bits.shape[0], np.float32) if bits.inverted is None else np.where(bits.inverted, -1, 1)
-            ops.append(dict(op='map', input='read %d' % number, values='signs %d' % number,
-                            steps=[('multiply', turned.astype(np.float32))]))
-        return Program(self.ops + ops, self.inputs, ['signs %d' % number for number in range(len(known))])
+            ops.append(dict(op='unpack', input=bits.name, values=f'read {number}'))
+            turned = (
+                np.ones(bits.shape[0], np.float32)
+                if bits.inverted is None
+                else np.where(bits.inverted, -1, 1)
+            )
+            ops.append(
+                dict(
+                    op='map',
+                    input=f'read {number}',
+                    values=f'signs {number}',
+                    steps=[('multiply', turned.astype(np.float32))],
+                )
+            )
+        return Program(
+            self.ops + ops, self.inputs, [f'signs {number}' for number in range(len(known))]
+        )
 
     # What is computed before a sign
 
@@ -136,15 +170,19 @@ class SegmentProgram(object):
             pools = [place for place, node in enumerate(path) if node.kind == 'max_pool']
             if pools:
                 value = path[pools[-1]].output
-                path = path[pools[-1] + 1:]
+                path = path[pools[-1] + 1 :]
         return path, value
 
     def _inside(self, value):
         return value is not self.segment.entry and value.producer is not None
 
     def _is_lone_product(self, value):
-        return self._inside(value) and value.producer.kind == 'product' and len(value.readers) == 1 \
+        return (
+            self._inside(value)
+            and value.producer.kind == 'product'
+            and len(value.readers) == 1
             and value is not self.segment.exit
+        )
 
     # Nodes
 
@@ -164,10 +202,19 @@ class SegmentProgram(object):
             one, other = other, one
         if one.shape != node.output.shape:
             one, other = other, one
-        if one.shape != node.output.shape or other.shape not in (one.shape, (one.channels, 1, 1), ()):
-            raise Unsupported(node, '%s of shapes %s and %s is not one of programs' % (node.op_name, one.shape, other.shape))
+        if one.shape != node.output.shape or other.shape not in (
+            one.shape,
+            (one.channels, 1, 1),
+            (),
+        ):
+            raise Unsupported(
+                node,
+                f'{node.op_name} of shapes {one.shape} and {other.shape} is not one of programs',
+            )
         name = self._stored(self._floats(other))
-        return self._with_steps(one, [('add_value' if node.op_name == 'Plus' else 'multiply_value', name)])
+        return self._with_steps(
+            one, [('add_value' if node.op_name == 'Plus' else 'multiply_value', name)]
+        )
 
     def _magnitude(self, node):
         if any(reader is None or reader.kind != 'mean_abs' for reader in node.output.readers):
@@ -196,8 +243,10 @@ class SegmentProgram(object):
         if isinstance(known, Bits) and len(shape) == 1:
             return Bits(known.name, known.shape, known.inverted)
         if len(shape) not in (1, 3):
-            raise Unsupported(node, 'a reshape to %s is none of programs' % (shape,))
-        return self._emitted(dict(op='reshape', input=self._stored(self._floats(node.inputs[0])), shape=shape))
+            raise Unsupported(node, f'a reshape to {shape} is none of programs')
+        return self._emitted(
+            dict(op='reshape', input=self._stored(self._floats(node.inputs[0])), shape=shape)
+        )
 
     def _sign(self, node):
         path, value = self._paths[id(node)]
@@ -217,12 +266,17 @@ class SegmentProgram(object):
             self.decisions.append((node.output.uid, 'values'))
             return self._bits(value, keys)
         threshold, decreasing, inverted = read_off.integer_thresholds(
-            path, node, value, layer_ops.terms(value.producer.unit.layer))
+            path, node, value, layer_ops.terms(value.producer.unit.layer)
+        )
         op = dict(self._known[id(value)].op)
         del op['steps']
         name = self._name('b')
         op.update(bits=name, sum_threshold=threshold, sum_decreasing=decreasing)
-        pools = [dict(op='or_pool', **layer_ops.pooling(step)) for step in path if step.kind == 'max_pool']
+        pools = [
+            dict(op='or_pool', **layer_ops.pooling(step))
+            for step in path
+            if step.kind == 'max_pool'
+        ]
         self.ops.append(op)
         for pool in pools:
             pool.update(input=name, bits=self._name('b'))
@@ -245,7 +299,11 @@ class SegmentProgram(object):
     def _float_product(self, node):
         layer_ops.check_can_be_compared(node)
         source = self._floats(node.inputs[0])
-        op = (layer_ops.float_dense if node.op_name == DENSE.core_op_name else layer_ops.float_convolution)(node)
+        op = (
+            layer_ops.float_dense
+            if node.op_name == DENSE.core_op_name
+            else layer_ops.float_convolution
+        )(node)
         op.update(input=self._stored(source), steps=[])
         self.products.append((node, op))
         return Floats(op)
@@ -254,7 +312,7 @@ class SegmentProgram(object):
 
     def _name(self, letter):
         self._names += 1
-        return '%s%d' % (letter, self._names)
+        return f'{letter}{self._names}'
 
     def _floats(self, value):
         """Returns the Floats of a Value; of bits +1 and -1."""
@@ -263,8 +321,13 @@ class SegmentProgram(object):
             return known
         floats = self._emitted(dict(op='unpack', input=known.name))
         if known.inverted is not None:
-            floats = Floats(dict(op='map', input=floats.op['values'],
-                                 steps=[('multiply', np.where(known.inverted, -1, 1).astype(np.float32))]))
+            floats = Floats(
+                dict(
+                    op='map',
+                    input=floats.op['values'],
+                    steps=[('multiply', np.where(known.inverted, -1, 1).astype(np.float32))],
+                )
+            )
         self._known[id(value)] = floats
         return floats
 

@@ -1,4 +1,5 @@
-"""What lowering buys: seconds of a lowered network against those of the network with float layers in their place.
+"""What lowering buys: seconds of a lowered network against those of the network with float layers
+in their place.
 
 Two numbers of one process, measured in turns; no other part of the package depends on them.
 """
@@ -10,21 +11,22 @@ import numpy as np
 from .. import graph, native
 from ..optimizations import binary_block
 
-SECONDS = 0.1           # of rounds, for each number of samples; there is one round at least
+SECONDS = 0.1  # of rounds, for each number of samples; there is one round at least
 ROUNDS = 40
 MOST_SAMPLES = 32
 _SCALES = ('ElementTimes', 'Plus')
 
 
-class Timing(object):
+class Timing:
     """Seconds of one call.
 
     Attributes:
         samples (int): that the call evaluates; of sequences, how many of them.
-        float_seconds (float): of the network with float layers in place of binary ones, the fastest of the rounds: whatever
-            else the machine does makes a call slower, never faster.
+        float_seconds (float): of the network with float layers in place of binary ones, the fastest
+            of the rounds: whatever else the machine does makes a call slower, never faster.
         lowered_seconds (float): the same of the lowered network.
-        in_cntk_seconds (float): the same of the lowered network with float layers in CNTK; None where `lowered_seconds` is that.
+        in_cntk_seconds (float): the same of the lowered network with float layers in CNTK; None
+            where `lowered_seconds` is that.
     """
 
     FIELDS = ('samples', 'float_seconds', 'lowered_seconds', 'in_cntk_seconds')
@@ -45,26 +47,35 @@ class Timing(object):
         return {field: getattr(self, field) for field in self.FIELDS}
 
     def __str__(self):
-        said = '%s sample%s: %.3g ms with float layers, %.3g ms lowered, ' % (
-            format(self.samples, ','), 's' if self.samples > 1 else '', 1e3 * self.float_seconds, 1e3 * self.lowered_seconds)
+        said = '{} sample{}: {:.3g} ms with float layers, {:.3g} ms lowered, '.format(
+            format(self.samples, ','),
+            's' if self.samples > 1 else '',
+            1e3 * self.float_seconds,
+            1e3 * self.lowered_seconds,
+        )
         if self.pays:
             said += '%.1f x as fast' % (self.float_seconds / self.lowered_seconds)
         else:
-            said += 'SLOWER, by a factor of %.2f: lowering does not pay here' % (self.lowered_seconds / self.float_seconds)
+            said += 'SLOWER, by a factor of %.2f: lowering does not pay here' % (
+                self.lowered_seconds / self.float_seconds
+            )
         if self.in_cntk_seconds is None:
             return said
         buys = self.in_cntk_seconds / self.lowered_seconds
-        return said + "; float_layers='native' %s (%.3g ms without)" % (
-            'makes it %.2f x as fast' % buys if buys >= 1 else 'makes it SLOWER, by a factor of %.2f' % (1 / buys),
-            1e3 * self.in_cntk_seconds)
+        return said + "; float_layers='native' {} ({:.3g} ms without)".format(
+            f'makes it {buys:.2f} x as fast'
+            if buys >= 1
+            else 'makes it SLOWER, by a factor of %.2f' % (1 / buys),
+            1e3 * self.in_cntk_seconds,
+        )
 
 
-class Speed(object):
+class Speed:
     """What lowering buys, on the machine where the run ended.
 
     Attributes:
-        timings (list of Timing): of one sample, and of as many as a minibatch has, at most MOST_SAMPLES; [] where nothing could
-            be timed.
+        timings (list of Timing): of one sample, and of as many as a minibatch has, at most
+            MOST_SAMPLES; [] where nothing could be timed.
         reason (str): why nothing could be timed, else None.
         threads (int): of native code.
     """
@@ -76,13 +87,20 @@ class Speed(object):
 
     def to_dict(self):
         """Returns the JSON-ready fields."""
-        return dict(timings=[timing.to_dict() for timing in self.timings], reason=self.reason, threads=self.threads)
+        return dict(
+            timings=[timing.to_dict() for timing in self.timings],
+            reason=self.reason,
+            threads=self.threads,
+        )
 
     def __str__(self):
         if self.reason is not None:
-            return 'Time of a call: not measured, %s' % self.reason
-        lines = ['Time of a call, the fastest of several, %d thread%s:' % (self.threads, 's' if self.threads > 1 else '')]
-        return '\n'.join(lines + ['  %s' % timing for timing in self.timings])
+            return f'Time of a call: not measured, {self.reason}'
+        lines = [
+            'Time of a call, the fastest of several, %d thread%s:'
+            % (self.threads, 's' if self.threads > 1 else '')
+        ]
+        return '\n'.join(lines + [f'  {timing}' for timing in self.timings])
 
 
 def measured(model, lowered, minibatch, in_cntk=None):
@@ -92,20 +110,26 @@ def measured(model, lowered, minibatch, in_cntk=None):
         model (cntk.Function): the trained network, left as it is.
         lowered (cntk.Function): what was made of it.
         minibatch (dict of cntk.Variable to data): for the model's arguments.
-        in_cntk (cntk.Function): where `lowered` has float layers in segments, the lowered network that has none there.
+        in_cntk (cntk.Function): where `lowered` has float layers in segments, the lowered network
+            that has none there.
 
     Returns:
-        Speed: with a reason in place of times where CNTK cannot evaluate the float network (dilation on a CPU).
+        Speed: with a reason in place of times where CNTK cannot evaluate the float network
+            (dilation on a CPU).
     """
     reference = with_float_layers(model)
     timings = []
     for samples in sizes(minibatch):
-        ways = [_call(network, minibatch, samples) for network in (reference, lowered, in_cntk) if network is not None]
+        ways = [
+            _call(network, minibatch, samples)
+            for network in (reference, lowered, in_cntk)
+            if network is not None
+        ]
         try:
             seconds = in_turns(ways, SECONDS, ROUNDS)
         except RuntimeError as error:
             reason = (str(error).strip().splitlines() or ['no reason given'])[0]
-            return Speed(reason='CNTK cannot evaluate it with float layers: %s' % reason)
+            return Speed(reason=f'CNTK cannot evaluate it with float layers: {reason}')
         timings.append(Timing(samples, *(float(min(each)) for each in seconds)))
     if not timings:
         return Speed(reason='its data cannot be cut into samples')
@@ -115,36 +139,45 @@ def measured(model, lowered, minibatch, in_cntk=None):
 def with_float_layers(model):
     """Returns `model` with a float convolution or Dense in place of each binary one.
 
-    It computes something else: it is what a call would cost without binarizing. Latent weights, bias and activation are those
-    of the layer; scales, shifts and signs are gone.
+    It computes something else: it is what a call would cost without binarizing. Latent weights,
+    bias and activation are those of the layer; scales, shifts and signs are gone.
 
     Args:
         model (cntk.Function): left as it is.
 
     Returns:
-        cntk.Function: the same outputs and arguments; `model` itself where it holds no binary layer.
+        cntk.Function: the same outputs and arguments; `model` itself where it holds no binary
+            layer.
     """
     layers = [binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(model)]
     return graph.replace(model, {layer: _in_float(layer) for layer in layers}) if layers else model
 
 
 def _in_float(layer):
-    """Returns the float layer that a BinaryLayer was made of: a block, unapplied, with one placeholder."""
+    """Returns the float layer that a BinaryLayer was made of: a block, unapplied, with one
+    placeholder."""
     weights = layer.W if layer.W is not None else C.constant(layer.signs())
     inlet = layer.content.placeholders[0]
     product = C.as_composite(layer.core).clone(
-        C.CloneMethod.share, {layer.kind.weights_of(layer.core): weights, layer.kind.data_of(layer.core): inlet})
+        C.CloneMethod.share,
+        {layer.kind.weights_of(layer.core): weights, layer.kind.data_of(layer.core): inlet},
+    )
     last = _behind_scales(layer)
     content = graph.substitute(layer.content, {last: product.outputs[0]})
     return binary_block.as_block(content, layer.kind.layer_op_name, layer.name)
 
 
 def _behind_scales(layer):
-    """Returns what the layer's own bias or activation reads: scales and the offset follow the integers, a Parameter is a bias."""
+    """Returns what the layer's own bias or activation reads: scales and the offset follow the
+    integers, a Parameter is a bias."""
     functions = graph.functions(layer.content.outputs)
     current = layer.core.outputs[0]
     while True:
-        readers = [function for function in functions if any(read.uid == current.uid for read in function.inputs)]
+        readers = [
+            function
+            for function in functions
+            if any(read.uid == current.uid for read in function.inputs)
+        ]
         if len(readers) != 1 or readers[0].op_name not in _SCALES:
             return current
         other = [read for read in readers[0].inputs if read.uid != current.uid]
@@ -177,8 +210,11 @@ def in_turns(ways, seconds, most):
 
 
 def sizes(minibatch):
-    """Returns the numbers of samples to time, least first; [] where the data are no arrays or lists, which can be cut."""
-    if not minibatch or not all(isinstance(data, (np.ndarray, list)) and len(data) for data in minibatch.values()):
+    """Returns the numbers of samples to time, least first; [] where the data are no arrays or
+    lists, which can be cut."""
+    if not minibatch or not all(
+        isinstance(data, (np.ndarray, list)) and len(data) for data in minibatch.values()
+    ):
         return []
     return sorted({1, min(MOST_SAMPLES, min(len(data) for data in minibatch.values()))})
 

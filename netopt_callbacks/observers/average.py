@@ -1,7 +1,7 @@
 """The average of loss and metric over a window of minibatches."""
 
 
-class Average(object):
+class Average:
     """Sums what `Observer.on_minibatch` tells, so that each *sample* weighs the same.
 
     Args:

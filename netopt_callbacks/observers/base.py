@@ -4,7 +4,7 @@ import sys
 from cntk import cntk_py
 
 
-class Run(object):
+class Run:
     """What an observer is told once, when training starts.
 
     Attributes:
@@ -21,9 +21,18 @@ class Run(object):
             this run starts; None where not counted.
     """
 
-    def __init__(self, epoch_size=None, max_samples=None, samples=0, metric_name='metric',
-                 has_held_out=False, larger_is_better=False, optimizations=(), parameters=None,
-                 macs=None):
+    def __init__(
+        self,
+        epoch_size=None,
+        max_samples=None,
+        samples=0,
+        metric_name='metric',
+        has_held_out=False,
+        larger_is_better=False,
+        optimizations=(),
+        parameters=None,
+        macs=None,
+    ):
         self.epoch_size = epoch_size
         self.max_samples = max_samples
         self.samples = samples
@@ -35,7 +44,7 @@ class Run(object):
         self.macs = macs
 
 
-class Evaluation(object):
+class Evaluation:
     """One measurement of the metric on data that is not trained on.
 
     Attributes:
@@ -52,8 +61,7 @@ class Evaluation(object):
             nothing was lost; None before the first.
     """
 
-    def __init__(self, kind, samples, epoch, metric, optimization=None, drop=None,
-                 recovered=None):
+    def __init__(self, kind, samples, epoch, metric, optimization=None, drop=None, recovered=None):
         self.kind = kind
         self.samples = samples
         self.epoch = epoch
@@ -121,7 +129,7 @@ class Observer(cntk_py.ProgressWriter):
     freq = 1
 
     def __init__(self):
-        super(Observer, self).__init__(1, 0, sys.maxsize, 0, sys.maxsize, 0)
+        super().__init__(1, 0, sys.maxsize, 0, sys.maxsize, 0)
         self.__disown__()
         self._plain_samples = 0
 
@@ -151,26 +159,32 @@ class Observer(cntk_py.ProgressWriter):
     def on_write_training_update(self, samples, updates, aggregate_loss, aggregate_metric):
         count = samples[1] - samples[0]
         if not count:
-            return          # the empty minibatch at the end of a distributed worker's data
+            return  # the empty minibatch at the end of a distributed worker's data
         self._plain_samples += count
-        self.on_minibatch(self._plain_samples,
-                          (aggregate_loss[1] - aggregate_loss[0]) / count,
-                          (aggregate_metric[1] - aggregate_metric[0]) / count)
+        self.on_minibatch(
+            self._plain_samples,
+            (aggregate_loss[1] - aggregate_loss[0]) / count,
+            (aggregate_metric[1] - aggregate_metric[0]) / count,
+        )
 
     def on_training_update_end(self):
         """Called by CNTK after every minibatch; the event above has told it already."""
 
-    def on_write_training_summary(self, samples, updates, summaries, aggregate_loss,
-                                  aggregate_metric, elapsed_milliseconds):
+    def on_write_training_summary(
+        self, samples, updates, summaries, aggregate_loss, aggregate_metric, elapsed_milliseconds
+    ):
         if samples:
-            self.on_training_summary(self._plain_samples, aggregate_loss / samples,
-                                     aggregate_metric / samples)
+            self.on_training_summary(
+                self._plain_samples, aggregate_loss / samples, aggregate_metric / samples
+            )
 
-    def on_write_test_summary(self, samples, updates, summaries, aggregate_metric,
-                              elapsed_milliseconds):
+    def on_write_test_summary(
+        self, samples, updates, summaries, aggregate_metric, elapsed_milliseconds
+    ):
         if samples:
-            self.on_evaluation(Evaluation('test', self._plain_samples, None,
-                                          aggregate_metric / samples))
+            self.on_evaluation(
+                Evaluation('test', self._plain_samples, None, aggregate_metric / samples)
+            )
 
     def on_write_test_update(self, samples, updates, aggregate_metric):
         """Called by CNTK during a test; its summary is the event."""

@@ -13,15 +13,15 @@ from .event_records import RecordFile, events
 from .output import warn
 
 
-class EventFile(object):
+class EventFile:
     """Writes scalars and text for TensorBoard, each on disk when the call returns.
 
     It is tensorboardX's file format without its `SummaryWriter`, whose background thread
     loses what is in its queue when the process is killed, and which waits for ever on a full
     queue once that thread has died of a full disk.
 
-    Where something cannot be written once the file is open, as on a disk that has run full, it warns
-    once and leaves that out; the file stays whole, and what can be written again is.
+    Where something cannot be written once the file is open, as on a disk that has run full, it
+    warns once and leaves that out; the file stays whole, and what can be written again is.
 
     Args:
         folder (str): where the file goes; it exists.
@@ -81,11 +81,13 @@ class EventFile(object):
         except OSError as error:
             if not self._has_warned:
                 self._has_warned = True
-                warn('%s. Training goes on; points that cannot be written are missing'
-                     % unwritable(self._folder, error))
+                warn(
+                    f'{unwritable(self._folder, error)}. Training goes on; points that cannot be '
+                    'written are missing'
+                )
 
 
-class Nowhere(object):
+class Nowhere:
     """In the place of an `EventFile` that could not be made once training had begun."""
 
     shown = collections.Counter()
@@ -100,7 +102,7 @@ class Nowhere(object):
         """Closes nothing."""
 
 
-class Clock(object):
+class Clock:
     """Seconds since 1970 that never go backward, whatever is done to the machine's clock.
 
     TensorBoard draws curves over time too, and one that runs backward is no curve.
@@ -126,23 +128,26 @@ def shown_tag(tag):
 
 
 def event_files(folder):
-    """Returns the names of the event files in a folder, in the order they are read: oldest first."""
+    """Returns the names of the event files in a folder, in the order they are read: oldest
+    first."""
     return sorted(name for name in os.listdir(folder) if 'tfevents' in name)
 
 
 def file_name(earlier):
     """Returns a name that readers take after all `earlier` ones.
 
-    They take the files of a folder in the order of their names, which hold the second they were opened
-    in. That need not be later than the last one's: of two within a second, or after the
+    They take the files of a folder in the order of their names, which hold the second they were
+    opened in. That need not be later than the last one's: of two within a second, or after the
     clock was set back, the second one is told a second later than the first.
     """
     prefix = 'events.out.tfevents.'
     ours = [name for name in earlier if name.startswith(prefix)]
-    seconds = [name[len(prefix):].partition('.')[0] for name in ours]
-    second = max([int(time.time())] + [int(digits) + 1 for digits in seconds
-                                       if digits.isdigit() and len(digits) == 10])
-    name = '%s%010d.%s.%06d' % (prefix, second, socket.gethostname(), len(earlier))
+    seconds = [name[len(prefix) :].partition('.')[0] for name in ours]
+    second = max(
+        [int(time.time())]
+        + [int(digits) + 1 for digits in seconds if digits.isdigit() and len(digits) == 10]
+    )
+    name = f'{prefix}{second:010}.{socket.gethostname()}.{len(earlier):06}'
     return name if not ours or name > ours[-1] else ours[-1] + '.1'
 
 
@@ -150,12 +155,13 @@ def _new_file(folder, earlier):
     while True:
         try:
             return RecordFile(os.path.join(folder, file_name(earlier)))
-        except FileExistsError:     # of another process, made in the meantime
+        except FileExistsError:  # of another process, made in the meantime
             earlier = event_files(folder)
 
 
 def _shown(folder, names, first_step):
-    """Returns a Counter of the (tag, step) before `first_step` that event files show, and the latest time."""
+    """Returns a Counter of the (tag, step) before `first_step` that event files show, and the
+    latest time."""
     shown, latest = collections.Counter(), 0.0
     for name in names:
         for event in events(os.path.join(folder, name)):
@@ -188,5 +194,7 @@ def writable_folder(folder):
 
 def unwritable(folder, error):
     """Returns the message of an error that a file system raised."""
-    return ('TensorBoard: cannot write to the folder %s: %s. Give a folder this user can write '
-            'to, on a disk with room' % (folder, error.strerror or error))
+    return (
+        'TensorBoard: cannot write to the folder %s: %s. Give a folder this user can write '
+        'to, on a disk with room' % (folder, error.strerror or error)
+    )

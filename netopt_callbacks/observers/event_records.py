@@ -13,11 +13,12 @@ from tensorboardX.record_writer import masked_crc32c
 
 from .output import warn
 
-# The checksum of a longer event, an image of somebody else's, would take seconds; its encoding is checked.
+# The checksum of a longer event, an image of somebody else's, would take seconds; its encoding is
+# checked.
 _CHECKED_BYTES = 1 << 16
 
 
-class RecordFile(object):
+class RecordFile:
     """A new file of events, each on disk as far as the system can tell when `append` returns.
 
     Args:
@@ -79,7 +80,10 @@ def events(path):
         with open(path, 'rb') as stream:
             data = stream.read()
     except OSError as error:
-        warn('TensorBoard: cannot read %s (%s); the run starts without what it holds' % (path, error.strerror))
+        warn(
+            f'TensorBoard: cannot read {path} ({error.strerror}); the run starts without what it '
+            'holds'
+        )
         return
     places, damaged = _places(data)
     damaged = min([damaged] + list(_wrong_checksums(data, places)))
@@ -87,26 +91,29 @@ def events(path):
         if start >= damaged:
             break
         try:
-            event = Event.FromString(data[start + 12:start + 12 + length])
+            event = Event.FromString(data[start + 12 : start + 12 + length])
         except (DecodeError, ValueError):
             damaged = start
             break
         yield event
     if damaged < len(data):
-        warn('TensorBoard: %s is damaged at byte %d. The run starts all the same; TensorBoard shows what the '
-             'file holds before that byte' % (path, damaged))
+        warn(
+            f'TensorBoard: {path} is damaged at byte {damaged}. The run starts all the same; '
+            'TensorBoard shows what the file holds before that byte'
+        )
 
 
 def _places(data):
-    """Returns (start, bytes of the event) of each whole record, and where a header is damaged, else the end."""
+    """Returns (start, bytes of the event) of each whole record, and where a header is damaged,
+    else the end."""
     places, at, known = [], 0, {}
     while len(data) - at >= 12:
-        header, checksum = data[at:at + 8], data[at + 8:at + 12]
+        header, checksum = data[at : at + 8], data[at + 8 : at + 12]
         if header not in known:
             known[header] = _checksum(header)
         if known[header] != checksum:
             return places, at
-        length, = struct.unpack('<Q', header)
+        (length,) = struct.unpack('<Q', header)
         if length + 16 > len(data) - at:
             break
         places.append((at, length))
@@ -115,19 +122,23 @@ def _places(data):
 
 
 def _wrong_checksums(data, places):
-    """Yields the first record of each length that differs from its checksum: byte by byte, for all of them at once."""
+    """Yields the first record of each length that differs from its checksum: byte by byte, for
+    all of them at once."""
     values, by_length = np.frombuffer(data, np.uint8), collections.defaultdict(list)
     for start, length in places:
         if length <= _CHECKED_BYTES:
             by_length[length].append(start + 12)
     for length, starts in by_length.items():
         starts = np.array(starts)
-        found = np.full(len(starts), 0xffffffff, np.uint32)
+        found = np.full(len(starts), 0xFFFFFFFF, np.uint32)
         for place in range(length):
-            found = _TABLE[(found ^ values[starts + place]) & 0xff] ^ (found >> np.uint32(8))
+            found = _TABLE[(found ^ values[starts + place]) & 0xFF] ^ (found >> np.uint32(8))
         found = ~found
-        found = (found >> np.uint32(15) | found << np.uint32(17)) + np.uint32(0xa282ead8)
-        stored = sum(values[starts + length + byte].astype(np.uint32) << np.uint32(8 * byte) for byte in range(4))
+        found = (found >> np.uint32(15) | found << np.uint32(17)) + np.uint32(0xA282EAD8)
+        stored = sum(
+            values[starts + length + byte].astype(np.uint32) << np.uint32(8 * byte)
+            for byte in range(4)
+        )
         wrong = starts[found != stored]
         if wrong.size:
             yield int(wrong[0]) - 12
@@ -137,7 +148,9 @@ def _table():
     """Returns CRC-32C of each byte, by its reversed polynomial."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        table = np.where(table & 1, table >> np.uint32(1) ^ np.uint32(0x82f63b78), table >> np.uint32(1))
+        table = np.where(
+            table & 1, table >> np.uint32(1) ^ np.uint32(0x82F63B78), table >> np.uint32(1)
+        )
     return table
 
 

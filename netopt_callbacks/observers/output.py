@@ -3,23 +3,25 @@ import warnings
 
 
 def warn(message):
-    """Warns, and goes on where the warning cannot be shown: it may be `sys.stderr` that went away."""
+    """Warns, and goes on where the warning cannot be shown: it may be `sys.stderr` that went
+    away."""
     try:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
-    except Warning:         # the user made warnings errors
+    except Warning:  # the user made warnings errors
         raise
-    except Exception:       # whatever a broken sys.stderr raises
+    except Exception:  # whatever a broken sys.stderr raises
         pass
 
 
-class TextOutput(object):
+class TextOutput:
     """A text stream whose troubles never reach training.
 
     A letter that its encoding lacks is written as an escape, as `\\xe9`. Where it has no
     `flush` none is called. Its first error of any other kind ends it: one warning, and nothing is
     written any more.
 
-    In all else it is the stream: tqdm asks it for size and encoding, and compares it with `sys.stderr`.
+    In all else it is the stream: tqdm asks it for size and encoding, and compares it with
+    `sys.stderr`.
 
     Args:
         stream: anything with `write`; None, as `sys.stderr` may be, is a stream that has gone.
@@ -37,13 +39,13 @@ class TextOutput(object):
         """Calls what writes to the stream; an error of it ends the output and nothing else."""
         try:
             call(*arguments)
-        except Exception as error:      # a stream is whatever has a `write`, and raises what it likes
-            self._give_up('%s: %s' % (type(error).__name__, error))
+        except Exception as error:  # a stream is whatever has a `write`, and raises what it likes
+            self._give_up(f'{type(error).__name__}: {error}')
 
     def isatty(self):
         try:
             return not self.gone and bool(self._stream.isatty())
-        except Exception:               # none, or closed: then it is no terminal
+        except Exception:  # none, or closed: then it is no terminal
             return False
 
     def write(self, text):
@@ -66,7 +68,10 @@ class TextOutput(object):
         if self.gone:
             return
         self.gone = True
-        warn('%s: its output has gone (%s). Training goes on, and nothing more is shown' % (self._what, why))
+        warn(
+            f'{self._what}: its output has gone ({why}). Training goes on, and nothing more is '
+            'shown'
+        )
 
     def __getattr__(self, name):
         return getattr(self.__dict__['_stream'], name)

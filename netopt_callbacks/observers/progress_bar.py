@@ -24,10 +24,11 @@ class ProgressBar(Observer):
     """
 
     def __init__(self, file=None):
-        super(ProgressBar, self).__init__()
-        if file is not None and (not hasattr(file, 'write')
-                                 or isinstance(file, (io.RawIOBase, io.BufferedIOBase))):
-            raise TypeError('ProgressBar: file must be an open text file or None, got %r' % (file,))
+        super().__init__()
+        if file is not None and (
+            not hasattr(file, 'write') or isinstance(file, (io.RawIOBase, io.BufferedIOBase))
+        ):
+            raise TypeError(f'ProgressBar: file must be an open text file or None, got {file!r}')
         self._given = file
         self._file = self._bar = None
         self._plain = True
@@ -68,8 +69,11 @@ class ProgressBar(Observer):
 
     def on_evaluation(self, evaluation):
         if evaluation.kind in ('cross_validation', 'test'):
-            self._line('%s: %s %.4f' % (evaluation.kind.replace('_', ' '), self._metric_name,
-                                        evaluation.metric))
+            self._line(
+                '{}: {} {:.4f}'.format(
+                    evaluation.kind.replace('_', ' '), self._metric_name, evaluation.metric
+                )
+            )
         else:
             self._held_out = evaluation.metric
         if evaluation.kind == 'before':
@@ -78,7 +82,7 @@ class ProgressBar(Observer):
     def on_epoch(self, epoch, samples):
         self._epoch = epoch
         if epoch % _epochs_per_line(epoch) == 0:
-            self._line('epoch %d: %s' % (epoch, self._numbers()))
+            self._line(f'epoch {epoch}: {self._numbers()}')
         self._average.restart()
 
     def on_optimization(self, record):
@@ -87,8 +91,8 @@ class ProgressBar(Observer):
         self._clear()
 
     def on_training_summary(self, samples, loss, metric):
-        if self._plain:     # a plain trainer's epochs are what it summarizes
-            self._line('%d samples: loss %.4f, metric %.4f' % (samples, loss, metric))
+        if self._plain:  # a plain trainer's epochs are what it summarizes
+            self._line(f'{samples} samples: loss {loss:.4f}, metric {metric:.4f}')
             self._average.restart()
 
     def on_end(self, result):
@@ -104,8 +108,14 @@ class ProgressBar(Observer):
             self._file.attempt(self._show, samples, total)
 
     def _show(self, samples, total):
-        self._bar = tqdm(total=total, initial=samples, file=self._file, unit='sample',
-                         unit_scale=True, dynamic_ncols=True)
+        self._bar = tqdm(
+            total=total,
+            initial=samples,
+            file=self._file,
+            unit='sample',
+            unit_scale=True,
+            dynamic_ncols=True,
+        )
         self._name_epoch()
 
     def _line(self, text):
@@ -126,25 +136,38 @@ class ProgressBar(Observer):
             self._bar.set_description_str('epoch %d' % (self._epoch + 1), refresh=False)
 
     def _numbers(self):
-        """Returns the averages of the epoch trained last, so far, and the latest held-out metric."""
-        numbers = [('loss', self._loss), (self._metric_name, self._metric), ('held out', self._held_out)]
+        """Returns the averages of the epoch trained last, so far, and the latest held-out
+        metric."""
+        numbers = [
+            ('loss', self._loss),
+            (self._metric_name, self._metric),
+            ('held out', self._held_out),
+        ]
         return ', '.join('%s %.4f' % pair for pair in numbers if pair[1] is not None)
 
 
 def _epochs_per_line(epoch):
-    """Returns 1 below epoch 100, 10 below 1000, and so on: at most 99 lines, then 90 for each power."""
+    """Returns 1 below epoch 100, 10 below 1000, and so on: at most 99 lines, then 90 for each
+    power."""
     return 10 ** max(0, len(str(epoch)) - 2)
 
 
 def _sentence(record, metric_name):
     """Returns an optimization in one line."""
     changed = sum(layer.skipped is None for layer in record.layers)
-    said = '%s after epoch %d: %d layer%s changed' % (record.optimization, record.epoch, changed,
-                                                      '' if changed == 1 else 's')
+    said = '%s after epoch %d: %d layer%s changed' % (
+        record.optimization,
+        record.epoch,
+        changed,
+        '' if changed == 1 else 's',
+    )
     if changed < len(record.layers):
-        said += ', %d left as %s' % (len(record.layers) - changed, 'it was'
-                                     if len(record.layers) - changed == 1 else 'they were')
+        said += ', %d left as %s' % (
+            len(record.layers) - changed,
+            'it was' if len(record.layers) - changed == 1 else 'they were',
+        )
     if record.drop is not None:
-        said += ', held-out %s %.4f -> %.4f (drop %.4f)' % (
-            metric_name, record.metric_before, record.metric_after, record.drop)
+        said += ', held-out {} {:.4f} -> {:.4f} (drop {:.4f})'.format(
+            metric_name, record.metric_before, record.metric_after, record.drop
+        )
     return said

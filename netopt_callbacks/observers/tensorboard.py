@@ -13,7 +13,7 @@ from .event_file import EventFile, Nowhere, shown_tag, writable_folder
 from .output import warn
 
 _HELD_OUT = ('start', 'epoch', 'before', 'after', 'end')
-_OPEN = weakref.WeakValueDictionary()      # real path of a folder -> the observer that writes there
+_OPEN = weakref.WeakValueDictionary()  # real path of a folder -> the observer that writes there
 
 
 class TensorBoard(Observer):
@@ -36,24 +36,25 @@ class TensorBoard(Observer):
     """
 
     def __init__(self, logdir, every=10):
-        super(TensorBoard, self).__init__()
+        super().__init__()
         if not isinstance(logdir, (str, os.PathLike)):
-            raise TypeError('TensorBoard: logdir must be a folder, got %r' % (logdir,))
+            raise TypeError(f'TensorBoard: logdir must be a folder, got {logdir!r}')
         if not str(logdir) or '://' in str(logdir):
-            raise ValueError('TensorBoard: logdir must be a folder of this machine, got %r'
-                             % (logdir,))
+            raise ValueError(
+                f'TensorBoard: logdir must be a folder of this machine, got {logdir!r}'
+            )
         if isinstance(every, bool) or not isinstance(every, Integral):
-            raise TypeError('TensorBoard: every must be a number of minibatches, got %r' % (every,))
+            raise TypeError(f'TensorBoard: every must be a number of minibatches, got {every!r}')
         if every < 1:
-            raise ValueError('TensorBoard: every must be 1 minibatch or more, got %d' % every)
+            raise ValueError(f'TensorBoard: every must be 1 minibatch or more, got {every}')
         self.logdir = writable_folder(logdir)
         self.every = int(every)
         self._file = None
         self._window = Average()
-        self._last_step = None              # of recovery/metric
+        self._last_step = None  # of recovery/metric
         self._parameters = self._macs = None
         self._optimized_at = None
-        self._tags = {}                     # name of a layer -> its tag
+        self._tags = {}  # name of a layer -> its tag
 
     def close(self):
         """Closes the file and frees the folder.
@@ -92,7 +93,7 @@ class TensorBoard(Observer):
 
     def on_evaluation(self, evaluation):
         if evaluation.kind not in _HELD_OUT:
-            self._scalar('%s/metric' % evaluation.kind, evaluation.metric, evaluation.samples)
+            self._scalar(f'{evaluation.kind}/metric', evaluation.metric, evaluation.samples)
             return
         if evaluation.kind == 'before':
             self._end_window()
@@ -105,14 +106,16 @@ class TensorBoard(Observer):
         tags = self._tags_of(record.layers)
         for tag, note in zip(tags, record.layers):
             for field in ('rank', 'energy', 'error'):
-                self._scalar('netopt/%s/%s' % (tag, field), getattr(note, field), step)
+                self._scalar(f'netopt/{tag}/{field}', getattr(note, field), step)
         if step > 0:
             self._totals(step - 1)
         # A free axis leaves a number unknown: its curve ends here.
         after = record.network_after
-        self._parameters, self._macs = (None, None) if after is None else (after.parameters, after.macs)
+        self._parameters, self._macs = (
+            (None, None) if after is None else (after.parameters, after.macs)
+        )
         self._totals(step)
-        self._opened().text('netopt/%s' % record.optimization, _as_markdown(record, tags), step)
+        self._opened().text(f'netopt/{record.optimization}', _as_markdown(record, tags), step)
 
     def on_end(self, result):
         self.close()
@@ -123,8 +126,9 @@ class TensorBoard(Observer):
         holder = _OPEN.setdefault(os.path.realpath(self.logdir), self)
         if holder is not self:
             raise RuntimeError(
-                'TensorBoard: another observer of this process writes to %s; give each a folder '
-                'of its own, or close() the first when its training is over' % self.logdir)
+                f'TensorBoard: another observer of this process writes to {self.logdir}; give each '
+                'a folder of its own, or close() the first when its training is over'
+            )
         if self._file is None:
             try:
                 self._file = EventFile(writable_folder(self.logdir), first_step)
@@ -142,7 +146,7 @@ class TensorBoard(Observer):
                 self._open(0)
             except RuntimeError as error:
                 if isinstance(error.__cause__, OSError):
-                    warn('%s. Training goes on, and is not written' % error)
+                    warn(f'{error}. Training goes on, and is not written')
                     self._file = Nowhere()
                 else:
                     raise
@@ -177,16 +181,17 @@ class TensorBoard(Observer):
     def _tags_of(self, layers):
         """Returns a tag for each layer; no two layers of the run have the same one.
 
-        TensorBoard allows fewer letters in a tag than CNTK in a name: 'a b' and 'a:b' are both a_b there.
+        TensorBoard allows fewer letters in a tag than CNTK in a name: 'a b' and 'a:b' are both a_b
+        there.
         """
         tags = []
         for number, layer in enumerate(layers, 1):
-            name = layer.name or 'layer%d' % number
+            name = layer.name or f'layer{number}'
             if self._tags.get(name) in tags or name not in self._tags:
                 taken = set(self._tags.values()) | set(tags)
                 tag = shown_tag(name)
                 while tag in taken:
-                    tag = '%s_%d' % (shown_tag(name), number) if tag == shown_tag(name) else tag + '_'
+                    tag = f'{shown_tag(name)}_{number}' if tag == shown_tag(name) else tag + '_'
                 self._tags.setdefault(name, tag)
             else:
                 tag = self._tags[name]
@@ -200,17 +205,34 @@ class TensorBoard(Observer):
 
 def _as_markdown(record, tags):
     """Returns a record as the text TensorBoard shows."""
-    table = Table('layer', 'shape', 'rank', 'energy', 'error', 'parameters', 'multiply-adds',
-                  'bits per weight', 'left as it was')
+    table = Table(
+        'layer',
+        'shape',
+        'rank',
+        'energy',
+        'error',
+        'parameters',
+        'multiply-adds',
+        'bits per weight',
+        'left as it was',
+    )
     for tag, note in zip(tags, record.layers):
-        table.row(tag, 'x'.join(str(side) for side in note.shape), note.rank, note.energy,
-                  note.error, (note.parameters_before, note.parameters_after),
-                  (note.macs_before, note.macs_after),
-                  note.bits_after if note.skipped is None else None, note.skipped)
-    said = ['%s after epoch %d (%d samples)' % (record.optimization, record.epoch, record.samples)]
+        table.row(
+            tag,
+            'x'.join(str(side) for side in note.shape),
+            note.rank,
+            note.energy,
+            note.error,
+            (note.parameters_before, note.parameters_after),
+            (note.macs_before, note.macs_after),
+            note.bits_after if note.skipped is None else None,
+            note.skipped,
+        )
+    said = [f'{record.optimization} after epoch {record.epoch} ({record.samples} samples)']
     if record.drop is not None:
-        said.append('held-out metric %.6g before, %.6g right after: drop %.6g'
-                    % (record.metric_before, record.metric_after, record.drop))
-    said += ['%s: %s' % (tag, note.message) for tag, note in zip(tags, record.layers)
-             if note.message]
+        said.append(
+            f'held-out metric {record.metric_before:.6g} before, {record.metric_after:.6g} right '
+            f'after: drop {record.drop:.6g}'
+        )
+    said += [f'{tag}: {note.message}' for tag, note in zip(tags, record.layers) if note.message]
     return '\n\n'.join(said + list(record.notes) + [table.markdown()])

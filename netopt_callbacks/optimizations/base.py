@@ -13,7 +13,7 @@ from ..graph import blocks as known_blocks
 from ..integers import plain
 
 
-class LayerNote(object):
+class LayerNote:
     """What an optimization did to one layer: a row of the record and of the summary.
 
     Args:
@@ -26,22 +26,50 @@ class LayerNote(object):
         error (float): relative Frobenius error of the new weights; 0 where both are 0.
         parameters_before, parameters_after (int): number of stored weights;
             1-bit weights count as one each, `bits_after` tells their size.
-        macs_before, macs_after (int): multiply-adds per sample of one application of the layer (of a
+        macs_before, macs_after (int): multiply-adds per sample of one application of the layer (of
+            a
             sequence: per step); None where an axis has no fixed size.
         binary_macs_after (int): those of `macs_after` that are 1-bit.
         bits_after (int): bits per weight once lowered.
-        float_bytes (int): bytes of a number that is not 1-bit: 4 of float32, 8 of float64; None is that of
-            the network, where all its Parameters have the same.
+        float_bytes (int): bytes of a number that is not 1-bit: 4 of float32, 8 of float64; None is
+            that of the network, where all its Parameters have the same.
         message (str): anything the user should read about this layer.
     """
 
-    FIELDS = ('name', 'shape', 'skipped', 'rank', 'energy', 'error',
-              'parameters_before', 'parameters_after', 'macs_before', 'macs_after',
-              'binary_macs_after', 'bits_after', 'message', 'float_bytes')
+    FIELDS = (
+        'name',
+        'shape',
+        'skipped',
+        'rank',
+        'energy',
+        'error',
+        'parameters_before',
+        'parameters_after',
+        'macs_before',
+        'macs_after',
+        'binary_macs_after',
+        'bits_after',
+        'message',
+        'float_bytes',
+    )
 
-    def __init__(self, name, shape=(), skipped=None, rank=None, energy=None, error=None,
-                 parameters_before=None, parameters_after=None, macs_before=None,
-                 macs_after=None, binary_macs_after=None, bits_after=32, message=None, float_bytes=None):
+    def __init__(
+        self,
+        name,
+        shape=(),
+        skipped=None,
+        rank=None,
+        energy=None,
+        error=None,
+        parameters_before=None,
+        parameters_after=None,
+        macs_before=None,
+        macs_after=None,
+        binary_macs_after=None,
+        bits_after=32,
+        message=None,
+        float_bytes=None,
+    ):
         # Plain Python values: notes are kept in JSON, which takes none of NumPy's.
         self.name = str(name)
         self.shape = tuple(_whole('shape', side) for side in shape)
@@ -68,8 +96,11 @@ class LayerNote(object):
         return cls(**fields)
 
     def __repr__(self):
-        said = ['%s=%r' % (field, getattr(self, field)) for field in self.FIELDS
-                if getattr(self, field) is not None]
+        said = [
+            f'{field}={getattr(self, field)!r}'
+            for field in self.FIELDS
+            if getattr(self, field) is not None
+        ]
         return 'LayerNote(%s)' % ', '.join(said)
 
 
@@ -78,23 +109,28 @@ def _whole(field, value):
     if value is None:
         return None
     if not isinstance(value, Real) or not math.isfinite(value) or value != int(value):
-        raise TypeError('LayerNote: %s must hold whole numbers, got %r; count them as ints' % (field, value))
+        raise TypeError(
+            f'LayerNote: {field} must hold whole numbers, got {value!r}; count them as ints'
+        )
     return int(value)
 
 
-class Replaced(object):
-    """Which Parameters of a layer took the place of which: what the engine needs to know, and no record holds.
+class Replaced:
+    """Which Parameters of a layer took the place of which: what the engine needs to know, and no
+    record holds.
 
     Args:
         layer (str): the layer's name, as in its `LayerNote`; for messages.
         retired (sequence of cntk.Parameter): those this layer no longer reads.
-        added (sequence of cntk.Parameter): those that took their place; what trained `retired` trains them.
+        added (sequence of cntk.Parameter): those that took their place; what trained `retired`
+            trains them.
         projection (callable): for `learner_state='project'`, where one Parameter is retired:
             its smoothed gradient, an array of its shape, to one for each of `added`, arrays of
             as many elements. None where there is no such map.
 
     Raises:
-        TypeError: `retired` or `added` hold something else than Parameters, or `projection` is no function.
+        TypeError: `retired` or `added` hold something else than Parameters, or `projection` is no
+            function.
     """
 
     def __init__(self, layer, retired=(), added=(), projection=None):
@@ -102,14 +138,20 @@ class Replaced(object):
         self.retired = _parameters('retired', retired)
         self.added = _parameters('added', added)
         if projection is not None and not callable(projection):
-            raise TypeError('Replaced: projection must be a function of a smoothed gradient or None, got %r; write '
-                            'lambda gradient: (gradient_of_W1, gradient_of_W2)' % (projection,))
+            raise TypeError(
+                'Replaced: projection must be a function of a smoothed gradient or None, got '
+                f'{projection!r}; write lambda gradient: (gradient_of_W1, gradient_of_W2)'
+            )
         self.projection = projection
 
     def __repr__(self):
-        return 'Replaced(%r, retired=%s, added=%s)' % (
-            self.layer, *[[parameter.name or parameter.uid for parameter in parameters]
-                          for parameters in (self.retired, self.added)])
+        return 'Replaced({!r}, retired={}, added={})'.format(
+            self.layer,
+            *[
+                [parameter.name or parameter.uid for parameter in parameters]
+                for parameters in (self.retired, self.added)
+            ],
+        )
 
 
 def _parameters(field, given):
@@ -119,13 +161,16 @@ def _parameters(field, given):
     given = tuple(given)
     for parameter in given:
         if not isinstance(parameter, C.cntk_py.Variable) or not parameter.is_parameter:
-            raise TypeError('Replaced: %s must hold cntk.Parameters, got %r; give those the layer reads, as %s=(layer.W,)'
-                            % (field, parameter, field))
+            raise TypeError(
+                f'Replaced: {field} must hold cntk.Parameters, got {parameter!r}; give those the '
+                f'layer reads, as {field}=(layer.W,)'
+            )
     return given
 
 
-class Transformed(object):
-    """A transformed model, with what a record shows of its layers and what the engine needs to know of them.
+class Transformed:
+    """A transformed model, with what a record shows of its layers and what the engine needs to know
+    of them.
 
     Args:
         model (cntk.Function): same outputs, in the same order, as the model given.
@@ -147,9 +192,10 @@ def _all_of(kind, field, given):
     given = list(given)
     for one in given:
         if not isinstance(one, kind):
-            raise TypeError('Transformed: %s must hold nc.%s objects, got %r; write '
-                            'nc.Transformed(model, [nc.LayerNote(...), ...], [nc.Replaced(...), ...])'
-                            % (field, kind.__name__, one))
+            raise TypeError(
+                f'Transformed: {field} must hold nc.{kind.__name__} objects, got {one!r}; write '
+                'nc.Transformed(model, [nc.LayerNote(...), ...], [nc.Replaced(...), ...])'
+            )
     return given
 
 
@@ -165,12 +211,14 @@ def as_transformed(returned, what):
     """
     transformed = returned if isinstance(returned, Transformed) else Transformed(returned)
     if not isinstance(transformed.model, C.Function):
-        raise TypeError('%s: transform(model) must return a cntk.Function or an nc.Transformed, got %r; end it '
-                        'with `return new_model`' % (what, transformed.model))
+        raise TypeError(
+            f'{what}: transform(model) must return a cntk.Function or an nc.Transformed, got '
+            f'{transformed.model!r}; end it with `return new_model`'
+        )
     return transformed
 
 
-class Optimization(object):
+class Optimization:
     """Base class of everything that changes a network while it trains.
 
     A subclass overrides `transform`, and where it needs them `prepare` and `lower`.
@@ -195,30 +243,39 @@ class Optimization(object):
     # What a subclass has whose __init__ does not call this one.
     epoch, filter_function, learner, learner_state = 0, None, None, 'reset'
 
-    #: Sequence of `nc.Block`: what it says of the blocks it puts into a network, those of `lower` among them.
-    #: Layers are found, named, counted and summarized by it, also in a model that was saved and loaded, in
+    # : Sequence of `nc.Block`: what it says of the blocks it puts into a network, those of `lower`
+    # among them.
+    # : Layers are found, named, counted and summarized by it, also in a model that was saved and
+    # loaded, in
     #: every process that has imported the class.
     blocks = ()
 
     def __init_subclass__(cls, **options):
-        super(Optimization, cls).__init_subclass__(**options)
+        super().__init_subclass__(**options)
         known_blocks.declare(cls, cls.__dict__.get('blocks', ()))
 
     def __init__(self, epoch=0, filter_function=None, learner=None, learner_state='reset'):
         self.epoch = _checked_epoch(type(self).__name__, epoch)
         for name, value, example in (
-                ('filter_function', filter_function, "lambda layer: layer.name == 'hidden'"),
-                ('learner', learner, 'lambda parameters: cntk.sgd(parameters, schedule)')):
+            ('filter_function', filter_function, "lambda layer: layer.name == 'hidden'"),
+            ('learner', learner, 'lambda parameters: cntk.sgd(parameters, schedule)'),
+        ):
             if value is not None and not callable(value):
-                raise TypeError('%s: %s must be a function or None, got %r; give for example %s'
-                                % (type(self).__name__, name, value, example))
+                raise TypeError(
+                    f'{type(self).__name__}: {name} must be a function or None, got {value!r}; '
+                    f'give for example {example}'
+                )
         if learner_state not in ('reset', 'project'):
-            raise ValueError("%s: learner_state must be 'reset' or 'project', got %r; leave it out for 'reset'"
-                             % (type(self).__name__, learner_state))
+            raise ValueError(
+                f"{type(self).__name__}: learner_state must be 'reset' or 'project', got "
+                f"{learner_state!r}; leave it out for 'reset'"
+            )
         if learner_state == 'project' and learner is not None:
-            raise ValueError("%s: learner_state='project' carries over the state of the learner "
-                             "that trained the retired Parameters, and learner= makes a new one "
-                             "for those added: give one of the two" % type(self).__name__)
+            raise ValueError(
+                f"{type(self).__name__}: learner_state='project' carries over the state of the "
+                "learner that trained the retired Parameters, and learner= makes a new one for "
+                "those added: give one of the two"
+            )
         self.filter_function = filter_function
         self.learner = learner
         self.learner_state = learner_state
@@ -238,11 +295,12 @@ class Optimization(object):
             model (cntk.Function): as given to `transform`, but not trained yet.
 
         Returns:
-            cntk.Function or Transformed: a model with the layers that the next optimization will find, for
-            its own check. A `Replaced` that names the Parameters to be retired lets the session refuse a learner that
-            could not train what takes their place: of each layer whose `Replaced` names `added` too, and of those
-            that only may change where it is so for all of them. None where nothing is known: what comes later is
-            then checked when it is applied.
+            cntk.Function or Transformed: a model with the layers that the next optimization will
+            find, for its own check. A `Replaced` that names the Parameters to be retired lets the
+            session refuse a learner that could not train what takes their place: of each layer
+            whose `Replaced` names `added` too, and of those that only may change where it is so for
+            all of them. None where nothing is known: what comes later is then checked when it is
+            applied.
 
         Raises:
             ValueError: names what was looked for and what is there.
@@ -258,7 +316,8 @@ class Optimization(object):
         """
 
     def transform(self, model):
-        """Returns the transformed model, or a `Transformed` that also says what became of its layers.
+        """Returns the transformed model, or a `Transformed` that also says what became of its
+        layers.
 
         Pure: a new graph; the Parameters it keeps are shared, the ones it adds are
         ordinary `cntk.Parameter`s; no value of a Parameter of `model` is written.
@@ -269,8 +328,10 @@ class Optimization(object):
         Returns:
             cntk.Function or Transformed: same outputs in the same order.
         """
-        raise NotImplementedError('%s: an nc.Optimization must define transform(model), which returns the new '
-                                  'model, and got none; see docs/graph.md' % self.name)
+        raise NotImplementedError(
+            f'{self.name}: an nc.Optimization must define transform(model), which returns the new '
+            'model, and got none; see docs/graph.md'
+        )
 
     def lower(self, model):
         """Returns `model` with what this optimization made replaced by native ops.
@@ -285,13 +346,19 @@ def _checked_epoch(owner, epoch):
     epoch = count = plain(epoch)
     if isinstance(epoch, tuple):
         if len(epoch) != 2 or getattr(epoch[1], 'name', None) != 'sweep':
-            raise ValueError('%s: epoch as a tuple must be (number, cntk.train.DataUnit.sweep), got %r; '
-                             'samples and minibatches belong into epoch_size' % (owner, epoch))
+            raise ValueError(
+                f'{owner}: epoch as a tuple must be (number, cntk.train.DataUnit.sweep), got '
+                f'{epoch!r}; samples and minibatches belong into epoch_size'
+            )
         count = epoch[0]
     if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError('%s: epoch must be a whole number of completed epochs, got %r; for a finer '
-                        'schedule make epoch_size smaller' % (owner, epoch))
+        raise TypeError(
+            f'{owner}: epoch must be a whole number of completed epochs, got {epoch!r}; for a '
+            'finer schedule make epoch_size smaller'
+        )
     if count < 0:
-        raise ValueError('%s: epoch counts completed epochs, so it must be 0 or more, got %r; 0 is before '
-                         'the first minibatch' % (owner, epoch))
+        raise ValueError(
+            f'{owner}: epoch counts completed epochs, so it must be 0 or more, got {epoch!r}; 0 is '
+            'before the first minibatch'
+        )
     return epoch

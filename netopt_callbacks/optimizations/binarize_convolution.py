@@ -7,12 +7,12 @@ from .binary_kinds import CONVOLUTION
 class BinarizeConvolution(Binarize):
     """Turns the weights and the input of convolutions into 1 bit each, and lets training go on.
 
-    A layer y = W (*) x + b becomes y = gain * mean|W| * mean|u| * (sign(W) (*) sign(u)) + offset + b
-    with u = x - shift (see `optimizations.binary` for the formulas and their sources). The latent weights
-    are the trained weights, the same Parameters, so the learner that trained them goes on
+    A layer y = W (*) x + b becomes y = gain * mean|W| * mean|u| * (sign(W) (*) sign(u)) + offset +
+    b with u = x - shift (see `optimizations.binary` for the formulas and their sources). The latent
+    weights are the trained weights, the same Parameters, so the learner that trained them goes on
     training them; bias, activation and name stay. `Lower` then puts the native bit convolution in
-    their place. What is to be calibrated and finds no held-out data is left out, and the layer's note says
-    so. How the defaults were chosen: see `docs/binarization.md`.
+    their place. What is to be calibrated and finds no held-out data is left out, and the layer's
+    note says so. How the defaults were chosen: see `docs/binarization.md`.
 
     Args:
         epoch (int): completed epochs after which it happens.
@@ -23,8 +23,8 @@ class BinarizeConvolution(Binarize):
         input_shift (str): 'calibrate' (for each channel the threshold of the best quantizer to two
             levels on held-out data, a Constant), 'learn' (a Parameter that starts there; takes
             `learner`) or None.
-        output_scale (str): 'calibrate' fits a gain and an offset per filter, both Constants, to what
-            the float layer computes on held-out data; None leaves them out.
+        output_scale (str): 'calibrate' fits a gain and an offset per filter, both Constants, to
+            what the float layer computes on held-out data; None leaves them out.
         clip (str): 'calibrate' scales inputs and weights by a power of two into the window
             |v| <= 1 of the straight-through gradient, signs unchanged; None leaves them, and
             the layer's note says so where that starves the gradient.
@@ -42,7 +42,8 @@ class BinarizeConvolution(Binarize):
 
 
 def binarize_convolution(model, filter_function=None, minibatches=(), **options):
-    """Returns `model` with binary convolutions, a `Transformed`; arguments as for `BinarizeConvolution`.
+    """Returns `model` with binary convolutions, a `Transformed`; arguments as for
+    `BinarizeConvolution`.
 
     Args:
         model (cntk.Function): left as it is; every Parameter is shared.

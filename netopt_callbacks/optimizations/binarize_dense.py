@@ -7,20 +7,23 @@ from .binary_kinds import DENSE
 class BinarizeDense(Binarize):
     """Turns the weights and the input of Dense layers into 1 bit each, and lets training go on.
 
-    A layer y = x W + b becomes y = gain * mean|W| * (sign(u) sign(W)) + offset + b with u = x - shift, as a
-    convolution does under `BinarizeConvolution`. It takes a Dense however it was written:
-    `cntk.layers.Dense` or `times(x, W)`, of a vector or a feature map, with one output axis or several, mapped
-    over leading axes, with or without bias and activation. The latent weights are the trained
-    weights, the same Parameters; `Lower` then puts the native bit product in their place.
+    A layer y = x W + b becomes y = gain * mean|W| * (sign(u) sign(W)) + offset + b with u = x -
+    shift, as a convolution does under `BinarizeConvolution`. It takes a Dense however it was
+    written: `cntk.layers.Dense` or `times(x, W)`, of a vector or a feature map, with one output
+    axis or several, mapped over leading axes, with or without bias and activation. The latent
+    weights are the trained weights, the same Parameters; `Lower` then puts the native bit product
+    in their place.
 
     Args:
         filter_function (callable): `nc.graph.Layer -> bool`; decides alone. None takes every Dense
-            but the last of the network, whose outputs are the classes (of several heads, the last of each).
+            but the last of the network, whose outputs are the classes (of several heads, the last
+            of each).
         weight_scale (str): 'channel' (mean |W| per output), 'layer' (mean |W|) or None.
-        input_scale (str): None, or 'sample' (mean |u|, one number per sample): unlike for a convolution not by
-            default, because without data to calibrate on it trained far worse (docs/binarization.md).
-        input_shift (str): 'calibrate', 'learn' or None, as for `BinarizeConvolution`; a channel is an
-            element of a vector, or a map of a feature map [channels, height, width].
+        input_scale (str): None, or 'sample' (mean |u|, one number per sample): unlike for a
+            convolution not by default, because without data to calibrate on it trained far worse
+            (docs/binarization.md).
+        input_shift (str): 'calibrate', 'learn' or None, as for `BinarizeConvolution`; a channel is
+            an element of a vector, or a map of a feature map [channels, height, width].
         output_scale (str): 'calibrate' fits a gain and an offset per output; None leaves them out.
         epoch, clip, operands, learner, learner_state: as for `BinarizeConvolution`.
 
@@ -32,11 +35,31 @@ class BinarizeDense(Binarize):
     kind = DENSE
     blocks = blocks_of(DENSE, 'BinaryDenseOp')
 
-    def __init__(self, epoch=0, filter_function=None, weight_scale='channel', input_scale=None,
-                 input_shift='calibrate', clip=None, operands='both', learner=None,
-                 learner_state='reset', output_scale='calibrate'):
-        super(BinarizeDense, self).__init__(epoch, filter_function, weight_scale, input_scale, input_shift, clip,
-                                            operands, learner, learner_state, output_scale)
+    def __init__(
+        self,
+        epoch=0,
+        filter_function=None,
+        weight_scale='channel',
+        input_scale=None,
+        input_shift='calibrate',
+        clip=None,
+        operands='both',
+        learner=None,
+        learner_state='reset',
+        output_scale='calibrate',
+    ):
+        super().__init__(
+            epoch,
+            filter_function,
+            weight_scale,
+            input_scale,
+            input_shift,
+            clip,
+            operands,
+            learner,
+            learner_state,
+            output_scale,
+        )
 
 
 def binarize_dense(model, filter_function=None, minibatches=(), input_scale=None, **options):

@@ -5,8 +5,8 @@ A binary layer computes, for latent weights W and an input x that is compared wi
     u = x - t                                    what is binarized
     y[f] = g[f] * alpha[f] * K * (sign(W[f]) (*) sign(u)) + r[f] + b[f]
 
-    alpha[f] = mean |W[f]|      the least-squares scale: it minimizes |W[f] - a sign(W[f])|^2 over a,
-                                whose derivative 2 (a n - sum |W[f]|) vanishes at the mean
+    alpha[f] = mean |W[f]|      the least-squares scale: it minimizes |W[f] - a sign(W[f])|^2 over
+                                a, whose derivative 2 (a n - sum |W[f]|) vanishes at the mean
     K        = mean |u|         the same for the input, one number per sample
     g, r                        fitted once to what the float layer computed: see `fitted_line`
 
@@ -74,9 +74,9 @@ def threshold(values):
     """Returns, for each channel, the threshold of the best quantizer to two levels.
 
     A two-level quantizer with least squared error has its threshold midway between the levels
-    and each level at the mean of the values on its side (Max 1960, Lloyd 1982, IEEE Trans. Inf. Theory 28(2));
-    the two conditions in turn never raise the error, so they are iterated from the mean.
-    After a ReLU nothing is negative: a sign about 0 would only tell zero from positive.
+    and each level at the mean of the values on its side (Max 1960, Lloyd 1982, IEEE Trans. Inf.
+    Theory 28(2)); the two conditions in turn never raise the error, so they are iterated from the
+    mean. After a ReLU nothing is negative: a sign about 0 would only tell zero from positive.
 
     Args:
         values (array): [samples, channels, ...].
@@ -112,11 +112,13 @@ def fitted_line(values, wanted):
         wanted (array): what the float convolution computes, same shape.
 
     Returns:
-        (array, array): g and r, float32 [filters]; g is 1 where `values` are constant, or fall where
-        `wanted` rise: then only the mean is matched.
+        (array, array): g and r, float32 [filters]; g is 1 where `values` are constant, or fall
+        where `wanted` rise: then only the mean is matched.
     """
-    x, y = (np.moveaxis(np.asarray(each, np.float64), 1, 0).reshape(each.shape[1], -1)
-            for each in (values, wanted))
+    x, y = (
+        np.moveaxis(np.asarray(each, np.float64), 1, 0).reshape(each.shape[1], -1)
+        for each in (values, wanted)
+    )
     x_mean, y_mean = x.mean(axis=1), y.mean(axis=1)
     variance = ((x - x_mean[:, None]) ** 2).mean(axis=1)
     covariance = ((x - x_mean[:, None]) * (y - y_mean[:, None])).mean(axis=1)
@@ -125,7 +127,7 @@ def fitted_line(values, wanted):
     return slope.astype(np.float32), (y_mean - slope * x_mean).astype(np.float32)
 
 
-class MagnitudeHistogram(object):
+class MagnitudeHistogram:
     """How many values have |v| <= 2^e, for every exponent e: exact, and as small as it sounds.
 
     A power of two is the only factor that scales a float without rounding it (down to
@@ -137,7 +139,8 @@ class MagnitudeHistogram(object):
         self._total = 0
 
     def update(self, values):
-        """Adds the magnitudes of `values`; those that are not finite count as outside every window."""
+        """Adds the magnitudes of `values`; those that are not finite count as outside every
+        window."""
         magnitudes = np.abs(np.asarray(values, np.float64)).ravel()
         self._total += magnitudes.size
         magnitudes = magnitudes[np.isfinite(magnitudes)]
@@ -168,5 +171,5 @@ class MagnitudeHistogram(object):
         exponents = sorted(e for e in self._counts if e > 0)
         for exponent in [0] + exponents:
             if self.outside(exponent) <= outside:
-                return 2.0 ** -exponent
+                return 2.0**-exponent
         return 2.0 ** -exponents[-1] if exponents else 1.0

@@ -32,20 +32,30 @@ INPUTS_OP_NAMES = tuple(kind.inputs_op_name for kind in KINDS)
 _SIGN = 'StraightThrough'
 
 
-class Recipe(object):
+class Recipe:
     """How one layer is binarized; what was calibrated is already a number here.
 
     Args:
         weight_scale (str): 'channel', 'layer' or None.
         input_scale (str): 'sample' or None.
-        shift (cntk.Constant or cntk.Parameter): one number per channel, taken from the input; None for none.
+        shift (cntk.Constant or cntk.Parameter): one number per channel, taken from the input; None
+            for none.
         gain, offset (array): float32 [outputs], constant; None for none.
         input_clip, weight_clip (float): powers of two that scale into the straight-through window.
         operands (str): 'both', 'inputs', or 'weights' where the input is binary already.
     """
 
-    def __init__(self, weight_scale='channel', input_scale='sample', shift=None, gain=None, offset=None,
-                 input_clip=1.0, weight_clip=1.0, operands='both'):
+    def __init__(
+        self,
+        weight_scale='channel',
+        input_scale='sample',
+        shift=None,
+        gain=None,
+        offset=None,
+        input_clip=1.0,
+        weight_clip=1.0,
+        operands='both',
+    ):
         self.weight_scale = weight_scale
         self.input_scale = input_scale
         self.shift = shift
@@ -80,25 +90,32 @@ def core_of(layer, recipe):
     if recipe.operands != 'weights':
         if recipe.shift is not None:
             centered = C.minus(inlet, recipe.shift, name='input_minus_shift')
-        new_data = C.straight_through_impl(_clipped(centered, recipe.input_clip), name='input_sign').output
+        new_data = C.straight_through_impl(
+            _clipped(centered, recipe.input_clip), name='input_sign'
+        ).output
     if recipe.operands != 'inputs':
-        replacements[weights] = C.straight_through_impl(_clipped(weights, recipe.weight_clip),
-                                                        name='weight_sign').output
+        replacements[weights] = C.straight_through_impl(
+            _clipped(weights, recipe.weight_clip), name='weight_sign'
+        ).output
     replacements[data] = new_data
     core = C.as_composite(layer.core).clone(C.CloneMethod.share, replacements)
     scale = _output_scale(layer, weights, recipe)
     if scale is not None:
         core = C.element_times(core, scale, name='scaled')
     if recipe.operands != 'weights' and recipe.input_scale is not None:
-        core = C.element_times(core, C.reduce_mean(C.abs(centered), axis=C.Axis.all_static_axes()),
-                               name='scaled_by_input')
+        core = C.element_times(
+            core,
+            C.reduce_mean(C.abs(centered), axis=C.Axis.all_static_axes()),
+            name='scaled_by_input',
+        )
     if recipe.offset is not None:
         core = C.plus(core, _per_output(layer, recipe.offset, 'offset'))
     return core
 
 
 def _output_scale(layer, weights, recipe):
-    """Returns what the integers are multiplied by, or None: it depends on Parameters and Constants alone."""
+    """Returns what the integers are multiplied by, or None: it depends on Parameters and
+    Constants alone."""
     gain = None if recipe.gain is None else _per_output(layer, recipe.gain, 'gain')
     if recipe.operands == 'inputs' or recipe.weight_scale is None:
         return gain
@@ -112,7 +129,9 @@ def _per_output(layer, values, name):
 
 
 def _clipped(operand, factor):
-    return operand if factor == 1 else C.element_times(operand, C.constant(factor, dtype=np.float32))
+    return (
+        operand if factor == 1 else C.element_times(operand, C.constant(factor, dtype=np.float32))
+    )
 
 
 def _mean_magnitude(layer, weights, scale):
@@ -122,8 +141,9 @@ def _mean_magnitude(layer, weights, scale):
     return kind_of_layer(layer).mean_magnitude(layer.core, weights)
 
 
-class BinaryLayer(object):
-    """A block `BinaryConvolution` or `BinaryDense`, read: what `nc.graph.replace` and lowering need of it.
+class BinaryLayer:
+    """A block `BinaryConvolution` or `BinaryDense`, read: what `nc.graph.replace` and lowering need
+    of it.
 
     Attributes:
         kind (Kind): which of the two.
@@ -154,8 +174,11 @@ class BinaryLayer(object):
     @property
     def label(self):
         """The layer for messages."""
-        return "%s '%s' (W of %s)" % (self.kind.op_name, self.name or '(unnamed)',
-                                      'x'.join(str(side) for side in self.kind.weights_of(self.core).shape))
+        return "{} '{}' (W of {})".format(
+            self.kind.op_name,
+            self.name or '(unnamed)',
+            'x'.join(str(side) for side in self.kind.weights_of(self.core).shape),
+        )
 
     @property
     def input(self):
@@ -189,13 +212,16 @@ class BinaryLayer(object):
     def _product(self):
         found = [function for function in self._functions if binary_kind(function) is self.kind]
         if len(found) != 1:
-            raise ValueError("block %s '%s' must hold one %s of two signs, got %d, so this package did not make it; "
-                             'give the block another op name, or make it with nc.%s'
-                             % (self.kind.op_name, self.name, self.kind.noun, len(found), self.kind.optimization))
+            raise ValueError(
+                f"block {self.kind.op_name} '{self.name}' must hold one {self.kind.noun} of two "
+                f"signs, got {len(found)}, so this package did not make it; give the block another "
+                f"op name, or make it with nc.{self.kind.optimization}"
+            )
         return found[0]
 
     def _comparison(self):
-        """Returns (operand, threshold): x - t > 0 is x > t in float32, so the native op need not subtract."""
+        """Returns (operand, threshold): x - t > 0 is x > t in float32, so the native op need
+        not subtract."""
         if not self.signed.is_output or self.signed.owner.op_name != 'Minus':
             return self.signed, None
         minuend, shift = self.signed.owner.inputs
@@ -209,20 +235,27 @@ class BinaryLayer(object):
             return None
         parameters = C.as_composite(weights.owner).parameters
         if len(parameters) != 1:
-            raise ValueError("block %s '%s': the signs of its weights must read one Parameter, got %d; make the block "
-                             'with nc.%s' % (self.kind.op_name, self.name, len(parameters), self.kind.optimization))
+            raise ValueError(
+                f"block {self.kind.op_name} '{self.name}': the signs of its weights must read one "
+                f"Parameter, got {len(parameters)}; make the block with nc.{self.kind.optimization}"
+            )
         return parameters[0]
 
     def _epilogue(self):
-        """Returns (scale, bias, last Variable): the times and plus that follow the integers directly."""
+        """Returns (scale, bias, last Variable): the times and plus that follow the integers
+        directly."""
         scale, current = self._follow(self.core.outputs[0], 'ElementTimes')
         bias, current = self._follow(current, 'Plus')
         return scale, bias, current
 
     def _follow(self, variable, op_name):
-        """Returns (fixed operand, result) of the `op_name` that alone reads `variable`, else (None, variable)."""
-        readers = [function for function in self._functions
-                   if any(read.uid == variable.uid for read in function.inputs)]
+        """Returns (fixed operand, result) of the `op_name` that alone reads `variable`, else
+        (None, variable)."""
+        readers = [
+            function
+            for function in self._functions
+            if any(read.uid == variable.uid for read in function.inputs)
+        ]
         if len(readers) != 1 or readers[0].op_name != op_name:
             return None, variable
         other = [read for read in readers[0].inputs if read.uid != variable.uid]
@@ -231,14 +264,16 @@ class BinaryLayer(object):
         return other[0], readers[0].outputs[0]
 
     def _is_per_output(self, variable):
-        return int(np.prod(variable.shape)) == 1 or variable.shape == self.kind.output_shape(self.core)
+        return int(np.prod(variable.shape)) == 1 or variable.shape == self.kind.output_shape(
+            self.core
+        )
 
     def _per_output(self, variable):
         values = np.asarray(_value_of(variable), np.float32).ravel()
         return np.ascontiguousarray(np.broadcast_to(values, (self.kind.outputs(self.core),)))
 
     def __repr__(self):
-        return '<BinaryLayer %s>' % self.label
+        return f'<BinaryLayer {self.label}>'
 
 
 def as_block(content, op_name, name):
@@ -254,23 +289,38 @@ def as_block(content, op_name, name):
 
 
 def binary_blocks(model):
-    """Returns the blocks `BinaryConvolution` and `BinaryDense` of a model, at any depth, inputs first."""
+    """Returns the blocks `BinaryConvolution` and `BinaryDense` of a model, at any depth, inputs
+    first."""
     return [function for function in graph.walk(model) if kind_of_block(function) is not None]
 
 
 def staged_layers(functions, kind):
-    """Returns the layers of a kind whose input is binary and whose weights are not, as `nc.graph.Layer`s."""
-    return [_staged(block, kind) for block in functions
-            if block.is_block and block.op_name == kind.inputs_op_name]
+    """Returns the layers of a kind whose input is binary and whose weights are not, as
+    `nc.graph.Layer`s."""
+    return [
+        _staged(block, kind)
+        for block in functions
+        if block.is_block and block.op_name == kind.inputs_op_name
+    ]
 
 
 def _staged(block, kind):
     content = functions(graph.body(block).outputs)
-    core = next(function for function in content if function.op_name == kind.core_op_name
-                and not function.is_block and _is_sign(kind.data_of(function)))
+    core = next(
+        function
+        for function in content
+        if function.op_name == kind.core_op_name
+        and not function.is_block
+        and _is_sign(kind.data_of(function))
+    )
     read = kind.weights_of(core)
     weights = read.uid if read.is_parameter else read.owner.inputs[0].uid
-    added = {operand.uid for function in content if function.op_name == 'Plus' for operand in function.inputs}
+    added = {
+        operand.uid
+        for function in content
+        if function.op_name == 'Plus'
+        for operand in function.inputs
+    }
     named = {parameter.uid: parameter for parameter in block.parameters}
     b = next((parameter for uid, parameter in named.items() if uid in added), None)
     return graph.Layer(kind.layer_op_name, block, core, named[weights], b)
@@ -282,12 +332,17 @@ def is_binary_core(function):
 
 
 def binary_kind(function):
-    """Returns the Kind of a product of fixed signs with the signs of an input, None of any other Function."""
+    """Returns the Kind of a product of fixed signs with the signs of an input, None of any
+    other Function."""
     kind = next((kind for kind in KINDS if kind.core_op_name == function.op_name), None)
     if kind is None or function.is_block:
         return None
     weights = kind.weights_of(function)
-    return kind if _is_sign(kind.data_of(function)) and (_is_sign(weights) or weights.is_constant) else None
+    return (
+        kind
+        if _is_sign(kind.data_of(function)) and (_is_sign(weights) or weights.is_constant)
+        else None
+    )
 
 
 def _is_sign(variable):
@@ -295,7 +350,8 @@ def _is_sign(variable):
 
 
 def latent_error(layer, scale):
-    """Returns the relative error of binarizing a layer's weights (see `binary.binarization_error`)."""
+    """Returns the relative error of binarizing a layer's weights (see
+    `binary.binarization_error`)."""
     rows = kind_of_layer(layer).rows(layer.core, layer.W.value)
     return binary.binarization_error(rows, binary.weight_scale(rows, scale))
 

@@ -10,16 +10,16 @@ from .binary_kinds import kind_of_layer
 # `clip='calibrate'` leaves at most this fraction of the values outside the window.
 LEFT_OUTSIDE = 0.01
 # Values kept of what one layer reads, in whole samples: 16 MB.
-VALUES = 2 ** 22
+VALUES = 2**22
 
 
-class Sample(object):
+class Sample:
     """Part of what the product inside a layer reads on held-out data.
 
     Args:
         layer (nc.graph.Layer): the layer.
-        parts (list of array): [samples, ...shape of what it reads] each, at least one sample; of several shapes
-            where axes are free.
+        parts (list of array): [samples, ...shape of what it reads] each, at least one sample; of
+            several shapes where axes are free.
     """
 
     def __init__(self, layer, parts):
@@ -28,7 +28,8 @@ class Sample(object):
         self._parts = _joined(parts)
 
     def threshold(self):
-        """Returns the shift of each channel, float32, in the shape that `Kind.channel_shape` says."""
+        """Returns the shift of each channel, float32, in the shape that `Kind.channel_shape`
+        says."""
         by_channel = _flat([self._kind.by_channel(self._core, part) for part in self._parts])
         return binary.threshold(by_channel).reshape(self._kind.channel_shape(self._core))
 
@@ -40,23 +41,33 @@ class Sample(object):
         return histogram
 
     def fitted(self, core, binary_core):
-        """Returns gain and offset of each output, float32 [outputs], that bring one core closest to another.
+        """Returns gain and offset of each output, float32 [outputs], that bring one core closest to
+        another.
 
         Args:
-            core, binary_core (cntk.Function): unapplied, with one placeholder, of the same output shape.
+            core, binary_core (cntk.Function): unapplied, with one placeholder, of the same output
+                shape.
         """
         wanted, values = [], []
         for part in self._parts:
             source = C.input_variable(part.shape[1:])
             for function, outputs in (core, wanted), (binary_core, values):
-                outputs.append(function.clone(C.CloneMethod.share, {function.placeholders[0]: source}).eval(
-                    {source: part}))
-        return binary.fitted_line(*(_flat([self._kind.by_output(self._core, part) for part in parts])
-                                    for parts in (values, wanted)))
+                outputs.append(
+                    function.clone(C.CloneMethod.share, {function.placeholders[0]: source}).eval(
+                        {source: part}
+                    )
+                )
+        return binary.fitted_line(
+            *(
+                _flat([self._kind.by_output(self._core, part) for part in parts])
+                for parts in (values, wanted)
+            )
+        )
 
 
 def _joined(parts):
-    """Returns the arrays with those of one shape (but for the number of samples) put together, in order."""
+    """Returns the arrays with those of one shape (but for the number of samples) put together,
+    in order."""
     by_shape = {}
     for part in parts:
         by_shape.setdefault(part.shape[1:], []).append(part)
@@ -64,7 +75,8 @@ def _joined(parts):
 
 
 def _flat(parts):
-    """Returns arrays [samples, channels, ...] as one, each of whose samples is a place where shapes differ."""
+    """Returns arrays [samples, channels, ...] as one, each of whose samples is a place where
+    shapes differ."""
     if len(parts) == 1:
         return parts[0]
     return np.concatenate([np.moveaxis(part, 1, -1).reshape(-1, part.shape[1]) for part in parts])
@@ -87,14 +99,19 @@ def samples(model, choice, minibatches):
     layers = _looked_at(model, choice)
     parts = {layer.W.uid: [] for layer in layers}
     for minibatch in minibatches or ():
-        wanting = [layer for layer in layers if sum(part.size for part in parts[layer.W.uid]) < VALUES]
+        wanting = [
+            layer for layer in layers if sum(part.size for part in parts[layer.W.uid]) < VALUES
+        ]
         if not wanting:
             break
         for layer, read in zip(wanting, evaluate([layer.input for layer in wanting], minibatch)):
             values = _core_data(layer, read)
-            parts[layer.W.uid].append(values[:max(1, VALUES // max(values[:1].size, 1))])
-    return {layer.W.uid: Sample(layer, parts[layer.W.uid]) for layer in layers
-            if parts[layer.W.uid] and len(parts[layer.W.uid][0])}
+            parts[layer.W.uid].append(values[: max(1, VALUES // max(values[:1].size, 1))])
+    return {
+        layer.W.uid: Sample(layer, parts[layer.W.uid])
+        for layer in layers
+        if parts[layer.W.uid] and len(parts[layer.W.uid][0])
+    }
 
 
 def weight_histogram(W):
@@ -112,8 +129,9 @@ def _looked_at(model, choice):
     last = candidates(C.combine([flat_model.outputs[-1]]), choice.kind)
     reached = {layer.output.uid for layer in last}
     trained = {layer.W.uid for layer in last}
-    return [layer for layer in everywhere
-            if layer.output.uid in reached or layer.W.uid not in trained]
+    return [
+        layer for layer in everywhere if layer.output.uid in reached or layer.W.uid not in trained
+    ]
 
 
 def _core_data(layer, read):

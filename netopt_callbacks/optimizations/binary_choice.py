@@ -10,12 +10,13 @@ from .binary_kinds import kind_of_block
 _END = '%s %s of the network: left out unless a filter_function takes it'
 
 
-class Choice(object):
+class Choice:
     """The layers of one kind of a model, sorted into those to binarize and those to leave.
 
-    A layer that the user gave no name has one here, and so in records, reports and the filters of later
-    optimizations: its kind and its place among those of the network, as 'Convolution_2'. Its binary block
-    bears that name, so that it stays when others change, and in a saved model.
+    A layer that the user gave no name has one here, and so in records, reports and the filters of
+    later
+    optimizations: its kind and its place among those of the network, as 'Convolution_2'. Its binary
+    block bears that name, so that it stays when others change, and in a saved model.
 
     Attributes:
         model (cntk.Function): the one it was made of.
@@ -47,7 +48,9 @@ class Choice(object):
         everything = list(graph.walk(model))
         staged = _staged_of(model, everything, kind)
         self.staged = set(staged)
-        self.layers = _in_order(everything, graph.layers(model, op_name=kind.layer_op_name) + staged)
+        self.layers = _in_order(
+            everything, graph.layers(model, op_name=kind.layer_op_name) + staged
+        )
         keys = _keys(kind, everything, self.layers)
         _name(kind, everything, self.layers, keys)
         if filter_function is None:
@@ -60,9 +63,11 @@ class Choice(object):
         for layer in self.taken:
             _check_supported(layer, kind)
             if operands == 'inputs' and layer in self.staged:
-                raise ValueError("%s: for operands='inputs' its input must be float, and an earlier "
-                                 'optimization has made it binary; leave the layer out with filter_function, '
-                                 "or take operands='both' to make its weights binary" % layer.label)
+                raise ValueError(
+                    f"{layer.label}: for operands='inputs' its input must be float, and an earlier "
+                    'optimization has made it binary; leave the layer out with filter_function, '
+                    "or take operands='both' to make its weights binary"
+                )
 
     @property
     def keys(self):
@@ -71,9 +76,13 @@ class Choice(object):
 
 
 def candidates(model, kind):
-    """Returns the layers of a kind of a model that are not wholly binary, at any depth, inputs first."""
+    """Returns the layers of a kind of a model that are not wholly binary, at any depth, inputs
+    first."""
     everything = list(graph.walk(model))
-    return _in_order(everything, graph.layers(model, op_name=kind.layer_op_name) + staged_layers(everything, kind))
+    return _in_order(
+        everything,
+        graph.layers(model, op_name=kind.layer_op_name) + staged_layers(everything, kind),
+    )
 
 
 def _in_order(everything, layers):
@@ -88,15 +97,18 @@ def _filtered(layers, filter_function):
     for layer in takes:
         other = by_weights.setdefault(layer.W.uid, layer)
         if takes[layer] != takes[other]:
-            raise ValueError('%s and %s are applications of the same weights, which must be binary in both or '
-                             'in neither, and filter_function takes only one of them; let it go by the '
-                             'name or by W' % (other.label, layer.label))
+            raise ValueError(
+                f'{other.label} and {layer.label} are applications of the same weights, which must '
+                'be binary in both or in neither, and filter_function takes only one of them; let '
+                'it go by the name or by W'
+            )
     taken = {layer.W.uid for layer, takes_it in takes.items() if takes_it}
     return {layer: 'filter_function leaves it out' for layer in layers if layer.W.uid not in taken}
 
 
 def _staged_of(model, everything, kind):
-    """Returns the staged layers of the part that is trained, and those elsewhere that share their weights."""
+    """Returns the staged layers of the part that is trained, and those elsewhere that share
+    their weights."""
     staged = staged_layers(everything, kind)
     part = graph.trained_part(model)
     if part is model:
@@ -109,7 +121,8 @@ def _staged_of(model, everything, kind):
 
 
 def _name(kind, everything, layers, keys):
-    """Gives the layers without a name one of their own; binary and factored ones are counted with the others."""
+    """Gives the layers without a name one of their own; binary and factored ones are counted
+    with the others."""
     places = {}
     for function in everything:
         if function.uid in keys:
@@ -117,28 +130,34 @@ def _name(kind, everything, layers, keys):
     taken = {function.name for function in everything}
     for layer in layers:
         if not layer.name:
-            name = '%s_%d' % (kind.layer_op_name, places[layer.W.uid])
+            name = f'{kind.layer_op_name}_{places[layer.W.uid]}'
             while name in taken:
                 name += '_'
             layer.name = name
 
 
 def _ends(model, kind, everything, layers, keys):
-    """Returns {layer: reason} for the first and the last layers of the network, binary and factored ones counted."""
+    """Returns {layer: reason} for the first and the last layers of the network, binary and
+    factored ones counted."""
     if not keys:
         return {}
     reasons = {key: _END % ('last', kind.noun) for key in _last(model, kind, keys)}
     if kind.keeps_first:
-        reasons[keys[next(function.uid for function in everything if function.uid in keys)]] = \
-            _END % ('first', kind.noun)
+        reasons[
+            keys[next(function.uid for function in everything if function.uid in keys)]
+        ] = _END % ('first', kind.noun)
     return {layer: reasons[layer.W.uid] for layer in layers if layer.W.uid in reasons}
 
 
 def _keys(kind, everything, layers):
-    """Returns {uid of a Function: uid of the weights} for every layer of a kind, binary and factored ones too."""
+    """Returns {uid of a Function: uid of the weights} for every layer of a kind, binary and
+    factored ones too."""
     keys = {layer.root.uid: layer.W.uid for layer in layers}
-    keys.update((function.uid, BinaryLayer(function).W.uid) for function in everything
-                if kind_of_block(function) is kind)
+    keys.update(
+        (function.uid, BinaryLayer(function).W.uid)
+        for function in everything
+        if kind_of_block(function) is kind
+    )
     for function in everything:
         if function.is_block and function.op_name in kind.other_op_names:
             keys[function.uid] = next(parameter.uid for parameter in function.parameters)
@@ -148,13 +167,20 @@ def _keys(kind, everything, layers):
 def _last(model, kind, keys):
     """Returns the uids of the weights of the layers that no other layer of the kind comes after.
 
-    An output is computed last by the layer that its graph lists last. Where outputs name several layers, as
-    heads do, those are left out that another one reads.
+    An output is computed last by the layer that its graph lists last. Where outputs name several
+    layers, as heads do, those are left out that another one reads.
     """
     ends = {}
     for output in model.outputs:
-        read = [function for function in graph.walk(C.as_composite(output.owner)) if function.uid in keys] \
-            if output.is_output else []
+        read = (
+            [
+                function
+                for function in graph.walk(C.as_composite(output.owner))
+                if function.uid in keys
+            ]
+            if output.is_output
+            else []
+        )
         if read:
             ends[keys[read[-1].uid]] = None
     if len(ends) > 1:
@@ -163,7 +189,8 @@ def _last(model, kind, keys):
 
 
 def _not_read_by_others(model, kind, ends):
-    """Returns those of the layers with these uids of weights that no other one of them reads, however indirectly."""
+    """Returns those of the layers with these uids of weights that no other one of them reads,
+    however indirectly."""
     flat_model = opened(model, lambda function: kind.key_of(function, ends) is not None)
     read_by_others = set()
     for function in graph.primitives(flat_model):
@@ -176,15 +203,20 @@ def _not_read_by_others(model, kind, ends):
 
 def _nothing_left(model, kind, skipped):
     """Returns the error that says what was seen, and why none of it is taken."""
-    reasons = ['%s: %s' % (layer.label, reason) for layer, reason in skipped.items()]
-    reasons += ['%s: 1-bit already' % BinaryLayer(block).label for block in binary_blocks(model)
-                if kind_of_block(block) is kind]
+    reasons = [f'{layer.label}: {reason}' for layer, reason in skipped.items()]
+    reasons += [
+        f'{BinaryLayer(block).label}: 1-bit already'
+        for block in binary_blocks(model)
+        if kind_of_block(block) is kind
+    ]
     error = graph.no_layers_error(model, kind.optimization, kind.layer_op_name)
-    return ValueError('%s. %s' % (error, '; '.join(reasons))) if reasons else error
+    return ValueError('{}. {}'.format(error, '; '.join(reasons))) if reasons else error
 
 
 def _check_supported(layer, kind):
     kind.check(layer)
     if not np.isfinite(layer.W.value).all():
-        raise ValueError('%s: its weights must be finite, got NaN or infinite ones; look at how it was trained'
-                         % layer.label)
+        raise ValueError(
+            f'{layer.label}: its weights must be finite, got NaN or infinite ones; look at how it '
+            'was trained'
+        )

@@ -9,8 +9,15 @@ from ..integers import plain
 from .binary_block import Recipe, build
 
 
-def binary_convolution(filter_shape, num_filters=1, channels=1, init=C.glorot_uniform(), pad=False,
-                       strides=1, name='BinaryConvolution'):
+def binary_convolution(
+    filter_shape,
+    num_filters=1,
+    channels=1,
+    init=C.glorot_uniform(),
+    pad=False,
+    strides=1,
+    name='BinaryConvolution',
+):
     """Returns a function that applies a trainable binary convolution, as netopt's does.
 
     Args:
@@ -33,14 +40,19 @@ def binary_convolution(filter_shape, num_filters=1, channels=1, init=C.glorot_un
     strides = plain((strides, strides) if isinstance(strides, Integral) else tuple(strides))
     filter_shape, num_filters, channels = plain((tuple(filter_shape), num_filters, channels))
     if len(filter_shape) != 2 or len(strides) != 2:
-        raise ValueError("binary_convolution '%s': filter_shape and strides must be for height and width, got %r "
-                         'and %r; give for example filter_shape=(3, 3), strides=(1, 1)'
-                         % (name, filter_shape, strides))
-    W = C.parameter((num_filters, channels) + filter_shape, init=init, dtype=np.float32, name='filter')
+        raise ValueError(
+            f"binary_convolution '{name}': filter_shape and strides must be for height and width, "
+            f"got {filter_shape!r} and {strides!r}; give for example filter_shape=(3, 3), "
+            "strides=(1, 1)"
+        )
+    W = C.parameter(
+        (num_filters, channels) + filter_shape, init=init, dtype=np.float32, name='filter'
+    )
 
     def convolution(operand):
-        float_convolution = C.convolution(W, operand, strides=(channels,) + strides,
-                                          auto_padding=[False, pad, pad], name=name)
+        float_convolution = C.convolution(
+            W, operand, strides=(channels,) + strides, auto_padding=[False, pad, pad], name=name
+        )
         layer = graph.layers(float_convolution)[-1]
         return build(layer, Recipe())(operand)
 

@@ -1,4 +1,5 @@
-"""What the blocks of binary layers count: bits, 1-bit multiply-adds, and what they keep beside them."""
+"""What the blocks of binary layers count: bits, 1-bit multiply-adds, and what they keep beside
+them."""
 import cntk as C
 
 from .. import count, graph
@@ -6,10 +7,13 @@ from .binary_block import is_binary_core
 
 
 def blocks_of(kind, native_op_name):
-    """Returns what `nc.Optimization.blocks` says of the blocks of a `Kind`, and of those it is lowered to."""
-    return (graph.Block(kind.op_name, count=count_binary, was=kind.layer_op_name),
-            graph.Block(kind.inputs_op_name, was=kind.layer_op_name),
-            graph.Block(native_op_name, count=count_native))
+    """Returns what `nc.Optimization.blocks` says of the blocks of a `Kind`, and of those it is
+    lowered to."""
+    return (
+        graph.Block(kind.op_name, count=count_binary, was=kind.layer_op_name),
+        graph.Block(kind.inputs_op_name, was=kind.layer_op_name),
+        graph.Block(native_op_name, count=count_native),
+    )
 
 
 def count_binary(block, row):
@@ -23,9 +27,13 @@ def count_binary(block, row):
 
 
 def count_native(block, row):
-    """Adds a native bit convolution or product, which holds its weights as packed bits and has no Parameters."""
+    """Adds a native bit convolution or product, which holds its weights as packed bits and has
+    no Parameters."""
     from ..lowering.replace import OPS
-    op = next(function for function in graph.walk(graph.body(block)) if function.op_name == 'UserFunction')
+
+    op = next(
+        function for function in graph.walk(graph.body(block)) if function.op_name == 'UserFunction'
+    )
     # CNTK hands back a plain Function; only what it serializes is the op's own.
     made = OPS[block.op_name].deserialize(op.inputs, op.name, op.serialize()['state'])
     floats = [made.state[name] for name in ('scale', 'bias', 'threshold')]
@@ -34,7 +42,9 @@ def count_native(block, row):
     row.binary_weights += weights
     row.parameters += row.binary_weights + sum(f.size for f in floats if f is not None)
     outputs = count.elements(op.outputs[0].shape)
-    row.binary_macs = None if outputs is None else outputs * (weights // made.state['words'].shape[0])
+    row.binary_macs = (
+        None if outputs is None else outputs * (weights // made.state['words'].shape[0])
+    )
     row.macs = count.total([row.macs, row.binary_macs])
 
 
@@ -46,12 +56,18 @@ def _kept_beside_bits(block, content, core):
     """
     kept, merged = 0, set()
     for function in content:
-        if function.op_name == 'ElementTimes' and not function.is_block \
-                and any(operand.uid == core.output.uid for operand in function.inputs):
+        if (
+            function.op_name == 'ElementTimes'
+            and not function.is_block
+            and any(operand.uid == core.output.uid for operand in function.inputs)
+        ):
             scale = next(operand for operand in function.inputs if operand.uid != core.output.uid)
             whole = C.as_composite(scale.owner) if scale.is_output else None
             if whole is None or not whole.arguments and not whole.placeholders:
                 kept += count.elements(scale.shape)
                 merged = {scale.uid} if whole is None else {leaf.uid for leaf in whole.constants}
-    return kept + sum(count.elements(constant.shape) for constant in block.constants
-                      if constant.uid not in merged and len(constant.shape))
+    return kept + sum(
+        count.elements(constant.shape)
+        for constant in block.constants
+        if constant.uid not in merged and len(constant.shape)
+    )

@@ -1,8 +1,9 @@
-"""What a binary convolution and a binary Dense differ in: operands, channels, outputs, and what is supported.
+"""What a binary convolution and a binary Dense differ in: operands, channels, outputs, and what is
+supported.
 
 All else about binary layers is written once, in terms of a `Kind`. A *channel* is what shares one
-threshold, an *output* what shares one scale, gain and offset; both are laid out so that CNTK broadcasts
-them over the input and the output of the product.
+threshold, an *output* what shares one scale, gain and offset; both are laid out so that CNTK
+broadcasts them over the input and the output of the product.
 """
 import cntk as C
 import numpy as np
@@ -12,7 +13,7 @@ from .convolution_geometry import is_computed_wrongly
 from .factor_dense import notes_of_products
 
 
-class Kind(object):
+class Kind:
     """One kind of layer that can be binarized.
 
     `core` is the product inside the layer: of float operands, or of their signs.
@@ -39,8 +40,11 @@ class Kind(object):
     @property
     def other_op_names(self):
         """Op names of blocks that other optimizations have made of such a layer."""
-        return tuple(name for name in graph.made_of(self.layer_op_name)
-                     if name not in (self.op_name, self.inputs_op_name))
+        return tuple(
+            name
+            for name in graph.made_of(self.layer_op_name)
+            if name not in (self.op_name, self.inputs_op_name)
+        )
 
     def weights_of(self, core):
         """Returns the Variable of the weights that `core` reads."""
@@ -79,10 +83,12 @@ class Kind(object):
         raise NotImplementedError
 
     def key_of(self, function, keys):
-        """Returns which of these uids of Parameters are the weights of a Function, if it is a layer, else None.
+        """Returns which of these uids of Parameters are the weights of a Function, if it is a
+        layer, else None.
 
         Args:
-            function (cntk.Function): any; a layer is one with or without a block, float, binary or in another form.
+            function (cntk.Function): any; a layer is one with or without a block, float, binary or
+                in another form.
             keys (collection of str): uids of the weights of layers.
         """
         if function.is_block:
@@ -108,16 +114,20 @@ class Kind(object):
         """
         weights, data = self.weights_of(layer.core), self.data_of(layer.core)
         if data.shape == C.placeholder().shape or any(side < 0 for side in weights.shape):
-            raise ValueError('%s: to be binarized it must know its input, and got a placeholder: the model is not '
-                             'applied to an input yet; apply it to an input_variable first' % layer.label)
+            raise ValueError(
+                f'{layer.label}: to be binarized it must know its input, and got a placeholder: '
+                'the model is not applied to an input yet; apply it to an input_variable first'
+            )
         self._check_form(layer, weights, data)
         if layer.W.dtype != np.float32:
             raise NotImplementedError(
-                '%s: its weights must be float32, in which the native op computes, got %s; build the network in '
-                'float32' % (layer.label, np.dtype(layer.W.dtype).name))
+                f'{layer.label}: its weights must be float32, in which the native op computes, got '
+                f'{np.dtype(layer.W.dtype).name}; build the network in float32'
+            )
 
     def notes_of_others(self, model):
-        """Returns a note for each Parameter that is multiplied by in a form that is no layer of this kind."""
+        """Returns a note for each Parameter that is multiplied by in a form that is no layer of
+        this kind."""
         return []
 
     def _check_form(self, layer, weights, data):
@@ -156,28 +166,31 @@ class _Convolution(Kind):
     def _check_form(self, layer, weights, data):
         if len(weights.shape) != 4 or len(data.shape) != 3:
             raise NotImplementedError(
-                '%s: only 2-D convolutions can be binarized, weights [filters, channels, height, width] and input '
-                '[channels, height, width]; these are %s and %s. Leave it out with filter_function'
-                % (layer.label, weights.shape, data.shape))
+                f'{layer.label}: only 2-D convolutions can be binarized, weights [filters, '
+                'channels, height, width] and input [channels, height, width]; these are '
+                f'{weights.shape} and {data.shape}. Leave it out with filter_function'
+            )
         attributes = layer.attributes
         if attributes['autoPadding'][0] or data.shape[0] != weights.shape[1] * attributes['groups']:
             raise NotImplementedError(
-                '%s: its filters slide along the channels too (input %s, auto_padding %s), and can be binarized only '
-                'where they go over all channels: build it with auto_padding=[False, ...], or leave it out '
-                'with filter_function'
-                % (layer.label, data.shape, list(attributes['autoPadding'])))
+                '%s: its filters slide along the channels too (input %s, auto_padding %s), and can '
+                'be binarized only where they go over all channels: build it with '
+                'auto_padding=[False, ...], or leave it out with filter_function'
+                % (layer.label, data.shape, list(attributes['autoPadding']))
+            )
         if is_computed_wrongly(layer.core):
             raise NotImplementedError(
-                '%s: with groups no axis may be padded more after than before, and with %d groups one is, which CNTK '
-                'computes wrongly on a CPU (its fallback engine ignores groups); take filters of odd sides'
-                % (layer.label, attributes['groups']))
+                '%s: with groups no axis may be padded more after than before, and with %d groups '
+                'one is, which CNTK computes wrongly on a CPU (its fallback engine ignores '
+                'groups); take filters of odd sides' % (layer.label, attributes['groups'])
+            )
 
 
 class _Dense(Kind):
     """Weights [inputs..., outputs...]; a channel is an element of the first input axis.
 
-    Of an input that is a vector, each element is a channel; of a feature map [channels, height, width]
-    each map is one, as for a convolution. Leading axes of the input that are mapped over
+    Of an input that is a vector, each element is a channel; of a feature map [channels, height,
+    width] each map is one, as for a convolution. Leading axes of the input that are mapped over
     (`map_rank`) are more samples.
     """
 
@@ -190,14 +203,14 @@ class _Dense(Kind):
     def input_shape(self, core):
         """Returns the axes that a product sums over."""
         shape = self.weights_of(core).shape
-        return tuple(shape[:len(shape) - int(core.attributes['outputRank'])])
+        return tuple(shape[: len(shape) - int(core.attributes['outputRank'])])
 
     def channel_shape(self, core):
         inputs = self.input_shape(core)
         return inputs[:1] + (1,) * (len(inputs) - 1)
 
     def output_shape(self, core):
-        return tuple(self.weights_of(core).shape[len(self.input_shape(core)):])
+        return tuple(self.weights_of(core).shape[len(self.input_shape(core)) :])
 
     def rows(self, core, weights):
         return np.ascontiguousarray(weights.reshape(-1, self.outputs(core)).T)
@@ -218,8 +231,10 @@ class _Dense(Kind):
     def _check_form(self, layer, weights, data):
         if layer.input.is_sparse:
             raise NotImplementedError(
-                '%s: to be binarized its input must be dense, got a sparse one, of which CNTK takes no sign; leave it '
-                'out with filter_function, or make the input_variable with is_sparse=False' % layer.label)
+                f'{layer.label}: to be binarized its input must be dense, got a sparse one, of '
+                'which CNTK takes no sign; leave it out with filter_function, or make the '
+                'input_variable with is_sparse=False'
+            )
 
 
 CONVOLUTION = _Convolution('Convolution', 'Convolution', 'convolution', keeps_first=True)

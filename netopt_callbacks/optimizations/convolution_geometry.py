@@ -1,8 +1,9 @@
 """Where CNTK's convolution puts its filters: padding and output size, from a layer's attributes.
 
 With automatic padding CNTK centers the filter on every stride-th pixel and divides what is left
-over at both ends; so the padding depends on the input's size, and may be negative: then the outermost
-pixels are not read. `k` is the extent of the filter with its dilation, (side - 1) * dilation + 1::
+over at both ends; so the padding depends on the input's size, and may be negative: then the
+outermost pixels are not read. `k` is the extent of the filter with its dilation, (side - 1) *
+dilation + 1::
 
     outputs = (size - 1) // stride + 1
     spare   = size - 1 - (outputs - 1) * stride          pixels before and after the centers
@@ -13,7 +14,7 @@ to 7 and stride up to 4.)
 """
 
 
-class Axis(object):
+class Axis:
     """One spatial axis of a convolution.
 
     Args:
@@ -52,11 +53,12 @@ class Axis(object):
         return lower, (outputs - 1) * self.stride + self.extent - size - lower
 
     def is_left_to_fallback(self, size):
-        """Whether CNTK's CPU cannot pad an input of `size` pixels for its fast engine, which pads both ends alike.
+        """Whether CNTK's CPU cannot pad an input of `size` pixels for its fast engine, which pads
+        both ends alike.
 
-        With automatic padding one pixel less after than before is no obstacle: it pads one more there, which no
-        filter reads (`ConvolveGeometry::GetUpperPad`). That is how an odd filter comes out uneven; an even
-        one comes out the other way round.
+        With automatic padding one pixel less after than before is no obstacle: it pads one more
+        there, which no filter reads (`ConvolveGeometry::GetUpperPad`). That is how an odd filter
+        comes out uneven; an even one comes out the other way round.
         """
         if not self.automatic:
             return self.lower != self.upper
@@ -64,8 +66,12 @@ class Axis(object):
         return lower < upper
 
     def may_be_left_to_fallback(self):
-        """Whether there is a size of which `is_left_to_fallback` holds; the sizes repeat after one stride."""
-        return any(self.is_left_to_fallback(self.extent + self.stride + size) for size in range(self.stride))
+        """Whether there is a size of which `is_left_to_fallback` holds; the sizes repeat after
+        one stride."""
+        return any(
+            self.is_left_to_fallback(self.extent + self.stride + size)
+            for size in range(self.stride)
+        )
 
     def state(self):
         """Returns the arguments as a list of int."""
@@ -80,8 +86,10 @@ class Axis(object):
         """
         numbers = [int(number) for number in state]
         if len(numbers) != 6 or min(numbers[:3]) < 1 or numbers[3] not in (0, 1):
-            raise ValueError('an axis must be [side, stride, dilation, automatic, lower, upper], the first three at '
-                             'least 1 and automatic 0 or 1, got %s' % (list(state),))
+            raise ValueError(
+                'an axis must be [side, stride, dilation, automatic, lower, upper], the first '
+                f'three at least 1 and automatic 0 or 1, got {list(state)}'
+            )
         side, stride, dilation, automatic, lower, upper = numbers
         return cls(side, stride, dilation, bool(automatic), lower, upper)
 
@@ -90,16 +98,23 @@ def axes_of(core):
     """Returns height and width of a convolution primitive as two `Axis`."""
     attributes = core.attributes
     names = ('strides', 'dilation', 'autoPadding', 'lowerPad', 'upperPad')
-    return [Axis(side, *settings) for side, settings in
-            zip(core.inputs[0].shape[-2:], zip(*(attributes[name][-2:] for name in names)))]
+    return [
+        Axis(side, *settings)
+        for side, settings in zip(
+            core.inputs[0].shape[-2:], zip(*(attributes[name][-2:] for name in names))
+        )
+    ]
 
 
 def is_computed_wrongly(core):
-    """Whether CNTK's CPU computes a convolution primitive wrongly: its fallback engine ignores groups.
+    """Whether CNTK's CPU computes a convolution primitive wrongly: its fallback engine ignores
+    groups.
 
     With a free axis, whether it does so for some size.
     """
     if core.attributes['groups'] == 1:
         return False
-    return any(axis.is_left_to_fallback(size) if size > 0 else axis.may_be_left_to_fallback()
-               for axis, size in zip(axes_of(core), core.inputs[1].shape[1:]))
+    return any(
+        axis.is_left_to_fallback(size) if size > 0 else axis.may_be_left_to_fallback()
+        for axis, size in zip(axes_of(core), core.inputs[1].shape[1:])
+    )

@@ -23,9 +23,16 @@ def product(W1, W2, output_rank=1, map_rank=-1):
     return C.times(C.times(x, W1, infer_input_rank_to_map=map_rank), W2, output_rank=output_rank)
 
 
-def dense_factored(shapes, activation=default_override_or(identity), init={'W1': None, 'W2': None},
-                   input_rank=None, map_rank=None, bias=default_override_or(True),
-                   init_bias=default_override_or(0), name=''):
+def dense_factored(
+    shapes,
+    activation=default_override_or(identity),
+    init={'W1': None, 'W2': None},
+    input_rank=None,
+    map_rank=None,
+    bias=default_override_or(True),
+    init_bias=default_override_or(0),
+    name='',
+):
     """Makes a factored Dense layer: activation((x W1) W2 + b).
 
     Args:
@@ -44,12 +51,18 @@ def dense_factored(shapes, activation=default_override_or(identity), init={'W1':
         ValueError: `k` is not a positive int, an array does not fit, or both ranks are given.
     """
     if input_rank is not None and map_rank is not None:
-        raise ValueError('dense_factored: only one of input_rank and map_rank may be given, got %r and %r; leave '
-                         'one out' % (input_rank, map_rank))
-    inner, outputs = shapes if isinstance(shapes, (tuple, list)) and len(shapes) == 2 else (None, None)
+        raise ValueError(
+            f'dense_factored: only one of input_rank and map_rank may be given, got {input_rank!r} '
+            f'and {map_rank!r}; leave one out'
+        )
+    inner, outputs = (
+        shapes if isinstance(shapes, (tuple, list)) and len(shapes) == 2 else (None, None)
+    )
     if isinstance(inner, bool) or not isinstance(inner, (int, np.integer)) or inner < 1:
-        raise ValueError('dense_factored: shapes must be (inner size, output shape) with an inner size of at '
-                         'least 1, got %r; give for example shapes=(8, 100)' % (shapes,))
+        raise ValueError(
+            'dense_factored: shapes must be (inner size, output shape) with an inner size of at '
+            f'least 1, got {shapes!r}; give for example shapes=(8, 100)'
+        )
     activation = get_default_override(C.layers.Dense, activation=activation)
     bias = get_default_override(C.layers.Dense, bias=bias)
     init_bias = get_default_override(C.layers.Dense, init_bias=init_bias)
@@ -65,6 +78,7 @@ def dense_factored(shapes, activation=default_override_or(identity), init={'W1':
         if b is not None:
             r = r + b
         return r if activation is None else activation(r)
+
     return layer
 
 
@@ -73,13 +87,21 @@ def _weights(name, inputs, outputs, init):
     value = init.get(name)
     if not isinstance(value, np.ndarray):
         if value is None:
-            value = get_default_override(C.layers.Dense,
-                                         init=default_override_or(C.glorot_uniform()))
-        return C.Parameter(inputs + outputs, name=name,
-                           init=_initializer_for(value, Record(output_rank=len(outputs))))
-    fits = value.shape[-len(outputs):] == outputs and (name == 'W1' or value.shape == inputs + outputs)
+            value = get_default_override(
+                C.layers.Dense, init=default_override_or(C.glorot_uniform())
+            )
+        return C.Parameter(
+            inputs + outputs,
+            name=name,
+            init=_initializer_for(value, Record(output_rank=len(outputs))),
+        )
+    fits = value.shape[-len(outputs) :] == outputs and (
+        name == 'W1' or value.shape == inputs + outputs
+    )
     if not fits or value.ndim <= len(outputs):
-        raise ValueError("dense_factored: init['%s'] must have shape %s + %s, got %s; make it fit `shapes`, or "
-                         'give None for a random start'
-                         % (name, 'the inputs' if name == 'W1' else inputs, outputs, value.shape))
+        raise ValueError(
+            "dense_factored: init['%s'] must have shape %s + %s, got %s; make it fit `shapes`, or "
+            'give None for a random start'
+            % (name, 'the inputs' if name == 'W1' else inputs, outputs, value.shape)
+        )
     return C.Parameter(value.shape, init=value, name=name)

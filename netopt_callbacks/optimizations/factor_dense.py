@@ -25,8 +25,8 @@ class FactorDense(Optimization):
         rank (int, float or callable): k; a fraction in (0, 1) is one of the smaller side of W;
             a function gets W as [inputs, outputs]: `nc.energy(0.95)`, `nc.stable_rank()`,
             `nc.speedup(2)`, `nc.parameters(0.5)` or your own.
-        filter_function (callable): `nc.graph.Layer -> bool`; None takes every Dense layer, in a running
-            trainer every one that its learners train.
+        filter_function (callable): `nc.graph.Layer -> bool`; None takes every Dense layer, in a
+            running trainer every one that its learners train.
         projection_function (callable): netopt's name for a rank that is a function.
         factor_function (callable): (W, k) -> (W1, W2), instead of the decomposition; it may
             choose another inner size. Without a rank it gets k = min(W.shape).
@@ -43,9 +43,17 @@ class FactorDense(Optimization):
 
     blocks = (graph.Block(OP_NAME, was='Dense'),)
 
-    def __init__(self, epoch=0, rank=None, filter_function=None, projection_function=None,
-                 factor_function=None, learner=None, learner_state='reset'):
-        super(FactorDense, self).__init__(epoch, filter_function, learner, learner_state)
+    def __init__(
+        self,
+        epoch=0,
+        rank=None,
+        filter_function=None,
+        projection_function=None,
+        factor_function=None,
+        learner=None,
+        learner_state='reset',
+    ):
+        super().__init__(epoch, filter_function, learner, learner_state)
         self.rank = chosen_rank('FactorDense', rank, projection_function, factor_function)
         self.factor_function = factor_function
 
@@ -54,9 +62,11 @@ class FactorDense(Optimization):
         if isinstance(self.rank, Integral) and self.factor_function is None:
             widest = max(layers, key=_smaller_side)
             if self.rank > _smaller_side(widest) >= 1:
-                raise ValueError('FactorDense: rank must be at most the smaller side of some layer it takes, %d of %s, '
-                                 'got %d; give a smaller rank, or a fraction of the side'
-                                 % (_smaller_side(widest), widest.label, self.rank))
+                raise ValueError(
+                    'FactorDense: rank must be at most the smaller side of some layer it takes, '
+                    f'{_smaller_side(widest)} of {widest.label}, got {self.rank}; give a smaller '
+                    'rank, or a fraction of the side'
+                )
         for layer in layers:
             _check_weights(layer)
         if type(self).transform is not FactorDense.transform:
@@ -66,32 +76,47 @@ class FactorDense(Optimization):
         return _expected(model, layers, self.rank)
 
     def transform(self, model):
-        return factor_dense(model, self.rank, self.filter_function, self.factor_function,
-                            keep_useless=True)
+        return factor_dense(
+            model, self.rank, self.filter_function, self.factor_function, keep_useless=True
+        )
 
 
 def _possible(model, layers):
-    """Returns a `Replaced` for each of the layers that the weights to come, or a factor_function, may let be factored."""
+    """Returns a `Replaced` for each of the layers that the weights to come, or a
+    factor_function, may let be factored."""
     stay = _read_elsewhere(model, layers)
-    return [Replaced(layer.name or layer.label, retired=(layer.W,)) for layer in layers
-            if layer.W.uid not in stay and low_rank.break_even_rank(_matrix_shape(layer))]
+    return [
+        Replaced(layer.name or layer.label, retired=(layer.W,))
+        for layer in layers
+        if layer.W.uid not in stay and low_rank.break_even_rank(_matrix_shape(layer))
+    ]
 
 
 def _expected(model, layers, rank):
-    """Returns what `factor_dense` will make of the layers for a rank that is a number, but for the values."""
+    """Returns what `factor_dense` will make of the layers for a rank that is a number, but for
+    the values."""
     stay = _read_elsewhere(model, layers)
     factors, replaced, new_functions = {}, [], {}
     for layer in layers:
         shape = _matrix_shape(layer)
-        k = rank if isinstance(rank, Integral) else ranks.resolve(rank, np.broadcast_to(0, shape), layer.label)
-        if layer.W.uid in stay or not low_rank.saves(k, shape):     # none above the smaller side does
+        k = (
+            rank
+            if isinstance(rank, Integral)
+            else ranks.resolve(rank, np.broadcast_to(0, shape), layer.label)
+        )
+        if layer.W.uid in stay or not low_rank.saves(k, shape):  # none above the smaller side does
             continue
         if layer.W.uid not in factors:
-            factors[layer.W.uid] = _parameters(layer, np.zeros((shape[0], k), layer.W.dtype),
-                                               np.zeros((k, shape[1]), layer.W.dtype))
+            factors[layer.W.uid] = _parameters(
+                layer,
+                np.zeros((shape[0], k), layer.W.dtype),
+                np.zeros((k, shape[1]), layer.W.dtype),
+            )
             replaced.append(Replaced(layer.name or layer.label, (layer.W,), factors[layer.W.uid]))
         new_functions[layer] = _factored(layer, factors[layer.W.uid])
-    return Transformed(graph.replace(model, new_functions) if new_functions else model, replaced=replaced)
+    return Transformed(
+        graph.replace(model, new_functions) if new_functions else model, replaced=replaced
+    )
 
 
 def _taken(model, filter_function):
@@ -101,16 +126,21 @@ def _taken(model, filter_function):
     taken = [layer for layer in found if layer not in untrained]
     if not taken:
         error = graph.no_layers_error(model, 'FactorDense', op_name='Dense')
-        raise ValueError('%s. %s: %s' % (error, _UNTRAINED, ', '.join(layer.label for layer in untrained))) \
-            if untrained else error
+        raise ValueError(
+            '{}. {}: {}'.format(error, _UNTRAINED, ', '.join(layer.label for layer in untrained))
+        ) if untrained else error
     return taken
 
 
-_UNTRAINED = 'left as it was without a filter_function that takes it, because no learner of the trainer trains it'
+_UNTRAINED = (
+    'left as it was without a filter_function that takes it, because no learner of the trainer '
+    'trains it'
+)
 
 
 def _untrained(layers):
-    """Returns those of the layers that no learner of the trainer trains, which another one may train."""
+    """Returns those of the layers that no learner of the trainer trains, which another one may
+    train."""
     return [layer for layer in layers if not graph.is_trained(layer.W)]
 
 
@@ -123,7 +153,9 @@ def _notes_of_others(model, filter_function):
             notes[layer.W.uid] = _note(layer, W, W.size, skipped=_UNTRAINED)
     for found in graph.frozen_layers(model):
         if found.op_name == 'Dense' and found.root.is_block:
-            notes[found.W.uid] = LayerNote(found.root.name or found.label, found.W.shape, skipped=found.reason)
+            notes[found.W.uid] = LayerNote(
+                found.root.name or found.label, found.W.shape, skipped=found.reason
+            )
     return list(notes.values()) + notes_of_products(model)
 
 
@@ -132,13 +164,19 @@ def notes_of_products(model):
     notes = {}
     for found in graph.other_products(model):
         size = int(np.prod(found.W.shape))
-        notes[found.W.uid] = LayerNote(found.label, found.W.shape, skipped=found.reason,
-                                       parameters_before=size, parameters_after=size)
+        notes[found.W.uid] = LayerNote(
+            found.label,
+            found.W.shape,
+            skipped=found.reason,
+            parameters_before=size,
+            parameters_after=size,
+        )
     return list(notes.values())
 
 
-def factor_dense(model, rank=None, filter_function=None, factor_function=None, split='even',
-                 keep_useless=False):
+def factor_dense(
+    model, rank=None, filter_function=None, factor_function=None, split='even', keep_useless=False
+):
     """Returns `model` with its Dense layers factored.
 
     Args:
@@ -167,8 +205,11 @@ def factor_dense(model, rank=None, filter_function=None, factor_function=None, s
                 replaced.append(_replaced(layer, factors, stays))
         if factored[layer.W.uid] is not None:
             new_functions[layer] = _factored(layer, factored[layer.W.uid])
-    return Transformed(graph.replace(model, new_functions) if new_functions else model,
-                       notes + _notes_of_others(model, filter_function), replaced)
+    return Transformed(
+        graph.replace(model, new_functions) if new_functions else model,
+        notes + _notes_of_others(model, filter_function),
+        replaced,
+    )
 
 
 def chosen_rank(what, rank, projection_function, factor_function):
@@ -177,28 +218,39 @@ def chosen_rank(what, rank, projection_function, factor_function):
     Raises:
         TypeError, ValueError: see `FactorDense`.
     """
-    for name, function in (('projection_function', projection_function),
-                           ('factor_function', factor_function)):
+    for name, function in (
+        ('projection_function', projection_function),
+        ('factor_function', factor_function),
+    ):
         if function is not None and not callable(function):
-            raise TypeError('%s: %s must be a function of W (factor_function of W and k), got %r; a rank that '
-                            'is a number goes into rank' % (what, name, function))
+            raise TypeError(
+                f'{what}: {name} must be a function of W (factor_function of W and k), got '
+                f'{function!r}; a rank that is a number goes into rank'
+            )
     if factor_function is not None and not _takes(factor_function, 2):
-        raise TypeError('%s: factor_function must take two arguments, W and the rank k, got %r; write '
-                        'lambda W, k: ...' % (what, factor_function))
+        raise TypeError(
+            f'{what}: factor_function must take two arguments, W and the rank k, got '
+            f'{factor_function!r}; write lambda W, k: ...'
+        )
     if rank is not None and projection_function is not None:
-        raise ValueError('%s: one of rank and projection_function must choose the rank, got rank=%r and '
-                         'projection_function=%r; leave one out' % (what, rank, projection_function))
+        raise ValueError(
+            f'{what}: one of rank and projection_function must choose the rank, got rank={rank!r} '
+            f'and projection_function={projection_function!r}; leave one out'
+        )
     if rank is None and projection_function is None:
         if factor_function is None:
-            raise ValueError('%s: something must choose the rank, got no rank, projection_function or '
-                             'factor_function; give rank: an int, a fraction of the smaller side, or a rule '
-                             'as nc.energy(0.95)' % what)
+            raise ValueError(
+                f'{what}: something must choose the rank, got no rank, projection_function or '
+                'factor_function; give rank: an int, a fraction of the smaller side, or a rule '
+                'as nc.energy(0.95)'
+            )
         return None
     return ranks.check(projection_function if rank is None else rank, what + ': rank')
 
 
 def _takes(function, arguments):
-    """Whether a function can be called with that many arguments; of some builtins nobody can tell."""
+    """Whether a function can be called with that many arguments; of some builtins nobody can
+    tell."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -210,17 +262,24 @@ def _takes(function, arguments):
     return True
 
 
-_STAYS = ('its weights are read elsewhere too (tied weights, or a penalty on them), so they stay, and '
-          'factors only add to them')
+_STAYS = (
+    'its weights are read elsewhere too (tied weights, or a penalty on them), so they stay, and '
+    'factors only add to them'
+)
 
 
 def _read_elsewhere(model, layers):
-    """Returns the uids of the layers' weights that something else reads too: tied, or an L2 term."""
+    """Returns the uids of the layers' weights that something else reads too: tied, or an L2
+    term."""
     cores = {layer.core.uid for layer in layers}
     mine = {layer.W.uid for layer in layers}
-    return {read.uid for function in graph.walk(model)
-            if not function.is_block and function.uid not in cores
-            for read in function.inputs if read.uid in mine}
+    return {
+        read.uid
+        for function in graph.walk(model)
+        if not function.is_block and function.uid not in cores
+        for read in function.inputs
+        if read.uid in mine
+    }
 
 
 def _factor(layer, rank, factor_function, split, keep_useless, stays):
@@ -228,57 +287,87 @@ def _factor(layer, rank, factor_function, split, keep_useless, stays):
     W = _matrix(layer)
     if stays and keep_useless:
         return _note(layer, W, W.size, skipped=_STAYS), None
-    # One rank for all layers may be too large for a few; what a function returns for a layer may not.
+    # One rank for all layers may be too large for a few; what a function returns for a layer may
+    # not.
     if keep_useless and isinstance(rank, Integral) and rank > min(W.shape):
         return _skipped(layer, W, rank), None
     k = min(W.shape) if rank is None else ranks.resolve(rank, W.copy(), layer.label)
     if keep_useless and factor_function is None and not low_rank.saves(k, W.shape):
         return _skipped(layer, W, k), None
-    left, right = (low_rank.factors(W, k, split) if factor_function is None
-                   else _checked(factor_function(W.copy(), k), W, layer))
+    left, right = (
+        low_rank.factors(W, k, split)
+        if factor_function is None
+        else _checked(factor_function(W.copy(), k), W, layer)
+    )
     k = left.shape[1]
     if not low_rank.saves(k, W.shape):
         if keep_useless:
             return _skipped(layer, W, k), None
-        warnings.warn('%s: %s' % (layer.label, _saves_nothing(W, k)), UserWarning, stacklevel=4)
+        warnings.warn(f'{layer.label}: {_saves_nothing(W, k)}', UserWarning, stacklevel=4)
     if stays:
-        warnings.warn('%s: %s' % (layer.label, _STAYS), UserWarning, stacklevel=4)
+        warnings.warn(f'{layer.label}: {_STAYS}', UserWarning, stacklevel=4)
     factors = _parameters(layer, left, right)
     error = low_rank.relative_error(W, left, right)
-    energy = max(0., 1. - error ** 2)   # what a truncated decomposition keeps of the squared singular values
-    return _note(layer, W, k * sum(W.shape) + (W.size if stays else 0), rank=k, energy=energy,
-                 error=error, message=_silent(W, left, right) if factor_function is None else None), factors
+    energy = max(
+        0.0, 1.0 - error**2
+    )  # what a truncated decomposition keeps of the squared singular values
+    return (
+        _note(
+            layer,
+            W,
+            k * sum(W.shape) + (W.size if stays else 0),
+            rank=k,
+            energy=energy,
+            error=error,
+            message=_silent(W, left, right) if factor_function is None else None,
+        ),
+        factors,
+    )
 
 
 def _replaced(layer, factors, stays):
     """Returns the `Replaced` of a layer that is factored."""
     shape = _matrix_shape(layer)
-    left, right = (factor.value.reshape(side) for factor, side in
-                   zip(factors, ((shape[0], -1), (-1, shape[1]))))
-    return Replaced(layer.name or layer.label, () if stays else (layer.W,), factors,
-                    lambda gradient: low_rank.projected(gradient.reshape(shape), left, right))
+    left, right = (
+        factor.value.reshape(side)
+        for factor, side in zip(factors, ((shape[0], -1), (-1, shape[1])))
+    )
+    return Replaced(
+        layer.name or layer.label,
+        () if stays else (layer.W,),
+        factors,
+        lambda gradient: low_rank.projected(gradient.reshape(shape), left, right),
+    )
 
 
 def _silent(W, left, right):
     """Says what energy and error mean where factors begin at 0; None where none do."""
     silent, k = low_rank.silent_pairs(left, right), left.shape[1]
     if silent == k:
-        return ('its weights are all 0, so there was nothing to lose (energy 1, error 0); W1 begins as an '
-                'orthonormal basis and W2 at 0, so that they train')
+        return (
+            'its weights are all 0, so there was nothing to lose (energy 1, error 0); W1 begins as '
+            'an orthonormal basis and W2 at 0, so that they train'
+        )
     if silent:
-        return ('its weights have rank %d, so rank %d lost nothing and %d of its rows of W2 begin at 0; their '
-                'columns of W1 begin orthonormal, so that they train' % (k - silent, k, silent))
+        return (
+            f'its weights have rank {k - silent}, so rank {k} lost nothing and {silent} of its '
+            'rows of W2 begin at 0; their columns of W1 begin orthonormal, so that they train'
+        )
     return None
 
 
 def _check_weights(layer):
     """Raises ValueError for weights that are not there, or sparse."""
     if any(side < 0 for side in layer.W.shape):
-        raise ValueError('%s: to be factored it must have weights, and their shape is not known yet; apply the '
-                         'model to an input_variable first' % layer.label)
+        raise ValueError(
+            f'{layer.label}: to be factored it must have weights, and their shape is not known '
+            'yet; apply the model to an input_variable first'
+        )
     if C.cntk_py.Parameter.value(layer.W).is_sparse():
-        raise ValueError('%s: its weights must be a dense matrix, got a sparse one; make its Parameter from a '
-                         'NumPy array, or leave the layer out with filter_function' % layer.label)
+        raise ValueError(
+            f'{layer.label}: its weights must be a dense matrix, got a sparse one; make its '
+            'Parameter from a NumPy array, or leave the layer out with filter_function'
+        )
 
 
 def _matrix(layer):
@@ -286,16 +375,18 @@ def _matrix(layer):
     _check_weights(layer)
     W = layer.W.value
     if low_rank.not_finite(W):
-        raise ValueError('%s: its weights must be finite, got %d NaN or infinite of %d; where training diverges '
-                         'lower the learning rate, or factor at an earlier epoch'
-                         % (layer.label, low_rank.not_finite(W), W.size))
+        raise ValueError(
+            f'{layer.label}: its weights must be finite, got {low_rank.not_finite(W)} NaN or '
+            f'infinite of {W.size}; where training diverges lower the learning rate, or factor at '
+            'an earlier epoch'
+        )
     return W.reshape(_matrix_shape(layer))
 
 
 def _sides(layer):
     """Returns the input axes and the output axes of W."""
     shape = tuple(layer.W.shape)
-    return shape[:-layer.output_rank], shape[-layer.output_rank:]
+    return shape[: -layer.output_rank], shape[-layer.output_rank :]
 
 
 def _matrix_shape(layer):
@@ -318,9 +409,13 @@ def _factored(layer, factors):
 def _parameters(layer, left, right):
     """Returns factors as Parameters: W1 [inputs..., k] and W2 [k, outputs...]."""
     inputs, outputs = _sides(layer)
-    return tuple(C.Parameter(shape, init=factor.reshape(shape), dtype=factor.dtype, name=name)
-                 for name, factor, shape in (('W1', left, inputs + left.shape[1:]),
-                                             ('W2', right, right.shape[:1] + outputs)))
+    return tuple(
+        C.Parameter(shape, init=factor.reshape(shape), dtype=factor.dtype, name=name)
+        for name, factor, shape in (
+            ('W1', left, inputs + left.shape[1:]),
+            ('W2', right, right.shape[:1] + outputs),
+        )
+    )
 
 
 def _checked(factors, W, layer):
@@ -331,18 +426,29 @@ def _checked(factors, W, layer):
             raise TypeError('of complex numbers, and W is real')
         left, right = (np.array(factor, dtype=W.dtype, order='C') for factor in given)
     except (TypeError, ValueError) as error:
-        raise ValueError('factor_function must return two arrays W1 and W2 for %s, it returned %s (%s); end it '
-                         'with `return W1, W2`' % (layer.label, type(factors).__name__, error))
-    if (left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0] or left.shape[1] < 1
-            or (left.shape[0], right.shape[1]) != W.shape):
-        raise ValueError('factor_function must return W1 of shape (%d, k) and W2 of shape (k, %d) for %s, it '
-                         'returned shapes %s and %s; it gets W as [inputs, outputs], and W1 times W2 must '
-                         'be about W' % (W.shape + (layer.label, left.shape, right.shape)))
+        raise ValueError(
+            f'factor_function must return two arrays W1 and W2 for {layer.label}, it returned '
+            f'{type(factors).__name__} ({error}); end it with `return W1, W2`'
+        )
+    if (
+        left.ndim != 2
+        or right.ndim != 2
+        or left.shape[1] != right.shape[0]
+        or left.shape[1] < 1
+        or (left.shape[0], right.shape[1]) != W.shape
+    ):
+        raise ValueError(
+            'factor_function must return W1 of shape (%d, k) and W2 of shape (k, %d) for %s, it '
+            'returned shapes %s and %s; it gets W as [inputs, outputs], and W1 times W2 must '
+            'be about W' % (W.shape + (layer.label, left.shape, right.shape))
+        )
     for name, factor in (('W1', left), ('W2', right)):
         if low_rank.not_finite(factor):
-            raise ValueError('factor_function must return finite factors for %s, its %s holds %d NaN or '
-                             'infinite of %d values; mend it, or leave the layer out with filter_function'
-                             % (layer.label, name, low_rank.not_finite(factor), factor.size))
+            raise ValueError(
+                f'factor_function must return finite factors for {layer.label}, its {name} holds '
+                f'{low_rank.not_finite(factor)} NaN or infinite of {factor.size} values; mend it, '
+                'or leave the layer out with filter_function'
+            )
     return left, right
 
 
@@ -350,9 +456,14 @@ def _saves_nothing(W, k):
     """Says in full why rank k is no gain for W."""
     rows, columns = W.shape
     most = low_rank.break_even_rank(W.shape)
-    return ('rank %d saves nothing: %dx%d has %d weights, its factors %d; %s'
-            % (k, rows, columns, W.size, k * (rows + columns),
-               'ranks up to %d save' % most if most else 'no rank saves'))
+    return 'rank %d saves nothing: %dx%d has %d weights, its factors %d; %s' % (
+        k,
+        rows,
+        columns,
+        W.size,
+        k * (rows + columns),
+        f'ranks up to {most} save' if most else 'no rank saves',
+    )
 
 
 def _skipped(layer, W, k):
@@ -364,7 +475,14 @@ def _note(layer, W, after, **fields):
     """Returns the note of a layer whose W has, or is replaced by, `after` weights."""
     bias = int(np.prod(layer.b.shape)) if layer.b is not None else 0
     macs, itemsize = layer.macs, W.dtype.itemsize
-    return LayerNote(layer.name or layer.label, layer.W.shape,
-                     parameters_before=W.size + bias, parameters_after=after + bias,
-                     macs_before=macs, macs_after=None if macs is None else macs // W.size * after,
-                     bits_after=8 * itemsize, float_bytes=itemsize, **fields)
+    return LayerNote(
+        layer.name or layer.label,
+        layer.W.shape,
+        parameters_before=W.size + bias,
+        parameters_after=after + bias,
+        macs_before=macs,
+        macs_after=None if macs is None else macs // W.size * after,
+        bits_after=8 * itemsize,
+        float_bytes=itemsize,
+        **fields,
+    )

@@ -2,7 +2,8 @@
 
 W of m x n is approximated by W1 W2, with W1 of m x k and W2 of k x n. The truncated singular
 value decomposition W = U diag(s) V is the best such approximation for every k (Eckart and Young,
-Psychometrika 1, 1936): the squared Frobenius error is the sum of the squared singular values left out.
+Psychometrika 1, 1936): the squared Frobenius error is the sum of the squared singular values left
+out.
 """
 from numbers import Integral
 
@@ -37,30 +38,39 @@ def truncated_svd(matrix, rank):
     """
     matrix = np.asarray(matrix, np.float64)
     if matrix.ndim != 2:
-        raise ValueError('matrix must have 2 axes, got an array of shape %s; reshape it to [inputs, outputs]'
-                         % (matrix.shape,))
+        raise ValueError(
+            f'matrix must have 2 axes, got an array of shape {matrix.shape}; reshape it to '
+            '[inputs, outputs]'
+        )
     if not_finite(matrix):
-        raise ValueError('matrix must be finite, got %d NaN or infinite of %d values; check how it was trained'
-                         % (not_finite(matrix), matrix.size))
+        raise ValueError(
+            f'matrix must be finite, got {not_finite(matrix)} NaN or infinite of {matrix.size} '
+            'values; check how it was trained'
+        )
     if isinstance(rank, bool) or not isinstance(rank, Integral):
-        raise TypeError('the rank of a decomposition must be an int, got %r; round it, as int(...) does' % (rank,))
+        raise TypeError(
+            f'the rank of a decomposition must be an int, got {rank!r}; round it, as int(...) does'
+        )
     if not 1 <= rank <= min(matrix.shape):
-        raise ValueError('rank must be 1 to %d, the smaller side of a matrix of %dx%d, got %r; take min(k, %d)'
-                         % ((min(matrix.shape),) + matrix.shape + (rank, min(matrix.shape))))
+        raise ValueError(
+            'rank must be 1 to %d, the smaller side of a matrix of %dx%d, got %r; take min(k, %d)'
+            % ((min(matrix.shape),) + matrix.shape + (rank, min(matrix.shape)))
+        )
     U, s, V = np.linalg.svd(matrix, full_matrices=False)
     U, s, V = U[:, :rank], s[:rank], V[:rank]
     peaks = U[np.argmax(np.abs(U), axis=0), np.arange(rank)]
-    signs = np.where(peaks < 0, -1., 1.)
+    signs = np.where(peaks < 0, -1.0, 1.0)
     return U * signs, s, V * signs[:, np.newaxis]
 
 
 def factors(matrix, rank, split='even'):
     """Returns W1 [m, rank] and W2 [rank, n], the best approximation of `matrix` of that rank.
 
-    Each can train: the gradient of W1 is G W2^T and that of W2 is W1^T G, so a column of W1 and its row of W2
-    that were both 0 would stay 0 for ever. Where a singular value is 0 (`NO_DIRECTION`), as all are of weights
-    that begin at 0, the column of W1 is a unit vector, orthogonal to all others, and only the row of W2 is 0.
-    These point in no special direction: those of a decomposition may be single inputs, and W1 would see no other.
+    Each can train: the gradient of W1 is G W2^T and that of W2 is W1^T G, so a column of W1 and its
+    row of W2 that were both 0 would stay 0 for ever. Where a singular value is 0 (`NO_DIRECTION`),
+    as all are of weights that begin at 0, the column of W1 is a unit vector, orthogonal to all
+    others, and only the row of W2 is 0. These point in no special direction: those of a
+    decomposition may be single inputs, and W1 would see no other.
 
     Args:
         matrix (numpy.ndarray): [m, n]; the factors have its dtype, those of integers are float64.
@@ -73,26 +83,33 @@ def factors(matrix, rank, split='even'):
         ValueError: see `truncated_svd`; or `split` is neither.
     """
     if split not in SPLITS:
-        raise ValueError("split must be one of %s, got %r; take 'even' to train the factors on"
-                         % (', '.join(SPLITS), split))
+        raise ValueError(
+            "split must be one of %s, got %r; take 'even' to train the factors on"
+            % (', '.join(SPLITS), split)
+        )
     U, s, V = truncated_svd(matrix, rank)
-    held = int(np.sum(s > max(U.shape[0], V.shape[1]) * np.finfo(np.float64).eps * s[0]))    # the others are 0
+    held = int(
+        np.sum(s > max(U.shape[0], V.shape[1]) * np.finfo(np.float64).eps * s[0])
+    )  # the others are 0
     U[:, held:], s[held:] = _orthonormal(U[:, :held], rank - held), 0
-    left = np.ones(rank) if split == 'right' else np.where(s > NO_DIRECTION * s[0], np.sqrt(s), 1.)
+    left = np.ones(rank) if split == 'right' else np.where(s > NO_DIRECTION * s[0], np.sqrt(s), 1.0)
     right = s / left
     dtype = np.asarray(matrix).dtype
     dtype = dtype if np.issubdtype(dtype, np.floating) else np.float64
-    return (np.ascontiguousarray(U * left, dtype),
-            np.ascontiguousarray(right[:, np.newaxis] * V, dtype))
+    return (
+        np.ascontiguousarray(U * left, dtype),
+        np.ascontiguousarray(right[:, np.newaxis] * V, dtype),
+    )
 
 
 def _orthonormal(columns, count):
-    """Returns `count` unit vectors orthogonal to orthonormal `columns` and each other, the same on every machine."""
+    """Returns `count` unit vectors orthogonal to orthonormal `columns` and each other, the same
+    on every machine."""
     drawn = np.random.RandomState(0).normal(size=(len(columns), count))
-    for _ in range(2):      # once more, for what rounding left
+    for _ in range(2):  # once more, for what rounding left
         drawn -= columns.dot(columns.T.dot(drawn))
         drawn, triangle = np.linalg.qr(drawn)
-        drawn *= np.where(np.diag(triangle) < 0, -1., 1.)
+        drawn *= np.where(np.diag(triangle) < 0, -1.0, 1.0)
     return drawn
 
 
@@ -143,7 +160,7 @@ def relative_error(matrix, left, right):
     lost = np.linalg.norm(matrix - np.asarray(left, np.float64).dot(np.asarray(right, np.float64)))
     norm = np.linalg.norm(matrix)
     if norm == 0:
-        return 0. if lost == 0 else float('inf')
+        return 0.0 if lost == 0 else float('inf')
     return float(lost / norm)
 
 
@@ -154,7 +171,7 @@ def stable_rank(values):
     (Rudelson and Vershynin, J. ACM 54, 2007).
     """
     squares = np.asarray(values, np.float64) ** 2
-    return float(squares.sum() / squares[0]) if squares[0] > 0 else 1.
+    return float(squares.sum() / squares[0]) if squares[0] > 0 else 1.0
 
 
 def saves(rank, shape):
@@ -164,7 +181,8 @@ def saves(rank, shape):
 
 
 def break_even_rank(shape):
-    """Returns the largest rank that still `saves` weights for a matrix of that shape; 0 if none does.
+    """Returns the largest rank that still `saves` weights for a matrix of that shape; 0 if none
+    does.
 
     50x50 breaks even at 25 (25 * 100 = 50 * 50), so the largest that saves is 24.
     """

@@ -10,11 +10,11 @@ from numbers import Integral, Real
 from . import low_rank
 
 
-class Rule(object):
+class Rule:
     """A rank rule: a function of W, with a repr that says what it was made with."""
 
     def __init__(self, name, argument, function):
-        self._text = '%s(%s)' % (name, '' if argument is None else repr(argument))
+        self._text = '{}({})'.format(name, '' if argument is None else repr(argument))
         self._function = function
 
     def __call__(self, W):
@@ -31,10 +31,13 @@ def energy(fraction):
         fraction (float): in (0, 1].
     """
     if not _is_number(fraction) or not 0 < fraction <= 1:
-        raise ValueError('energy: fraction must be in (0, 1], got %r; 0.95 keeps 95 %% of the squared '
-                         'singular values' % (fraction,))
-    return Rule('energy', fraction,
-                lambda W: low_rank.rank_of_energy(low_rank.singular_values(W), fraction))
+        raise ValueError(
+            f'energy: fraction must be in (0, 1], got {fraction!r}; 0.95 keeps 95 % of the squared '
+            'singular values'
+        )
+    return Rule(
+        'energy', fraction, lambda W: low_rank.rank_of_energy(low_rank.singular_values(W), fraction)
+    )
 
 
 def stable_rank():
@@ -51,7 +54,9 @@ def speedup(factor):
         factor (float): above 1.
     """
     if not _is_number(factor) or not factor > 1:
-        raise ValueError('speedup: factor must be above 1, got %r; 2 halves the multiply-adds' % (factor,))
+        raise ValueError(
+            f'speedup: factor must be above 1, got {factor!r}; 2 halves the multiply-adds'
+        )
     return Rule('speedup', factor, lambda W: _largest_rank(W.shape, 1 / _exact(factor)))
 
 
@@ -64,8 +69,10 @@ def parameters(fraction):
         fraction (float): in (0, 1).
     """
     if not _is_number(fraction) or not 0 < fraction < 1:
-        raise ValueError('parameters: fraction must be in (0, 1), got %r; 0.5 leaves half of the weights'
-                         % (fraction,))
+        raise ValueError(
+            f'parameters: fraction must be in (0, 1), got {fraction!r}; 0.5 leaves half of the '
+            'weights'
+        )
     return Rule('parameters', fraction, lambda W: _largest_rank(W.shape, _exact(fraction)))
 
 
@@ -83,14 +90,20 @@ def check(rank, what='rank'):
     if callable(rank):
         return rank
     if not _is_number(rank):
-        raise TypeError('%s must be an int, a fraction in (0, 1) of the smaller side, or a function '
-                        'of W, got %r; give 8, 0.25 or nc.energy(0.95)' % (what, rank))
+        raise TypeError(
+            f'{what} must be an int, a fraction in (0, 1) of the smaller side, or a function '
+            f'of W, got {rank!r}; give 8, 0.25 or nc.energy(0.95)'
+        )
     if isinstance(rank, Integral) and rank < 1:
-        raise ValueError('%s must be at least 1, got %r; to leave layers as they are use filter_function'
-                         % (what, rank))
+        raise ValueError(
+            f'{what} must be at least 1, got {rank!r}; to leave layers as they are use '
+            'filter_function'
+        )
     if not isinstance(rank, Integral) and not 0 < rank < 1:
-        raise ValueError('%s as a fraction must be in (0, 1) of the smaller side, got %r; a rank '
-                         'of its own is an int' % (what, rank))
+        raise ValueError(
+            f'{what} as a fraction must be in (0, 1) of the smaller side, got {rank!r}; a rank '
+            'of its own is an int'
+        )
     return rank
 
 
@@ -107,20 +120,24 @@ def resolve(rank, W, layer):
         ValueError: the rank is below 1 or above the smaller side of W.
     """
     smaller = min(W.shape)
-    check(rank, 'the rank of %s' % layer)
+    check(rank, f'the rank of {layer}')
     if callable(rank):
         chosen = rank(W)
         if isinstance(chosen, bool) or not isinstance(chosen, Integral):
-            raise TypeError('the rank function of %s must return an int, got %r (%s); round it, '
-                            'as int(...) does' % (layer, chosen, type(chosen).__name__))
+            raise TypeError(
+                f'the rank function of {layer} must return an int, got {chosen!r} '
+                f'({type(chosen).__name__}); round it, as int(...) does'
+            )
     elif isinstance(rank, Integral):
         chosen = rank
     else:
         chosen = max(1, int(_exact(rank) * smaller))
     if not 1 <= chosen <= smaller:
-        raise ValueError('the rank of %s must be 1 to %d, the smaller side of its %dx%d weights, got %d; '
-                         'to leave the layer as it is use filter_function'
-                         % ((layer, smaller) + tuple(W.shape) + (chosen,)))
+        raise ValueError(
+            'the rank of %s must be 1 to %d, the smaller side of its %dx%d weights, got %d; '
+            'to leave the layer as it is use filter_function'
+            % ((layer, smaller) + tuple(W.shape) + (chosen,))
+        )
     return int(chosen)
 
 
@@ -136,7 +153,8 @@ def _largest_rank(shape, fraction):
 
 
 def _exact(number):
-    """Returns a number as the decimal it was written as: 0.29 of 100 is 29, not 28.999999999999996."""
+    """Returns a number as the decimal it was written as: 0.29 of 100 is 29, not
+    28.999999999999996."""
     return Fraction(repr(float(number)))
 
 
