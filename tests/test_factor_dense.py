@@ -213,7 +213,9 @@ def test_a_factor_function_without_a_rank_gets_the_smaller_side():
         asked.append(k)
         return W[:, :2], np.ones((2, W.shape[1]))
 
-    transformed = nc.FactorDense(factor_function=factors).transform(wide())
+    transformed = nc.FactorDense(
+        factor_function=factors, filter_function=lambda layer: True
+    ).transform(wide())
     assert asked == [20, 2]
     assert [(note.rank, note.skipped is None) for note in transformed.layers] == [
         (2, True),
@@ -304,7 +306,7 @@ def test_weights_that_something_else_reads_stay_and_are_counted():
     with pytest.warns(UserWarning, match='encode.*read elsewhere too'):
         transformed = importlib.import_module(
             'netopt_callbacks.optimizations.factor_dense'
-        ).factor_dense(model, rank=2)
+        ).factor_dense(model, rank=2, every=True)
     note = transformed.layers[0]
     counted = sum(int(np.prod(p.shape)) for p in transformed.model.parameters)
     assert note.parameters_after == counted == 12 * 8 + 2 * (12 + 8) + 8
@@ -313,6 +315,27 @@ def test_weights_that_something_else_reads_stay_and_are_counted():
     left = nc.FactorDense(rank=2).transform(model)
     assert 'read elsewhere too' in left.layers[0].skipped
     assert left.model is model
+
+
+def test_without_a_filter_the_last_dense_of_the_network_is_left_with_a_note():
+    x = C.input_variable(20)
+    trunk = C.layers.Dense(30, name='hidden')(x)
+    heads = C.combine([C.layers.Dense(20, name=name)(trunk) for name in ('one', 'two')])
+    taken, *left = nc.FactorDense(rank=2).transform(heads).layers
+    assert (taken.name, taken.rank, taken.skipped) == ('hidden', 2, None)
+    assert {note.name for note in left} == {'one', 'two'}
+    assert all('last Dense of the network' in note.skipped for note in left)
+
+
+def test_what_is_factored_already_counts_where_the_last_is_looked_for():
+    once = nc.FactorDense(rank=2).transform(wide()).model
+    with pytest.raises(ValueError, match="Dense 'out'.*last Dense of the network.*filter_function"):
+        nc.FactorDense(rank=1).transform(once)
+
+
+def test_the_only_dense_of_a_network_is_taken():
+    (note,) = nc.FactorDense(rank=2).transform(C.layers.Dense(30)(C.input_variable(20))).layers
+    assert note.rank == 2
 
 
 def test_factors_may_come_out_of_an_iterator():

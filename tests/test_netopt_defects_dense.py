@@ -44,7 +44,9 @@ def test_defect_2_a_rank_that_saves_nothing_is_not_silent():
     assert 'ranks up to 24 save' in said[0]
     assert len(factored_blocks(new)) == 3
 
-    transformed = nc.FactorDense(projection_function=rank).transform(model)
+    transformed = nc.FactorDense(
+        projection_function=rank, filter_function=lambda layer: True
+    ).transform(model)
     assert [note.rank for note in transformed.layers] == [1, None, 1]
     skipped = transformed.layers[1]
     assert 'rank 30 saves nothing' in skipped.skipped and 'ranks up to 24 save' in skipped.skipped
@@ -56,7 +58,7 @@ def test_defect_2_a_rank_that_saves_nothing_is_not_silent():
 
 def test_defect_2_where_no_layer_gains_the_model_is_the_one_given():
     model = wide()
-    transformed = nc.FactorDense(rank=999).transform(model)
+    transformed = nc.FactorDense(rank=999, filter_function=lambda layer: True).transform(model)
     assert transformed.model is model
     assert all('rank 999' in note.skipped for note in transformed.layers)
     assert [note.name for note in transformed.layers] == ['h', 'out']
@@ -131,7 +133,7 @@ def convolutions(depth):
     [
         (
             dense_layers,
-            lambda model: nc.FactorDense(rank=2).transform(model).model,
+            lambda model: factorization.factor_dense(model, lambda W: 2),
             'DenseFactored',
         ),
         (convolutions, quantization.convert_to_binary_convolution, 'BinaryConvolution'),

@@ -13,7 +13,7 @@ def conv(layer):
 
 def test_where_no_rank_saves_anything_training_goes_on_as_if_nothing_had_been_due():
     script = Script(sweeps=2)
-    outcome = script.run([nc.FactorDense(epoch=1, rank=12)])
+    outcome = script.run([nc.FactorDense(epoch=1, rank=12, filter_function=lambda layer: True)])
     (record,) = script.session.result.records
     assert [(note.name, note.rank) for note in record.layers] == [
         ('hidden', None),

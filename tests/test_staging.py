@@ -113,7 +113,7 @@ def test_a_learner_whose_state_cannot_be_projected_is_refused_before_training(ra
 def test_a_layer_that_a_rule_may_leave_is_not_refused_for_its_learner():
     script = Script(sweeps=2, test=False)
     script.run(
-        [nc.FactorDense(epoch=1, rank=nc.energy(0.9))],
+        [nc.FactorDense(epoch=1, rank=nc.energy(0.9), filter_function=lambda layer: True)],
         trainer=trainer_of(script, 'classify', C.adagrad),
     )
     classify = script.session.result.records[0].layers[-1]
