@@ -10,6 +10,8 @@ import xml.etree.ElementTree
 import cntk
 import pytest
 
+from slices import few
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = os.path.dirname(cntk.__file__)
 PLUGIN = 'cntk_own_tests_plugin'
@@ -82,7 +84,9 @@ def run(folder, mode, *files):
     return outcomes, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize('mode', ['no callbacks', 'identity after 7 samples'])
+@pytest.mark.parametrize(
+    'mode', few(['no callbacks', 'identity after 7 samples'], 'identity after 7 samples')
+)
 def test_sessions_and_trainers(mode, tmpdir):
     files = [
         os.path.join('train', 'tests', name)

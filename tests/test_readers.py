@@ -24,12 +24,14 @@ from readers_scripts import (
     sequence_criterion,
     sequence_model,
 )
+from slices import few
 from user_script import KILLED, Identity, Killer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EPOCH = 4 * BATCH
 DENSE = ['factor', 'binarize dense']
 every = pytest.mark.parametrize('kind', sorted(OPTIMIZATIONS))
+most = pytest.mark.parametrize('kind', few(sorted(OPTIMIZATIONS), 'factor', 'binarize'))
 
 
 def attached(case, *callbacks):
@@ -59,7 +61,7 @@ def test_readers_follow_in_a_hand_loop(kind):
     case.check()
 
 
-@every
+@most
 @pytest.mark.parametrize('model', [True, False], ids=['with a model', 'criterion alone'])
 def test_readers_follow_in_a_session(kind, model):
     case = Shared(model)
@@ -152,7 +154,7 @@ ORDERS = [
     ('binarize dense', 'binarize'),
     ('binarize', 'binarize dense'),
 ]
-orders = pytest.mark.parametrize('kinds', ORDERS, ids=' then '.join)
+orders = pytest.mark.parametrize('kinds', few(ORDERS, *ORDERS[:2]), ids=' then '.join)
 
 
 @orders
@@ -200,7 +202,7 @@ def test_restore_goes_back_to_a_plain_checkpoint_of_before_the_run(kinds, tmpdir
         assert case.has(*kinds)
 
 
-@every
+@most
 @pytest.mark.parametrize('where', ['swap.native_trainer', 'windows.carry'])
 def test_undo_puts_readers_back(kind, where, monkeypatch):
     case = Shared()
@@ -258,7 +260,7 @@ def resumed_main(kind, front, folder, kill):
     print('TOLD ' + case.check().tobytes().hex())
 
 
-@every
+@most
 @pytest.mark.parametrize('front', ['session', 'hand loop'])
 def test_readers_follow_a_resume_in_a_new_process(kind, front, tmpdir):
     whole = new_process(tmpdir.mkdir('whole'), 'test_readers.resumed_main', kind, front)
@@ -290,7 +292,7 @@ def new_process(folder, main, *arguments, kill=0):
 # Networks that are no model of a Trainer.
 
 
-@every
+@most
 def test_agent_acts_on_the_network_that_trains(kind, tmpdir):
     case, files = Agent(), [str(tmpdir.join(name)) for name in ('early', 'late')]
     target = case.target.eval(case.states[:BATCH]).tobytes()
@@ -323,7 +325,7 @@ def test_agent_acts_on_the_network_that_trains(kind, tmpdir):
     )
 
 
-@pytest.mark.parametrize('kind', DENSE)
+@pytest.mark.parametrize('kind', few(DENSE, 'factor'))
 def test_criterion_made_over_the_same_layer_function(kind, tmpdir):
     C.cntk_py.reset_random_seed(7)
     random = np.random.RandomState(7)

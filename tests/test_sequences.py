@@ -15,7 +15,7 @@ from netopt_callbacks.engine import remember
 from netopt_callbacks.engine.checkpoint import schedule_of
 from user_script import SAMPLES, Identity, Script, binarize, factor
 
-FAST = 12
+FAST = 4
 ALL = 60
 SEEDS = [pytest.param(seed, marks=[] if seed < FAST else pytest.mark.slow) for seed in range(ALL)]
 EPOCH = 128

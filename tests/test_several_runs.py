@@ -8,6 +8,7 @@ import pytest
 
 import netopt_callbacks as nc
 from test_hand_loop import EPOCH, loop
+from slices import few
 from user_script import SAMPLES, Identity, Script, binarize, factor, sgd
 
 
@@ -84,11 +85,15 @@ def test_checkpoint_of_before_the_first_run_is_gone_back_to(learner, over, tmpdi
 
 @pytest.mark.parametrize('learner', [None, sgd], ids=['same learner', 'learner of its own'])
 @pytest.mark.parametrize('ahead', [False, True], ids=['made after it', 'made ahead of it'])
-@pytest.mark.parametrize('callbacks', [[nc.Observer()], None], ids=['observer', 'nothing'])
-@pytest.mark.parametrize('preserve_all', [False, True], ids=['overwritten', 'preserved'])
+@pytest.mark.parametrize('observed', few([True, False], True), ids=['observer', 'nothing'])
+@pytest.mark.parametrize(
+    'preserve_all', few([False, True], False), ids=['overwritten', 'preserved']
+)
 def test_session_without_optimizations_after_a_run_with_them_is_resumed(
-    callbacks, preserve_all, ahead, learner, tmpdir
+    observed, preserve_all, ahead, learner, tmpdir
 ):
+    callbacks = [nc.Observer()] if observed else None
+
     def trained(folder, samples):
         script = Script(
             folder=str(folder),

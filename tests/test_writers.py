@@ -9,6 +9,7 @@ from cntk import cntk_py
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import netopt_callbacks as nc
+from slices import few
 from user_script import SAMPLES, Identity, Script
 
 EPOCHS = (0, 1, 2, 2)
@@ -50,14 +51,19 @@ def masked(path):
 
 @pytest.mark.parametrize(
     'options',
-    [
-        dict(freq=1),
-        dict(freq=5),
+    few(
+        [
+            dict(freq=1),
+            dict(freq=5),
+            dict(freq=0),
+            dict(freq=7, first=3),
+            dict(freq=None),
+            dict(freq=3, test_freq=1),
+        ],
         dict(freq=0),
         dict(freq=7, first=3),
-        dict(freq=None),
         dict(freq=3, test_freq=1),
-    ],
+    ),
     ids=str,
 )
 def test_progress_printer_prints_the_same(options, tmpdir):
