@@ -75,7 +75,7 @@ def test_it_is_found_by_its_op_name_with_the_parameter_its_weights_are_made_of()
 
 
 def test_a_block_without_one_weight_is_found_too_and_cannot_be_rebuilt():
-    model = nc.FactorDense(rank=2).transform(network()).model
+    model = nc.FactorDense(rank=2, filter_function=lambda layer: True).transform(network()).model
     first, second = graph.layers(model, op_name='DenseFactored')
     assert (first.name, first.W, first.core, first.macs) == ('first', None, None, None)
     assert first.label == "DenseFactored 'first' (W1 of 12x2, W2 of 2x10, b of 10)"
