@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import cntk as C
@@ -24,6 +25,7 @@ from paths import PYTHONPATH
 from slices import few
 from user_script import SAMPLES, Identity, Killer, Primitive, Script, hidden
 
+OUTCOMES = 'NETOPT_TEST_OUTCOMES'  # the folder of the workers' outcomes
 HERE = os.path.dirname(os.path.abspath(__file__))
 LEARNERS = {
     'data parallel': data_parallel_distributed_learner,
@@ -145,22 +147,17 @@ def main(folder, kind, plan, kill):
     values = hashlib.sha256(b''.join(p.value.tobytes() for p in loss.parameters)).hexdigest()
     structure = repr([(f.op_name, [o.shape for o in f.outputs]) for f in nc.graph.walk(loss)])
     summaries = [event for event in script.log.events if event[0] == 'summary']
-    sys.stdout.write(
-        'OUTCOME '
-        + json.dumps(
-            [
-                rank,
-                values,
-                repr(summaries),
-                records,
-                script.trainer.total_number_of_samples_seen,
-                structure,
-                sorted(set(written)),
-            ]
-        )
-        + '\n'
+    tell(
+        [
+            rank,
+            values,
+            repr(summaries),
+            records,
+            script.trainer.total_number_of_samples_seen,
+            structure,
+            sorted(set(written)),
+        ]
     )
-    sys.stdout.flush()
     C.Communicator.finalize()
 
 
@@ -224,19 +221,20 @@ def go_back(folder, kind, plan):
                 name,
                 'after bare',
             )
-    sys.stdout.write(
-        'OUTCOME '
-        + json.dumps(
-            [
-                rank,
-                'DenseFactored' in [function.op_name for function in nc.graph.walk(script.z)],
-                told,
-            ]
-        )
-        + '\n'
+    tell(
+        [
+            rank,
+            'DenseFactored' in [function.op_name for function in nc.graph.walk(script.z)],
+            told,
+        ]
     )
-    sys.stdout.flush()
     C.Communicator.finalize()
+
+
+def tell(outcome):
+    """Leaves a worker's outcome for the test, in a file: mpiexec mixes long lines of its output."""
+    with open(os.path.join(os.environ[OUTCOMES], f'{outcome[0]}.json'), 'w') as file:
+        json.dump(outcome, file)
 
 
 def mpiexec(folder, kind, plan, kill=0, workers=2):
@@ -256,25 +254,27 @@ def mpiexec(folder, kind, plan, kill=0, workers=2):
         plan,
         str(kill),
     ]
-    environment = dict(
-        os.environ,
-        OPAL_PREFIX=sys.prefix,
-        OMP_NUM_THREADS='1',
-        PYTHONPATH=PYTHONPATH,
-    )
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=240,
-        env=environment,
-        universal_newlines=True,
-    )
     found = {}
-    for line in done.stdout.splitlines():
-        if 'OUTCOME ' in line:
-            outcome = json.loads(line[line.index('OUTCOME ') + len('OUTCOME ') :])
-            found[outcome[0]] = outcome[1:]
+    with tempfile.TemporaryDirectory() as outcomes:
+        environment = dict(
+            os.environ,
+            OPAL_PREFIX=sys.prefix,
+            OMP_NUM_THREADS='1',
+            PYTHONPATH=PYTHONPATH,
+            **{OUTCOMES: outcomes},
+        )
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=240,
+            env=environment,
+            universal_newlines=True,
+        )
+        for name in os.listdir(outcomes):
+            with open(os.path.join(outcomes, name)) as file:
+                rank, *outcome = json.load(file)
+            found[rank] = outcome
     return done.returncode, found, done.stdout
 
 
