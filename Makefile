@@ -45,9 +45,9 @@ format: setup
 bench: setup
 	$(python) -m netopt_callbacks bench
 	$(python) -m netopt_callbacks bench --networks --rounds 9
-	$(python) -m tests.bench_graph
-	$(python) -m tests.bench_costs
-	$(python) -m tests.bench_deploy
+	$(python) -m tests.bench.graph
+	$(python) -m tests.bench.costs
+	$(python) -m tests.bench.deploy
 
 setup:
 	@.ci/setup

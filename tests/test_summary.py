@@ -435,7 +435,7 @@ def test_layers_that_only_the_loss_reads_are_not_the_models():
     model = C.layers.Dense(4, name='head')(trunk)
     aux = C.layers.Dense(4, name='aux')(C.layers.Dense(100, name='wide')(trunk))
     loss = C.squared_error(model, y) + C.squared_error(aux, y)
-    result = of_run(model, loss, nc.FactorDense(1, rank=2))
+    result = of_run(model, loss, nc.FactorDense(1, rank=2, filter_function=lambda layer: True))
     before, after = 20 * 30 + 30 + 30 * 4 + 4, 2 * 50 + 30 + 2 * 34 + 4
     assert totals_of(result) == [
         ['before', str(before), '720', f'{4 * before:,}'],
@@ -472,7 +472,8 @@ def test_two_dtypes_in_one_network():
     assert count.whole(model).bytes == 4 * 630 + 8 * 186
     [_, row] = count.rows(model)
     assert (row.float_bytes, row.bytes) == (8, 8 * 186)
-    result = of_run(model, C.squared_error(C.cast(model, np.float32), y), nc.FactorDense(1, rank=2))
+    factor = nc.FactorDense(1, rank=2, filter_function=lambda layer: True)
+    result = of_run(model, C.squared_error(C.cast(model, np.float32), y), factor)
     assert cells(result.summary(), 'FactorDense', 'single')[-1] == '2,520 -> 520'
     assert cells(result.summary(), 'FactorDense', 'double')[-1] == '1,488 -> 624'
     assert totals_of(result) == [
