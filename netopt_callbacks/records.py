@@ -92,7 +92,7 @@ class Record:
 
     @property
     def worst(self):
-        """The worst point of the curve, (samples, metric): the first of equals; None without one."""
+        """The worst point of the curve, (samples, metric), the first of equals; None without."""
         worst = max if not self.larger_is_better else min
         return worst(self.curve, key=lambda point: point[1]) if self.curve else None
 

@@ -63,11 +63,13 @@ class Table:
         return padded
 
     def markdown(self):
-        """Returns the table as Markdown."""
-        rows = [self.headings, ['---'] * len(self.headings)] + self._rows
-        return '\n'.join(
-            '| %s |' % ' | '.join(cell.replace('|', '\\|') for cell in cells) for cells in rows
-        )
+        """Returns the table as Markdown, without columns with nothing in them."""
+        columns = [
+            [heading, '---'] + [cell.replace('|', '\\|') for cell in cells]
+            for heading, cells in zip(self.headings, zip(*self._rows))
+            if any(cell != '-' for cell in cells)
+        ]
+        return '\n'.join('| %s |' % ' | '.join(cells) for cells in zip(*columns))
 
 
 def _parts(first, columns, width):
