@@ -1,6 +1,6 @@
 """Makes the pictures of docs/images from the event files of the demo.
 
-    make screenshots                    (or: .venv/bin/python docs/screenshots.py, after `make demo`)
+    make screenshots          (or: .venv/bin/python docs/screenshots.py, after `make demo`)
 
 `recovery.png`, the curve on README's first screen, is drawn by matplotlib from the scalars
 `recovery/metric` and `recovery/baseline` that the demo wrote. The others are TensorBoard as a

@@ -148,7 +148,7 @@ def optimizations(records, baseline):
             record.drop,
             recovered_share(record.recovered),
             record.epochs_to_recover
-            if record.epochs_to_recover is not None or record.drop is None
+            if record.epochs_to_recover is not None or record.drop is None or not record.epochs
             else 'not',
         )
     return table
