@@ -293,11 +293,10 @@ def _factor(layer, rank, factor_function, split, every, stays):
     k = min(W.shape) if rank is None else ranks.resolve(rank, W.copy(), layer.label)
     if not every and factor_function is None and not low_rank.saves(k, W.shape):
         return _skipped(layer, W, k), None
-    left, right = (
-        low_rank.factors(W, k, split)
-        if factor_function is None
-        else _checked(factor_function(W.copy(), k), W, layer)
-    )
+    if factor_function is None:
+        left, right, spectrum = low_rank.factors_and_spectrum(W, k, split)
+    else:
+        (left, right), spectrum = _checked(factor_function(W.copy(), k), W, layer), None
     k = left.shape[1]
     if not low_rank.saves(k, W.shape):
         if not every:
@@ -319,6 +318,7 @@ def _factor(layer, rank, factor_function, split, every, stays):
             energy=energy,
             error=error,
             message=_silent(W, left, right) if factor_function is None else None,
+            singular_values=spectrum,
         ),
         factors,
     )

@@ -48,7 +48,8 @@ def test_numbered_checkpoint_is_of_the_session_that_kept_it_not_of_one_named_ali
     (record,) = run.result.records
     (expected,) = resumed.session.result.records
     assert record.curve == expected.curve[: len(record.curve)]
-    assert dict(record.to_dict(), curve=None) == dict(expected.to_dict(), curve=None)
+    expected.cut(record.curve[-1][0])
+    assert record.to_dict() == expected.to_dict()
 
 
 def test_finished_session_leaves_its_folder_to_its_checkpoints(tmpdir):

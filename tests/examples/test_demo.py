@@ -159,7 +159,7 @@ def test_tensorboard_holds_the_numbers_of_the_records(folder, result):
         EPOCHS * SAMPLES,
         np.float32(binarized.recovered),
     )
-    assert points(folder, 'netopt/hidden/rank') == [(FACTOR * SAMPLES, 32)]
+    assert points(folder, 'size/parameters')[-1][1] == binarized.network_after.parameters
     assert points(folder, 'train/loss')[-1][0] == EPOCHS * SAMPLES
 
 

@@ -71,6 +71,9 @@ def tell(observer, epochs=4, swap_epoch=2, run=None):
         optimizations=[('FactorDense', swap_epoch)],
         parameters=6610,
         macs=6500,
+        binary_macs=0,
+        bytes=26440,
+        learning_rates=lambda: [0.5, 0.25],
     )
     observer.on_start(run)
     observer.on_evaluation(Evaluation('start', 0, 0, 0.9))
@@ -83,13 +86,26 @@ def tell(observer, epochs=4, swap_epoch=2, run=None):
         recovered = None if record is None else record.recovered_at(held_out)
         kind = 'before' if epoch == swap_epoch else 'epoch'
         observer.on_evaluation(
-            Evaluation(kind, 100 * epoch, epoch, held_out, None, drop, recovered)
+            Evaluation(
+                kind,
+                100 * epoch,
+                epoch,
+                held_out,
+                None,
+                drop,
+                recovered,
+                record and 0.5,
+                record and epoch - swap_epoch,
+                baseline={1: 0.4, 2: 0.1, 3: 0.08, 4: 0.07}[epoch],
+            )
         )
         observer.on_epoch(epoch, 100 * epoch)
         if epoch == swap_epoch:
             record = factored()
             observer.on_optimization(record)
-            observer.on_evaluation(Evaluation('after', 200, 2, 0.5, 'FactorDense', 0.4, 0.0))
+            observer.on_evaluation(
+                Evaluation('after', 200, 2, 0.5, 'FactorDense', 0.4, 0.0, 0.5, 0, 0.1)
+            )
     observer.on_evaluation(Evaluation('cross_validation', 400, 4, 0.2))
     observer.on_evaluation(Evaluation('test', 400, 4, 0.15))
     observer.on_end(nc.Result())
@@ -112,7 +128,19 @@ def test_recovery_is_one_curve_with_an_upright_drop(tmp_path):
     ]
     assert curve(tmp_path, 'recovery/drop') == [(200, 0.4), (300, 0.4), (400, 0.4)]
     assert curve(tmp_path, 'recovery/recovered') == [(200, 0.0), (300, 0.5), (400, 0.9375)]
-    assert curve(tmp_path, 'cross_validation/metric') == [(400, 0.2)]
+    assert curve(tmp_path, 'recovery/worst') == [(200, 0.5), (300, 0.5), (400, 0.5)]
+    assert curve(tmp_path, 'recovery/epochs') == [(200, 0.0), (300, 1.0), (400, 2.0)]
+    assert curve(tmp_path, 'recovery/baseline') == [
+        (100, 0.4),
+        (199, 0.1),
+        (200, 0.1),
+        (200, 0.1),
+        (300, 0.08),
+        (400, 0.07),
+    ]
+    assert {value for _, value in curve(tmp_path, 'train/learning_rate')} == {0.5}
+    assert {value for _, value in curve(tmp_path, 'train/learning_rate/2')} == {0.25}
+    assert curve(tmp_path, 'test/cross_validation') == [(400, 0.2)]
     assert curve(tmp_path, 'test/metric') == [(400, 0.15)]
 
 
@@ -145,22 +173,30 @@ def test_a_window_larger_than_the_run_is_written_at_the_swap_and_the_end(tmp_pat
 
 def test_layers_and_totals_of_an_optimization(tmp_path):
     tell(nc.TensorBoard(tmp_path))
-    assert curve(tmp_path, 'netopt/hidden/rank') == [(200, 8.0)]
-    assert curve(tmp_path, 'netopt/hidden/energy') == [(200, 0.75)]
-    assert curve(tmp_path, 'netopt/hidden/error') == [(200, 0.5)]
-    assert curve(tmp_path, 'netopt/classify/rank') == []
     parameters, macs = 6610 - 6500 + 1412, 6500 - 6400 + 1312
-    assert curve(tmp_path, 'netopt/parameters') == [
+    assert curve(tmp_path, 'size/parameters') == [
         (0, 6610),
         (199, 6610),
         (200, parameters),
         (400, parameters),
     ]
-    assert curve(tmp_path, 'netopt/macs') == [(0, 6500), (199, 6500), (200, macs), (400, macs)]
+    assert curve(tmp_path, 'size/float_multiply_adds') == [
+        (0, 6500),
+        (199, 6500),
+        (200, macs),
+        (400, macs),
+    ]
+    assert {value for _, value in curve(tmp_path, 'size/binary_multiply_adds')} == {0}
+    assert curve(tmp_path, 'size/bytes') == [
+        (0, 26440),
+        (199, 26440),
+        (200, 4 * 1522),
+        (400, 4 * 1522),
+    ]
     [event] = read(tmp_path).Tensors('netopt/FactorDense/text_summary')
     text = event.tensor_proto.string_val[0].decode('utf-8')
     assert event.step == 200
-    assert 'FactorDense after epoch 2 (200 samples)' in text and 'drop 0.4' in text
+    assert '**FactorDense** after epoch 2 (200 samples)' in text and 'drop 0.4' in text
     assert (
         '| hidden | 64x100 | 8 | 0.7500 | 0.5000 | 6,500 -> 1,412 | 6,400 -> 1,312 | 32 | - |'
         in text
@@ -177,13 +213,18 @@ def test_every_tag_of_a_run_is_known(tmp_path):
             'recovery/metric',
             'recovery/drop',
             'recovery/recovered',
-            'cross_validation/metric',
+            'recovery/worst',
+            'recovery/epochs',
+            'recovery/baseline',
+            'test/cross_validation',
             'test/metric',
-            'netopt/parameters',
-            'netopt/macs',
-            'netopt/hidden/rank',
-            'netopt/hidden/energy',
-            'netopt/hidden/error',
+            'train/learning_rate',
+            'train/learning_rate/2',
+            'train/samples_per_second',
+            'size/parameters',
+            'size/bytes',
+            'size/float_multiply_adds',
+            'size/binary_multiply_adds',
         ]
     )
 
@@ -202,13 +243,14 @@ def test_layers_without_names_or_with_the_same_name_get_tags_of_their_own(tmp_pa
         )
     )
     board.close()
-    ranks = {tag: curve(tmp_path, tag)[0][1] for tag in read(tmp_path).Tags()['scalars']}
-    assert ranks == {
-        'netopt/layer1/rank': 1,
-        'netopt/same/rank': 2,
-        'netopt/same_3/rank': 3,
-        'netopt/a_b/rank': 4,
-    }
+    [event] = read(tmp_path).Tensors('netopt/FactorDense/text_summary')
+    lines = event.tensor_proto.string_val[0].decode('utf-8').splitlines()
+    assert [line[:14] for line in lines[-4:]] == [
+        '| layer1 | 4x4',
+        '| same | 4x4 |',
+        '| same_3 | 4x4',
+        '| a_b | 4x4 | ',
+    ]
 
 
 def test_an_optimization_before_the_first_minibatch(tmp_path):
@@ -219,7 +261,7 @@ def test_an_optimization_before_the_first_minibatch(tmp_path):
     board.on_evaluation(Evaluation('after', 0, 0, 0.2, 'X', 0.1, 0.0))
     board.close()
     assert curve(tmp_path, 'recovery/metric') == [(0, 0.1), (0, 0.2)]
-    assert curve(tmp_path, 'netopt/parameters') == [(0, 10), (0, 10)]
+    assert curve(tmp_path, 'size/parameters') == [(0, 10), (0, 10)]
 
 
 def test_two_optimizations_at_one_epoch(tmp_path):
@@ -240,7 +282,7 @@ def test_a_run_without_metric_or_held_out_data_writes_the_loss_alone(tmp_path):
     board.on_minibatch(10, 0.5, None)
     board.on_optimization(nc.Record('X', 1, 10))
     board.on_end(nc.Result())
-    assert read(tmp_path).Tags()['scalars'] == ['train/loss']
+    assert read(tmp_path).Tags()['scalars'] == ['train/loss', 'train/samples_per_second']
 
 
 def test_a_resumed_run_hides_what_is_trained_again_and_keeps_the_rest(tmp_path):
@@ -262,8 +304,8 @@ def test_a_resumed_run_hides_what_is_trained_again_and_keeps_the_rest(tmp_path):
 
 def test_a_point_told_again_by_a_resumed_run_is_not_doubled(tmp_path):
     """Killed at the swap after the checkpoint of its very step, and once more at the end."""
-    counted = dict(parameters=6610, macs=6500)
-    after = dict(parameters=1522, macs=1412)
+    counted = dict(parameters=6610, macs=6500, binary_macs=0, bytes=26440)
+    after = dict(parameters=1522, macs=1412, binary_macs=0, bytes=6088)
 
     def swap(board, last):
         told = [
@@ -293,7 +335,7 @@ def test_a_point_told_again_by_a_resumed_run_is_not_doubled(tmp_path):
     runs[2].on_evaluation(Evaluation('end', 400, 4, 0.125, 'FactorDense', 0.4, 0.9375))
     never.close()
     runs[2].close()
-    for tag in read(tmp_path / 'never').Tags()['scalars']:
+    for tag in set(read(tmp_path / 'never').Tags()['scalars']) - {'train/samples_per_second'}:
         assert curve(tmp_path / 'killed', tag) == curve(tmp_path / 'never', tag), tag
     assert len(read(tmp_path / 'killed').Tensors('netopt/FactorDense/text_summary')) == 1
 
