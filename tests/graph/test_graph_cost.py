@@ -10,11 +10,11 @@ from netopt_callbacks import count, graph
 
 
 def calls_of(function, model):
-    """Returns how often each function written in C, so each of CNTK's, is called."""
+    """Returns how often each function of CNTK's own module is called."""
     calls = collections.Counter()
 
     def note(frame, event, called):
-        if event == 'c_call':
+        if event == 'c_call' and called.__module__ == '_cntk_py':
             calls[called.__name__] += 1
 
     before = sys.getprofile()
