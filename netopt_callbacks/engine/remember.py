@@ -171,6 +171,24 @@ def _checked_restore(restore):
     return method
 
 
+def _refusing_ours(train):
+    """Returns `Function.train` refusing the callbacks that it would leave out without a word."""
+
+    @functools.wraps(train)
+    def method(self, *arguments, **options):
+        given = inspect.signature(train).bind_partial(self, *arguments, **options).arguments
+        for callback in given.get('callbacks') or ():
+            kind = callback if isinstance(callback, type) else type(callback)
+            if not getattr(kind, 'works_in_cntks_train', True):
+                raise TypeError(
+                    f"criterion.train is CNTK's own and takes no {kind.__name__}; call "
+                    'netopt_callbacks.train(criterion, ...) with the same arguments'
+                )
+        return train(self, *arguments, **options)
+
+    return method
+
+
 def values_restored(function):
     """Tells CNTK that the values of a Function's Parameters and Constants are others now.
 
@@ -219,6 +237,7 @@ def install():
     MinibatchSource.__init__ = _remember_truncation(MinibatchSource.__init__)
     TrainingSession.__init__ = _unless_attached(TrainingSession.__init__)
     Function.restore = _checked_restore(Function.restore)
+    Function.train = _refusing_ours(Function.train)
     for config, names in (
         (cntk_py.CheckpointConfig, _CHECKPOINT),
         (cntk_py.CrossValidationConfig, _CROSS_VALIDATION),

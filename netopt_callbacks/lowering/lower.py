@@ -64,6 +64,8 @@ class Lower(Observer):
             of the two.
     """
 
+    works_in_cntks_train = False  # a progress writer builds no network
+
     def __init__(self, tolerance=1e-5, float_layers='cntk'):
         super().__init__()
         if float_layers not in ('cntk', 'native'):

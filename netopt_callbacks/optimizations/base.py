@@ -253,6 +253,7 @@ class Optimization:
     # loaded, in
     #: every process that has imported the class.
     blocks = ()
+    works_in_cntks_train = False  # `Function.train` leaves out what is no progress writer
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)

@@ -76,6 +76,10 @@ def parameters(fraction):
     return Rule('parameters', fraction, lambda W: _largest_rank(W.shape, _exact(fraction)))
 
 
+# Each with arguments that an error message shows.
+RULES = ((energy, '(0.95)'), (stable_rank, '()'), (speedup, '(2)'), (parameters, '(0.5)'))
+
+
 def check(rank, what='rank'):
     """Returns `rank` once it is known to be one that `resolve` takes.
 
@@ -87,6 +91,12 @@ def check(rank, what='rank'):
         TypeError: it is none of the three.
         ValueError: an int below 1, or a fraction outside (0, 1).
     """
+    for rule, arguments in RULES:
+        if rank is rule:
+            raise TypeError(
+                f'{what} must be a rule with its parentheses, got the function '
+                f'nc.{rule.__name__}; give nc.{rule.__name__}{arguments}'
+            )
     if callable(rank):
         return rank
     if not _is_number(rank):

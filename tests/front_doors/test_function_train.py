@@ -55,6 +55,15 @@ def test_result_holds_the_optimized_model():
     assert summary.result.records[0].samples == SAMPLES
 
 
+@pytest.mark.parametrize(
+    'callback', [nc.FactorDense(1, rank=2), nc.Lower(), Identity], ids=['made', 'Lower', 'class']
+)
+def test_cntks_own_train_refuses_what_it_would_leave_out(callback):
+    kind = callback if isinstance(callback, type) else type(callback)
+    with pytest.raises(TypeError, match=f'takes no {kind.__name__}; call netopt_callbacks.train'):
+        train(C.Function.train, [callback])
+
+
 def test_callback_of_an_unknown_type_is_refused():
     with pytest.raises(TypeError, match="got 'x'"):
         train(nc.train, ['x'])

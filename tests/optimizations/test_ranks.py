@@ -138,3 +138,11 @@ def test_what_a_function_returns_is_checked_with_the_layers_name(returned, error
 def test_the_range_is_part_of_the_message():
     with pytest.raises(ValueError, match='1 to 20, the smaller side of its 50x20 weights, got 21'):
         ranks.resolve(21, np.ones((50, 20)), "Dense 'h1'")
+
+
+@pytest.mark.parametrize('rule', [nc.energy, nc.stable_rank, nc.speedup, nc.parameters])
+def test_a_rule_without_its_parentheses_is_refused_before_there_is_a_model(rule):
+    with pytest.raises(TypeError, match=f'with its parentheses.*give nc.{rule.__name__}\\('):
+        nc.FactorDense(1, rank=rule)
+    with pytest.raises(TypeError, match='with its parentheses'):
+        nc.FactorDense(1, projection_function=rule)
