@@ -1,0 +1,150 @@
+"""README and docs, run: every Python block, and every command that can run here."""
+import glob
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import cntk as C
+import numpy as np
+import pytest
+
+HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DOCUMENTS = ['README.md'] + sorted(
+    os.path.relpath(path, HOME) for path in glob.glob(os.path.join(HOME, 'docs', '*.md'))
+)
+# Blocks that train for longer than a few seconds.
+SLOW = set()
+# Commands that are not run here, and why.
+LEFT = {
+    'make demo': 'tests/test_demo.py runs what it runs',
+    'make test': 'this is a part of it',
+    'make test-all': 'this is a part of it',
+    'make bench': 'takes many minutes',
+    'make docs': 'installs packages',
+    'tensorboard': 'serves a browser; tests/test_event_files.py reads the files with its loader',
+    'pip': 'installs packages; tests/test_setup.py installs the package',
+    'python -m netopt_callbacks doctor --fix': 'changes the environment; see tests/test_runtime.py',
+    'python -m netopt_callbacks bench': 'takes minutes; see tests/test_native_bench.py',
+    'python -m tests.bench_': 'takes minutes; see the tests of the parts',
+    'python -m pytest': 'the tests themselves: that their files are there is checked',
+    'python examples/measure_': 'takes many minutes and MNIST; see tests/test_docs_measuring.py',
+    'python examples/mnist.py': 'needs MNIST; tests/test_demo.py runs it on made-up files',
+    'python examples/digits.py': 'slow; tests/test_demo.py runs it',
+    'python examples/deploy.py': 'slow; tests/test_deploy.py exports and runs networks',
+}
+STARTS = ('make', 'pip', 'python', '.venv/bin/', 'tensorboard', 'mpiexec')
+
+
+def text_of(document):
+    with open(os.path.join(HOME, document), encoding='utf-8') as file:
+        return file.read()
+
+
+def blocks(document, language):
+    """Returns [(number of the line before it, text)] of the fenced blocks in a language."""
+    text = text_of(document)
+    return [
+        (text[: found.start()].count('\n') + 1, found.group(1))
+        for found in re.finditer(r'^```%s\n(.*?)^```' % language, text, re.DOTALL | re.MULTILINE)
+    ]
+
+
+def commands(document):
+    """Returns the shell commands of a document: of its sh blocks, and in its lines."""
+    found = []
+    for _, block in blocks(document, 'sh'):
+        found += block.replace('\\\n', ' ').splitlines()
+    text = re.sub(r'^```.*?^```', '', text_of(document), flags=re.DOTALL | re.MULTILINE)
+    found += [span for span in re.findall(r'`([^`\n]+)`', text) if ' ' in span]
+    found = [shlex.split(line, comments=True) for line in found if line.startswith(STARTS)]
+    return [' '.join(map(shlex.quote, words)).replace('.venv/bin/', '') for words in found if words]
+
+
+def reason_left(command):
+    """Returns why a command is not run, or None."""
+    return next((why for start, why in LEFT.items() if command.startswith(start)), None)
+
+
+def readme():
+    """What README's example takes for granted: a script for MNIST, here on small scans."""
+    features, label = C.input_variable((1, 8, 8)), C.input_variable(10)
+    from test_demo import example
+
+    digits = example('digits')
+    images, labels = digits.digits()
+    network = digits.create_network(features)
+    criterion = (
+        C.cross_entropy_with_softmax(network, label),
+        C.classification_error(network, label),
+    )
+    source = C.io.MinibatchSourceFromData({'x': images[:192], 'y': labels[:192]})
+    return dict(
+        trainer=C.Trainer(network, criterion, [C.sgd(network.parameters, 0.1)]),
+        source=source,
+        streams={features: source.streams.x, label: source.streams.y},
+        x_held_out=images[192:256],
+        y_held_out=labels[192:256],
+    )
+
+
+def saves_something(names):
+    """README's example saves 30 % of the parameters of the layers it changes, and more bytes."""
+    result = names['session'].result
+    changed = [note for record in result.records for note in record.layers if not note.skipped]
+    assert [note.name for note in changed] == ['hidden', 'second_conv']
+    before, after = (
+        sum(getattr(note, f'parameters_{when}') for note in changed) for when in ('before', 'after')
+    )
+    assert after <= 0.7 * before
+    assert changed[0].parameters_after <= 0.7 * changed[0].parameters_before
+    assert result.records[-1].network_after.bytes < result.records[0].network_before.bytes / 3
+    assert result.parity.passed and os.listdir(os.path.join('runs', 'mnist'))
+    assert os.path.getsize('model.onnx') > 0
+
+
+# What the blocks of a document take for granted, as its text says, and what must hold after them.
+GIVEN = {'README.md': readme}
+AFTERWARDS = {'README.md': saves_something}
+SHORTER = {'README.md': ('60000', '192')}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder to run in that has the clone's own folders in it."""
+    for name in ('examples', 'tests', 'docs', 'netopt_callbacks'):
+        os.symlink(os.path.join(HOME, name), str(tmp_path / name))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv('PYTHONPATH', HOME)
+    return tmp_path
+
+
+@pytest.mark.parametrize('document', [each for each in DOCUMENTS if blocks(each, 'python')])
+def test_python_blocks_run(document, folder):
+    names = GIVEN.get(document, dict)()
+    names['__name__'] = 'document'
+    for line, code in blocks(document, 'python'):
+        file = re.match(r'# (\w+\.py)\n', code)
+        if file:  # a file of its own, which a command of the page runs
+            (folder / file.group(1)).write_text(code)
+            continue
+        # The line numbers of an error are those of the page.
+        exec(compile('\n' * line + code.replace(*SHORTER.get(document, ('', ''))), document, 'exec'), names)
+    AFTERWARDS.get(document, lambda names: None)(names)
+    for command in commands(document):
+        if not reason_left(command):
+            run(command)
+
+
+def run(command):
+    words = shlex.split(command)
+    if words[0] == 'mpiexec':
+        words[0] = os.path.join(sys.prefix, 'bin', 'mpiexec')
+        words[1:1] = ['--allow-run-as-root', '--oversubscribe']
+    words = [sys.executable if word == 'python' else word for word in words]
+    done = subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
+    )
+    assert done.returncode == 0, f'{command}\n{done.stdout}'
