@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import cntk as C
-import numpy as np
 import pytest
 
 HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -52,13 +51,24 @@ def blocks(document, language):
 
 
 def commands(document):
-    """Returns the shell commands of a document: of its sh blocks, and in its lines."""
-    found = []
-    for _, block in blocks(document, 'sh'):
-        found += block.replace('\\\n', ' ').splitlines()
+    """Returns the shell commands of a document's sh blocks."""
+    return parsed(
+        line
+        for _, block in blocks(document, 'sh')
+        for line in block.replace('\\\n', ' ').splitlines()
+    )
+
+
+def mentions(document):
+    """Returns the shell commands within the lines of a document."""
     text = re.sub(r'^```.*?^```', '', text_of(document), flags=re.DOTALL | re.MULTILINE)
-    found += [span for span in re.findall(r'`([^`\n]+)`', text) if ' ' in span]
-    found = [shlex.split(line, comments=True) for line in found if line.startswith(STARTS)]
+    spans = [' '.join(span.split()) for span in re.findall(r'`([^`]+)`', text)]
+    return parsed(span for span in spans if ' ' in span and span.startswith(STARTS))
+
+
+def parsed(lines):
+    """Returns each command without its comment, on the interpreter of the tests."""
+    found = [shlex.split(line, comments=True) for line in lines]
     return [' '.join(map(shlex.quote, words)).replace('.venv/bin/', '') for words in found if words]
 
 
@@ -131,11 +141,53 @@ def test_python_blocks_run(document, folder):
             (folder / file.group(1)).write_text(code)
             continue
         # The line numbers of an error are those of the page.
-        exec(compile('\n' * line + code.replace(*SHORTER.get(document, ('', ''))), document, 'exec'), names)
+        exec(
+            compile('\n' * line + code.replace(*SHORTER.get(document, ('', ''))), document, 'exec'),
+            names,
+        )
     AFTERWARDS.get(document, lambda names: None)(names)
     for command in commands(document):
         if not reason_left(command):
             run(command)
+
+
+def test_commands_of_pages_without_python_run(folder):
+    for document in DOCUMENTS:
+        if not blocks(document, 'python'):
+            for command in commands(document):
+                if not reason_left(command):
+                    run(command)
+
+
+def test_commands_in_the_text_exist(folder):
+    """They name what is there, and take the options that they are shown with."""
+    with open(os.path.join(HOME, 'Makefile')) as file:
+        targets = re.findall(r'^([a-z-]+):', file.read(), re.MULTILINE)
+    for document in DOCUMENTS:
+        for command in mentions(document):
+            words = shlex.split(command)
+            if words[0] == 'make':
+                assert words[1] in targets, command
+            elif not reason_left(command):
+                run(command + ' --help')
+
+
+def test_files_that_pages_name_exist():
+    for document in DOCUMENTS:
+        text = text_of(document)
+        for name in re.findall(r'\b((?:tests|examples)/\w+\.\w+)\b', text):
+            assert os.path.exists(os.path.join(HOME, name)), (document, name)
+        for name in re.findall(r'`(test_\w+)`', text):
+            assert os.path.exists(os.path.join(HOME, 'tests', name + '.py')), (document, name)
+        for name in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', text):
+            place = os.path.join(HOME, os.path.dirname(document), name)
+            assert os.path.exists(place), (document, name)
+
+
+def test_every_reason_is_of_a_command():
+    shown = [command for each in DOCUMENTS for command in commands(each) + mentions(each)]
+    for start in LEFT:
+        assert any(command.startswith(start) for command in shown), start
 
 
 def run(command):

@@ -1,18 +1,16 @@
-"""The examples of docs/graph.md, run."""
+"""What the examples of docs/writing_an_optimization.md compute, and the names of docs/graph.md."""
 import os
 import re
 
 import cntk as C
 import numpy as np
 
-GUIDE = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'docs', 'graph.md'
-)
+DOCS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'docs')
 
 
 def snippets(*words):
-    """Returns the examples of the guide that hold one of the words."""
-    with open(GUIDE) as file:
+    """Returns the examples of docs/writing_an_optimization.md that hold one of the words."""
+    with open(os.path.join(DOCS, 'writing_an_optimization.md')) as file:
         found = re.findall(r'```python\n(.*?)```', file.read(), re.DOTALL)
     return [snippet for snippet in found if any(word in snippet for word in words)]
 
@@ -38,7 +36,7 @@ def test_the_optimization_of_the_guide_works():
 def test_every_name_the_guide_gives_a_layer_exists():
     from netopt_callbacks import graph
 
-    with open(GUIDE) as file:
+    with open(os.path.join(DOCS, 'graph.md')) as file:
         table = file.read().split('| `Layer` | |')[1].split('\n\n')[0]
     model = C.layers.Dense(3, name='d')(C.input_variable(4))
     (layer,) = graph.layers(model)
