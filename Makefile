@@ -6,6 +6,7 @@
 #   make lint      checks the form of Python and C++, and the types; part of make test
 #   make format    brings Python and C++ into that form
 #   make bench      times the native bit convolution, networks, exported files, graph edits, what attaching costs
+#   make screenshots  pictures of the demo for docs/images, of TensorBoard where Chromium is installed
 #   make clean      takes away everything that make set up
 
 python := .venv/bin/python
@@ -19,7 +20,7 @@ export LC_ALL := C.UTF-8
 
 cpp = $$(git ls-files | grep -E '\.(cpp|h|inc)$$')
 
-.PHONY: help demo test test-all lint format bench clean setup
+.PHONY: help demo test test-all lint format bench screenshots clean setup
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -45,12 +46,15 @@ format: setup
 bench: setup
 	$(python) -m netopt_callbacks bench
 	$(python) -m netopt_callbacks bench --networks --rounds 9
-	$(python) -m tests.bench_graph
-	$(python) -m tests.bench_costs
-	$(python) -m tests.bench_deploy
+	$(python) -m tests.bench.graph
+	$(python) -m tests.bench.costs
+	$(python) -m tests.bench.deploy
 
 setup:
 	@.ci/setup
+
+screenshots: demo
+	$(python) docs/screenshots.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis netopt_callbacks/*.so

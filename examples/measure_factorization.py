@@ -87,7 +87,7 @@ def main():
                     result = dict(measured(name, case, seed, train, test), network=name, seed=seed)
                     results[name, seed, case['case']] = result
                     with open(options.output, 'a') as file:
-                        file.write(json.dumps(result, sort_keys=True) + '\n')
+                        file.write(json.dumps(result) + '\n')
                     print(
                         '%(network)s, seed %(seed)d, %(case)s: %(errors)s' % result, file=sys.stderr
                     )

@@ -1,5 +1,5 @@
 // What an op of a program is, and the ops there are. A new one is a file op_<name>.cpp that defines
-// op_<name>, and a line here; tests/native_program_cases.py wants a row for it.
+// op_<name>, and a line here; tests/support/native_program_cases.py wants a row for it.
 #pragma once
 #include <cstdint>
 #include <memory>

@@ -40,6 +40,7 @@ _NAMES = {
     'ProgressBar': 'observers.progress_bar',
     'Lower': 'lowering',
     'LoweringError': 'lowering',
+    'Baseline': 'baseline',
     'Record': 'records',
     'Result': 'records',
 }

@@ -25,7 +25,9 @@ def factor_dense(model, projection_function=None, filter_function=None, factor_f
         TypeError, ValueError: see `nc.FactorDense`. A rank that saves nothing warns (UserWarning).
     """
     rank = chosen_rank('factor_dense', None, projection_function, factor_function)
-    return _factor_dense(model, rank, filter_function, factor_function, split='right').model
+    return _factor_dense(
+        model, rank, filter_function, factor_function, split='right', every=True
+    ).model
 
 
 def svd_subprojection(matrix, k):

@@ -30,10 +30,11 @@ def train(
     data=None,
     larger_is_better=False,
     model=None,
+    baseline=None,
 ):
     """Trains a criterion as `criterion.train(...)` does, with optimization attached.
 
-    The arguments but the last three are those of `cntk.Function.train`, with its defaults and
+    The arguments but the last four are those of `cntk.Function.train`, with its defaults and
     its behaviour; `callbacks` also takes `nc.Optimization` and `nc.Observer` objects.
 
     Args:
@@ -41,7 +42,7 @@ def train(
         epoch_size (int): also the epochs that the optimizations count in; None is what it is to
             `Function.train`: the length of the first array, which of sequences is their number,
             though samples are counted against it. With `max_samples` alone, None is one sweep.
-        data, larger_is_better, model: as in `nc.training_session`.
+        data, larger_is_better, model, baseline: as in `nc.training_session`.
 
     Returns:
         cntk.variables.Record: that of `Function.train`, and `result`, an `nc.Result`.
@@ -70,6 +71,7 @@ def train(
                 data=data,
                 larger_is_better=larger_is_better,
                 model=model,
+                baseline=baseline,
                 **options,
             )
         )

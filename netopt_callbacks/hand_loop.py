@@ -33,6 +33,7 @@ def attach(
     progress_writers=None,
     larger_is_better=False,
     model=None,
+    baseline=None,
 ):
     """Attaches callbacks to a trainer that a loop of the user's own drives.
 
@@ -49,7 +50,7 @@ def attach(
         data: held-out data, as in `nc.training_session`.
         progress_writers (list): those of a trainer built before the import of this package.
         larger_is_better (bool): direction of the metric.
-        model (cntk.Function): as in `nc.training_session`.
+        model (cntk.Function), baseline: as in `nc.training_session`.
 
     Returns:
         Attached: a context manager; or call its `finish()`.
@@ -58,7 +59,9 @@ def attach(
         TypeError, ValueError: an argument does not fit.
         RuntimeError: the trainer is attached already.
     """
-    return Attached(trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model)
+    return Attached(
+        trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model, baseline
+    )
 
 
 class Attached:
@@ -69,7 +72,15 @@ class Attached:
     """
 
     def __init__(
-        self, trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model
+        self,
+        trainer,
+        callbacks,
+        epoch_size,
+        data,
+        progress_writers,
+        larger_is_better,
+        model,
+        baseline,
     ):
         handed = remember.trainer(trainer, progress_writers)
         if remember.attached_to(trainer) is not None:
@@ -80,7 +91,14 @@ class Attached:
         self._trainer = trainer
         self._data = held_out(data, handed.arguments)
         self.engine = Engine(
-            trainer, handed, callbacks, Clock(epoch_size), self._data, larger_is_better, model=model
+            trainer,
+            handed,
+            callbacks,
+            Clock(epoch_size),
+            self._data,
+            larger_is_better,
+            model=model,
+            baseline=baseline,
         )
         clock = self.engine.clock
         refuse_epochs_that_never_come(
@@ -104,6 +122,12 @@ class Attached:
     def result(self):
         """The `nc.Result` of the run."""
         return self.engine.result
+
+    def __repr__(self):
+        return f'<Attached: {self.result!r}>'
+
+    def _repr_html_(self):
+        return self.result._repr_html_()
 
     def __enter__(self):
         return self

@@ -1,6 +1,9 @@
 """What a run leaves behind: one `Record` per applied optimization, one `Result` in all."""
+import json
+
 from .count import Totals
 from .optimizations.base import LayerNote
+from .table import in_html
 
 
 class Record:
@@ -14,6 +17,9 @@ class Record:
             per sample; None where the run has no held-out data.
         curve (list of (int, float)): (samples, held-out metric) from `metric_after` on, up
             to the next optimization or the end.
+        epochs (list of int): completed epochs at each point of `curve`.
+        curve_before (list of (int, float)): the same from the optimization before this one, or
+            the start of the run, up to `metric_before`.
         network_before, network_after (count.Totals): what the whole network counted just before and
             right after; None in a record that does not know.
         layers (list of LayerNote): what happened to each layer.
@@ -33,6 +39,8 @@ class Record:
         larger_is_better=False,
         network_before=None,
         network_after=None,
+        epochs=(),
+        curve_before=(),
     ):
         self.optimization = optimization
         self.epoch = epoch
@@ -40,6 +48,8 @@ class Record:
         self.metric_before = metric_before
         self.metric_after = metric_after
         self.curve = [(int(at), float(metric)) for at, metric in curve]
+        self.epochs = [int(epoch) for epoch in epochs]
+        self.curve_before = [(int(at), float(metric)) for at, metric in curve_before]
         self.layers = list(layers)
         self.notes = list(notes)
         self.larger_is_better = larger_is_better
@@ -80,6 +90,47 @@ class Record:
         """The recovered fraction at the end of the curve."""
         return self.recovered_at(self.metric_now)
 
+    @property
+    def worst(self):
+        """The worst point of the curve, (samples, metric), the first of equals; None without."""
+        worst = max if not self.larger_is_better else min
+        return worst(self.curve, key=lambda point: point[1]) if self.curve else None
+
+    @property
+    def epochs_to_recover(self):
+        """Completed epochs from the optimization to the first measurement that is as good as
+        `metric_before`; None where none is so far, or the epochs are not known."""
+        if self.metric_before is None:
+            return None
+        for (_, metric), epoch in zip(self.curve, self.epochs):
+            if not self._is_better(self.metric_before, metric):
+                return epoch - self.epoch
+        return None
+
+    @property
+    def was_improving(self):
+        """Whether `metric_before` was better than all measured before it since the optimization
+        before: training alone would have gone on to gain. None where that is not known."""
+        earlier = [metric for at, metric in self.curve_before if at < self.samples]
+        if self.metric_before is None or not earlier:
+            return None
+        return all(self._is_better(self.metric_before, metric) for metric in earlier)
+
+    def _is_better(self, metric, other):
+        return metric > other if self.larger_is_better else metric < other
+
+    def measured(self, samples, metric, epoch):
+        """Appends a measurement to the curve, in the place of one at the same sample."""
+        if self.curve and self.curve[-1][0] == samples:
+            self.cut(samples - 1)
+        self.curve.append((samples, metric))
+        self.epochs.append(epoch)
+
+    def cut(self, samples):
+        """Takes away what was measured after so many samples."""
+        self.curve = [point for point in self.curve if point[0] <= samples]
+        del self.epochs[len(self.curve) :]
+
     def to_dict(self):
         """Returns the JSON-ready fields."""
         return {
@@ -94,7 +145,13 @@ class Record:
             'larger_is_better': self.larger_is_better,
             'network_before': _fields(self.network_before),
             'network_after': _fields(self.network_after),
+            'epochs': list(self.epochs),
+            'curve_before': [list(point) for point in self.curve_before],
         }
+
+    def to_json(self):
+        """Returns the fields as JSON text, which `from_dict(json.loads(text))` reads."""
+        return json.dumps(self.to_dict())
 
     @classmethod
     def from_dict(cls, fields):
@@ -104,6 +161,22 @@ class Record:
         for name in ('network_before', 'network_after'):  # not in records of older checkpoints
             fields[name] = None if fields.get(name) is None else Totals(**fields[name])
         return cls(**fields)
+
+    def __repr__(self):
+        said = [f'{self.optimization}, epoch {self.epoch}']
+        changed = sum(layer.skipped is None for layer in self.layers)
+        said.append(f'{changed} of {len(self.layers)} layers changed')
+        if self.drop is not None:
+            said.append(
+                f'metric {self.metric_before:.4g} -> {self.metric_after:.4g} -> '
+                f'{self.metric_now:.4g}'
+            )
+        return '<Record: {}>'.format(', '.join(said))
+
+    def _repr_html_(self):
+        from .summary import of_record
+
+        return in_html(of_record(self))
 
 
 def _fields(totals):
@@ -123,6 +196,11 @@ class Result:
         parity (nc.lowering.Parity): how `lowered` compares with `model`; None without `nc.Lower`.
         records (list of Record): in the order applied.
         complete (bool): False when training was interrupted or ended by an error.
+        baseline (nc.Baseline): the held-out metric of a run without optimizations, as it was given
+            to this one; None without.
+        metric_name (str): name of the held-out metric; None before training has started.
+        seconds (dict): what this process spent in this package and not in training, by what it was
+            spent on: 'held-out metric', 'optimizations', 'export and lowering', 'observers'.
     """
 
     def __init__(self):
@@ -132,6 +210,9 @@ class Result:
         self.parity = None
         self.records = []
         self.complete = False
+        self.baseline = None
+        self.metric_name = None
+        self.seconds = {}
         self._held_out = None
 
     def export(self, path, data=None):
@@ -165,7 +246,67 @@ class Result:
         )
 
     def summary(self):
-        """Returns the run as text: a table of the optimizations and one of the layers."""
+        """Returns the run as text of at most 100 columns: the optimizations and what became of the
+        metric, their layers, the whole network, the lowered one; last, the ratios."""
         from .summary import of_result
 
         return of_result(self)
+
+    def to_frame(self):
+        """Returns a pandas DataFrame with a row for each optimization.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError(
+                'result.to_frame() needs pandas, which is not installed: pip install pandas, or '
+                'take [record.to_dict() for record in result.records]'
+            ) from error
+        rows = [self._row(record) for record in self.records]
+        return pandas.DataFrame(rows, columns=_COLUMNS)
+
+    def _row(self, record):
+        row = {name: getattr(record, name, None) for name in _COLUMNS}
+        worst, now = record.worst, record.curve[-1][0] if record.curve else record.samples
+        row['worst_metric'] = worst and worst[1]
+        row['baseline'] = self.baseline and self.baseline.at(now)
+        for when in ('before', 'after'):
+            totals = getattr(record, 'network_' + when)
+            row['parameters_' + when] = totals and totals.parameters
+            row['bytes_' + when] = totals and totals.bytes
+        return row
+
+    def __repr__(self):
+        said = ['complete' if self.complete else 'not complete']
+        said.append(', '.join(record.optimization for record in self.records) or 'no optimization')
+        if self.records and self.records[-1].metric_now is not None:
+            said.append(f'{self.metric_name or "metric"} {self.records[-1].metric_now:.4g}')
+        if self.lowered is not None:
+            said.append('lowered')
+        return '<Result: {}>'.format('; '.join(said))
+
+    def _repr_html_(self):
+        return in_html(self.summary())
+
+
+_COLUMNS = (
+    'optimization',
+    'epoch',
+    'samples',
+    'metric_before',
+    'metric_after',
+    'worst_metric',
+    'metric_now',
+    'baseline',
+    'drop',
+    'recovered',
+    'epochs_to_recover',
+    'was_improving',
+    'parameters_before',
+    'parameters_after',
+    'bytes_before',
+    'bytes_after',
+)

@@ -48,6 +48,7 @@ def training_session(
     progress_writers=None,
     larger_is_better=False,
     model=None,
+    baseline=None,
 ):
     """Creates a training session that optimizes the network while it trains.
 
@@ -68,6 +69,9 @@ def training_session(
         larger_is_better (bool): direction of the metric, the criterion's second output.
         model (cntk.Function): the network for `result.model`, where the trainer was given only a
             criterion and several Functions of the script read it.
+        baseline (str or list): the held-out metric of a run without optimizations, to be shown
+            beside that of this run: the folder that `nc.TensorBoard` wrote of it, or a list of
+            (samples, metric).
 
     Returns:
         Session: call `train()` once, then read `result`.
@@ -91,6 +95,7 @@ def training_session(
         progress_writers,
         larger_is_better,
         model,
+        baseline,
     )
 
 
@@ -119,6 +124,7 @@ class Session:
         progress_writers,
         larger_is_better,
         model,
+        baseline,
     ):
         self.trainer = trainer
         self.caught = None
@@ -147,6 +153,7 @@ class Session:
             self._given['filename'],
             holds_trainer=True,
             model=model,
+            baseline=baseline,
         )
         refuse_epochs_that_never_come(
             self.engine.optimizations,
@@ -167,6 +174,12 @@ class Session:
         self._remove = ()
         self._counted = {}
         self._checkpoints_counted = None
+
+    def __repr__(self):
+        return f'<Session: {self.result!r}>'
+
+    def _repr_html_(self):
+        return self.result._repr_html_()
 
     def _samples_left(self):
         """Returns how many samples the run trains: CNTK counts `max_samples` over the learners'

@@ -5,11 +5,15 @@ import sys
 import numpy as np
 
 from . import count, safe_load
-from .table import UNKNOWN, Table
+from .table import UNKNOWN, Table, wrapped
+
+
+WIDTH = 100
 
 
 def of_result(result):
-    """Returns a run as text: its optimizations, their layers, the whole network, the lowered one.
+    """Returns a run as text: its optimizations, their layers, the whole network, the lowered one,
+    and last the ratios.
 
     Args:
         result (nc.Result): also of a run that was interrupted.
@@ -18,18 +22,27 @@ def of_result(result):
     if not result.complete:
         parts.append('The run did not come to its end; this is how far it came.')
     if result.records:
-        parts += [
-            _optimizations(result.records),
-            _layers(result.records, _float_bytes(result.model)),
-        ]
-        parts += _remarks(result.records)
+        parts += [_metric_line(result), optimizations(result.records, result.baseline)]
+        parts += [improving(record, result.baseline) for record in result.records]
+        parts += [_layers(record, _float_bytes(result.model)) for record in result.records]
     else:
         parts.append('No optimization was applied.')
     if result.model is not None:
-        parts.append(_network(result))
+        parts.append(network(result))
     if result.parity is not None:
         parts.append(str(result.parity))
-    return '\n\n'.join(parts)
+    parts.append(ratios(result))
+    return '\n\n'.join(_fitted(part) for part in parts if part)
+
+
+def of_record(record):
+    """Returns one `nc.Record` as text."""
+    parts = [optimizations([record], None), improving(record, None), _layers(record, None)]
+    return '\n\n'.join(_fitted(part) for part in parts if part)
+
+
+def _fitted(part):
+    return part.fitted(WIDTH) if isinstance(part, Table) else wrapped(part, WIDTH)
 
 
 def of_model(model):
@@ -92,34 +105,92 @@ def main(argv=None):
     return 0
 
 
-def _optimizations(records):
+def _metric_line(result):
+    if result.records[-1].metric_now is None:
+        return None
+    return 'Held-out {}, {} is better{}:'.format(
+        result.metric_name or 'metric',
+        'larger' if result.records[-1].larger_is_better else 'smaller',
+        ''
+        if result.baseline is None
+        else f', beside the run without optimizations ({result.baseline.source})',
+    )
+
+
+def optimizations(records, baseline):
+    """Returns a table of what became of the metric after each optimization.
+
+    Args:
+        records (list of nc.Record): in the order applied.
+        baseline (nc.Baseline): of a run without optimizations, or None.
+    """
     table = Table(
         'optimization',
         'epoch',
-        'samples',
-        'metric before',
-        'right after',
-        'end of retraining',
+        'before',
+        'after',
+        'worst',
+        'end',
+        'baseline',
         'drop',
         'recovered',
+        'in epochs',
     )
     for record in records:
         table.row(
             record.optimization,
             record.epoch,
-            record.samples,
             record.metric_before,
             record.metric_after,
+            record.worst and record.worst[1],
             record.metric_now,
+            baseline and record.curve and baseline.at(record.curve[-1][0]) or None,
             record.drop,
-            _recovered(record.recovered),
+            recovered_share(record.recovered),
+            record.epochs_to_recover
+            if record.epochs_to_recover is not None or record.drop is None or not record.epochs
+            else 'not',
         )
-    return str(table)
+    return table
 
 
-def _layers(records, float_bytes):
+def improving_before(record):
+    """Returns what `recovered` also counts where the metric was still improving before an
+    optimization; None where it was not or nobody knows."""
+    if not record.was_improving:
+        return None
+    at, metric = record.curve_before[0]
+    return (
+        f'Training was still improving before {record.optimization} (held-out metric {metric:.4g} '
+        f'at {at:,} samples, {record.metric_before:.4g} at {record.samples:,}), so "recovered" '
+        'also counts what training alone would have gained'
+    )
+
+
+def improving(record, baseline):
+    """Returns `improving_before` and how the run compares with one without optimizations.
+
+    Args:
+        record (nc.Record): of the optimization.
+        baseline (nc.Baseline): the held-out metric of a run without, or None.
+    """
+    at = record.curve[-1][0] if record.curve else record.samples
+    alone = baseline and baseline.at(at)
+    compared = None
+    if alone is not None and record.metric_now is not None:
+        compared = f'baseline {alone:.4g}, this run {record.metric_now:.4g}, both at {at:,} samples'
+    said = improving_before(record)
+    if said is None:
+        return compared and f'{record.optimization}: {compared}.'
+    if compared is not None:
+        return f'{said}: {compared}.'
+    if baseline is not None:
+        return f'{said}; the baseline was not measured at {at:,} samples.'
+    return said + '. A run without optimizations, given as baseline=, tells the two apart.'
+
+
+def _layers(record, float_bytes):
     table = Table(
-        'optimization',
         'layer',
         'weights',
         'rank',
@@ -129,45 +200,41 @@ def _layers(records, float_bytes):
         'multiply-adds',
         'binary',
         'bytes',
-        'left as it was',
     )
-    for record in records:
-        for note in record.layers:
-            table.row(
-                record.optimization,
-                note.name or '(unnamed)',
-                _shape(note.shape),
-                note.rank,
-                note.energy,
-                note.error,
-                _change(note, 'parameters'),
-                _change(note, 'macs'),
-                _percent(_binary_share(note)),
-                _sizes(note, float_bytes),
-                note.skipped,
-            )
-    return str(table)
+    for note in record.layers:
+        table.row(
+            _short(note.name),
+            _shape(note.shape),
+            note.rank,
+            note.energy,
+            note.error,
+            _change(note, 'parameters'),
+            _change(note, 'macs'),
+            _percent(_binary_share(note)),
+            _sizes(note, float_bytes),
+        )
+    parts = [f'{record.optimization} after epoch {record.epoch} ({record.samples:,} samples):']
+    if record.layers:
+        parts.append(table.fitted(WIDTH))
+    return '\n'.join(parts + [f'* {remark}' for remark in remarks(record)])
 
 
-def _remarks(records):
-    """Returns what the engine and the optimizations had to say, a line each, as one paragraph
-    or none."""
+def remarks(record):
+    """Returns why layers were left as they were, and what the optimization and the engine had to
+    say, a line each."""
     lines = []
-    for record in records:
-        lines += [
-            '{}, {}: {}'.format(record.optimization, note.name or '(unnamed)', note.message)
-            for note in record.layers
-            if note.message
-        ]
-        lines += [f'{record.optimization}: {note}' for note in record.notes]
-    return ['\n'.join(lines)] if lines else []
+    for note in record.layers:
+        if note.skipped is not None:
+            lines.append(f'{_short(note.name)} was left as it was: {note.skipped}')
+        if note.message:
+            lines.append(f'{_short(note.name)}: {note.message}')
+    return lines + list(record.notes)
 
 
-def _network(result):
-    """Returns the whole network before the first optimization and after the last."""
+def network(result):
+    """Returns a table of the whole network before the first optimization and after the last."""
     table = Table('network', 'parameters', 'multiply-adds', 'of them 1-bit', 'bytes')
-    before = result.records[0].network_before if result.records else None
-    for when, totals in (('before', before), ('after', count.whole(result.model))):
+    for when, totals in zip(('before', 'after'), _before_and_after(result)):
         if totals is None:
             table.row(when, None, None, None, None)
         else:
@@ -178,7 +245,52 @@ def _network(result):
                 _share(totals.binary_macs, totals.macs),
                 _known(totals.bytes),
             )
-    return str(table)
+    return table
+
+
+def _before_and_after(result):
+    before = result.records[0].network_before if result.records else None
+    return before, None if result.model is None else count.whole(result.model)
+
+
+def ratios(result):
+    """Returns in words how the network compares with that before the first optimization, and in
+    which calls the lowered one is slower; None where there is nothing to compare."""
+    before, after = _before_and_after(result)
+    said = []
+    if before is not None and after is not None:
+        for field, less, more in (
+            ('parameters', 'fewer parameters', 'MORE parameters'),
+            ('macs', 'fewer multiply-adds', 'MORE multiply-adds'),
+            ('bytes', 'smaller in bytes', 'LARGER in bytes'),
+        ):
+            old, new = getattr(before, field), getattr(after, field)
+            if old and new and old != new:
+                said.append(_times(old, new, less, more))
+    speed = getattr(result.parity, 'speed', None)
+    timings = speed.timings if speed is not None else []
+    for timing in timings:
+        said.append(
+            _times(timing.float_seconds, timing.lowered_seconds, 'faster', 'SLOWER')
+            + ' with {} a call'.format(
+                '1 sample' if timing.samples == 1 else f'{timing.samples:,} samples'
+            )
+        )
+    slow = ' and '.join(f'{timing.samples:,}' for timing in timings if not timing.pays)
+    if slow:
+        said[-1] += f'. Lowering does not pay on this machine for calls of {slow}'
+    return 'In all: {}.'.format(', '.join(said)) if said else None
+
+
+def _times(before, after, less, more):
+    ratio, word = (before / after, less) if before >= after else (after / before, more)
+    return (f'{ratio:.1f}' if ratio >= 1.1 else f'{ratio:.2f}') + f' x {word}'
+
+
+def _short(name):
+    """Returns the name of a layer in at most 40 letters."""
+    name = name or '(unnamed)'
+    return name if len(name) <= 40 else name[:18] + '...' + name[-19:]
 
 
 def _known(number):
@@ -225,7 +337,7 @@ def _float_bytes(model):
     return None if len(sizes) > 1 else sizes.pop() if sizes else 4
 
 
-def _recovered(share):
+def recovered_share(share):
     """Returns a recovered fraction as text; what training won beyond the drop is no recovery."""
     return '>100 %' if share is not None and share > 1 else _percent(share)
 

@@ -1,4 +1,6 @@
 """Tables of text, for reports."""
+import textwrap
+from html import escape
 from numbers import Integral
 
 
@@ -36,6 +38,17 @@ class Table:
     def __str__(self):
         """The table in aligned columns, numbers to the right; columns with nothing in them left
         out."""
+        return _joined(self._columns())
+
+    def fitted(self, width):
+        """Returns the same in lines of at most `width` letters, as far as single columns are narrow
+        enough: the later half of columns that do not fit follows below, behind the first one."""
+        first, *rest = self._columns()
+        return '\n\n'.join(_joined([first] + part) for part in _parts(first, rest, width))
+
+    def _columns(self):
+        """Returns the columns as lists of cells of one width, without those with nothing in
+        them."""
         columns = [
             (heading,) + cells
             for heading, cells in zip(self.headings, zip(*self._rows))
@@ -47,14 +60,46 @@ class Table:
             numbers = all(cell == UNKNOWN or cell[:1] in '-+>0123456789' for cell in column[1:])
             cells = [cell.rjust(width) if numbers else cell.ljust(width) for cell in column]
             padded.append([cells[0], '-' * width] + cells[1:])
-        return '\n'.join('  '.join(line).rstrip() for line in zip(*padded))
+        return padded
 
     def markdown(self):
-        """Returns the table as Markdown."""
-        rows = [self.headings, ['---'] * len(self.headings)] + self._rows
-        return '\n'.join(
-            '| %s |' % ' | '.join(cell.replace('|', '\\|') for cell in cells) for cells in rows
+        """Returns the table as Markdown, without columns with nothing in them."""
+        columns = [
+            [heading, '---'] + [cell.replace('|', '\\|') for cell in cells]
+            for heading, cells in zip(self.headings, zip(*self._rows))
+            if any(cell != '-' for cell in cells)
+        ]
+        return '\n'.join('| %s |' % ' | '.join(cells) for cells in zip(*columns))
+
+
+def _parts(first, columns, width):
+    """Returns the columns in lists that fit into a width, each behind the first column."""
+    if len(columns) < 2 or sum(len(column[0]) + 2 for column in [first] + columns) - 2 <= width:
+        return [columns]
+    half = (len(columns) + 1) // 2
+    return _parts(first, columns[:half], width) + _parts(first, columns[half:], width)
+
+
+def _joined(columns):
+    return '\n'.join('  '.join(line).rstrip() for line in zip(*columns))
+
+
+def wrapped(text, width):
+    """Returns a text with the lines that are longer broken between words, and indented by 4."""
+    lines = []
+    for line in text.splitlines():
+        indent = ' ' * (len(line) - len(line.lstrip()) + 4)
+        lines += (
+            textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False)
+            if len(line) > width
+            else [line]
         )
+    return '\n'.join(lines)
+
+
+def in_html(text):
+    """Returns a report as a notebook shows it: in columns, whatever its letters are."""
+    return f'<pre style="line-height: 1.2">{escape(text)}</pre>'
 
 
 def shown(value):

@@ -1,5 +1,6 @@
 """README and docs, run: every Python block, and every command that can run here."""
 import glob
+import importlib
 import os
 import re
 import shlex
@@ -9,35 +10,36 @@ import sys
 import cntk as C
 import pytest
 
-HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from paths import CLONE, PYTHONPATH
+
 DOCUMENTS = ['README.md'] + sorted(
-    os.path.relpath(path, HOME) for path in glob.glob(os.path.join(HOME, 'docs', '*.md'))
+    os.path.relpath(path, CLONE) for path in glob.glob(os.path.join(CLONE, 'docs', '*.md'))
 )
 # Blocks that train for longer than a few seconds.
 SLOW = set()
 # Commands that are not run here, and why.
 LEFT = {
-    'make demo': 'tests/test_demo.py runs what it runs',
+    'make demo': 'tests/examples/test_demo.py runs what it runs',
     'make test': 'this is a part of it',
     'make test-all': 'this is a part of it',
     'make bench': 'takes many minutes',
     'make docs': 'installs packages',
-    'tensorboard': 'serves a browser; tests/test_event_files.py reads the files with its loader',
+    'tensorboard': 'serves a browser; tests/observers/test_event_files.py reads such files',
     'pip': 'installs packages; tests/test_setup.py installs the package',
     'python -m netopt_callbacks doctor --fix': 'changes the environment; see tests/test_runtime.py',
-    'python -m netopt_callbacks bench': 'takes minutes; see tests/test_native_bench.py',
-    'python -m tests.bench_': 'takes minutes; see the tests of the parts',
+    'python -m netopt_callbacks bench': 'takes minutes; see tests/native/test_native_bench.py',
+    'python -m tests.bench.': 'takes minutes; see the tests of the parts',
     'python -m pytest': 'the tests themselves: that their files are there is checked',
-    'python examples/measure_': 'takes many minutes and MNIST; see tests/test_docs_measuring.py',
-    'python examples/mnist.py': 'needs MNIST; tests/test_demo.py runs it on made-up files',
-    'python examples/digits.py': 'slow; tests/test_demo.py runs it',
-    'python examples/deploy.py': 'slow; tests/test_deploy.py exports and runs networks',
+    'python examples/measure_': 'takes many minutes and MNIST; see tests/examples',
+    'python examples/mnist.py': 'needs MNIST; tests/examples/test_demo.py runs it on made-up files',
+    'python examples/digits.py': 'slow; tests/examples/test_demo.py runs it',
+    'python examples/deploy.py': 'slow; tests/exporting/test_deploy.py exports and runs networks',
 }
 STARTS = ('make', 'pip', 'python', '.venv/bin/', 'tensorboard', 'mpiexec')
 
 
 def text_of(document):
-    with open(os.path.join(HOME, document), encoding='utf-8') as file:
+    with open(os.path.join(CLONE, document), encoding='utf-8') as file:
         return file.read()
 
 
@@ -77,12 +79,11 @@ def reason_left(command):
     return next((why for start, why in LEFT.items() if command.startswith(start)), None)
 
 
-def readme():
+def readme(monkeypatch):
     """What README's example takes for granted: a script for MNIST, here on small scans."""
     features, label = C.input_variable((1, 8, 8)), C.input_variable(10)
-    from test_demo import example
-
-    digits = example('digits')
+    monkeypatch.syspath_prepend(os.path.join(CLONE, 'examples'))
+    digits = importlib.import_module('digits')
     images, labels = digits.digits()
     network = digits.create_network(features)
     criterion = (
@@ -124,16 +125,16 @@ SHORTER = {'README.md': ('60000', '192')}
 def folder(tmp_path, monkeypatch):
     """A folder to run in that has the clone's own folders in it."""
     for name in ('examples', 'tests', 'docs', 'netopt_callbacks'):
-        os.symlink(os.path.join(HOME, name), str(tmp_path / name))
+        os.symlink(os.path.join(CLONE, name), str(tmp_path / name))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv('PYTHONPATH', HOME)
+    monkeypatch.setenv('PYTHONPATH', PYTHONPATH)
     return tmp_path
 
 
 @pytest.mark.parametrize('document', [each for each in DOCUMENTS if blocks(each, 'python')])
-def test_python_blocks_run(document, folder):
-    names = GIVEN.get(document, dict)()
+def test_python_blocks_run(document, folder, monkeypatch):
+    names = GIVEN[document](monkeypatch) if document in GIVEN else {}
     names['__name__'] = 'document'
     for line, code in blocks(document, 'python'):
         file = re.match(r'# (\w+\.py)\n', code)
@@ -161,7 +162,7 @@ def test_commands_of_pages_without_python_run(folder):
 
 def test_commands_in_the_text_exist(folder):
     """They name what is there, and take the options that they are shown with."""
-    with open(os.path.join(HOME, 'Makefile')) as file:
+    with open(os.path.join(CLONE, 'Makefile')) as file:
         targets = re.findall(r'^([a-z-]+):', file.read(), re.MULTILINE)
     for document in DOCUMENTS:
         for command in mentions(document):
@@ -175,12 +176,12 @@ def test_commands_in_the_text_exist(folder):
 def test_files_that_pages_name_exist():
     for document in DOCUMENTS:
         text = text_of(document)
-        for name in re.findall(r'\b((?:tests|examples)/\w+\.\w+)\b', text):
-            assert os.path.exists(os.path.join(HOME, name)), (document, name)
-        for name in re.findall(r'`(test_\w+)`', text):
-            assert os.path.exists(os.path.join(HOME, 'tests', name + '.py')), (document, name)
+        for name in re.findall(r'\b((?:tests|examples)/[\w/]+\.\w+)\b', text):
+            assert os.path.exists(os.path.join(CLONE, name)), (document, name)
+        for name in re.findall(r'`(\w+/test_\w+)`', text):
+            assert os.path.exists(os.path.join(CLONE, 'tests', name + '.py')), (document, name)
         for name in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', text):
-            place = os.path.join(HOME, os.path.dirname(document), name)
+            place = os.path.join(CLONE, os.path.dirname(document), name)
             assert os.path.exists(place), (document, name)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from netopt_callbacks import __main__ as command_line
 from netopt_callbacks import doctor, runtime
+from paths import CLONE
 
-CLONE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ALL_LINKS = ['libmpi.so.12', 'libmpi_cxx.so.1', 'libopen-pal.so.40', 'libopen-rte.so.40', 'openmpi']
 
 

@@ -9,11 +9,10 @@ import pytest
 from cntk.ops.functions import UserFunction
 
 import netopt_callbacks as nc
-from binary_networks import convolutions, images
+from binary_networks import binarized, convolutions, images, same_bits
 from netopt_callbacks import __main__ as command_line
 from netopt_callbacks import safe_load
 from netopt_callbacks.lowering.replace import lower_binary_layers
-from test_lowering import binarized, same_bits
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(nc.__file__)))
 

@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-CLONE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from paths import CLONE
+
 TOOLS = ('bash', 'cat', 'cksum', 'dirname', 'flock', 'grep', 'rm')
 
 # Answers the question "may .venv be made with you?" with its own path, and then makes nothing.

@@ -1,4 +1,7 @@
-"""The callbacks of a run: sorted, and refused where they do not fit it."""
+"""The callbacks of a run: sorted, described, and refused where they do not fit it."""
+import inspect
+import os
+
 from cntk.train.training_session import DataUnit
 
 from ..lowering import Lower
@@ -49,6 +52,26 @@ def sorted_callbacks(callbacks):
         ],
         lowers[0] if lowers else None,
     )
+
+
+def described(callback):
+    """Returns (class name, {option: value as text}) of a callback: what its constructor takes and
+    the object or its `options` has under the same name."""
+    options = {}
+    for name in inspect.signature(type(callback).__init__).parameters:
+        for holder in (callback, getattr(callback, 'options', None)):
+            if name != 'self' and hasattr(holder, name):
+                options[name] = _shown(getattr(holder, name))
+                break
+    return type(callback).__name__, options
+
+
+def _shown(value):
+    """Returns an option as text: a function by its name and where it is written."""
+    code = getattr(value, '__code__', None)
+    if code is None:
+        return repr(value)
+    return f'{value.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})'
 
 
 def in_order(optimizations):

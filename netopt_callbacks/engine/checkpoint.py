@@ -319,7 +319,10 @@ def _phase_of(file, graph, label):
             fitting.append(phase)
     if not fitting:
         raise ValueError(errors[0])
-    return max(fitting, key=lambda phase: sum(len(record['curve']) for record in phase.records))
+    return max(
+        fitting,
+        key=lambda phase: len(phase.curve) + sum(len(record['curve']) for record in phase.records),
+    )
 
 
 def _said(schedule):

@@ -10,15 +10,19 @@ whether something is due; it knows no schedule and keeps no record. The order of
     finish           export, lowering, result
     close            the observers' end
 """
+import contextlib
+import time
 import warnings
 
 from cntk.train.training_session import DataUnit
 
+from ..baseline import checked_baseline
 from ..observers.base import Run
 from ..records import Record, Result
 from . import directors, learners as learner_facts
 from .audience import Audience
 from .callbacks import (
+    described,
     in_order,
     on_all_workers,
     refuse_lower_without_data,
@@ -48,6 +52,7 @@ class Engine:
         model (cntk.Function): the network the user knows, where the trainer was given but a
             criterion.
         holds_trainer (bool): whether C++'s loop holds the C++ trainer while this run lasts.
+        baseline: the argument of the front door, see `baseline.checked_baseline`.
 
     Attributes:
         result (Result): filled as the run goes on.
@@ -70,6 +75,7 @@ class Engine:
         checkpoint_file=None,
         holds_trainer=False,
         model=None,
+        baseline=None,
     ):
         self.optimizations, observers, self._lower = sorted_callbacks(callbacks)
         refuse_lower_without_data(self._lower, data)
@@ -81,6 +87,11 @@ class Engine:
             clock.check(optimization)
         self.clock = clock
         self.result = Result()
+        self.result.baseline = checked_baseline(baseline, data is not None)
+        self.result.seconds = dict.fromkeys(
+            ('held-out metric', 'optimizations', 'export and lowering', 'observers'), 0.0
+        )
+        self._callbacks = [described(callback) for callback in callbacks or ()]
         self.workers = Workers(handed.learners)
         self._trainer = trainer
         self._has_metric = trainer.evaluation_function is not None
@@ -88,16 +99,20 @@ class Engine:
         self._data = data
         self._larger_is_better = larger_is_better
         self._attends = bool(self.optimizations or observers)
-        self._audience = Audience(observers if self.workers.is_main else [])
+        self._audience = Audience(observers if self.workers.is_main else [], self.result.seconds)
         self._network = Network(
             trainer, handed, self.workers, self._on_training_summary, self._on_test_summary, model
         )
-        self._recovery = Recovery(self._network, clock, data, self.result.records)
+        early = []
+        self._recovery = Recovery(
+            self._network, clock, data, self.result.records, early, self.result.baseline
+        )
         self.phases = Phases(
             self._network,
             clock,
             self.optimizations,
             self.result.records,
+            early,
             checkpoint_file,
             self._restore_file,
         )
@@ -125,21 +140,8 @@ class Engine:
         if not file:
             self.phases.take_over()
             self.phases.write()
-        totals = self._network.totals()
-        self._audience.tell(
-            'on_start',
-            Run(
-                epoch_size=self.clock.epoch_samples,
-                max_samples=self.clock.max_samples,
-                samples=self.clock.samples,
-                metric_name=self._metric_name(),
-                has_held_out=self._data is not None,
-                larger_is_better=self._larger_is_better,
-                optimizations=[(o.name, o.epoch) for o in self.optimizations],
-                parameters=totals.parameters,
-                macs=totals.macs,
-            ),
-        )
+        self.result.metric_name = self._metric_name()
+        self._audience.tell('on_start', self._told_at_start())
         self.started = True
         if self.due():
             self.fire()
@@ -147,6 +149,26 @@ class Engine:
         if not self.clock.samples:
             self._evaluate('start')
         return restored
+
+    def _told_at_start(self):
+        totals = self._network.totals()
+        return Run(
+            epoch_size=self.clock.epoch_samples,
+            max_samples=self.clock.max_samples,
+            samples=self.clock.samples,
+            metric_name=self.result.metric_name,
+            has_held_out=self._data is not None,
+            larger_is_better=self._larger_is_better,
+            optimizations=[(o.name, o.epoch) for o in self.optimizations],
+            parameters=totals.parameters,
+            macs=totals.macs,
+            binary_macs=totals.binary_macs,
+            bytes=totals.bytes,
+            callbacks=self._callbacks,
+            baseline=self.result.baseline,
+            learning_rates=self._network.learning_rates,
+            binary_weights=self._network.binary_weights,
+        )
 
     def restore(self, file, restore=None):
         """Restores a checkpoint into the structure it was written with: see
@@ -208,7 +230,8 @@ class Engine:
         self.check()
         if self._recovery.pending:
             self._evaluate('end')
-        self._export()
+        with self._spending('export and lowering'):
+            self._export()
         if self._pending():
             raise on_all_workers(
                 ValueError(
@@ -224,9 +247,10 @@ class Engine:
         held_out = self._minibatches(self.result.model.arguments)
         self.result._held_out = held_out
         if self._lower is not None:
-            self.result.lowered, self.result.parity = self._lower.run(
-                self.result.model, self.optimizations, held_out, timed=True
-            )
+            with self._spending('export and lowering'):
+                self.result.lowered, self.result.parity = self._lower.run(
+                    self.result.model, self.optimizations, held_out, timed=True
+                )
         self.result.complete = True
 
     def close(self):
@@ -319,7 +343,7 @@ class Engine:
     def _apply(self, index):
         optimization = self.optimizations[index]
         # CNTK clones, and makes a RuntimeError of a Ctrl-C in what it calls meanwhile.
-        with directors.uninterrupted():
+        with self._spending('optimizations'), directors.uninterrupted():
             change = self._network.transformed(optimization, index, self._minibatches)
         record = Record(
             optimization.name,
@@ -328,8 +352,9 @@ class Engine:
             metric_before=self._recovery.metric,
             larger_is_better=self._larger_is_better,
             network_before=self._network.totals(),
+            curve_before=self._recovery.curve_before(),
         )
-        with directors.uninterrupted():
+        with self._spending('optimizations'), directors.uninterrupted():
             self._network.commit(change, self.phases.next_label)
             record.layers, record.notes = change.layers, change.messages
             record.network_after = self._network.totals()
@@ -343,7 +368,7 @@ class Engine:
         record = self._untold
         if record is None:
             return
-        self._recovery.measure()
+        self._measure()
         record.metric_after = self._recovery.metric
         self.phases.write()
         self._untold = None
@@ -378,15 +403,33 @@ class Engine:
                 'in it needs a constructor (inputs..., name) or clone()'
             )
 
+    @contextlib.contextmanager
+    def _spending(self, on):
+        """Adds the time that the block takes to `result.seconds`."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.result.seconds[on] += time.perf_counter() - begin
+
+    def _measure(self):
+        with self._spending('held-out metric'):
+            self._recovery.measure()
+
     def _minibatches(self, arguments):
         return Minibatches(self._data, arguments)
 
     def _evaluate(self, kind):
         if self._data is None:
             return
-        self._recovery.measure()
+        self._measure()
         self.phases.write()
         self._audience.tell('on_evaluation', self._recovery.evaluation(kind))
+
+    def __repr__(self):
+        return '<Engine: {} samples, {} epochs; {} of {} optimizations applied>'.format(
+            self.clock.samples, self.clock.epoch, len(self.phases.applied), len(self.optimizations)
+        )
 
     def _metric_name(self):
         metric = self._network.metric.output

@@ -19,6 +19,7 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from .. import count, graph
+from ..optimizations import binary_block
 from . import (
     difference,
     directors,
@@ -86,6 +87,7 @@ class Network:
 
     def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary, model=None):
         self._named = model
+        self._binary, self._binary_of = [], None
         self.trainer = trainer
         self.handed = handed
         self.workers = workers
@@ -114,6 +116,26 @@ class Network:
     def counts(self):
         """Returns the samples, minibatches and sweeps the trainer has seen in its life."""
         return learner_facts.counts(self.trainer, self.handed.learners, UNITS)
+
+    def learning_rates(self):
+        """Returns the present learning rate of each learner, as CNTK tells it."""
+        return [one.learner.learning_rate() for one in self.now.trained]
+
+    def binary_weights(self):
+        """Returns (name, array) of each 1-bit layer: a copy of its latent weights, scaled as the
+        straight-through window |w| <= 1 sees them."""
+        whole = self.now.whole
+        if self._binary_of is not whole:  # reading a graph makes Functions, so once for each
+            layers = [
+                binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(whole)
+            ]
+            self._binary = [
+                (layer.name, layer.W, layer.weight_clip())
+                for layer in layers
+                if layer.W is not None
+            ]
+            self._binary_of = whole
+        return [(name, W.value * clip) for name, W, clip in self._binary]
 
     def go_on_from(self, before):
         """Takes over what the network of an earlier run knew of the trainer's learners."""

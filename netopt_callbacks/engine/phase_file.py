@@ -26,7 +26,7 @@ class Phase:
     """What is kept of one phase: see `checkpoint`. Attributes are the fields of its file."""
 
     PLACES = ('outputs', 'arguments', 'parameters', 'constants', 'learners', 'fingerprint')
-    FIELDS = PLACES + ('run', 'schedule', 'fired', 'records', 'base', 'unique_id')
+    FIELDS = PLACES + ('run', 'schedule', 'fired', 'records', 'curve', 'base', 'unique_id')
 
     def __init__(self, **fields):
         for name in self.FIELDS:
@@ -261,6 +261,7 @@ def _layer(name, value):
 
 
 _totals = _or_null(_fields({field: _or_null(_count) for field in Totals._fields}))
+_curve = _list_of(_these(_count, _number))
 _record = _fields(
     {
         'optimization': _text,
@@ -268,12 +269,14 @@ _record = _fields(
         'samples': _count,
         'metric_before': _or_null(_number),
         'metric_after': _or_null(_number),
-        'curve': _list_of(_these(_count, _number)),
+        'curve': _curve,
         'layers': _list_of(_layer),
         'notes': _list_of(_text),
         'larger_is_better': _flag,
         'network_before': _totals,
         'network_after': _totals,
+        'epochs': _list_of(_count),
+        'curve_before': _curve,
     }
 )
 _CHECKS = (
@@ -287,6 +290,7 @@ _CHECKS = (
     ('schedule', _list_of(_these(_text, _epoch))),
     ('fired', _list_of(_count)),
     ('records', _list_of(_record)),
+    ('curve', _curve),
     ('base', _these(_count, _count, _count)),
     ('unique_id', _or_null(_count)),
     ('checksum', _text),
@@ -308,6 +312,13 @@ def _check_applied(fields):
         'one for each that was applied',
         fields['records'],
     )
+    for number, record in enumerate(fields['records']):
+        _must(
+            len(record['epochs']) == len(record['curve']),
+            f'records[{number}].epochs',
+            'one for each point of its curve',
+            record['epochs'],
+        )
     for number, (made_by, _) in enumerate(fields['learners']):
         _must(
             made_by is None or made_by in known,
@@ -321,5 +332,10 @@ def records_of(phase, samples):
     """Returns the records of a phase as objects, their curves up to `samples`."""
     records = [Record.from_dict(fields) for fields in phase.records]
     for record in records:
-        record.curve = [point for point in record.curve if point[0] <= samples]
+        record.cut(samples)
     return records
+
+
+def curve_of(phase, samples):
+    """Returns the curve of a phase before its first optimization, up to `samples`."""
+    return [(at, float(metric)) for at, metric in phase.curve if at <= samples]

@@ -32,6 +32,7 @@ class Phases:
         network (network.Network), clock (schedule.Clock): of the run.
         optimizations (list of nc.Optimization): of the run.
         records (list of nc.Record): of the applied ones; filled in place.
+        early (list of (int, float)): the curve before the first of them; filled in place.
         file (str): the checkpoint name C++ writes to, None where it writes none.
         restorer (callable): restores for the user's code while the run lasts, see `restore_file`.
 
@@ -41,7 +42,7 @@ class Phases:
             whose optimizations these are.
     """
 
-    def __init__(self, network, clock, optimizations, records, file, restorer):
+    def __init__(self, network, clock, optimizations, records, early, file, restorer):
         self.applied = []
         self.base = [0, 0, 0]
         self._start = [0, 0, 0]
@@ -52,6 +53,7 @@ class Phases:
         self._changes = bool(optimizations)
         self._optimizations = optimizations
         self._records = records
+        self._early = early
         self._file = file
         self._restorer = restorer
         self._before = None
@@ -109,6 +111,7 @@ class Phases:
         self._run, self._optimizations = before._run, before._optimizations
         self.applied = list(before.applied)
         self._records = _copied(before._records)
+        self._early = list(before._early)
         self.base = before.base
         self._network.go_on_from(before._network)
 
@@ -132,6 +135,7 @@ class Phases:
         self._ended = True
         self.unlock()
         self._records = _copied(self._records)
+        self._early = list(self._early)
         if self._serves and not (self._begun and self.optimized):
             self._network.handed.phases = self._before
         self._before = None
@@ -163,6 +167,7 @@ class Phases:
                 schedule=checkpoint.schedule_of(self._optimizations),
                 fired=list(self.applied),
                 records=[record.to_dict() for record in self._records],
+                curve=[list(point) for point in self._early],
                 base=self.base,
                 unique_id=self._network.now.unique_id,
                 **self._places,
@@ -273,6 +278,7 @@ class Phases:
                     file, self._network.counts(), self._start if self._changes else self.base
                 )
                 self._enter([], [])
+                self._early[:] = []
                 if self.optimized:
                     self._begin_run()
                 self.take_over()
@@ -287,6 +293,7 @@ class Phases:
                 phase_file.records_of(phase, counts[0] - phase.base[0]),
                 phase.places(),
             )
+            self._early[:] = phase_file.curve_of(phase, counts[0] - phase.base[0])
             self._stand(file, counts, list(phase.base))
         return Restored(state[0], changed=False)
 

@@ -11,6 +11,8 @@ class Recovery:
         clock (schedule.Clock): of the run.
         data (held_out.Arrays or held_out.Source): None measures nothing.
         records (list of nc.Record): of the run; the engine appends to it.
+        early (list of (int, float)): the curve before the first of them, filled in place.
+        baseline (nc.Baseline): of a run without optimizations, or None.
 
     Attributes:
         metric (float): of the network as it is now; None where it has not been measured since
@@ -18,11 +20,13 @@ class Recovery:
         device (cntk.device.DeviceDescriptor): where to measure; None is CNTK's default.
     """
 
-    def __init__(self, network, clock, data, records):
+    def __init__(self, network, clock, data, records, early, baseline=None):
         self._network = network
         self._clock = clock
         self._data = data
         self._records = records
+        self._early = early
+        self._baseline = baseline
         self.metric = None
         self.device = None
         self._of = self._built = None  # uid of the metric, and what measures it
@@ -37,15 +41,23 @@ class Recovery:
         self.metric = None
 
     def measure(self):
-        """Measures, and appends to the curve of the latest record; without data does nothing."""
+        """Measures, and appends to the curve of the latest record; without data does nothing.
+
+        A resumed run measures a point again, which then takes the place of the one before.
+        """
         if self._data is None:
             return
         self.metric = self._measure()(self._data, self.device)
+        samples = self._clock.samples
         if self._records:
-            curve = self._records[-1].curve
-            if curve and curve[-1][0] == self._clock.samples:
-                curve.pop()  # a resumed run measures a point again
-            curve.append((self._clock.samples, self.metric))
+            self._records[-1].measured(samples, self.metric, self._clock.epoch)
+        else:
+            self._early[:] = [point for point in self._early if point[0] < samples]
+            self._early.append((samples, self.metric))
+
+    def curve_before(self):
+        """Returns the curve since the latest optimization, or since the start, as a list."""
+        return list(self._records[-1].curve if self._records else self._early)
 
     def _measure(self):
         """Returns what measures the network: built once for each, since CNTK gives its memory
@@ -68,4 +80,12 @@ class Recovery:
             latest and latest.optimization,
             latest and latest.drop,
             latest and latest.recovered,
+            latest and latest.worst and latest.worst[1],
+            latest and self._epochs(latest),
+            self._baseline and self._baseline.at(self._clock.samples),
         )
+
+    def _epochs(self, record):
+        """Returns the epochs that the recovery has taken so far."""
+        epochs = record.epochs_to_recover
+        return self._clock.epoch - record.epoch if epochs is None else epochs

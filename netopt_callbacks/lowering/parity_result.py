@@ -1,5 +1,6 @@
 """What the gate found out about a lowered network: per layer, per segment and end to end; see
 `parity.compare` for what is admitted."""
+from ..table import in_html
 
 
 class LayerParity:
@@ -247,6 +248,17 @@ class Parity:
             alone=[list(each) for each in self.alone],
         )
         return fields
+
+    def __repr__(self):
+        return '<Parity: {}, {} samples, {} layers lowered, largest difference {:.3g}>'.format(
+            'passed' if self.passed else 'REFUSED',
+            format(self.samples, ','),
+            len(self.layers),
+            self.largest_difference,
+        )
+
+    def _repr_html_(self):
+        return in_html(str(self))
 
     def __str__(self):
         lines = [

@@ -17,8 +17,15 @@ class Run:
         larger_is_better (bool): direction of the metric.
         optimizations (list of (str, int or tuple of int)): name and epoch of each as they were
             given, in order; a tuple for one that is applied several times.
-        parameters, macs (int): weights and multiply-adds per sample of the whole network as
-            this run starts; None where not counted.
+        parameters, macs, binary_macs, bytes (int): weights, multiply-adds per sample, those of
+            them that are 1-bit, and bytes of the whole network as this run starts; None where not
+            counted.
+        callbacks (list of (str, dict)): class name and options, as text, of each callback.
+        baseline (nc.Baseline): the held-out metric of a run without optimizations, or None.
+        learning_rates (callable): returns the present learning rate of each learner, a list.
+        binary_weights (callable): returns (name, array) of each 1-bit layer of the present
+            network: a copy of its latent weights, scaled as the straight-through window
+            |w| <= 1 sees them.
     """
 
     def __init__(
@@ -32,6 +39,12 @@ class Run:
         optimizations=(),
         parameters=None,
         macs=None,
+        binary_macs=None,
+        bytes=None,
+        callbacks=(),
+        baseline=None,
+        learning_rates=list,
+        binary_weights=list,
     ):
         self.epoch_size = epoch_size
         self.max_samples = max_samples
@@ -42,6 +55,12 @@ class Run:
         self.optimizations = list(optimizations)
         self.parameters = parameters
         self.macs = macs
+        self.binary_macs = binary_macs
+        self.bytes = bytes
+        self.callbacks = list(callbacks)
+        self.baseline = baseline
+        self.learning_rates = learning_rates
+        self.binary_weights = binary_weights
 
 
 class Evaluation:
@@ -59,9 +78,25 @@ class Evaluation:
             better); None before the first.
         recovered (float): (after - now) / (after - before) of the latest optimization, 1 where
             nothing was lost; None before the first.
+        worst (float): worst metric since the latest optimization; None before the first.
+        epochs (int): completed epochs since the latest optimization, up to the first measurement
+            as good as before it; None before the first.
+        baseline (float): metric of the run without optimizations at the same samples, or None.
     """
 
-    def __init__(self, kind, samples, epoch, metric, optimization=None, drop=None, recovered=None):
+    def __init__(
+        self,
+        kind,
+        samples,
+        epoch,
+        metric,
+        optimization=None,
+        drop=None,
+        recovered=None,
+        worst=None,
+        epochs=None,
+        baseline=None,
+    ):
         self.kind = kind
         self.samples = samples
         self.epoch = epoch
@@ -69,6 +104,9 @@ class Evaluation:
         self.optimization = optimization
         self.drop = drop
         self.recovered = recovered
+        self.worst = worst
+        self.epochs = epochs
+        self.baseline = baseline
 
 
 class Observer(cntk_py.ProgressWriter):

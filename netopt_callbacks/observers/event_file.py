@@ -6,11 +6,14 @@ import socket
 import tempfile
 import time
 
+import numpy as np
 from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from .event_records import RecordFile, events
 from .output import warn
+from .pictures import png
 
 
 class EventFile:
@@ -28,6 +31,7 @@ class EventFile:
         first_step (int): first step this file will hold. What earlier files of the folder hold
             from there on is hidden; 0 hides all of it. A point that is told again of a step
             before, as by a run that was killed at its checkpoint's very step, is left out.
+        describe (callable): returns the description of a tag, which its first point holds.
 
     Attributes:
         shown (collections.Counter): (tag, step) of what earlier files hold and still show, less
@@ -37,38 +41,60 @@ class EventFile:
         RuntimeError: the file cannot be made.
     """
 
-    def __init__(self, folder, first_step=0):
+    def __init__(self, folder, first_step=0, describe=None):
         self._folder = folder
+        self._describe = describe or (lambda tag: '')
+        self._described = set()
         self._has_warned = False
         try:
             earlier = event_files(folder)
-            self.shown, latest = _shown(folder, earlier, first_step)
+            self.shown, latest, starts = _shown(folder, earlier, first_step)
             self._clock = Clock(latest)
             self._file = _new_file(folder, earlier)
             self._append(Event(file_version='brain.Event:2'))
-            if earlier:
+            # Readers that go by these marks take the first of a folder for no restart.
+            for _ in range(2 if earlier and not starts else 1):
                 self._append(Event(session_log=SessionLog(status=SessionLog.START)), first_step)
         except OSError as error:
             raise RuntimeError(unwritable(folder, error)) from error
 
     def scalar(self, tag, value, step):
         """Writes one point of a curve; what TensorBoard allows in no tag becomes '_'."""
-        self._summary(summary.scalar(tag, value), step)
+        self.write(summary.scalar(tag, value), step, tag)
 
     def text(self, tag, markdown, step):
         """Writes a text, shown as Markdown."""
-        self._summary(summary.text(tag, markdown), step)
+        self.write(summary.text(tag, markdown), step, tag)
 
-    def close(self):
-        """Closes the file."""
-        self._guarded(self._file.close)
+    def histogram(self, tag, values, step):
+        """Writes how the finite numbers of an array are spread, in 64 bins."""
+        values = values[np.isfinite(values)]
+        if values.size:
+            self.write(summary.histogram(tag, values, bins=64), step, tag)
 
-    def _summary(self, written, step):
-        place = written.value[0].tag, step
+    def picture(self, tag, pixels, step):
+        """Writes a picture, uint8 [height, width, 3]."""
+        height, width = pixels.shape[:2]
+        image = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=png(pixels)
+        )
+        self.write(Summary(value=[Summary.Value(tag=shown_tag(tag), image=image)]), step, tag)
+
+    def write(self, written, step, tag=None):
+        """Writes a Summary of one value; `tag` is what its description is looked up under."""
+        value = written.value[0]
+        if tag is not None and value.tag not in self._described:
+            _describe(value, self._describe(tag))
+            self._described.add(value.tag)
+        place = value.tag, step
         if self.shown[place]:
             self.shown[place] -= 1
         else:
             self._guarded(self._append, Event(summary=written), step)
+
+    def close(self):
+        """Closes the file."""
+        self._guarded(self._file.close)
 
     def _append(self, event, step=0):
         event.step = step
@@ -92,14 +118,10 @@ class Nowhere:
 
     shown = collections.Counter()
 
-    def scalar(self, tag, value, step):
+    def _nothing(self, *arguments):
         """Writes nothing."""
 
-    def text(self, tag, markdown, step):
-        """Writes nothing."""
-
-    def close(self):
-        """Closes nothing."""
+    scalar = text = histogram = picture = write = close = _nothing
 
 
 class Clock:
@@ -120,6 +142,22 @@ class Clock:
         self._ahead = max(self._ahead, self._latest - time.time())
         self._latest = max(self._latest, time.time() + self._ahead)
         return self._latest
+
+
+def _describe(value, description):
+    """Gives a value a description that both readers of TensorBoard show.
+
+    The default one takes metadata only where it names the plugin and, in field 4 that
+    tensorboardX does not know, the class of the data: 1 for scalars, 2 tensors, 3 images.
+    """
+    value.metadata.summary_description = description
+    plugin, data_class = _PLUGINS.get(value.WhichOneof('value'), (None, 2))
+    if plugin is not None:
+        value.metadata.plugin_data.plugin_name = plugin
+    value.metadata.MergeFromString(bytes([4 << 3, data_class]))
+
+
+_PLUGINS = {'simple_value': ('scalars', 1), 'histo': ('histograms', 2), 'image': ('images', 3)}
 
 
 def shown_tag(tag):
@@ -160,21 +198,37 @@ def _new_file(folder, earlier):
 
 
 def _shown(folder, names, first_step):
-    """Returns a Counter of the (tag, step) before `first_step` that event files show, and the
-    latest time."""
-    shown, latest = collections.Counter(), 0.0
+    """Returns a Counter of the (tag, step) before `first_step` that event files show, the latest
+    time, and how many marks of a start they hold."""
+    shown, latest, starts = collections.Counter(), 0.0, 0
     for name in names:
         for event in events(os.path.join(folder, name)):
             if math.isfinite(event.wall_time):
                 latest = max(latest, event.wall_time)
             if event.session_log.status == SessionLog.START:
                 shown = _before(shown, event.step)
+                starts += 1
             shown.update((value.tag, event.step) for value in event.summary.value)
-    return _before(shown, first_step), latest
+    return _before(shown, first_step), latest, starts
 
 
 def _before(shown, step):
     return collections.Counter({place: count for place, count in shown.items() if place[1] < step})
+
+
+def shown_scalars(folder, tags):
+    """Returns a dict {step: value} for each of the tags, as the event files of a folder show it;
+    where a step has several values, the last one."""
+    found = {tag: {} for tag in tags}
+    for name in event_files(folder):
+        for event in events(os.path.join(folder, name)):
+            if event.session_log.status == SessionLog.START:
+                for tag, curve in found.items():
+                    found[tag] = {step: curve[step] for step in curve if step < event.step}
+            for value in event.summary.value:
+                if value.tag in found:
+                    found[value.tag][event.step] = value.simple_value
+    return [found[tag] for tag in tags]
 
 
 def writable_folder(folder):

@@ -3,16 +3,20 @@
 `docs/tensorboard.md` lists what is written, under which tag, at which step.
 """
 import os
+import time
 import weakref
 from numbers import Integral
 
-from ..table import Table
+import numpy as np
+
+from . import cards, pictures, tags
 from .average import Average
 from .base import Observer
 from .event_file import EventFile, Nowhere, shown_tag, writable_folder
 from .output import warn
 
 _HELD_OUT = ('start', 'epoch', 'before', 'after', 'end')
+_OF_CNTK = {'cross_validation': 'test/cross_validation', 'test': 'test/metric'}
 _OPEN = weakref.WeakValueDictionary()  # real path of a folder -> the observer that writes there
 
 
@@ -50,11 +54,20 @@ class TensorBoard(Observer):
         self.logdir = writable_folder(logdir)
         self.every = int(every)
         self._file = None
-        self._window = Average()
+        self._begin(None)
+
+    def _begin(self, run):
+        """Knows nothing yet of a run; None is a plain trainer, which tells of none."""
+        self._run = run
+        self._describe = tags.Descriptions(run)
+        self._window = Average(run.samples if run else 0)
+        self._speed = Speed()
         self._last_step = None  # of recovery/metric
-        self._parameters = self._macs = None
+        self._size = None  # of the network, as a `Totals` has it
         self._optimized_at = None
         self._tags = {}  # name of a layer -> its tag
+        self._signs = {}  # tag of a 1-bit layer -> its signs at the last point, packed
+        self._hparams_end = None
 
     def close(self):
         """Closes the file and frees the folder.
@@ -72,52 +85,67 @@ class TensorBoard(Observer):
     # The events.
 
     def on_start(self, run):
-        self._window = Average(run.samples)
-        self._last_step = None
-        self._optimized_at = None
-        self._tags = {}
+        self._begin(run)
         # What the checkpoint had seen stays, its last point included; what was trained after
         # it is trained again.
         self._open(run.samples + 1 if run.samples else 0)
-        self._parameters, self._macs = run.parameters, run.macs
-        known = [step for tag, step in self._file.shown if tag == 'netopt/parameters']
+        self._file.write(tags.layout(), 0)
+        before, self._hparams_end = tags.hparams(run)
+        for each in before:
+            self._file.write(each, 0)
+        self._file.text('netopt/plan', cards.plan(run), run.samples)
+        self._size = run
+        known = [step for tag, step in self._file.shown if tag == 'size/parameters']
         if not known:
             self._totals(run.samples)
         elif max(known) > min(known):
             self._optimized_at = max(known)
+        self._speed.go_on()
 
     def on_minibatch(self, samples, loss, metric):
+        self._speed.trained(samples - self._window.samples)
         self._window.add(samples, loss, metric)
         if self._window.minibatches >= self.every:
             self._end_window()
 
+    def on_epoch(self, epoch, samples):
+        self._weights(samples)
+        self._speed.go_on()
+
     def on_evaluation(self, evaluation):
-        if evaluation.kind not in _HELD_OUT:
-            self._scalar(f'{evaluation.kind}/metric', evaluation.metric, evaluation.samples)
-            return
-        if evaluation.kind == 'before':
-            self._end_window()
-            self._corner(evaluation)
-        self._recovery(evaluation, evaluation.samples)
+        if evaluation.kind in _HELD_OUT:
+            if evaluation.kind == 'before':
+                self._end_window()
+                self._corner(evaluation)
+            self._recovery(evaluation, evaluation.samples)
+        else:
+            self._scalar(_OF_CNTK[evaluation.kind], evaluation.metric, evaluation.samples)
+        self._speed.go_on()
 
     def on_optimization(self, record):
         self._end_window()
         self._optimized_at = step = record.samples
-        tags = self._tags_of(record.layers)
-        for tag, note in zip(tags, record.layers):
-            for field in ('rank', 'energy', 'error'):
-                self._scalar(f'netopt/{tag}/{field}', getattr(note, field), step)
+        names = self._tags_of(record.layers)
         if step > 0:
             self._totals(step - 1)
         # A free axis leaves a number unknown: its curve ends here.
-        after = record.network_after
-        self._parameters, self._macs = (
-            (None, None) if after is None else (after.parameters, after.macs)
-        )
+        self._size = record.network_after
         self._totals(step)
-        self._opened().text(f'netopt/{record.optimization}', _as_markdown(record, tags), step)
+        for name, note in zip(names, record.layers):
+            if note.singular_values is not None and note.rank is not None:
+                picture = pictures.singular_values(note.singular_values, note.rank)
+                self._opened().picture(f'singular_values/{name}', picture, step)
+        card = cards.of_optimization(record, names)
+        self._opened().text(f'netopt/{record.optimization}', card, step)
+        self._weights(step, known=False)
+        self._speed.go_on()
 
     def on_end(self, result):
+        if self._file is not None and self._run is not None:
+            self._end_window()
+            self._file.text('netopt/result', cards.of_result(result), self._window.samples)
+            if result.complete:
+                self._file.write(self._hparams_end, self._window.samples)
         self.close()
 
     # The parts.
@@ -131,7 +159,7 @@ class TensorBoard(Observer):
             )
         if self._file is None:
             try:
-                self._file = EventFile(writable_folder(self.logdir), first_step)
+                self._file = EventFile(writable_folder(self.logdir), first_step, self._describe)
             except RuntimeError:
                 self._free()
                 raise
@@ -157,10 +185,18 @@ class TensorBoard(Observer):
             self._opened().scalar(tag, value, step)
 
     def _end_window(self):
-        if self._window.minibatches:
-            self._scalar('train/loss', self._window.loss, self._window.samples)
-            self._scalar('train/metric', self._window.metric, self._window.samples)
-            self._window.restart()
+        if not self._window.minibatches:
+            return
+        step = self._window.samples
+        self._scalar('train/loss', self._window.loss, step)
+        self._scalar('train/metric', self._window.metric, step)
+        if self._run is not None:
+            for number, rate in enumerate(self._run.learning_rates()):
+                self._scalar(
+                    'train/learning_rate' + (f'/{number + 1}' if number else ''), rate, step
+                )
+        self._scalar('train/samples_per_second', self._speed.of_window(), step)
+        self._window.restart()
 
     def _corner(self, evaluation):
         """Writes the value before a swap once more, one sample earlier.
@@ -175,64 +211,84 @@ class TensorBoard(Observer):
     def _recovery(self, evaluation, step):
         self._last_step = step
         self._scalar('recovery/metric', evaluation.metric, step)
+        self._scalar('recovery/baseline', evaluation.baseline, step)
         self._scalar('recovery/drop', evaluation.drop, step)
         self._scalar('recovery/recovered', evaluation.recovered, step)
+        self._scalar('recovery/worst', evaluation.worst, step)
+        self._scalar('recovery/epochs', evaluation.epochs, step)
+
+    def _weights(self, step, known=True):
+        """Writes how the latent weights of the 1-bit layers are, and what became of their signs
+        since the last time; without `known`, of layers that have just become such."""
+        if self._run is None:
+            return
+        weights = self._run.binary_weights()
+        for tag, (_, latent) in zip(self._tags_of_names([name for name, _ in weights]), weights):
+            before, signs = self._signs.get(tag), np.packbits(latent > 0)
+            if before is not None and not known:
+                continue
+            self._opened().histogram(f'weights/{tag}/latent', latent, step)
+            self._scalar(f'weights/{tag}/outside_window', np.mean(np.abs(latent) > 1), step)
+            if before is not None and before.size == signs.size:
+                flipped = np.unpackbits(before ^ signs).sum() / latent.size
+                self._scalar(f'weights/{tag}/flip_ratio', flipped, step)
+            self._signs[tag] = signs
 
     def _tags_of(self, layers):
-        """Returns a tag for each layer; no two layers of the run have the same one.
+        return self._tags_of_names([layer.name for layer in layers])
+
+    def _tags_of_names(self, names):
+        """Returns a tag for the name of each layer; no two layers of the run have the same one.
 
         TensorBoard allows fewer letters in a tag than CNTK in a name: 'a b' and 'a:b' are both a_b
         there.
         """
-        tags = []
-        for number, layer in enumerate(layers, 1):
-            name = layer.name or f'layer{number}'
-            if self._tags.get(name) in tags or name not in self._tags:
-                taken = set(self._tags.values()) | set(tags)
+        found = []
+        for number, name in enumerate(names, 1):
+            name = name or f'layer{number}'
+            if self._tags.get(name) in found or name not in self._tags:
+                taken = set(self._tags.values()) | set(found)
                 tag = shown_tag(name)
                 while tag in taken:
                     tag = f'{shown_tag(name)}_{number}' if tag == shown_tag(name) else tag + '_'
                 self._tags.setdefault(name, tag)
             else:
                 tag = self._tags[name]
-            tags.append(tag)
-        return tags
+            found.append(tag)
+        return found
 
     def _totals(self, step):
-        self._scalar('netopt/parameters', self._parameters, step)
-        self._scalar('netopt/macs', self._macs, step)
+        if self._size is None:
+            return
+        self._scalar('size/parameters', self._size.parameters, step)
+        self._scalar('size/bytes', self._size.bytes, step)
+        macs, binary = self._size.macs, self._size.binary_macs
+        if macs is not None and binary is not None:
+            self._scalar('size/float_multiply_adds', macs - binary, step)
+            self._scalar('size/binary_multiply_adds', binary, step)
 
 
-def _as_markdown(record, tags):
-    """Returns a record as the text TensorBoard shows."""
-    table = Table(
-        'layer',
-        'shape',
-        'rank',
-        'energy',
-        'error',
-        'parameters',
-        'multiply-adds',
-        'bits per weight',
-        'left as it was',
-    )
-    for tag, note in zip(tags, record.layers):
-        table.row(
-            tag,
-            'x'.join(str(side) for side in note.shape),
-            note.rank,
-            note.energy,
-            note.error,
-            (note.parameters_before, note.parameters_after),
-            (note.macs_before, note.macs_after),
-            note.bits_after if note.skipped is None else None,
-            note.skipped,
-        )
-    said = [f'{record.optimization} after epoch {record.epoch} ({record.samples} samples)']
-    if record.drop is not None:
-        said.append(
-            f'held-out metric {record.metric_before:.6g} before, {record.metric_after:.6g} right '
-            f'after: drop {record.drop:.6g}'
-        )
-    said += [f'{tag}: {note.message}' for tag, note in zip(tags, record.layers) if note.message]
-    return '\n\n'.join(said + list(record.notes) + [table.markdown()])
+class Speed:
+    """Samples per second of a window, of which only the time from `go_on` or a minibatch to the
+    next minibatch counts."""
+
+    def __init__(self):
+        self._samples, self._seconds, self._since = 0, 0.0, None
+
+    def trained(self, samples):
+        """Notes a minibatch; one that nobody saw begin does not count."""
+        now = time.perf_counter()
+        if self._since is not None:
+            self._samples += samples
+            self._seconds += now - self._since
+        self._since = now
+
+    def go_on(self):
+        """Notes that what took time since the last minibatch was no training."""
+        self._since = time.perf_counter()
+
+    def of_window(self):
+        """Returns the speed, and opens the next window; None where no minibatch counted."""
+        speed = self._samples / self._seconds if self._seconds else None
+        self._samples, self._seconds = 0, 0.0
+        return speed

@@ -34,6 +34,8 @@ class LayerNote:
         float_bytes (int): bytes of a number that is not 1-bit: 4 of float32, 8 of float64; None is
             that of the network, where all its Parameters have the same.
         message (str): anything the user should read about this layer.
+        singular_values (array): of W, largest first, where it was factored by them: for observers,
+            and in no checkpoint.
     """
 
     FIELDS = (
@@ -69,6 +71,7 @@ class LayerNote:
         bits_after=32,
         message=None,
         float_bytes=None,
+        singular_values=None,
     ):
         # Plain Python values: notes are kept in JSON, which takes none of NumPy's.
         self.name = str(name)
@@ -85,6 +88,7 @@ class LayerNote:
         self.bits_after = _whole('bits_after', bits_after)
         self.message = None if message is None else str(message)
         self.float_bytes = _whole('float_bytes', float_bytes)
+        self.singular_values = singular_values
 
     def to_dict(self):
         """Returns the JSON-ready fields."""

@@ -26,6 +26,9 @@ class Binarize(Optimization):
     """Turns the weights and the input of one kind of layer into 1 bit each; a subclass names the
     kind.
 
+    Attributes:
+        options (Options): what it was made with.
+
     Raises:
         TypeError, ValueError: see `BinarizeConvolution`.
     """
@@ -46,7 +49,7 @@ class Binarize(Optimization):
         output_scale='calibrate',
     ):
         super().__init__(epoch, filter_function, learner, learner_state)
-        self._options = Options(
+        self.options = Options(
             self.kind, weight_scale, input_scale, input_shift, clip, operands, output_scale
         )
         if input_shift == 'learn' and learner is None:
@@ -58,14 +61,14 @@ class Binarize(Optimization):
         self._forget()
 
     def check(self, model):
-        return _binarized(model, self._chosen(model), self._options, {})
+        return _binarized(model, self._chosen(model), self.options, {})
 
     def prepare(self, model, minibatches):
         self._choice = self._chosen(model)
         self._samples = samples(model, self._choice, minibatches)
 
     def transform(self, model):
-        transformed = _binarized(model, self._chosen(model), self._options, self._samples)
+        transformed = _binarized(model, self._chosen(model), self.options, self._samples)
         self._forget()
         return transformed
 
@@ -73,7 +76,7 @@ class Binarize(Optimization):
         """Returns the choice `prepare` made of this very model, or a new one."""
         if self._choice is not None and self._choice.model is model:
             return self._choice
-        return Choice(model, self.kind, self.filter_function, self._options.operands)
+        return Choice(model, self.kind, self.filter_function, self.options.operands)
 
     def _forget(self):
         self._choice, self._samples = None, {}  # 16 MB a layer

@@ -195,6 +195,14 @@ class BinaryLayer:
         weights = self.kind.weights_of(self.core)
         return _value_of(weights).reshape(weights.shape)
 
+    def weight_clip(self):
+        """Returns the factor that scales the latent weights into the straight-through window."""
+        signed = self.kind.weights_of(self.core).owner.inputs[0]
+        if not signed.is_output:
+            return 1.0
+        factors = [read for read in signed.owner.inputs if read.is_constant]
+        return float(_value_of(factors[0]))
+
     def scale(self):
         """Returns the weights' scale as CNTK evaluates it, float32 [outputs], or None."""
         return None if self._scale is None else self._per_output(self._scale)

@@ -1,22 +1,19 @@
 """Which layers of a model are binarized, and why the others are not."""
-import cntk as C
 import numpy as np
 
 from .. import graph
-from ..graph import check_filter, functions, opened
+from ..graph import check_filter
 from .binary_block import BinaryLayer, binary_blocks, staged_layers
 from .binary_kinds import kind_of_block
-
-_END = '%s %s of the network: left out unless a filter_function takes it'
+from .ends import END, keys_of, last
 
 
 class Choice:
     """The layers of one kind of a model, sorted into those to binarize and those to leave.
 
     A layer that the user gave no name has one here, and so in records, reports and the filters of
-    later
-    optimizations: its kind and its place among those of the network, as 'Convolution_2'. Its binary
-    block bears that name, so that it stays when others change, and in a saved model.
+    later optimizations: its kind and its place among those of the network, as 'Convolution_2'. Its
+    binary block bears that name, so that it stays when others change, and in a saved model.
 
     Attributes:
         model (cntk.Function): the one it was made of.
@@ -51,7 +48,7 @@ class Choice:
         self.layers = _in_order(
             everything, graph.layers(model, op_name=kind.layer_op_name) + staged
         )
-        keys = _keys(kind, everything, self.layers)
+        keys = keys_of(kind, everything, self.layers)
         _name(kind, everything, self.layers, keys)
         if filter_function is None:
             self.skipped = _ends(graph.trained_part(model), kind, everything, self.layers, keys)
@@ -141,64 +138,12 @@ def _ends(model, kind, everything, layers, keys):
     factored ones counted."""
     if not keys:
         return {}
-    reasons = {key: _END % ('last', kind.noun) for key in _last(model, kind, keys)}
+    reasons = {key: END % ('last', kind.noun) for key in last(model, kind, keys)}
     if kind.keeps_first:
         reasons[
             keys[next(function.uid for function in everything if function.uid in keys)]
-        ] = _END % ('first', kind.noun)
+        ] = END % ('first', kind.noun)
     return {layer: reasons[layer.W.uid] for layer in layers if layer.W.uid in reasons}
-
-
-def _keys(kind, everything, layers):
-    """Returns {uid of a Function: uid of the weights} for every layer of a kind, binary and
-    factored ones too."""
-    keys = {layer.root.uid: layer.W.uid for layer in layers}
-    keys.update(
-        (function.uid, BinaryLayer(function).W.uid)
-        for function in everything
-        if kind_of_block(function) is kind
-    )
-    for function in everything:
-        if function.is_block and function.op_name in kind.other_op_names:
-            keys[function.uid] = next(parameter.uid for parameter in function.parameters)
-    return keys
-
-
-def _last(model, kind, keys):
-    """Returns the uids of the weights of the layers that no other layer of the kind comes after.
-
-    An output is computed last by the layer that its graph lists last. Where outputs name several
-    layers, as heads do, those are left out that another one reads.
-    """
-    ends = {}
-    for output in model.outputs:
-        read = (
-            [
-                function
-                for function in graph.walk(C.as_composite(output.owner))
-                if function.uid in keys
-            ]
-            if output.is_output
-            else []
-        )
-        if read:
-            ends[keys[read[-1].uid]] = None
-    if len(ends) > 1:
-        ends = _not_read_by_others(model, kind, set(ends))
-    return set(ends)
-
-
-def _not_read_by_others(model, kind, ends):
-    """Returns those of the layers with these uids of weights that no other one of them reads,
-    however indirectly."""
-    flat_model = opened(model, lambda function: kind.key_of(function, ends) is not None)
-    read_by_others = set()
-    for function in graph.primitives(flat_model):
-        key = kind.key_of(function, ends)
-        if key is not None:
-            behind = {kind.key_of(each, ends) for each in functions(function.inputs)}
-            read_by_others |= behind - {key, None}
-    return ends - read_by_others or ends
 
 
 def _nothing_left(model, kind, skipped):

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import graph
 from .convolution_geometry import is_computed_wrongly
-from .factor_dense import notes_of_products
+from .products import notes_of_products
 
 
 class Kind:

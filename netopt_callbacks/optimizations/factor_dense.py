@@ -9,7 +9,10 @@ import numpy as np
 from .. import graph
 from . import low_rank, ranks
 from .base import LayerNote, Optimization, Replaced, Transformed
+from .binary_kinds import DENSE
 from .dense_factored import OP_NAME, product
+from .ends import END, keys_of, last
+from .products import notes_of_products
 
 
 class FactorDense(Optimization):
@@ -25,8 +28,9 @@ class FactorDense(Optimization):
         rank (int, float or callable): k; a fraction in (0, 1) is one of the smaller side of W;
             a function gets W as [inputs, outputs]: `nc.energy(0.95)`, `nc.stable_rank()`,
             `nc.speedup(2)`, `nc.parameters(0.5)` or your own.
-        filter_function (callable): `nc.graph.Layer -> bool`; None takes every Dense layer, in a
-            running trainer every one that its learners train.
+        filter_function (callable): `nc.graph.Layer -> bool`; None takes every Dense layer but the
+            last of the network, which it takes where there is no other; in a running trainer those
+            that its learners train.
         projection_function (callable): netopt's name for a rank that is a function.
         factor_function (callable): (W, k) -> (W1, W2), instead of the decomposition; it may
             choose another inner size. Without a rank it gets k = min(W.shape).
@@ -58,7 +62,7 @@ class FactorDense(Optimization):
         self.factor_function = factor_function
 
     def check(self, model):
-        layers = _taken(model, self.filter_function)
+        layers, _ = _choice(model, self.filter_function)
         if isinstance(self.rank, Integral) and self.factor_function is None:
             widest = max(layers, key=_smaller_side)
             if self.rank > _smaller_side(widest) >= 1:
@@ -76,9 +80,7 @@ class FactorDense(Optimization):
         return _expected(model, layers, self.rank)
 
     def transform(self, model):
-        return factor_dense(
-            model, self.rank, self.filter_function, self.factor_function, keep_useless=True
-        )
+        return factor_dense(model, self.rank, self.filter_function, self.factor_function)
 
 
 def _possible(model, layers):
@@ -119,17 +121,16 @@ def _expected(model, layers, rank):
     )
 
 
-def _taken(model, filter_function):
-    """Returns the Dense layers the filter takes, or raises ValueError listing those seen."""
+def _choice(model, filter_function, every=False):
+    """Returns the Dense layers to factor, and {layer: reason} for those that are left."""
     found = graph.layers(model, filter_function, op_name='Dense')
-    untrained = [] if filter_function is not None else _untrained(found)
-    taken = [layer for layer in found if layer not in untrained]
+    left = {} if filter_function is not None else _left(model, found, every)
+    taken = [layer for layer in found if layer not in left]
     if not taken:
         error = graph.no_layers_error(model, 'FactorDense', op_name='Dense')
-        raise ValueError(
-            '{}. {}: {}'.format(error, _UNTRAINED, ', '.join(layer.label for layer in untrained))
-        ) if untrained else error
-    return taken
+        reasons = [f'{layer.label}: {reason}' for layer, reason in left.items()]
+        raise ValueError('{}. {}'.format(error, '; '.join(reasons))) if reasons else error
+    return taken, left
 
 
 _UNTRAINED = (
@@ -138,19 +139,31 @@ _UNTRAINED = (
 )
 
 
-def _untrained(layers):
-    """Returns those of the layers that no learner of the trainer trains, which another one may
-    train."""
-    return [layer for layer in layers if not graph.is_trained(layer.W)]
+def _left(model, layers, every):
+    """Returns {layer: reason} for the layers that are left as they are without a filter_function:
+    those that no learner of the trainer trains, and the last of the network, if others are Dense,
+    too."""
+    left = {layer: _UNTRAINED for layer in layers if not graph.is_trained(layer.W)}
+    if not every:
+        part = graph.trained_part(model)
+        keys = keys_of(DENSE, graph.walk(part), layers)
+        if len(set(keys.values())) > 1:
+            ends = last(part, DENSE, keys)
+            left.update(
+                (layer, END % ('last', DENSE.noun))
+                for layer in layers
+                if layer.W.uid in ends and layer not in left
+            )
+    return left
 
 
-def _notes_of_others(model, filter_function):
-    """Returns a note for each W that is left alone without being asked about."""
+def _notes_of_others(model, left):
+    """Returns a note for each W that is left as it is: of `left`, {layer: reason}, frozen layers
+    and products that are no layers."""
     notes = {}
-    if filter_function is None:
-        for layer in _untrained(graph.layers(model, op_name='Dense')):
-            W = np.broadcast_to(layer.W.dtype(0), layer.W.shape)
-            notes[layer.W.uid] = _note(layer, W, W.size, skipped=_UNTRAINED)
+    for layer, reason in left.items():
+        W = np.broadcast_to(layer.W.dtype(0), layer.W.shape)
+        notes[layer.W.uid] = _note(layer, W, W.size, skipped=reason)
     for found in graph.frozen_layers(model):
         if found.op_name == 'Dense' and found.root.is_block:
             notes[found.W.uid] = LayerNote(
@@ -159,23 +172,8 @@ def _notes_of_others(model, filter_function):
     return list(notes.values()) + notes_of_products(model)
 
 
-def notes_of_products(model):
-    """Returns a note for each W that a product applies to data without being a Dense layer."""
-    notes = {}
-    for found in graph.other_products(model):
-        size = int(np.prod(found.W.shape))
-        notes[found.W.uid] = LayerNote(
-            found.label,
-            found.W.shape,
-            skipped=found.reason,
-            parameters_before=size,
-            parameters_after=size,
-        )
-    return list(notes.values())
-
-
 def factor_dense(
-    model, rank=None, filter_function=None, factor_function=None, split='even', keep_useless=False
+    model, rank=None, filter_function=None, factor_function=None, split='even', every=False
 ):
     """Returns `model` with its Dense layers factored.
 
@@ -183,8 +181,9 @@ def factor_dense(
         model (cntk.Function): left as it is; kept Parameters are shared.
         rank, filter_function, factor_function: see `FactorDense`.
         split (str): 'even' or 'right', see `low_rank.factors`.
-        keep_useless (bool): leave a layer whose rank saves nothing as it is, with the reason in
-            its note; otherwise warn (UserWarning) and factor it all the same.
+        every (bool): as netopt does, factor the last Dense layer without a filter_function, too,
+            and with a warning (UserWarning) a layer whose rank saves nothing; otherwise both are
+            left as they are, with the reason in their notes.
 
     Returns:
         Transformed: with one note per W looked at, and per W of a product that is no Dense layer.
@@ -192,13 +191,13 @@ def factor_dense(
     Raises:
         TypeError, ValueError: see `FactorDense`.
     """
-    found = _taken(model, filter_function)
+    found, left = _choice(model, filter_function, every)
     notes, replaced, factored, new_functions = [], [], {}, {}
     elsewhere = _read_elsewhere(model, found)
     for layer in found:
         if layer.W.uid not in factored:
             stays = layer.W.uid in elsewhere
-            note, factors = _factor(layer, rank, factor_function, split, keep_useless, stays)
+            note, factors = _factor(layer, rank, factor_function, split, every, stays)
             notes.append(note)
             factored[layer.W.uid] = factors
             if factors is not None:
@@ -207,7 +206,7 @@ def factor_dense(
             new_functions[layer] = _factored(layer, factored[layer.W.uid])
     return Transformed(
         graph.replace(model, new_functions) if new_functions else model,
-        notes + _notes_of_others(model, filter_function),
+        notes + _notes_of_others(model, left),
         replaced,
     )
 
@@ -282,26 +281,25 @@ def _read_elsewhere(model, layers):
     }
 
 
-def _factor(layer, rank, factor_function, split, keep_useless, stays):
+def _factor(layer, rank, factor_function, split, every, stays):
     """Returns (LayerNote, (W1, W2) as Parameters); None for the factors of a layer left alone."""
     W = _matrix(layer)
-    if stays and keep_useless:
+    if stays and not every:
         return _note(layer, W, W.size, skipped=_STAYS), None
     # One rank for all layers may be too large for a few; what a function returns for a layer may
     # not.
-    if keep_useless and isinstance(rank, Integral) and rank > min(W.shape):
+    if not every and isinstance(rank, Integral) and rank > min(W.shape):
         return _skipped(layer, W, rank), None
     k = min(W.shape) if rank is None else ranks.resolve(rank, W.copy(), layer.label)
-    if keep_useless and factor_function is None and not low_rank.saves(k, W.shape):
+    if not every and factor_function is None and not low_rank.saves(k, W.shape):
         return _skipped(layer, W, k), None
-    left, right = (
-        low_rank.factors(W, k, split)
-        if factor_function is None
-        else _checked(factor_function(W.copy(), k), W, layer)
-    )
+    if factor_function is None:
+        left, right, spectrum = low_rank.factors_and_spectrum(W, k, split)
+    else:
+        (left, right), spectrum = _checked(factor_function(W.copy(), k), W, layer), None
     k = left.shape[1]
     if not low_rank.saves(k, W.shape):
-        if keep_useless:
+        if not every:
             return _skipped(layer, W, k), None
         warnings.warn(f'{layer.label}: {_saves_nothing(W, k)}', UserWarning, stacklevel=4)
     if stays:
@@ -320,6 +318,7 @@ def _factor(layer, rank, factor_function, split, keep_useless, stays):
             energy=energy,
             error=error,
             message=_silent(W, left, right) if factor_function is None else None,
+            singular_values=spectrum,
         ),
         factors,
     )

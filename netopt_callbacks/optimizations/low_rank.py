@@ -36,6 +36,12 @@ def truncated_svd(matrix, rank):
         TypeError: `rank` is no int.
         ValueError: `rank` is out of range, or `matrix` is not 2-D or not finite.
     """
+    U, s, V, _ = _decomposed(matrix, rank)
+    return U, s, V
+
+
+def _decomposed(matrix, rank):
+    """Returns what `truncated_svd` does, and all singular values of the matrix."""
     matrix = np.asarray(matrix, np.float64)
     if matrix.ndim != 2:
         raise ValueError(
@@ -56,11 +62,11 @@ def truncated_svd(matrix, rank):
             'rank must be 1 to %d, the smaller side of a matrix of %dx%d, got %r; take min(k, %d)'
             % ((min(matrix.shape),) + matrix.shape + (rank, min(matrix.shape)))
         )
-    U, s, V = np.linalg.svd(matrix, full_matrices=False)
-    U, s, V = U[:, :rank], s[:rank], V[:rank]
+    U, spectrum, V = np.linalg.svd(matrix, full_matrices=False)
+    U, s, V = U[:, :rank], spectrum[:rank].copy(), V[:rank]
     peaks = U[np.argmax(np.abs(U), axis=0), np.arange(rank)]
     signs = np.where(peaks < 0, -1.0, 1.0)
-    return U * signs, s, V * signs[:, np.newaxis]
+    return U * signs, s, V * signs[:, np.newaxis], spectrum
 
 
 def factors(matrix, rank, split='even'):
@@ -82,12 +88,17 @@ def factors(matrix, rank, split='even'):
     Raises:
         ValueError: see `truncated_svd`; or `split` is neither.
     """
+    return factors_and_spectrum(matrix, rank, split)[:2]
+
+
+def factors_and_spectrum(matrix, rank, split='even'):
+    """Returns what `factors` does, and all singular values of the matrix: float64 [min(m, n)]."""
     if split not in SPLITS:
         raise ValueError(
             "split must be one of %s, got %r; take 'even' to train the factors on"
             % (', '.join(SPLITS), split)
         )
-    U, s, V = truncated_svd(matrix, rank)
+    U, s, V, spectrum = _decomposed(matrix, rank)
     held = int(
         np.sum(s > max(U.shape[0], V.shape[1]) * np.finfo(np.float64).eps * s[0])
     )  # the others are 0
@@ -99,6 +110,7 @@ def factors(matrix, rank, split='even'):
     return (
         np.ascontiguousarray(U * left, dtype),
         np.ascontiguousarray(right[:, np.newaxis] * V, dtype),
+        spectrum,
     )
 
 

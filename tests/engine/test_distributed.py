@@ -1,0 +1,395 @@
+"""Two workers over MPI: the same network on both, exact, resumable, and no hang.
+
+The script of each worker is `main` below, under the `mpiexec` of the environment.
+"""
+import builtins
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import cntk as C
+import numpy as np
+import pytest
+from cntk.train.distributed import (
+    block_momentum_distributed_learner,
+    data_parallel_distributed_learner,
+)
+
+import netopt_callbacks as nc
+from paths import PYTHONPATH
+from slices import few
+from user_script import SAMPLES, Identity, Killer, Primitive, Script, hidden
+
+OUTCOMES = 'NETOPT_TEST_OUTCOMES'  # the folder of the workers' outcomes
+HERE = os.path.dirname(os.path.abspath(__file__))
+LEARNERS = {
+    'data parallel': data_parallel_distributed_learner,
+    '1 bit': lambda learner: data_parallel_distributed_learner(learner, num_quantization_bits=1),
+    'block momentum': lambda learner: block_momentum_distributed_learner(learner, block_size=200),
+}
+
+
+def noisy(matrix, rank):
+    """A factor function that gives every worker something else."""
+    random = np.random.RandomState(C.Communicator.rank())
+    return (
+        random.randn(matrix.shape[0], rank).astype(np.float32) * 0.1,
+        random.randn(rank, matrix.shape[1]).astype(np.float32) * 0.1,
+    )
+
+
+def ragged(matrix, rank):
+    """A factor function whose inner size depends on the worker."""
+    return noisy(matrix, 3 + C.Communicator.rank())
+
+
+class Scalar(nc.Optimization):
+    """Adds a Constant without axes that depends on the worker, beside factors that do."""
+
+    def transform(self, model):
+        outputs = list(model.outputs)
+        number = C.constant(1.0 + C.Communicator.rank(), shape=(), name='number')
+        outputs[-2] = C.element_times(outputs[-2], number, name='loss').output
+        return C.combine(outputs)
+
+
+class Raises(nc.Optimization):
+    """Raises on one worker alone."""
+
+    def __init__(self, rank):
+        super().__init__(epoch=1)
+        self._rank = rank
+
+    def transform(self, model):
+        if C.Communicator.rank() == self._rank:
+            raise ValueError(f'raised by worker {self._rank}')
+        return model
+
+
+class RaisingObserver(nc.Observer):
+    """Raises in the middle of an epoch, on the main worker, the only one that has observers."""
+
+    def on_minibatch(self, samples, loss, metric):
+        if samples > SAMPLES // 2:
+            raise ValueError('raised by an observer')
+
+
+PLANS = {
+    'plain': lambda: None,
+    'observer': lambda: [nc.Observer()],
+    'identity': lambda: [Identity(epoch=1), Identity(epoch=2)],
+    'factor': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden), Identity(epoch=2)],
+    'noisy': lambda: [
+        nc.FactorDense(epoch=1, rank=4, filter_function=hidden, factor_function=noisy),
+        Scalar(epoch=1),
+    ],
+    'ragged': lambda: [
+        nc.FactorDense(epoch=1, rank=4, filter_function=hidden, factor_function=ragged)
+    ],
+    'second worker raises': lambda: [Raises(rank=1)],
+    'main worker raises': lambda: [Raises(rank=0)],
+    'observer raises': lambda: [Identity(epoch=1), RaisingObserver()],
+}
+
+
+def watched_open(folder, written):
+    """Returns `open`, which also notes the files in a folder that are opened for writing."""
+    original = builtins.open
+
+    def watched(file, mode='r', *arguments, **options):
+        if set(mode) & set('wax+') and str(file).startswith(folder):
+            written.append(os.path.relpath(str(file), folder))
+        return original(file, mode, *arguments, **options)
+
+    return watched
+
+
+def main(folder, kind, plan, kill):
+    """Trains, and prints what this worker ends with."""
+    rank, written = C.Communicator.rank(), []
+    # Pulling random state out of CNTK takes a save, and each save moves block momentum on: with
+    # Dropout a swap under it is not plain CNTK's, but a run that is killed goes on all the same.
+    script = distributed(
+        kind,
+        sweeps=3,
+        frequency=SAMPLES,
+        folder=folder,
+        checkpoint=SAMPLES,
+        dropout=kind != 'block momentum' or plan == 'factor',
+    )
+    callbacks = PLANS[plan]()
+    records = []
+    if callbacks is None:
+        C.training_session(**script.arguments).train()
+    else:
+        # A folder and a file of each worker's own, so that it shows who writes.
+        watching = [
+            nc.TensorBoard(os.path.join(folder, f'board{rank}')),
+            nc.ProgressBar(open(os.path.join(folder, f'bar{rank}'), 'a')),
+        ]
+        builtins.open = watched_open(folder, written)
+        if int(kill):
+            watching.append(Killer(int(kill)))
+        session = nc.training_session(
+            callbacks=callbacks + watching,
+            epoch_size=SAMPLES,
+            data=script.held_out,
+            **script.arguments,
+        )
+        session.train()
+        records = [record.to_dict() for record in session.result.records]
+    loss = script.trainer.loss_function
+    values = hashlib.sha256(b''.join(p.value.tobytes() for p in loss.parameters)).hexdigest()
+    structure = repr([(f.op_name, [o.shape for o in f.outputs]) for f in nc.graph.walk(loss)])
+    summaries = [event for event in script.log.events if event[0] == 'summary']
+    tell(
+        [
+            rank,
+            values,
+            repr(summaries),
+            records,
+            script.trainer.total_number_of_samples_seen,
+            structure,
+            sorted(set(written)),
+        ]
+    )
+    C.Communicator.finalize()
+
+
+def distributed(kind, script=Script, **options):
+    """Returns a script whose trainer has the distributed learner `kind`."""
+    script = script(test=False, cross_validation=0, **options)
+    base = C.momentum_sgd(list(script.z.parameters), C.learning_parameter_schedule(0.05), 0.9)
+    script.trainer = C.Trainer(
+        script.z, (script.loss, script.metric), [LEARNERS[kind](base)], [script.log]
+    )
+    script.arguments['trainer'] = script.trainer
+    return script
+
+
+def go_back(folder, kind, plan):
+    """Saves and restores by hand in one process; raises where it does not go on as the first time.
+
+    Each worker has minibatches of its own size, so that their random states differ; under block
+    momentum CNTK would wait for ever.
+    """
+    rank, script = C.Communicator.rank(), distributed(kind, Primitive)
+    size, told = 64 if kind == 'block momentum' else 64 - 16 * rank, []
+    exact = kind == 'data parallel'  # CNTK's own checkpoint does not hold all of the others
+
+    def trained(first, last):
+        losses = []
+        for number in range(first, last):
+            rows = slice(number * 64, number * 64 + size)
+            script.trainer.train_minibatch(
+                {script.x: script.images[rows], script.label: script.labels[rows]}
+            )
+            losses.append(script.trainer.previous_minibatch_loss_average)
+        told.extend(losses)
+        return losses
+
+    files = {name: os.path.join(folder, name) for name in ('bare', 'early', 'late')}
+    script.trainer.save_checkpoint(files['bare'])
+    with contextlib.ExitStack() as stack:
+        if plan != 'plain':
+            stack.enter_context(nc.attach(script.trainer, PLANS[plan](), epoch_size=4 * 112))
+        start = trained(0, 2)
+        script.trainer.save_checkpoint(files['early'])
+        first = trained(2, 6)
+        script.trainer.save_checkpoint(files['late'])
+        second = trained(6, 10)
+        for name, begin, losses in [
+            ('early', 2, first),
+            ('late', 6, second),
+            ('early', 2, first + second),
+            ('late', 6, second),
+        ]:
+            script.trainer.restore_from_checkpoint(files[name])
+            assert trained(begin, begin + len(losses)) == losses or not exact, (rank, name)
+        script.trainer.restore_from_checkpoint(files['bare'])
+        assert trained(0, 2) == start or not exact
+        trained(2, 10)
+        for name, begin, losses in [('late', 6, second), ('early', 2, first + second)]:
+            script.trainer.restore_from_checkpoint(files[name])
+            assert trained(begin, begin + len(losses)) == losses or not exact, (
+                rank,
+                name,
+                'after bare',
+            )
+    tell(
+        [
+            rank,
+            'DenseFactored' in [function.op_name for function in nc.graph.walk(script.z)],
+            told,
+        ]
+    )
+    C.Communicator.finalize()
+
+
+def tell(outcome):
+    """Leaves a worker's outcome for the test, in a file: mpiexec mixes long lines of its output."""
+    with open(os.path.join(os.environ[OUTCOMES], f'{outcome[0]}.json'), 'w') as file:
+        json.dump(outcome, file)
+
+
+def mpiexec(folder, kind, plan, kill=0, workers=2):
+    """Returns (exit code, outcomes by rank, output) of a run under mpiexec."""
+    command = [
+        os.path.join(sys.prefix, 'bin', 'mpiexec'),
+        '--allow-run-as-root',
+        '--oversubscribe',
+        '-n',
+        str(workers),
+        sys.executable,
+        '-W',
+        'ignore',
+        os.path.join(HERE, 'test_distributed.py'),
+        str(folder),
+        kind,
+        plan,
+        str(kill),
+    ]
+    found = {}
+    with tempfile.TemporaryDirectory() as outcomes:
+        environment = dict(
+            os.environ,
+            OPAL_PREFIX=sys.prefix,
+            OMP_NUM_THREADS='1',
+            PYTHONPATH=PYTHONPATH,
+            **{OUTCOMES: outcomes},
+        )
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=240,
+            env=environment,
+            universal_newlines=True,
+        )
+        for name in os.listdir(outcomes):
+            with open(os.path.join(outcomes, name)) as file:
+                rank, *outcome = json.load(file)
+            found[rank] = outcome
+    return done.returncode, found, done.stdout
+
+
+def trained(folder, kind, plan, **options):
+    """Returns the main worker's outcome, after it is found to be the same on all workers.
+
+    The others are found to have written nothing.
+    """
+    workers = options.get('workers', 2)
+    code, found, output = mpiexec(folder, kind, plan, **options)
+    assert code == 0 and len(found) == workers, output[-4000:]
+    for rank in range(1, workers):
+        assert (found[rank][0], found[rank][4]) == (found[0][0], found[0][4])
+        assert found[rank][5] == []
+        if plan != 'plain':
+            assert not os.listdir(str(folder.join(f'board{rank}')))
+            assert not folder.join(f'bar{rank}').read()
+    return found[0]
+
+
+@pytest.mark.parametrize('kind', few(sorted(LEARNERS), 'data parallel', 'block momentum'))
+def test_identity_equals_a_plain_run_that_checkpoints_at_the_same_points(kind, tmpdir):
+    plain = trained(tmpdir.mkdir('plain'), kind, 'plain')
+    ours = trained(tmpdir.mkdir('ours'), kind, 'identity')
+    assert ours[0] == plain[0]
+    assert ours[1] == plain[1]
+    assert ours[3] == plain[3] == 3 * SAMPLES
+
+
+def test_main_workers_factors_are_taken_by_all(tmpdir):
+    """Without it the workers would train different networks: the gradients are shared, W1 not.
+
+    The main worker alone writes: checkpoints and their folder, TensorBoard, the progress bar.
+    """
+    main_worker = trained(tmpdir, 'data parallel', 'noisy')
+    assert {os.path.dirname(name) for name in main_worker[5]} == {'board0', 'model.netopt'}
+    assert len(os.listdir(str(tmpdir.join('board0')))) == 1
+    assert 'FactorDense after epoch 1' in tmpdir.join('bar0').read()
+    assert sorted(name for name in os.listdir(str(tmpdir)) if name.startswith('model')) == [
+        'model',
+        'model.ckp',
+        'model.netopt',
+    ]
+
+
+@pytest.mark.parametrize(
+    'kind, kill',
+    [
+        ('data parallel', 28),
+        pytest.param('1 bit', 28, marks=pytest.mark.slow),
+        pytest.param('block momentum', 14, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_resumed_equals_never_killed(kind, kill, tmpdir):
+    """Killed in the third epoch; with Dropout."""
+    whole = trained(tmpdir.mkdir('whole'), kind, 'factor')
+    folder = tmpdir.mkdir('killed')
+    code, found, _ = mpiexec(folder, kind, 'factor', kill=kill)
+    assert code != 0 and not found
+    resumed = trained(folder, kind, 'factor')
+    assert (resumed[0], resumed[2]) == (whole[0], whole[2])
+    assert len(os.listdir(str(folder.join('board0')))) == 2  # one file of each start
+
+
+@pytest.mark.parametrize(
+    'plan, words',
+    [
+        ('second worker raises', 'ValueError: raised by worker 1'),
+        ('main worker raises', 'ValueError: raised by worker 0'),
+        ('observer raises', 'ValueError: raised by an observer'),
+        ('ragged', 'not the same on worker 1'),
+    ],
+)
+def test_worker_that_raises_ends_all_with_its_error(plan, words, tmpdir):
+    begin = time.time()
+    code, found, output = mpiexec(tmpdir, 'data parallel', plan)
+    assert code != 0 and not found
+    assert words in output
+    assert time.time() - begin < 120  # a hang is what is excluded; a run takes seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', sorted(LEARNERS))
+def test_four_workers(kind, tmpdir):
+    trained(tmpdir, kind, 'factor', workers=4)
+
+
+def gone_back(folder, kind, plan):
+    """Returns, by rank, whether a run that went back ended factored, and the losses of all it
+    trained."""
+    code, found, output = mpiexec(folder, kind, plan, kill='by hand')
+    assert code == 0 and sorted(found) == [0, 1], output[-4000:]
+    return found
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'data parallel',
+        pytest.param('1 bit', marks=pytest.mark.slow),
+        pytest.param('block momentum', marks=pytest.mark.slow),
+    ],
+)
+def test_observers_go_back_by_hand_as_the_bare_loop(kind, tmpdir):
+    assert gone_back(tmpdir.mkdir('ours'), kind, 'observer') == gone_back(
+        tmpdir.mkdir('plain'), kind, 'plain'
+    )
+
+
+def test_optimized_network_is_gone_back_to_by_hand(tmpdir):
+    assert all(factored for factored, _ in gone_back(tmpdir, 'data parallel', 'factor').values())
+
+
+if __name__ == '__main__':
+    if sys.argv[4] == 'by hand':
+        go_back(*sys.argv[1:4])
+    else:
+        main(*sys.argv[1:])

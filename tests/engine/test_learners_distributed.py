@@ -1,0 +1,136 @@
+"""Learners for several workers, rebuilt over W1 and W2: against plain CNTK that the test builds
+over them, as bytes.
+
+The oracle is that of `rebuilt_oracle`; the state around the inner learner is carried by hand, too.
+"""
+import hashlib
+import os
+import subprocess
+import sys
+
+import cntk as C
+import pytest
+from cntk.train.distributed import (
+    block_momentum_distributed_learner,
+    data_parallel_distributed_learner,
+)
+
+import netopt_callbacks as nc
+from paths import PYTHONPATH
+from rebuilt_oracle import BATCH, RANK, Plain, halves, outcome_of
+from user_script import Halves, Script, hidden
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+BEFORE, AFTER = 5, 9
+WRAPS = {
+    'data parallel': data_parallel_distributed_learner,
+    '1 bit': lambda learner: data_parallel_distributed_learner(learner, num_quantization_bits=1),
+    'block momentum': lambda learner: block_momentum_distributed_learner(
+        learner, block_size=3 * BATCH
+    ),
+}
+INNER = ['momentum_sgd', 'adam', 'adagrad', 'part']
+
+
+def both(wrap, inner, workers=1, rank=0):
+    """Returns the outcomes of a run that the engine factors, and of the oracle."""
+    ours, plain = (Plain(inner, wrap=WRAPS[wrap]) for _ in range(2))
+    optimization = nc.FactorDense(
+        epoch=1, rank=RANK, factor_function=halves, filter_function=hidden
+    )
+    with nc.attach(ours.trainer, [optimization], epoch_size=BATCH * BEFORE * workers) as run:
+        ours.train(BEFORE, workers, rank)
+        assert not run.result.records
+        ours.train(AFTER, workers, rank)
+    plain.train(BEFORE, workers, rank)
+    plain.factor(halves(plain.W.value)).train(AFTER, workers, rank)
+    named = {p.name: p for p in ours.trainer.loss_function.parameters}
+    parameters = [
+        new
+        for p in ours.parameters
+        for new in ([p] if p.uid != ours.W.uid else [named['W1'], named['W2']])
+    ]
+    counts = [run.trainer.total_number_of_samples_seen for run in (ours, plain)]
+    assert counts[0] == counts[1] > BATCH * BEFORE * workers
+    return outcome_of(ours.losses, parameters, ours.inner), plain.outcome()
+
+
+@pytest.mark.parametrize('inner', INNER)
+@pytest.mark.parametrize('wrap', sorted(WRAPS))
+def test_one_process(wrap, inner):
+    ours, plain = both(wrap, inner)
+    assert ours == plain
+
+
+def main(wrap, inner):
+    """What each worker runs; prints a hash of its Parameters."""
+    rank, workers = C.Communicator.rank(), C.Communicator.num_workers()
+    ours, plain = both(wrap, inner, workers, rank)
+    told = hashlib.sha256(b''.join(ours[1])).hexdigest()
+    sys.stdout.write('OUTCOME %d %d %s %s\n' % (rank, workers, told, ours == plain))
+    sys.stdout.flush()
+    C.Communicator.finalize()
+
+
+@pytest.mark.parametrize(
+    'wrap, inner',
+    [
+        ('data parallel', 'momentum_sgd'),
+        ('1 bit', 'momentum_sgd'),
+        pytest.param('data parallel', 'adagrad', marks=pytest.mark.slow),
+    ],
+)
+def test_two_workers(wrap, inner):
+    command = [
+        os.path.join(sys.prefix, 'bin', 'mpiexec'),
+        '--allow-run-as-root',
+        '--oversubscribe',
+        '-n',
+        '2',
+        sys.executable,
+        '-W',
+        'ignore',
+        os.path.join(HERE, 'test_learners_distributed.py'),
+        wrap,
+        inner,
+    ]
+    environment = dict(
+        os.environ,
+        OPAL_PREFIX=sys.prefix,
+        OMP_NUM_THREADS='1',
+        PYTHONPATH=PYTHONPATH,
+    )
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=240,
+        env=environment,
+        universal_newlines=True,
+    )
+    found = sorted(
+        line[line.index('OUTCOME') :].split()[1:]
+        for line in done.stdout.splitlines()
+        if 'OUTCOME' in line
+    )
+    assert done.returncode == 0 and len(found) == 2, done.stdout[-4000:]
+    assert [one[:2] for one in found] == [['0', '2'], ['1', '2']]
+    assert [one[3] for one in found] == ['True', 'True']
+    assert found[0][2] == found[1][2]
+
+
+@pytest.mark.parametrize('wrap', ['data parallel', 'block momentum'])
+def test_user_learner_under_one_for_several_workers_is_refused_before_training(wrap):
+    script = Script(dropout=False, test=False)
+    learner = WRAPS[wrap](Halves(list(script.z.parameters)))
+    trainer = C.Trainer(script.z, (script.loss, script.metric), [learner])
+    with pytest.raises(
+        ValueError,
+        match='(?s)layer hidden.*a UserLearner under a distributed learner.*learner=lambda',
+    ):
+        script.run([nc.FactorDense(epoch=2, rank=RANK, filter_function=hidden)], trainer=trainer)
+    assert not trainer.total_number_of_samples_seen
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

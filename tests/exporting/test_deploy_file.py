@@ -1,0 +1,240 @@
+"""The loader and the library against files that are damaged, foreign, of a later version, or
+meant to do harm."""
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip('onnx', reason='the onnx package is not installed')
+onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+
+from netopt_callbacks import deploy, native, onnx_file  # noqa: E402
+from paths import CLONE, SUPPORT  # noqa: E402
+from test_deploy_body import model_of, random_program  # noqa: E402
+
+MUTATIONS = 10000
+
+
+@pytest.fixture
+def model():
+    ops, inputs, output, _ = random_program(1, 'convolution')
+    return model_of(native.Program(ops, inputs, [output]).state(), inputs['x'], 4, True)
+
+
+def write(model, path):
+    path.write_bytes(model.SerializeToString() if hasattr(model, 'SerializeToString') else model)
+    return str(path)
+
+
+def test_a_file_is_loaded_and_its_metadata_read(model, tmp_path):
+    entry = model.metadata_props.add()
+    entry.key, entry.value = 'netopt.format', '1'
+    path = write(model, tmp_path / 'file.onnx')
+    assert [value.name for value in deploy.session(path, threads=2).get_inputs()] == ['x']
+    assert onnx_file.metadata(onnx_file.checked(path)) == {'netopt.format': '1'}
+
+
+@pytest.mark.parametrize('share', [0, 0.1, 0.5, 0.9])
+def test_a_truncated_file(model, share, tmp_path):
+    data = model.SerializeToString()
+    path = write(data[: int(len(data) * share)], tmp_path / 'file.onnx')
+    with pytest.raises(ValueError, match='is no whole ONNX file|refuses the file'):
+        deploy.session(path)
+
+
+def test_a_file_that_is_something_else(tmp_path):
+    for data in (b'PK\x03\x04' + bytes(100), b'a line of text\n', b'\xff' * 40, b'\x80' * 40):
+        with pytest.raises(ValueError, match='is no whole ONNX file|refuses the file'):
+            deploy.session(write(data, tmp_path / 'file.onnx'))
+
+
+def test_a_later_version_of_the_operators(model, tmp_path):
+    next(opset for opset in model.opset_import if opset.domain == 'netopt').version = 2
+    with pytest.raises(
+        ValueError, match='version 2 of the operators of netopt, this package has version 1'
+    ):
+        deploy.session(write(model, tmp_path / 'file.onnx'))
+
+
+def test_an_operator_that_the_library_lacks(model, tmp_path):
+    next(node for node in model.graph.node).op_type = 'Segment128'
+    with pytest.raises(ValueError, match='refuses the file.*Segment128'):
+        deploy.session(write(model, tmp_path / 'file.onnx'))
+
+
+def test_tensors_in_other_files_are_refused(model, tmp_path):
+    secret = tmp_path / 'secret'
+    secret.write_bytes(bytes(range(256)))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField('raw_data')
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = 'location', 'secret'
+    path = write(model, tmp_path / 'file.onnx')
+    with pytest.raises(ValueError, match='in other files, from which nothing is read'):
+        deploy.session(path)
+    inner = onnx.helper.make_node('Constant', [], ['c'], value=tensor)
+    model.graph.initializer[0].CopyFrom(
+        onnx.numpy_helper.from_array(np.zeros(3, np.uint8), 'state')
+    )
+    model.graph.node.extend([inner])
+    with pytest.raises(ValueError, match='in other files, from which nothing is read'):
+        deploy.session(write(model, tmp_path / 'file.onnx'))
+
+
+def test_graphs_in_graphs_without_end(tmp_path):
+    def nested(depth):
+        data = b''
+        for _ in range(depth):
+            attribute = b'\x32' + length(data) + data  # AttributeProto.g
+            node = b'\x2a' + length(attribute) + attribute  # NodeProto.attribute
+            data = b'\x0a' + length(node) + node  # GraphProto.node
+        return b'\x3a' + length(data) + data  # ModelProto.graph
+
+    def length(data):
+        size, result = len(data), b''
+        while size > 127:
+            result, size = result + bytes([size & 127 | 128]), size >> 7
+        return result + bytes([size])
+
+    with pytest.raises(ValueError, match='deep'):
+        deploy.session(
+            write(nested(200) + b'\x32\x08location', tmp_path / 'file.onnx')
+        )  # with it, all is searched
+    with pytest.raises(ValueError):
+        deploy.session(write(nested(200), tmp_path / 'file.onnx'))
+
+
+@pytest.mark.parametrize(
+    'threads, error', [(0, ValueError), (257, ValueError), (True, TypeError), ('2', TypeError)]
+)
+def test_threads_that_are_none(model, threads, error, tmp_path):
+    with pytest.raises(error, match='threads must be'):
+        deploy.session(write(model, tmp_path / 'file.onnx'), threads=threads)
+
+
+def test_wrong_inputs_get_a_sentence(model, tmp_path):
+    session = deploy.session(write(model, tmp_path / 'file.onnx'))
+    shape = [1] + [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]]
+    session.run(None, {'x': np.zeros(shape, np.float32)})
+    for feed in (
+        {'y': np.zeros(shape, np.float32)},
+        {'x': np.zeros(shape)},
+        {'x': np.zeros(shape[:2], np.float32)},
+        {'x': np.zeros([1, shape[1] + 1] + shape[2:], np.float32)},
+    ):
+        with pytest.raises(Exception, match='x|y'):
+            session.run(None, feed)
+
+
+def test_without_the_library_s_file_the_error_says_so(monkeypatch):
+    monkeypatch.setattr(deploy, 'LIBRARY', '_nothing')
+    with pytest.raises(ImportError, match='library of operators'):
+        deploy.library()
+
+
+def test_cntk_is_not_needed():
+    program = (
+        'import sys; sys.modules["cntk"] = None; from netopt_callbacks import deploy; '
+        'deploy.library(); import netopt_callbacks.onnx_file\n'
+        'try: deploy.export(None, "x")\n'
+        'except ImportError as error: print("needs CNTK" in str(error))'
+    )
+    assert (
+        subprocess.check_output([sys.executable, '-c', program], cwd=CLONE, universal_newlines=True)
+        == 'True\n'
+    )
+
+
+MUTATED = r'''
+import os, struct, sys, zlib
+import numpy as np
+sys.path[:0] = [%r, %r]
+import onnxruntime
+onnxruntime.set_default_logger_severity(4)
+from netopt_callbacks import deploy, onnx_file
+data, first, last = open(sys.argv[1], 'rb').read(), int(sys.argv[2]), int(sys.argv[3])
+at = data.index(b'netoptPR')
+size = 24 + struct.unpack_from('<Q', data, at + 16)[0]
+path = sys.argv[1] + '.mutated'
+counts = {}
+for seed in range(first, last):
+    random = np.random.RandomState(seed)
+    mutated = bytearray(data)
+    low, high = [(0, len(data)), (at, at + size), (at + 24, at + size), (0, at)][seed %% 4]
+    for _ in range(random.randint(1, 6)):
+        place = random.randint(low, high)
+        kind = random.randint(3)
+        mutated[place] = [
+            random.randint(256),
+            mutated[place] ^ 1 << random.randint(8),
+            [0, 1, 127, 128, 255][random.randint(5)],
+        ][kind]
+    if seed %% 4 == 2:      # a checksum that is right again: the state is read to its end
+        checksum = zlib.crc32(bytes(mutated[at + 24:at + size])) & 0xffffffff
+        struct.pack_into('<I', mutated, at + 12, checksum)
+    with open(path, 'wb') as file:
+        file.write(mutated)
+    try:
+        session = deploy.session(path)
+    except (ValueError, MemoryError) as error:
+        said = 'refused'
+    else:
+        try:
+            session.run(None, {
+                value.name: np.zeros(
+                    [side if isinstance(side, int) and side < 4096 else 2 for side in value.shape],
+                    np.float32)
+                for value in session.get_inputs()})
+            said = 'ran'
+        except Exception as error:
+            said = 'refused when run'
+    counts[said] = counts.get(said, 0) + 1
+print(sum(counts.values()), counts)
+'''
+
+
+def mutate(model, tmp_path, first, last):
+    path = write(model, tmp_path / 'file.onnx')
+    program = tmp_path / 'mutate.py'
+    program.write_text(MUTATED % (CLONE, SUPPORT))
+    done = subprocess.run(
+        [sys.executable, str(program), path, str(first), str(last)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=1800,
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
+    assert done.stdout.split()[0] == str(last - first), done.stdout
+    return done.stdout
+
+
+def test_mutated_files_do_no_harm(model, tmp_path):
+    mutate(model, tmp_path, 0, 400)
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutated_files_do_no_harm(model, tmp_path):
+    print(mutate(model, tmp_path, 400, 400 + MUTATIONS))
+
+
+def test_mutated_bytes_never_trouble_the_reader(model):
+    data = model.SerializeToString() + b'\x32\x08location'
+    for seed in range(2000):
+        random = np.random.RandomState(seed)
+        mutated = bytearray(data)
+        for _ in range(random.randint(1, 8)):
+            mutated[
+                random.randint(min(len(data), 400) if seed % 2 else len(data))
+            ] = random.randint(256)
+        try:
+            mutated = bytes(
+                mutated[: random.randint(1, len(data) + 1)] if seed % 3 == 0 else mutated
+            )
+            onnx_file._check(mutated, 'file')
+            onnx_file.segments(mutated)
+            onnx_file.metadata(mutated)
+        except ValueError:
+            pass

@@ -1,0 +1,160 @@
+"""What was exported beside CNTK, on other Pythons with other ONNX Runtimes, where there is no CNTK.
+
+NETOPT_DEPLOY_PYTHONS names interpreters, separated by colons, that have NumPy and ONNX Runtime:
+
+    NETOPT_DEPLOY_PYTHONS=/path/3.7/bin/python:/path/3.13/bin/python pytest
+    tests/exporting/test_deploy_pythons.py
+"""
+import glob
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+
+C = pytest.importorskip('cntk')
+onnx = pytest.importorskip('onnx', reason='the onnx package is not installed')
+pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+
+from netopt_callbacks import deploy, lowering, native  # noqa: E402
+from netopt_callbacks.exporting import body  # noqa: E402
+from segment_networks import binarized  # noqa: E402
+from test_deploy import small  # noqa: E402
+from test_deploy_body import ROWS, model_of, random_program  # noqa: E402
+
+PYTHONS = [python for python in os.environ.get('NETOPT_DEPLOY_PYTHONS', '').split(':') if python]
+HOST = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'deploy_host.py')
+IMAGES = 1000
+PROGRAMS = 4 * len(ROWS)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHONS, reason='NETOPT_DEPLOY_PYTHONS names no interpreter'),
+]
+
+
+def put(folder, name, feed, expected, exact):
+    np.savez(
+        str(folder / (name + '.npz')),
+        exact=exact,
+        **dict(
+            [('in:' + key, value) for key, value in feed.items()]
+            + [('out:' + key, value) for key, value in expected.items()]
+        ),
+    )
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('exported')
+    x, model = small(classes=10)
+    binary = binarized(model)
+    images = np.random.RandomState(8).randn(IMAGES, 3, 9, 8).astype(np.float32)
+    for name, network in (
+        ('float', model),
+        ('binary', binary),
+        ('alone', lowering.lower_binary_layers(binary)),
+    ):
+        exported = deploy.export(network, str(folder / (name + '.onnx')), data=images[:100])
+        put(
+            folder,
+            name,
+            {exported.inputs[0]: images},
+            {exported.outputs[0]: network.eval({network.arguments[0]: images})},
+            False,
+        )
+    for seed in range(PROGRAMS):
+        ops, inputs, output, x = random_program(seed, ROWS[seed % len(ROWS)])
+        one(folder, f'program{seed}', ops, inputs, output, x)
+    one(
+        folder,
+        'middle',
+        [
+            dict(
+                op='map',
+                input='x',
+                values='y',
+                steps=[
+                    (
+                        'normalize',
+                        0.0,
+                        np.full(2, 1 + 2.0**-12, np.float32),
+                        np.array([2.0**-60, -(2.0**-60)], np.float32),
+                    )
+                ],
+            )
+        ],
+        {'x': (2, 1, 1)},
+        'y',
+        np.full((1, 2, 1, 1), 1 + 2.0**-12, np.float32),
+    )
+    return folder
+
+
+def one(folder, name, ops, inputs, output, x):
+    program = native.Program(ops, inputs, [output])
+    expected = program(x)
+    model = model_of(program.state(), inputs['x'], expected.ndim, True)
+    model.functions.extend([body.function('Segment7', program.state())])
+    model.ir_version = 8
+    onnx.save(model, str(folder / (name + '.onnx')))
+    put(folder, name, {'x': x}, {'y': expected}, True)
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+@pytest.mark.parametrize('python', PYTHONS)
+def test_the_same_predictions_and_bits_without_cntk(python, threads, folder):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith('PYTHON')}
+    said = json.loads(
+        subprocess.check_output(
+            [python, HOST, str(folder), str(threads)],
+            env=clean,
+            universal_newlines=True,
+            stderr=subprocess.DEVNULL,
+        )
+    )
+    print(said)
+    assert said['files'] == PROGRAMS + 4 and not said['cntk']
+    assert said['faults']['library'] == {}
+    if not said['onnxruntime'].startswith(
+        ('1.10.', '1.11.', '1.14.')
+    ):  # docs/deploy.md: these need the library
+        assert said['faults']['standard'] == {}
+
+
+@pytest.mark.parametrize('python', PYTHONS)
+def test_a_host_in_cpp(python, folder, tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith('PYTHON')}
+    package = subprocess.check_output(
+        [python, '-c', 'import onnxruntime; print(onnxruntime.__path__[0])'],
+        env=clean,
+        universal_newlines=True,
+    ).strip()
+    runtimes = glob.glob(os.path.join(package, 'capi', 'libonnxruntime.so.*'))
+    if not runtimes:
+        pytest.skip(f'the wheel of {python} has no library for C')
+    host = str(tmp_path / 'host')
+    subprocess.check_call(
+        [
+            'g++',
+            '-std=c++17',
+            os.path.join(os.path.dirname(HOST), 'deploy_host.cpp'),
+            '-ldl',
+            '-o',
+            host,
+        ]
+    )
+    _, model = small(classes=10)
+    model = binarized(model)
+    path = str(tmp_path / 'file.onnx')
+    deploy.export(model, path)
+    values = (np.arange(2 * 3 * 9 * 8) * 7919 % 256 / 256).astype(np.float32).reshape(2, 3, 9, 8)
+    expected = model.eval({model.arguments[0]: values}).ravel()[:3]
+    for library in ([deploy.library()], []):
+        said = subprocess.check_output(
+            [host, runtimes[0], path, 'image', '4', '2', '3', '9', '8'] + library,
+            universal_newlines=True,
+        ).split()
+        print(said)
+        assert np.allclose([float(word) for word in said[1:]], expected, rtol=1e-4, atol=1e-5)

@@ -1,7 +1,0 @@
-"""The optimizations of docs/writing_an_optimization.md as a module, so that CNTK finds their
-operation when it loads a model."""
-from test_graph_docs import snippets
-
-for _snippet in snippets('nc.Optimization)'):
-    if 'def transform' in _snippet:  # others show a part of a class
-        exec(_snippet)

@@ -1,0 +1,156 @@
+"""The gate between the trained and the lowered network, and `nc.optimize`, which ends in it."""
+import cntk as C
+import numpy as np
+import pytest
+
+import netopt_callbacks as nc
+from binary_networks import binarized, blocks, convolutions, images, same_bits
+from netopt_callbacks.lowering import Lower, LoweringError, compare, parity
+from netopt_callbacks.lowering.replace import lower_binary_layers
+
+
+class Identity(nc.Optimization):
+    def transform(self, model):
+        return model
+
+
+class Wrong(Identity):
+    """Lowers to a network that computes something slightly else."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def lower(self, model):
+        return C.element_times(model, np.float32(self.factor))
+
+
+def test_with_nothing_to_lower_the_export_is_the_lowered_network():
+    features, model = convolutions()
+    lowered, found = Lower().run(model, [Identity()], [{features: images(features.shape)}])
+    assert lowered is model
+    assert found.layers == [] and found.passed and 'nothing to lower' in str(found)
+
+
+def test_a_network_that_differs_is_refused_and_the_error_says_in_what():
+    features, model = convolutions()
+    data = [{features: images(features.shape)}]
+    with pytest.raises(LoweringError, match='does not compute what was trained') as caught:
+        Lower().run(model, [Wrong(1.001)], data)
+    assert caught.value.parity.unexplained_difference > 0
+    assert str(caught.value.parity) in str(caught.value)
+    _, found = Lower(tolerance=0.01).run(model, [Wrong(1.001)], data)
+    assert found.passed and found.largest_difference > 0
+    with pytest.raises(LoweringError, match='predictions differ in'):
+        Lower(tolerance=10).run(model, [Wrong(-1)], data)
+
+
+def test_a_nan_is_refused():
+    features, model = convolutions()
+    with pytest.raises(LoweringError):
+        Lower().run(model, [Wrong(np.nan)], [{features: images(features.shape)}])
+
+
+def test_nothing_compared_does_not_pass():
+    _, model = convolutions()
+    assert not compare(model, model, [], tolerance=1).passed
+
+
+@pytest.mark.parametrize('distance, tied', [(1e-8, True), (1e-3, False)])
+def test_a_bit_that_differs_is_admitted_only_where_it_ties(distance, tied):
+    x = C.input_variable((2, 6, 7))
+    convolution = C.layers.Convolution2D((3, 3), 4, pad=True, name='layer')
+    values = np.abs(images((2, 6, 7))) + 0.5
+    values[2, 1, 3, 4] = distance
+    trained, other = (
+        nc.quantization.convert_to_binary_convolution(convolution(x - np.float32(moved)))
+        for moved in (0, 1.5 * distance)
+    )
+    # As if CNTK had rounded the float layer before it differently in the lowered network.
+    found = compare(trained, lower_binary_layers(other), [{x: values}], tolerance=1e-5)
+    (layer,) = found.layers
+    assert (layer.ties, layer.strays) == ((1, 0) if tied else (0, 1))
+    assert found.largest_difference > 0.1
+    assert found.passed == tied
+
+
+def test_parity_reads_well_and_is_json_ready():
+    features, model = convolutions()
+    _, found = Lower().run(
+        binarized(model), [nc.BinarizeConvolution()], [{features: images(features.shape)}]
+    )
+    assert (
+        str(found)
+        .splitlines()[0]
+        .startswith(
+            'Lowered against trained, 7 samples (held-out): largest '
+            'difference 0 of outputs up to '
+        )
+    )
+    assert "'second': 2,268 integers ==" in str(found)
+    fields = found.to_dict()
+    assert fields['passed'] and fields['layers'][0]['integers'] == 2268
+    assert parity.LayerParity('idle').passed and 'nothing compared' in str(
+        parity.LayerParity('idle')
+    )
+
+
+@pytest.mark.parametrize(
+    'tolerance, error',
+    [('1', TypeError), (True, TypeError), (-1, ValueError), (float('nan'), ValueError)],
+)
+def test_tolerance_is_checked(tolerance, error):
+    with pytest.raises(error, match='tolerance'):
+        Lower(tolerance)
+
+
+# nc.optimize
+
+
+def test_optimize_transforms_trains_lowers():
+    features, model = convolutions()
+    seen = []
+
+    def train(new_model):
+        seen.append(new_model)
+        for parameter in new_model.parameters:
+            parameter.value = parameter.value * np.float32(0.5)
+
+    optimization = nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'second')
+    lowered = nc.optimize(model, optimization, train, data=images(features.shape, 20))
+    values = images(features.shape, seed=2)
+    assert same_bits(lowered.eval(values), seen[0].eval(values))
+    assert [block.name for block in blocks(lowered, 'BinarySegmentOp')] == ['second']
+
+
+def test_optimize_takes_the_model_that_training_returns():
+    features, model = convolutions()
+    other = binarized(convolutions()[1])
+    lowered = nc.optimize(model, nc.BinarizeConvolution(), lambda new_model: other)
+    values = images(features.shape)
+    assert same_bits(
+        lowered.eval({lowered.arguments[0]: values}), other.eval({other.arguments[0]: values})
+    )
+
+
+def test_optimize_serves_third_party_optimizations():
+    features, model = convolutions()
+    assert nc.optimize(model, Identity()) is model
+    with pytest.raises(LoweringError):
+        nc.optimize(model, Wrong(2.0), data=images(features.shape))
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ((None, Identity()), 'model must be'),
+        ((Identity(), Identity()), 'model must be'),
+        (('model', Identity), 'optimization must be'),
+        (('model', Identity(), 5), 'train_function must be'),
+    ],
+)
+def test_optimize_checks_its_arguments(arguments, message):
+    _, model = convolutions()
+    arguments = [model if argument == 'model' else argument for argument in arguments]
+    with pytest.raises(TypeError, match=message):
+        nc.optimize(*arguments)

@@ -1,0 +1,109 @@
+"""A run without optimizations beside one with: where it is read from, what is refused, and what a
+record knows of a recovery."""
+import json
+import pickle
+
+import pytest
+
+import netopt_callbacks as nc
+from netopt_callbacks.baseline import checked_baseline
+from netopt_callbacks.observers.base import Evaluation, Run
+
+
+def test_the_value_at_a_sample():
+    curve = checked_baseline([(100, 0.4), (200, 0.2)], True)
+    assert [curve.at(samples) for samples in (100, 150, 200)] == [0.4, pytest.approx(0.3), 0.2]
+    assert curve.at(99) is None and curve.at(201) is None
+
+
+def test_a_folder_that_tensorboard_wrote(tmp_path):
+    for shift in (0.5, 0.0):  # the second run hides the first
+        board = nc.TensorBoard(tmp_path)
+        board.on_start(Run())
+        for samples in (0, 100, 200):
+            board.on_evaluation(Evaluation('epoch', samples, 0, 0.25 + shift))
+        board.on_end(nc.Result())
+    assert checked_baseline(tmp_path, True).points == [(0, 0.25), (100, 0.25), (200, 0.25)]
+
+
+@pytest.mark.parametrize(
+    'baseline, error, said',
+    [
+        ([], ValueError, 'at least one'),
+        ([(1, 0.5), (1, 0.4)], ValueError, 'more samples'),
+        ([(1, float('nan'))], ValueError, 'finite'),
+        ([(0.5, 0.5)], TypeError, 'pairs'),
+        (7, TypeError, 'a folder or a list'),
+        ('/nowhere', ValueError, 'no folder'),
+    ],
+)
+def test_what_is_no_baseline(baseline, error, said):
+    with pytest.raises(error, match=said):
+        checked_baseline(baseline, True)
+
+
+def test_folders_that_are_no_baseline(tmp_path):
+    with pytest.raises(ValueError, match='no curve recovery/metric'):
+        checked_baseline(tmp_path, True)
+    board = nc.TensorBoard(tmp_path)
+    board.on_start(Run())
+    board.on_evaluation(Evaluation('after', 100, 1, 0.5, 'X', 0.25, 0.0))
+    board.on_end(nc.Result())
+    with pytest.raises(ValueError, match='applied an optimization after 100 samples'):
+        checked_baseline(tmp_path, True)
+    with pytest.raises(ValueError, match='no held-out data'):
+        checked_baseline([(0, 1.0)], False)
+
+
+def record(**fields):
+    return nc.Record(
+        'X',
+        2,
+        200,
+        0.1,
+        0.5,
+        [(200, 0.5), (300, 0.6), (400, 0.1), (500, 0.2)],
+        epochs=[2, 3, 4, 5],
+        **fields,
+    )
+
+
+def test_worst_point_and_epochs_to_recover():
+    made = record()
+    assert made.worst == (300, 0.6) and made.epochs_to_recover == 2
+    made.cut(300)
+    assert made.epochs_to_recover is None and made.epochs == [2, 3]
+    made.larger_is_better = True
+    assert made.worst == (200, 0.5) and made.epochs_to_recover == 0
+
+
+@pytest.mark.parametrize(
+    'before, improving',
+    [
+        ([(0, 0.9), (100, 0.4), (200, 0.1)], True),
+        ([(0, 0.9), (100, 0.1), (200, 0.1)], False),
+        ([(200, 0.1)], None),
+    ],
+)
+def test_whether_training_was_still_improving(before, improving):
+    made = record(curve_before=before)
+    assert made.was_improving is improving
+    result = nc.Result()
+    result.records = [made]
+    assert ('still improving before X' in result.summary()) == bool(improving)
+    result.baseline = nc.Baseline([(0, 0.9), (500, 0.15)])
+    said = ' '.join(result.summary().split())
+    assert 'baseline 0.15, this run 0.2, both at 500 samples' in said
+    assert max(map(len, result.summary().splitlines())) <= 100
+
+
+def test_records_pickle_go_to_json_and_are_shown():
+    made = record(curve_before=[(0, 0.9)])
+    for again in (
+        pickle.loads(pickle.dumps(made)),
+        nc.Record.from_dict(json.loads(made.to_json())),
+    ):
+        assert again.to_dict() == made.to_dict()
+    assert repr(made).startswith('<Record: X, epoch 2') and '<pre' in made._repr_html_()
+    assert repr(nc.Result()) == '<Result: not complete; no optimization>'
+    assert '<pre' in nc.Result()._repr_html_()

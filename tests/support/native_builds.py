@@ -1,0 +1,119 @@
+"""Builds of native/ that the tests make for themselves: sanitized extensions and the fuzz
+target."""
+import glob
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+
+from paths import CLONE
+
+SOURCES = os.path.join(CLONE, 'native')
+COMPILER = shutil.which('g++')
+FLAGS = ['-std=c++17', '-ffp-contract=off', '-pthread']
+SANITIZE = [
+    '-O1',
+    '-g',
+    '-fno-omit-frame-pointer',
+    '-fno-sanitize-recover=all',
+    '-fsanitize=address,undefined',
+]
+
+needs_compiler = pytest.mark.skipif(
+    COMPILER is None or not os.path.isdir(SOURCES),
+    reason='needs g++ and the sources of the extension',
+)
+
+
+def core_sources(folder=SOURCES):
+    """The sources that do not know Python."""
+    return sorted(
+        path
+        for path in glob.glob(os.path.join(folder, '*.cpp'))
+        if not path.endswith('bindings.cpp')
+    )
+
+
+def compile_sources(arguments, timeout_seconds=900):
+    done = subprocess.run(
+        [COMPILER] + FLAGS + arguments + ['-I', SOURCES],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        timeout=timeout_seconds,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def build_fuzz_targets(folder):
+    """The sanitized fuzz targets with a main of their own; returns their paths, by name."""
+    objects = os.path.join(str(folder), 'core.o')
+    compile_sources(SANITIZE + ['-r', '-nostdlib'] + core_sources() + ['-o', objects])
+    programs = {
+        name: os.path.join(str(folder), name) for name in ('fuzz_convolution', 'fuzz_program')
+    }
+    for name, program in programs.items():
+        compile_sources(
+            SANITIZE
+            + [
+                '-DBITCONV_FUZZ_MAIN',
+                os.path.join(SOURCES, 'fuzz', name + '.cpp'),
+                objects,
+                '-o',
+                program,
+            ]
+        )
+    return programs
+
+
+def build_sanitized_package(folder):
+    """A folder with a package netopt_callbacks that holds native*.py and a sanitized extension;
+    returns the folder."""
+    import pybind11
+
+    package = os.path.join(str(folder), 'netopt_callbacks')
+    os.mkdir(package)
+    open(os.path.join(package, '__init__.py'), 'w').close()
+    for path in glob.glob(os.path.join(CLONE, 'netopt_callbacks', 'native*.py')):
+        shutil.copy(path, package)
+    extension = os.path.join(package, '_native' + sysconfig.get_config_var('EXT_SUFFIX'))
+    include = ['-I', pybind11.get_include(), '-I', sysconfig.get_paths()['include']]
+    sources = sorted(glob.glob(os.path.join(SOURCES, '*.cpp')))
+    compile_sources(
+        SANITIZE
+        + ['-shared', '-fPIC', '-fvisibility=hidden']
+        + include
+        + sources
+        + ['-o', extension]
+    )
+    return str(folder)
+
+
+def run_sanitized(command, python_path=None, timeout_seconds=1800, **variables):
+    """Runs a command with the sanitizers' libraries loaded first; leaks of the interpreter are
+    not ours."""
+    libraries = [
+        subprocess.check_output([COMPILER, '-print-file-name=' + name]).decode().strip()
+        for name in ('libasan.so', 'libubsan.so', 'libstdc++.so')
+    ]
+    environment = dict(
+        os.environ, ASAN_OPTIONS='detect_leaks=0', UBSAN_OPTIONS='print_stacktrace=1', **variables
+    )
+    if python_path is not None:
+        environment.update(PYTHONPATH=python_path, LD_PRELOAD=' '.join(libraries))
+    return subprocess.run(
+        command,
+        env=environment,
+        cwd=python_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        timeout=timeout_seconds,
+    )
+
+
+def pytest_command(*arguments):
+    return [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider'] + list(arguments)
