@@ -1,4 +1,5 @@
 """README and docs, run: every Python block, and every command that can run here."""
+import ast
 import glob
 import importlib
 import os
@@ -183,6 +184,28 @@ def test_files_that_pages_name_exist():
         for name in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', text):
             place = os.path.join(CLONE, os.path.dirname(document), name)
             assert os.path.exists(place), (document, name)
+
+
+def texts(path):
+    """Returns the strings of a Python file; what an f-string fills in is {}."""
+    with open(path) as file:
+        tree = ast.parse(file.read())
+    found = [each.s for each in ast.walk(tree) if isinstance(each, ast.Str)]
+    for each in ast.walk(tree):
+        if isinstance(each, ast.JoinedStr):
+            found.append(''.join(getattr(part, 's', '{}') for part in each.values))
+    return [' '.join(text.split()) for text in found]
+
+
+def test_the_messages_of_troubleshooting_are_those_of_the_package():
+    package = os.path.join(CLONE, 'netopt_callbacks', '**', '*.py')
+    said = [text for path in glob.glob(package, recursive=True) for text in texts(path)]
+    ours = text_of('docs/troubleshooting.md').split('\n## ')[2:]  # the first part has CNTK's own
+    rows = [row.split(' | ')[0] for part in ours for row in part.splitlines() if row[:1] == '|']
+    quoted = [words for row in rows for words in re.findall(r'`([^`]+)`', row)]
+    assert len(quoted) > 50
+    for words in quoted:
+        assert any(words in text for text in said), words
 
 
 def test_every_reason_is_of_a_command():
