@@ -9,21 +9,19 @@ import subprocess
 import sys
 
 import cntk as C
+import numpy as np
 import pytest
 
+import netopt_callbacks as nc
 from paths import CLONE, PYTHONPATH
 
 DOCUMENTS = ['README.md'] + sorted(
     os.path.relpath(path, CLONE) for path in glob.glob(os.path.join(CLONE, 'docs', '*.md'))
 )
-# Blocks that train for longer than a few seconds.
-SLOW = set()
 # Commands that are not run here, and why.
 LEFT = {
     'make demo': 'tests/examples/test_demo.py runs what it runs',
     'make test': 'this is a part of it',
-    'make test-all': 'this is a part of it',
-    'make bench': 'takes many minutes',
     'make docs': 'installs packages',
     'tensorboard': 'serves a browser; tests/observers/test_event_files.py reads such files',
     'pip': 'installs packages; tests/test_setup.py installs the package',
@@ -31,10 +29,7 @@ LEFT = {
     'python -m netopt_callbacks bench': 'takes minutes; see tests/native/test_native_bench.py',
     'python -m tests.bench.': 'takes minutes; see the tests of the parts',
     'python -m pytest': 'the tests themselves: that their files are there is checked',
-    'python examples/measure_': 'takes many minutes and MNIST; see tests/examples',
-    'python examples/mnist.py': 'needs MNIST; tests/examples/test_demo.py runs it on made-up files',
-    'python examples/digits.py': 'slow; tests/examples/test_demo.py runs it',
-    'python examples/deploy.py': 'slow; tests/exporting/test_deploy.py exports and runs networks',
+    'python examples/measure_': 'takes many minutes, and MNIST; see tests/examples',
 }
 STARTS = ('make', 'pip', 'python', '.venv/bin/', 'tensorboard', 'mpiexec')
 
@@ -72,6 +67,7 @@ def mentions(document):
 def parsed(lines):
     """Returns each command without its comment, on the interpreter of the tests."""
     found = [shlex.split(line, comments=True) for line in lines]
+    found = [[word for word in words if not word.startswith('OMP_NUM_THREADS=')] for words in found]
     return [' '.join(map(shlex.quote, words)).replace('.venv/bin/', '') for words in found if words]
 
 
@@ -82,7 +78,7 @@ def reason_left(command):
 
 def readme(monkeypatch):
     """What README's example takes for granted: a script for MNIST, here on small scans."""
-    features, label = C.input_variable((1, 8, 8)), C.input_variable(10)
+    features, label = C.input_variable((1, 8, 8), name='features'), C.input_variable(10)
     monkeypatch.syspath_prepend(os.path.join(CLONE, 'examples'))
     digits = importlib.import_module('digits')
     images, labels = digits.digits()
@@ -116,8 +112,44 @@ def saves_something(names):
     assert os.path.getsize('model.onnx') > 0
 
 
+def native(monkeypatch):
+    """What docs/native.md takes for granted: arrays of sizes that fit each other."""
+    random = np.random.RandomState(0)
+    return dict(
+        x=random.randn(8, 64, 8, 8).astype('f'),
+        weights=random.randn(32, 64, 3, 3).astype('f'),
+        scale=random.rand(32).astype('f'),
+        bias=random.randn(32).astype('f'),
+        t0=random.randn(64).astype('f'),
+        d0=random.rand(64) < 0.5,
+        w1=random.randn(128, 64, 3, 3).astype('f'),
+        t1=random.randint(-20, 20, 128).astype('i'),
+        d1=random.rand(128) < 0.5,
+        w2=random.randn(128 * 4 * 4, 10).astype('f'),
+        a=random.rand(10).astype('f'),
+        b=random.randn(10).astype('f'),
+    )
+
+
+def deployed(monkeypatch):
+    """What docs/deploy.md takes for granted: a session that has been trained, and an input."""
+    names = readme(monkeypatch)
+    session = nc.training_session(
+        trainer=names['trainer'],
+        mb_source=names['source'],
+        mb_size=64,
+        model_inputs_to_streams=names['streams'],
+        max_samples=192,
+        epoch_size=192,
+        data=(names['x_held_out'], names['y_held_out']),
+        callbacks=[nc.FactorDense(epoch=1, rank=8)],
+    )
+    session.train()
+    return dict(session=session, nc=nc, x=names['x_held_out'])
+
+
 # What the blocks of a document take for granted, as its text says, and what must hold after them.
-GIVEN = {'README.md': readme}
+GIVEN = {'README.md': readme, 'docs/native.md': native, 'docs/deploy.md': deployed}
 AFTERWARDS = {'README.md': saves_something}
 SHORTER = {'README.md': ('60000', '192')}
 
