@@ -6,6 +6,7 @@
 #   make lint      checks the form of Python and C++, and the types; part of make test
 #   make format    brings Python and C++ into that form
 #   make bench      times the native bit convolution, networks, exported files, graph edits, what attaching costs
+#   make docs       the pages of docs/ and the reference of the public API, as HTML in build/docs
 #   make screenshots  pictures of the demo for docs/images, of TensorBoard where Chromium is installed
 #   make clean      takes away everything that make set up
 
@@ -20,7 +21,7 @@ export LC_ALL := C.UTF-8
 
 cpp = $$(git ls-files | grep -E '\.(cpp|h|inc)$$')
 
-.PHONY: help demo test test-all lint format bench screenshots clean setup
+.PHONY: help demo test test-all lint format bench docs screenshots clean setup
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -53,9 +54,18 @@ bench: setup
 setup:
 	@.ci/setup
 
+docs: setup .venv-docs/made
+	PYTHONPATH=.venv-docs $(python) -m sphinx -W -E -q -b html docs build/docs
+
+# Beside .venv, which needs none of it.
+.venv-docs/made: docs/requirements.txt | setup
+	rm -rf .venv-docs
+	$(python) -m pip install -q --no-deps --target .venv-docs -r docs/requirements.txt
+	touch .venv-docs/made
+
 screenshots: demo
 	$(python) docs/screenshots.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis netopt_callbacks/*.so
+	rm -rf .venv .venv-docs build dist *.egg-info .pytest_cache .hypothesis netopt_callbacks/*.so
 	find netopt_callbacks examples tests -name __pycache__ -prune -exec rm -rf {} +

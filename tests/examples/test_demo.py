@@ -179,33 +179,6 @@ def test_the_summary_tells_all_of_it(result):
     assert [timing.samples for timing in result.parity.speed.timings] == [1, 32]
 
 
-def test_the_example_of_the_readme(digits, data, tmp_path, monkeypatch):
-    with open(os.path.join(os.path.dirname(os.path.dirname(DEMO)), 'README.md')) as file:
-        (code,) = re.findall(r'```python\n(.*?)```', file.read(), re.DOTALL)
-    images, labels = data
-    features, label = C.input_variable((1, 8, 8)), C.input_variable(10)
-    network = digits.create_network(features)
-    criterion = (
-        C.cross_entropy_with_softmax(network, label),
-        C.classification_error(network, label),
-    )
-    source = C.io.MinibatchSourceFromData({'x': images[:192], 'y': labels[:192]})
-    names = dict(
-        trainer=C.Trainer(network, criterion, [C.sgd(network.parameters, 0.1)]),
-        source=source,
-        streams={features: source.streams.x, label: source.streams.y},
-        x_held_out=images[192:256],
-        y_held_out=labels[192:256],
-    )
-    monkeypatch.chdir(tmp_path)
-    exec(code.replace('60000', '192'), names)
-    assert [(record.optimization, record.epoch) for record in names['session'].result.records] == [
-        ('FactorDense', 2),
-        ('BinarizeConvolution', 4),
-    ]
-    assert names['session'].result.parity.passed and os.listdir(os.path.join('runs', 'mnist'))
-
-
 def write_idx(file, values):
     header = struct.pack(f'>I{values.ndim}i', 0x800 + values.ndim, *values.shape)
     with gzip.open(str(file), 'wb') as out:

@@ -1,10 +1,12 @@
-"""The examples of docs/graph.md, run."""
+"""What the examples of docs/writing_an_optimization.md compute, and the names of docs/graph.md."""
+import os
 import re
 
 import cntk as C
 import numpy as np
 
-from graph_guide import GUIDE, snippets
+from graph_guide import snippets
+from paths import CLONE
 
 
 def test_the_optimization_of_the_guide_works():
@@ -28,7 +30,7 @@ def test_the_optimization_of_the_guide_works():
 def test_every_name_the_guide_gives_a_layer_exists():
     from netopt_callbacks import graph
 
-    with open(GUIDE) as file:
+    with open(os.path.join(CLONE, 'docs', 'graph.md')) as file:
         table = file.read().split('| `Layer` | |')[1].split('\n\n')[0]
     model = C.layers.Dense(3, name='d')(C.input_variable(4))
     (layer,) = graph.layers(model)

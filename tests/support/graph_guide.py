@@ -1,10 +1,10 @@
-"""The examples of docs/graph.md."""
+"""The examples of docs/writing_an_optimization.md."""
 import os
 import re
 
 from paths import CLONE
 
-GUIDE = os.path.join(CLONE, 'docs', 'graph.md')
+GUIDE = os.path.join(CLONE, 'docs', 'writing_an_optimization.md')
 
 
 def snippets(*words):

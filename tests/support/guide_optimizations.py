@@ -1,5 +1,5 @@
-"""The optimizations of docs/graph.md as a module, so that CNTK finds their operation when it
-loads a model."""
+"""The optimizations of docs/writing_an_optimization.md as a module, so that CNTK finds their
+operation when it loads a model."""
 from graph_guide import snippets
 
 for _snippet in snippets('nc.Optimization)'):
