@@ -46,7 +46,7 @@ _NAMES = {
 }
 _MODULES = ('graph', 'factorization', 'quantization', 'native', 'deploy')
 
-__all__ = sorted(_NAMES) + sorted(_MODULES)
+__all__ = sorted([*_NAMES, *_MODULES, 'native_convolve_function_registered'])
 
 
 class _Package(types.ModuleType):
@@ -68,15 +68,13 @@ class _Package(types.ModuleType):
         return value
 
     def __dir__(self):
-        return sorted(set(super().__dir__()) | set(__all__))
+        return sorted(set(__all__) | {name for name in super().__dir__() if name[:2] == '__'})
 
 
 sys.modules[__name__].__class__ = _Package
 
 if _cntk.cntk is not None:
-    from .engine import remember
-
-    remember.install()
+    importlib.import_module(__name__ + '.engine.remember').install()
     # What each optimization says of its blocks is known from here on, of models loaded from files
     # too.
     for _module in sorted(set(_NAMES.values())):
