@@ -38,6 +38,7 @@ test-all: setup lint
 lint: setup
 	$(python) -m black --check --quiet . || { echo 'lint: run make format' >&2; exit 1; }
 	$(python) -m flake8
+	$(python) -m mypy
 	.venv/bin/clang-format --dry-run --Werror $(cpp)
 
 format: setup
@@ -67,5 +68,6 @@ screenshots: demo
 	$(python) docs/screenshots.py
 
 clean:
-	rm -rf .venv .venv-docs build dist *.egg-info .pytest_cache .hypothesis netopt_callbacks/*.so
+	rm -rf .venv .venv-docs build dist *.egg-info .pytest_cache .hypothesis .mypy_cache
+	rm -f netopt_callbacks/*.so
 	find netopt_callbacks examples tests -name __pycache__ -prune -exec rm -rf {} +

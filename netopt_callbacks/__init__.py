@@ -13,8 +13,30 @@ CNTK's own error.
 import importlib
 import sys
 import types
+from typing import Any, List, TYPE_CHECKING
 
 from . import _cntk
+
+if TYPE_CHECKING:  # `_NAMES` and `_MODULES` for type checkers
+    from . import deploy, factorization, graph, native, quantization
+    from .baseline import Baseline
+    from .function_train import train
+    from .functional import optimize
+    from .graph import Block
+    from .hand_loop import attach
+    from .lowering import Lower, LoweringError
+    from .observers.base import Observer
+    from .observers.progress_bar import ProgressBar
+    from .observers.tensorboard import TensorBoard
+    from .optimizations.base import LayerNote, Optimization, Replaced, Transformed
+    from .optimizations.binarize_convolution import BinarizeConvolution
+    from .optimizations.binarize_dense import BinarizeDense
+    from .optimizations.factor_dense import FactorDense
+    from .optimizations.ranks import energy, parameters, speedup, stable_rank
+    from .records import Record, Result
+    from .session import training_session
+
+    native_convolve_function_registered: bool
 
 __version__ = '0.1.0'
 
@@ -46,7 +68,7 @@ _NAMES = {
 }
 _MODULES = ('graph', 'factorization', 'quantization', 'native', 'deploy')
 
-__all__ = sorted(_NAMES) + sorted(_MODULES)
+__all__ = sorted([*_NAMES, *_MODULES, 'native_convolve_function_registered'])
 
 
 class _Package(types.ModuleType):
@@ -55,7 +77,7 @@ class _Package(types.ModuleType):
     CPython 3.6 has no module `__getattr__`; a module's class may have one.
     """
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if name in _MODULES:
             return importlib.import_module(f'{__name__}.{name}')
         if name == 'native_convolve_function_registered':
@@ -67,16 +89,14 @@ class _Package(types.ModuleType):
         setattr(self, name, value)
         return value
 
-    def __dir__(self):
-        return sorted(set(super().__dir__()) | set(__all__))
+    def __dir__(self) -> List[str]:
+        return sorted(set(__all__) | {name for name in super().__dir__() if name[:2] == '__'})
 
 
 sys.modules[__name__].__class__ = _Package
 
 if _cntk.cntk is not None:
-    from .engine import remember
-
-    remember.install()
+    importlib.import_module(__name__ + '.engine.remember').install()
     # What each optimization says of its blocks is known from here on, of models loaded from files
     # too.
     for _module in sorted(set(_NAMES.values())):

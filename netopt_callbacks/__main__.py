@@ -4,6 +4,8 @@ import importlib
 import io
 import sys
 
+import netopt_callbacks
+
 COMMANDS = {
     'doctor': 'tells what this environment lacks for training, and mends what it can',
     'summary': 'shows the layers of a saved model: shapes, parameters, multiply-adds',
@@ -18,6 +20,9 @@ def main(argv=None):
         prog='python -m netopt_callbacks',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='\n'.join('%-8s %s' % command for command in COMMANDS.items()),
+    )
+    parser.add_argument(
+        '--version', action='version', version='netopt_callbacks ' + netopt_callbacks.__version__
     )
     parser.add_argument('command', choices=COMMANDS, help='its own options: COMMAND --help')
     command = parser.parse_args(argv[:1]).command

@@ -3,6 +3,9 @@ import bisect
 import math
 import os
 from numbers import Integral, Real
+from typing import Any, List, Optional
+
+from ._types import Points
 
 _HINT = (
     'give a folder that nc.TensorBoard wrote of a run without optimizations, or a list of '
@@ -18,11 +21,11 @@ class Baseline:
         source (str): where it is from, for reports.
     """
 
-    def __init__(self, points, source='given as a list'):
+    def __init__(self, points: Points, source: str = 'given as a list') -> None:
         self.points = [(int(samples), float(metric)) for samples, metric in points]
         self.source = source
 
-    def at(self, samples):
+    def at(self, samples: int) -> Optional[float]:
         """Returns the metric at so many samples: measured there, or on the straight line between
         the measurements before and after; None before the first and after the last."""
         place = bisect.bisect_left(self.points, (samples, -math.inf))
@@ -36,11 +39,11 @@ class Baseline:
         left, before = self.points[place - 1]
         return before + (after - before) * (samples - left) / (right - left)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'<Baseline: {len(self.points)} measurements, {self.source}>'
 
 
-def checked_baseline(baseline, has_held_out):
+def checked_baseline(baseline: Any, has_held_out: bool) -> Optional[Baseline]:
     """Returns the `Baseline` of an argument `baseline=`; None for None.
 
     Args:
@@ -66,10 +69,10 @@ def checked_baseline(baseline, has_held_out):
     return Baseline(_checked(points))
 
 
-def _checked(points):
+def _checked(points: List[Any]) -> Points:
     if not points:
         raise ValueError(f'baseline must hold at least one measurement, got none; {_HINT}')
-    before = -1
+    before: Any = -1
     for point in points:
         if (
             len(point) != 2
@@ -87,7 +90,7 @@ def _checked(points):
     return points
 
 
-def _of_folder(folder):
+def _of_folder(folder: str) -> Baseline:
     from .observers.event_file import shown_scalars
 
     if not os.path.isdir(folder):

@@ -10,6 +10,13 @@ the file; it needs CNTK.
 import glob
 import os
 import sysconfig
+from typing import Any, Optional, TYPE_CHECKING
+
+from ._types import Path
+
+if TYPE_CHECKING:
+    import cntk
+    import onnxruntime
 
 __all__ = ['ExportError', 'export', 'library', 'session']
 
@@ -21,7 +28,7 @@ class ExportError(RuntimeError):
     """The file does not compute what the network does; none was written."""
 
 
-def library():
+def library() -> str:
     """Returns the path of the library that adds our operators to ONNX Runtime, for any program that
     can register one.
 
@@ -44,7 +51,7 @@ def library():
     return found[0]
 
 
-def session(path, threads=1):
+def session(path: Path, threads: Optional[int] = 1) -> 'onnxruntime.InferenceSession':
     """Returns an `onnxruntime.InferenceSession` of a file that `export` wrote, with the library
     registered.
 
@@ -87,7 +94,7 @@ def session(path, threads=1):
         ) from error
 
 
-def export(model, path, data=None):
+def export(model: 'cntk.Function', path: Path, data: Any = None) -> Any:
     """Writes a network as one ONNX file that runs without CNTK, and runs it before it is handed
     over.
 
@@ -115,7 +122,7 @@ def export(model, path, data=None):
     return write(model, path, data)
 
 
-def _runtime():
+def _runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -131,5 +138,5 @@ def _runtime():
     return onnxruntime
 
 
-def _first(error):
+def _first(error: BaseException) -> str:
     return ' '.join(str(error).split())[:500]

@@ -1,5 +1,11 @@
 """The names of `cntk.contrib.netopt.factorization`, so that changing the import is the whole
 port."""
+from typing import Any, Callable, Optional, Tuple
+
+import cntk as C
+import numpy as np
+
+from ._types import Filter, Rank
 from .optimizations import low_rank
 from .optimizations.dense_factored import dense_factored
 from .optimizations.factor_dense import chosen_rank
@@ -8,7 +14,12 @@ from .optimizations.factor_dense import factor_dense as _factor_dense
 __all__ = ['dense_factored', 'factor_dense', 'svd_subprojection']
 
 
-def factor_dense(model, projection_function=None, filter_function=None, factor_function=None):
+def factor_dense(
+    model: C.Function,
+    projection_function: Optional[Rank] = None,
+    filter_function: Optional[Filter] = None,
+    factor_function: Optional[Callable[..., Any]] = None,
+) -> C.Function:
     """Returns `model` with its Dense layers factored, W ~ W1 W2.
 
     Args:
@@ -30,7 +41,7 @@ def factor_dense(model, projection_function=None, filter_function=None, factor_f
     ).model
 
 
-def svd_subprojection(matrix, k):
+def svd_subprojection(matrix: np.ndarray, k: int) -> Tuple[np.ndarray, np.ndarray]:
     """Returns U [m, k] and diag(S) V [k, n] of the truncated singular value decomposition.
 
     Args:

@@ -2,11 +2,13 @@
 import functools
 import sys
 import threading
+from typing import Any, Dict, Optional, Sequence, Union
 
 import cntk as C
 from cntk.internal.sanitize import _as_tuple
 from cntk.io import MinibatchSource, UserMinibatchSource
 
+from ._types import EpochSize, Path, Points
 from .integers import plain
 from .observers.base import Observer
 from .optimizations.base import Optimization
@@ -16,22 +18,22 @@ _lock = threading.Lock()
 
 
 def train(
-    criterion,
-    minibatch_source,
-    minibatch_size=32,
-    streams=None,
-    model_inputs_to_streams=None,
-    parameter_learners=[],
-    callbacks=[],
-    progress_frequency=None,
-    max_epochs=None,
-    epoch_size=None,
-    max_samples=None,
-    data=None,
-    larger_is_better=False,
-    model=None,
-    baseline=None,
-):
+    criterion: C.Function,
+    minibatch_source: Any,
+    minibatch_size: Any = 32,
+    streams: Any = None,
+    model_inputs_to_streams: Optional[Dict[C.Variable, Any]] = None,
+    parameter_learners: Any = [],
+    callbacks: Sequence[Any] = [],
+    progress_frequency: Optional[EpochSize] = None,
+    max_epochs: Optional[int] = None,
+    epoch_size: Optional[EpochSize] = None,
+    max_samples: Optional[int] = None,
+    data: Any = None,
+    larger_is_better: bool = False,
+    model: Optional[C.Function] = None,
+    baseline: Union[Path, Points, None] = None,
+) -> Any:
     """Trains a criterion as `criterion.train(...)` does, with optimization attached.
 
     The arguments but the last four are those of `cntk.Function.train`, with its defaults and
@@ -94,7 +96,7 @@ def train(
         )
     except BaseException as error:
         if sessions:
-            error.result = sessions[0].result
+            error.result = sessions[0].result  # type: ignore
         raise
     return summary.updated_with(result=sessions[0].result)
 

@@ -1,4 +1,6 @@
 """The manual's three steps as one function: transform, train, lower."""
+from typing import Any, Callable, Optional
+
 import cntk as C
 
 from .engine.held_out import Minibatches, held_out
@@ -7,7 +9,12 @@ from .lowering.lower import check_applied
 from .optimizations.base import Optimization, as_transformed
 
 
-def optimize(model, optimization, train_function=None, data=None):
+def optimize(
+    model: C.Function,
+    optimization: Optimization,
+    train_function: Optional[Callable[[C.Function], Any]] = None,
+    data: Any = None,
+) -> C.Function:
     """Transforms a model, trains what came out of it, and lowers it.
 
     Args:
@@ -32,7 +39,13 @@ def optimize(model, optimization, train_function=None, data=None):
     return optimized(model, optimization, train_function, data)
 
 
-def optimized(model, optimization, train_function=None, data=None, segments=True):
+def optimized(
+    model: C.Function,
+    optimization: Optimization,
+    train_function: Optional[Callable[[C.Function], Any]] = None,
+    data: Any = None,
+    segments: bool = True,
+) -> C.Function:
     """Does what `optimize` says; `segments` as of `nc.Lower.run`."""
     _check(model, optimization, train_function)
     optimization.prepare(model, _minibatches(model, data))
@@ -49,7 +62,7 @@ def optimized(model, optimization, train_function=None, data=None, segments=True
     return lowered
 
 
-def _check(model, optimization, train_function):
+def _check(model: Any, optimization: Any, train_function: Any) -> None:
     if not isinstance(model, C.Function):
         raise TypeError(
             f'optimize: model must be a cntk.Function, got {model!r}; give the network itself, as '
@@ -68,7 +81,7 @@ def _check(model, optimization, train_function):
     check_applied('optimize', model)
 
 
-def _check_shapes(new, model, optimization):
+def _check_shapes(new: C.Function, model: C.Function, optimization: Optimization) -> None:
     shapes = [[output.shape for output in function.outputs] for function in (model, new)]
     if shapes[0] != shapes[1]:
         raise ValueError(
@@ -77,5 +90,5 @@ def _check_shapes(new, model, optimization):
         )
 
 
-def _minibatches(model, data):
+def _minibatches(model: C.Function, data: Any) -> Any:
     return Minibatches(None if data is None else held_out(data, model.arguments), model.arguments)

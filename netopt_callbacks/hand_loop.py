@@ -7,11 +7,13 @@ that tells the engine of each minibatch. What is due happens at the start of the
 import atexit
 import warnings
 import weakref
+from typing import Any, Optional, Union
 
 import cntk as C
 from cntk.io import MinibatchData
 from cntk.train.training_session import DataUnit
 
+from ._types import Callbacks, EpochSize, Path, Points
 from . import graph
 from .engine import directors, readers, remember
 from .engine.callbacks import refuse_epochs_that_never_come
@@ -20,21 +22,22 @@ from .engine.exchanged import Exchanged, class_of, subclass
 from .engine.held_out import held_out, samples_of
 from .engine.schedule import Clock
 from .lowering import Lower
+from .records import Result
 
 _GOES_ON = 1  # in a mask: a step of a sequence, and not its first
-_unfinished = weakref.WeakSet()
+_unfinished: 'weakref.WeakSet[Any]' = weakref.WeakSet()
 
 
 def attach(
-    trainer,
-    callbacks,
-    epoch_size=None,
-    data=None,
-    progress_writers=None,
-    larger_is_better=False,
-    model=None,
-    baseline=None,
-):
+    trainer: C.Trainer,
+    callbacks: Optional[Callbacks],
+    epoch_size: Optional[EpochSize] = None,
+    data: Any = None,
+    progress_writers: Any = None,
+    larger_is_better: bool = False,
+    model: Optional[C.Function] = None,
+    baseline: Union[Path, Points, None] = None,
+) -> 'Attached':
     """Attaches callbacks to a trainer that a loop of the user's own drives.
 
         with nc.attach(trainer, callbacks=[...], epoch_size=60000, data=(x, y)) as run:
@@ -73,15 +76,15 @@ class Attached:
 
     def __init__(
         self,
-        trainer,
-        callbacks,
-        epoch_size,
-        data,
-        progress_writers,
-        larger_is_better,
-        model,
-        baseline,
-    ):
+        trainer: C.Trainer,
+        callbacks: Optional[Callbacks],
+        epoch_size: Optional[EpochSize],
+        data: Any,
+        progress_writers: Any,
+        larger_is_better: bool,
+        model: Optional[C.Function],
+        baseline: Union[Path, Points, None],
+    ) -> None:
         handed = remember.trainer(trainer, progress_writers)
         if remember.attached_to(trainer) is not None:
             raise RuntimeError(
@@ -119,7 +122,7 @@ class Attached:
         _unfinished.add(self)
 
     @property
-    def result(self):
+    def result(self) -> Result:
         """The `nc.Result` of the run."""
         return self.engine.result
 
@@ -129,17 +132,17 @@ class Attached:
     def _repr_html_(self):
         return self.result._repr_html_()
 
-    def __enter__(self):
+    def __enter__(self) -> 'Attached':
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if kind is None:
             self.finish()
         elif not self._finished:
             self._let_go()
             self.engine.abandon()
 
-    def finish(self):
+    def finish(self) -> Result:
         """Applies what is due at the end, exports, lowers and lets go of the trainer.
 
         Returns:
@@ -159,7 +162,7 @@ class Attached:
             self.engine.close()
         return self.result
 
-    def current(self, function):
+    def current(self, function: C.Function) -> C.Function:
         """Returns a Function built over the model before a swap, rebuilt over the model of now.
 
         `softmax(z)` made before an optimization goes on computing the old network on the old

@@ -7,6 +7,8 @@ sign(v) is +1 where v > 0 and -1 elsewhere (so for 0, -0 and NaN); a padded tap 
 and with any number of threads; the rest is one float32 multiplication, rounded, and one float32
 addition, rounded. `docs/native.md` has the details.
 """
+from typing import Any, Dict, Optional, Sequence, Tuple
+
 import numpy as np
 
 from netopt_callbacks import native_limits
@@ -85,16 +87,16 @@ class BinaryConvolution:
 
     def __init__(
         self,
-        weights,
-        strides=(1, 1),
-        padding=((0, 0), (0, 0)),
-        dilation=(1, 1),
-        groups=1,
-        scale=None,
-        bias=None,
-        threshold=None,
-        implementation=None,
-    ):
+        weights: np.ndarray,
+        strides: Sequence[int] = (1, 1),
+        padding: Sequence[Sequence[int]] = ((0, 0), (0, 0)),
+        dilation: Sequence[int] = (1, 1),
+        groups: int = 1,
+        scale: Optional[np.ndarray] = None,
+        bias: Optional[np.ndarray] = None,
+        threshold: Optional[np.ndarray] = None,
+        implementation: Optional[str] = None,
+    ) -> None:
         weights = float32_array(weights, 'weights', 4)
         if 0 in weights.shape:
             raise ValueError(f'weights must not be empty, received shape {weights.shape}')
@@ -114,7 +116,7 @@ class BinaryConvolution:
             implementation,
         )
 
-    def __call__(self, x, out=None):
+    def __call__(self, x: np.ndarray, out: Optional[np.ndarray] = None) -> np.ndarray:
         """Convolves a batch.
 
         Args:
@@ -142,18 +144,18 @@ class BinaryConvolution:
         self._convolution.run(x, out)
         return out
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Sequence[int]) -> Tuple[int, ...]:
         """Shape of the result for an input of shape `[batch, channels, height, width]`."""
         batch, _, height, width = input_shape
         return (batch, self._state['words'].shape[0]) + self._convolution.output_size(height, width)
 
     @property
-    def implementation(self):
+    def implementation(self) -> str:
         """Name of the implementation this object runs on."""
         return self._implementation
 
     @property
-    def words(self):
+    def words(self) -> np.ndarray:
         """The packed weights, read-only: uint64 `[filters, height, width, ceil(channels / groups /
         64)]`.
 
@@ -161,7 +163,7 @@ class BinaryConvolution:
         """
         return self._state['words']
 
-    def state(self):
+    def state(self) -> Dict[str, Any]:
         """Everything the object is, as a dict of ints, tuples and arrays; the weights as packed
         bits only.
 
@@ -171,7 +173,9 @@ class BinaryConvolution:
         return _copied(self._state)
 
     @classmethod
-    def from_state(cls, state, implementation=None):
+    def from_state(
+        cls, state: Dict[str, Any], implementation: Optional[str] = None
+    ) -> 'BinaryConvolution':
         """The object that `state()` described.
 
         Raises:
@@ -182,10 +186,10 @@ class BinaryConvolution:
         made._build(state, implementation)
         return made
 
-    def __reduce__(self):
+    def __reduce__(self) -> Tuple[Any, ...]:
         return type(self).from_state, (self.state(),)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         filters, height, width, _ = self.words.shape
         return '%s(%d filters of %d x %d x %d, groups=%d, %s)' % (
             type(self).__name__,
@@ -197,7 +201,7 @@ class BinaryConvolution:
             self._implementation,
         )
 
-    def _build(self, state, name):
+    def _build(self, state: Dict[str, Any], name: Optional[str]) -> None:
         self._implementation = implementation() if name is None else name
         self._state = checked_state(state)
         arguments = {key: value for key, value in self._state.items() if key != 'version'}
@@ -223,7 +227,16 @@ class BinaryDense:
     survive a fork.
     """
 
-    def __init__(self, weights, scale=None, bias=None, threshold=None, implementation=None):
+    _program: Program
+
+    def __init__(
+        self,
+        weights: np.ndarray,
+        scale: Optional[np.ndarray] = None,
+        bias: Optional[np.ndarray] = None,
+        threshold: Optional[np.ndarray] = None,
+        implementation: Optional[str] = None,
+    ) -> None:
         weights = float32_array(weights, 'weights', 2)
         if 0 in weights.shape:
             raise ValueError(f'weights must not be empty, received shape {weights.shape}')
@@ -241,7 +254,7 @@ class BinaryDense:
             implementation,
         )
 
-    def __call__(self, x, out=None):
+    def __call__(self, x: np.ndarray, out: Optional[np.ndarray] = None) -> np.ndarray:
         """Multiplies a batch.
 
         Args:
@@ -265,37 +278,39 @@ class BinaryDense:
         self._program.run_arrays([x], _ONE_PIXEL, x.shape[0], [out])
         return out
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Sequence[int]) -> Tuple[int, ...]:
         """Shape of the result for an input of shape `[batch, inputs]`."""
         return input_shape[0], self.outputs
 
     @property
-    def inputs(self):
+    def inputs(self) -> int:
         """Number of inputs."""
         return self._state['channels']
 
     @property
-    def outputs(self):
+    def outputs(self) -> int:
         """Number of outputs."""
         return self._state['words'].shape[0]
 
     @property
-    def implementation(self):
+    def implementation(self) -> str:
         """Name of the implementation this object runs on."""
         return self._program.implementation
 
     @property
-    def words(self):
+    def words(self) -> np.ndarray:
         """The packed weights, read-only: uint64 `[outputs, ceil(inputs / 64)]`; bit c % 64 of
         word c // 64 is input c."""
         return self._state['words'][:, 0, 0, :]
 
-    def state(self):
+    def state(self) -> Dict[str, Any]:
         """As `BinaryConvolution.state`, of the convolution with a 1 x 1 kernel that this is."""
         return _copied(self._state)
 
     @classmethod
-    def from_state(cls, state, implementation=None):
+    def from_state(
+        cls, state: Dict[str, Any], implementation: Optional[str] = None
+    ) -> 'BinaryDense':
         """The object that `state()` described.
 
         Raises:
@@ -306,14 +321,14 @@ class BinaryDense:
         made._build(state, implementation)
         return made
 
-    def __reduce__(self):
+    def __reduce__(self) -> Tuple[Any, ...]:
         return type(self).from_state, (self.state(),)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         sizes = f'{self.inputs} inputs, {self.outputs} outputs'
         return f'{type(self).__name__}({sizes}, {self.implementation})'
 
-    def _build(self, state, name):
+    def _build(self, state: Dict[str, Any], name: Optional[str]) -> None:
         self._state = state = checked_state(state)
         if state['words'].shape[1:3] != (1, 1) or any(state[key] != _PLAIN[key] for key in _PLAIN):
             raise ValueError(
@@ -368,14 +383,14 @@ STATE_KEYS = (
 )
 
 
-def _copied(state):
+def _copied(state: Dict[str, Any]) -> Dict[str, Any]:
     return {
         name: value.copy() if isinstance(value, np.ndarray) else value
         for name, value in state.items()
     }
 
 
-def checked_state(state):
+def checked_state(state: Any) -> Dict[str, Any]:
     """A complete, consistent, immutable copy of a state, or TypeError or ValueError."""
     if not isinstance(state, dict) or set(state) != set(STATE_KEYS):
         raise ValueError(

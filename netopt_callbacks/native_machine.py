@@ -1,5 +1,8 @@
 """What the native kernels run on: implementations, threads, and how fast the machine is."""
 import os
+from typing import Any, List, Optional
+
+import numpy as np
 
 from netopt_callbacks.native_arrays import checked_integer
 
@@ -12,19 +15,19 @@ except ImportError as error:
     ) from error
 
 
-def all_implementations():
+def all_implementations() -> List[str]:
     """Names of all compiled implementations, best first, whether or not this machine can run
     them."""
     return _native.all_implementations()
 
 
-def implementations():
+def implementations() -> List[str]:
     """Names of the implementations this machine (processor and operating system) can run, best
     first."""
     return _native.implementations()
 
 
-def implementation():
+def implementation() -> str:
     """Name of the implementation that a new object gets: the best one, or the one `NETOPT_NATIVE`
     names.
 
@@ -49,30 +52,30 @@ def implementation():
     return forced
 
 
-def num_threads():
+def num_threads() -> int:
     """The number of threads a call may use; by default the number of processors this process
     may run on."""
     return _native.num_threads()
 
 
-def set_num_threads(threads):
+def set_num_threads(threads: int) -> None:
     """Sets the number of threads a call may use, 1 to 256, for the whole process. Results do
     not depend on it."""
     _native.set_num_threads(checked_integer(threads, 'threads', 1, 256))
 
 
-def cpu_name():
+def cpu_name() -> str:
     """The processor's name as it gives it itself."""
     return _native.cpu_name().strip('\0 ')
 
 
-def peak(name, seconds):
+def peak(name: str, seconds: float) -> float:
     """Binary multiply-adds per second of an implementation's arithmetic in registers, one
     thread, the best of `seconds`."""
     return _native.peak(name, seconds)
 
 
-def port_limit(name, seconds):
+def port_limit(name: str, seconds: float) -> Optional[float]:
     """Binary multiply-adds per second that this machine's clock and ports allow an implementation,
     or None where not known.
 
@@ -82,12 +85,12 @@ def port_limit(name, seconds):
     return _native.port_limit(name, seconds) or None
 
 
-def stream(x, out):
+def stream(x: np.ndarray, out: np.ndarray) -> Any:
     """Seconds to read the float32 array x once and write out once, and nothing else, one thread."""
     return _native.stream(x, out)
 
 
-def clock_rate(seconds):
+def clock_rate(seconds: float) -> Any:
     """The processor's clock in Hz now, from a chain of dependent additions, the best of
     `seconds`."""
     return _native.clock_rate(seconds)

@@ -1,5 +1,7 @@
 """Programs: networks of binary layers in one native call, without CNTK; `docs/native.md` has
 the details."""
+from typing import Any, Dict, Optional, Sequence, Tuple
+
 import numpy as np
 
 from netopt_callbacks.native_arrays import check_out, empty, float32_array
@@ -70,10 +72,20 @@ class Program:
     survive a fork.
     """
 
-    def __init__(self, ops, inputs, outputs, implementation=None):
+    run_arrays: Any
+    # One tuple, exchanged whole: other threads may be calling.
+    _seen_last: Tuple[Any, Any, Any]
+
+    def __init__(
+        self,
+        ops: Sequence[Any],
+        inputs: Dict[str, Any],
+        outputs: Sequence[str],
+        implementation: Optional[str] = None,
+    ) -> None:
         self._build(state_of(ops, inputs, outputs), implementation)
 
-    def __call__(self, *inputs, out=None):
+    def __call__(self, *inputs: np.ndarray, out: Any = None) -> Any:
         """Runs the program on a batch.
 
         Args:
@@ -124,7 +136,7 @@ class Program:
             return out
         return results[0] if len(results) == 1 else tuple(results)
 
-    def profile(self, *inputs):
+    def profile(self, *inputs: np.ndarray) -> Any:
         """Runs the program on a batch, as a call does, and says what its ops take; threads share
         each op.
 
@@ -154,7 +166,13 @@ class Program:
             for title, seconds in found
         ]
 
-    def run_at(self, input_addresses, output_addresses, batch, sizes=None):
+    def run_at(
+        self,
+        input_addresses: Sequence[int],
+        output_addresses: Sequence[int],
+        batch: int,
+        sizes: Any = None,
+    ) -> None:
         """Runs the program on memory that the caller vouches for: the face for callers that have
         only pointers.
 
@@ -170,7 +188,7 @@ class Program:
             sizes = [(height, width) for _, height, width, _ in self._inputs]
         self._program.run_at(input_addresses, sizes, batch, output_addresses)
 
-    def output_shapes(self, *input_shapes):
+    def output_shapes(self, *input_shapes: Sequence[int]) -> Any:
         """Shapes of the results for inputs of these shapes, a list.
 
         Raises:
@@ -204,12 +222,12 @@ class Program:
         ]
 
     @property
-    def implementation(self):
+    def implementation(self) -> str:
         """Name of the implementation this object runs on."""
         return self._implementation
 
     @property
-    def inputs(self):
+    def inputs(self) -> Any:
         """Shapes of the inputs, a list: `(channels,)` or `(channels, height, width)`, None
         where any will do."""
         return [
@@ -217,7 +235,7 @@ class Program:
             for channels, height, width, rank in self._inputs
         ]
 
-    def state(self):
+    def state(self) -> bytes:
         """Everything the program is, as bytes: versioned, with a checksum, the weights as packed
         bits; no pickle.
 
@@ -227,7 +245,7 @@ class Program:
         return self._program.state()
 
     @classmethod
-    def from_state(cls, state, implementation=None):
+    def from_state(cls, state: bytes, implementation: Optional[str] = None) -> 'Program':
         """The program that `state()` described.
 
         Raises:
@@ -241,21 +259,17 @@ class Program:
         made._build(state, implementation)
         return made
 
-    def __reduce__(self):
+    def __reduce__(self) -> Tuple[Any, ...]:
         return type(self).from_state, (self.state(),)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         sizes = f'{len(self._inputs)} inputs, {len(self._ranks)} outputs, {len(self.state())} bytes'
         return f'{type(self).__name__}({sizes}, {self._implementation})'
 
-    def _build(self, state, name):
+    def _build(self, state: bytes, name: Optional[str]) -> None:
         self._implementation = implementation() if name is None else name
         self._program = _native.Program(state, self._implementation)
         self._inputs = self._program.inputs()
         self._ranks = self._program.output_ranks()
-        self._seen_last = (
-            None,
-            None,
-            None,
-        )  # one tuple, exchanged whole: other threads may be calling
+        self._seen_last = (None, None, None)
         self.run_arrays = self._program.run

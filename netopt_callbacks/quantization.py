@@ -1,5 +1,10 @@
 """The names of `cntk.contrib.netopt.quantization`, so that changing the import is the whole
 port."""
+from typing import Any, Callable, Optional
+
+import cntk as C
+
+from ._types import Filter
 from .functional import optimized
 from .lowering import Lower
 from .lowering.lower import check_applied
@@ -15,7 +20,11 @@ __all__ = [
 ]
 
 
-def binarize_convolution(model, train_function, filter_function=None):
+def binarize_convolution(
+    model: C.Function,
+    train_function: Callable[[C.Function], Any],
+    filter_function: Optional[Filter] = None,
+) -> C.Function:
     """Binarizes convolutions, trains, and puts native ops in their place.
 
     Args:
@@ -46,7 +55,9 @@ def binarize_convolution(model, train_function, filter_function=None):
     )
 
 
-def convert_to_binary_convolution(model, filter_function=None):
+def convert_to_binary_convolution(
+    model: C.Function, filter_function: Optional[Filter] = None
+) -> C.Function:
     """Returns `model` with trainable binary convolutions; its trained weights are their latent
     weights.
 
@@ -63,7 +74,7 @@ def convert_to_binary_convolution(model, filter_function=None):
     return _binarize_convolution(model, filter_function or _every).model
 
 
-def convert_to_native_binary_convolution(model):
+def convert_to_native_binary_convolution(model: C.Function) -> C.Function:
     """Returns a model with its blocks 'BinaryConvolution' and 'BinaryDense' on native ops; it may
     come from a file.
 
@@ -82,5 +93,5 @@ def convert_to_native_binary_convolution(model):
     return lowered
 
 
-def _every(layer):
+def _every(layer: Any) -> bool:
     return True

@@ -1,6 +1,9 @@
 """What a run leaves behind: one `Record` per applied optimization, one `Result` in all."""
 import json
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
+from ._types import Path, Points
+from .baseline import Baseline
 from .count import Totals
 from .optimizations.base import LayerNote
 from .table import in_html
@@ -28,20 +31,20 @@ class Record:
 
     def __init__(
         self,
-        optimization,
-        epoch,
-        samples,
-        metric_before=None,
-        metric_after=None,
-        curve=(),
-        layers=(),
-        notes=(),
-        larger_is_better=False,
-        network_before=None,
-        network_after=None,
-        epochs=(),
-        curve_before=(),
-    ):
+        optimization: str,
+        epoch: int,
+        samples: int,
+        metric_before: Optional[float] = None,
+        metric_after: Optional[float] = None,
+        curve: Points = (),
+        layers: Iterable[LayerNote] = (),
+        notes: Iterable[str] = (),
+        larger_is_better: bool = False,
+        network_before: Any = None,
+        network_after: Any = None,
+        epochs: Iterable[int] = (),
+        curve_before: Points = (),
+    ) -> None:
         self.optimization = optimization
         self.epoch = epoch
         self.samples = samples
@@ -57,19 +60,19 @@ class Record:
         self.network_after = network_after
 
     @property
-    def metric_now(self):
+    def metric_now(self) -> Optional[float]:
         """The last metric on the curve, or None."""
         return self.curve[-1][1] if self.curve else self.metric_after
 
     @property
-    def drop(self):
+    def drop(self) -> Optional[float]:
         """after - before, so that a loss of quality is positive; None without a metric."""
         if self.metric_before is None or self.metric_after is None:
             return None
         drop = self.metric_after - self.metric_before
         return -drop if self.larger_is_better else drop
 
-    def recovered_at(self, metric):
+    def recovered_at(self, metric: Optional[float]) -> Optional[float]:
         """(after - metric) / (after - before); 1 where nothing was lost.
 
         Args:
@@ -79,25 +82,26 @@ class Record:
             float, or None without a metric: 0 right after, 1 when the loss is made up for,
             above 1 when the network is better than before.
         """
-        if self.drop is None or metric is None:
+        before, after = self.metric_before, self.metric_after
+        if before is None or after is None or self.drop is None or metric is None:
             return None
         if self.drop <= 0:
             return 1.0
-        return (self.metric_after - metric) / (self.metric_after - self.metric_before)
+        return (after - metric) / (after - before)
 
     @property
-    def recovered(self):
+    def recovered(self) -> Optional[float]:
         """The recovered fraction at the end of the curve."""
         return self.recovered_at(self.metric_now)
 
     @property
-    def worst(self):
+    def worst(self) -> Optional[Tuple[int, float]]:
         """The worst point of the curve, (samples, metric), the first of equals; None without."""
         worst = max if not self.larger_is_better else min
         return worst(self.curve, key=lambda point: point[1]) if self.curve else None
 
     @property
-    def epochs_to_recover(self):
+    def epochs_to_recover(self) -> Optional[int]:
         """Completed epochs from the optimization to the first measurement that is as good as
         `metric_before`; None where none is so far, or the epochs are not known."""
         if self.metric_before is None:
@@ -108,7 +112,7 @@ class Record:
         return None
 
     @property
-    def was_improving(self):
+    def was_improving(self) -> Optional[bool]:
         """Whether `metric_before` was better than all measured before it since the optimization
         before: training alone would have gone on to gain. None where that is not known."""
         earlier = [metric for at, metric in self.curve_before if at < self.samples]
@@ -116,22 +120,22 @@ class Record:
             return None
         return all(self._is_better(self.metric_before, metric) for metric in earlier)
 
-    def _is_better(self, metric, other):
+    def _is_better(self, metric: float, other: float) -> bool:
         return metric > other if self.larger_is_better else metric < other
 
-    def measured(self, samples, metric, epoch):
+    def measured(self, samples: int, metric: float, epoch: int) -> None:
         """Appends a measurement to the curve, in the place of one at the same sample."""
         if self.curve and self.curve[-1][0] == samples:
             self.cut(samples - 1)
         self.curve.append((samples, metric))
         self.epochs.append(epoch)
 
-    def cut(self, samples):
+    def cut(self, samples: int) -> None:
         """Takes away what was measured after so many samples."""
         self.curve = [point for point in self.curve if point[0] <= samples]
         del self.epochs[len(self.curve) :]
 
-    def to_dict(self):
+    def to_dict(self) -> Dict[str, Any]:
         """Returns the JSON-ready fields."""
         return {
             'optimization': self.optimization,
@@ -149,12 +153,12 @@ class Record:
             'curve_before': [list(point) for point in self.curve_before],
         }
 
-    def to_json(self):
+    def to_json(self) -> str:
         """Returns the fields as JSON text, which `from_dict(json.loads(text))` reads."""
         return json.dumps(self.to_dict())
 
     @classmethod
-    def from_dict(cls, fields):
+    def from_dict(cls, fields: Dict[str, Any]) -> 'Record':
         """Rebuilds a record from `to_dict`."""
         fields = dict(fields)
         fields['layers'] = [LayerNote.from_dict(layer) for layer in fields['layers']]
@@ -162,7 +166,7 @@ class Record:
             fields[name] = None if fields.get(name) is None else Totals(**fields[name])
         return cls(**fields)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         said = [f'{self.optimization}, epoch {self.epoch}']
         changed = sum(layer.skipped is None for layer in self.layers)
         said.append(f'{changed} of {len(self.layers)} layers changed')
@@ -173,13 +177,13 @@ class Record:
             )
         return '<Record: {}>'.format(', '.join(said))
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         from .summary import of_record
 
         return in_html(of_record(self))
 
 
-def _fields(totals):
+def _fields(totals: Any) -> Any:
     return None if totals is None else dict(totals._asdict())
 
 
@@ -203,19 +207,19 @@ class Result:
             spent on: 'held-out metric', 'optimizations', 'export and lowering', 'observers'.
     """
 
-    def __init__(self):
-        self.model = None
-        self.criterion = None
-        self.lowered = None
-        self.parity = None
-        self.records = []
+    def __init__(self) -> None:
+        self.model: Any = None
+        self.criterion: Any = None
+        self.lowered: Any = None
+        self.parity: Any = None
+        self.records: List[Record] = []
         self.complete = False
-        self.baseline = None
-        self.metric_name = None
-        self.seconds = {}
+        self.baseline: Optional[Baseline] = None
+        self.metric_name: Optional[str] = None
+        self.seconds: Dict[str, float] = {}
         self._held_out = None
 
-    def export(self, path, data=None):
+    def export(self, path: Path, data: Any = None) -> Any:
         """Writes the network as one ONNX file that runs without CNTK; see `nc.deploy.export`.
 
         The file holds the records, and the last metric of them, as metadata.
@@ -245,14 +249,14 @@ class Result:
             self.records[-1].metric_now if self.records else None,
         )
 
-    def summary(self):
+    def summary(self) -> str:
         """Returns the run as text of at most 100 columns: the optimizations and what became of the
         metric, their layers, the whole network, the lowered one; last, the ratios."""
         from .summary import of_result
 
         return of_result(self)
 
-    def to_frame(self):
+    def to_frame(self) -> Any:
         """Returns a pandas DataFrame with a row for each optimization.
 
         Raises:
@@ -268,7 +272,7 @@ class Result:
         rows = [self._row(record) for record in self.records]
         return pandas.DataFrame(rows, columns=_COLUMNS)
 
-    def _row(self, record):
+    def _row(self, record: Record) -> Dict[str, Any]:
         row = {name: getattr(record, name, None) for name in _COLUMNS}
         worst, now = record.worst, record.curve[-1][0] if record.curve else record.samples
         row['worst_metric'] = worst and worst[1]
@@ -279,7 +283,7 @@ class Result:
             row['bytes_' + when] = totals and totals.bytes
         return row
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         said = ['complete' if self.complete else 'not complete']
         said.append(', '.join(record.optimization for record in self.records) or 'no optimization')
         if self.records and self.records[-1].metric_now is not None:
@@ -288,7 +292,7 @@ class Result:
             said.append('lowered')
         return '<Result: {}>'.format('; '.join(said))
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return in_html(self.summary())
 
 

@@ -8,7 +8,9 @@ import os
 import sys
 import tempfile
 import warnings
+from typing import Any, Dict, Optional, Union
 
+import cntk as C
 from cntk.train.trainer import Trainer
 from cntk.train.training_session import (
     CheckpointConfig,
@@ -19,6 +21,7 @@ from cntk.train.training_session import (
     _unpack_parameter_frequency,
 )
 
+from ._types import Callbacks, EpochSize, Path, Points
 from .engine import directors, learners as learner_facts, random_state, remember, sources, temporary
 from .engine.callbacks import refuse_epochs_that_never_come
 from .engine.checkpoint import HANDED_OVER
@@ -28,28 +31,29 @@ from .engine.held_out import held_out
 from .engine.schedule import Clock
 from .engine.segment import Segment
 from .integers import plain
+from .records import Result
 
 _SOURCE = 'TrainingMinibatchSource'
 
 
 def training_session(
-    trainer,
-    mb_source,
-    mb_size,
-    model_inputs_to_streams,
-    progress_frequency=None,
-    max_samples=None,
-    checkpoint_config=None,
-    cv_config=None,
-    test_config=None,
-    callbacks=None,
-    epoch_size=None,
-    data=None,
-    progress_writers=None,
-    larger_is_better=False,
-    model=None,
-    baseline=None,
-):
+    trainer: C.Trainer,
+    mb_source: Any,
+    mb_size: Any,
+    model_inputs_to_streams: Optional[Dict[C.Variable, Any]],
+    progress_frequency: Optional[EpochSize] = None,
+    max_samples: Optional[int] = None,
+    checkpoint_config: Optional[C.CheckpointConfig] = None,
+    cv_config: Optional[C.CrossValidationConfig] = None,
+    test_config: Optional[C.TestConfig] = None,
+    callbacks: Optional[Callbacks] = None,
+    epoch_size: Optional[EpochSize] = None,
+    data: Any = None,
+    progress_writers: Any = None,
+    larger_is_better: bool = False,
+    model: Optional[C.Function] = None,
+    baseline: Union[Path, Points, None] = None,
+) -> 'Session':
     """Creates a training session that optimizes the network while it trains.
 
     The first nine arguments are those of `cntk.training_session`, with its defaults and its
@@ -109,25 +113,25 @@ class Session:
 
     def __init__(
         self,
-        trainer,
-        mb_source,
-        mb_size,
-        model_inputs_to_streams,
-        progress_frequency,
-        max_samples,
-        checkpoint_config,
-        cv_config,
-        test_config,
-        callbacks,
-        epoch_size,
-        data,
-        progress_writers,
-        larger_is_better,
-        model,
-        baseline,
-    ):
+        trainer: C.Trainer,
+        mb_source: Any,
+        mb_size: Any,
+        model_inputs_to_streams: Optional[Dict[C.Variable, Any]],
+        progress_frequency: Optional[EpochSize],
+        max_samples: Optional[int],
+        checkpoint_config: Optional[C.CheckpointConfig],
+        cv_config: Optional[C.CrossValidationConfig],
+        test_config: Optional[C.TestConfig],
+        callbacks: Optional[Callbacks],
+        epoch_size: Optional[EpochSize],
+        data: Any,
+        progress_writers: Any,
+        larger_is_better: bool,
+        model: Optional[C.Function],
+        baseline: Union[Path, Points, None],
+    ) -> None:
         self.trainer = trainer
-        self.caught = None
+        self.caught: Any = None
         self._trained = False
         self._max_samples = max_samples
         self._frequency = progress_frequency
@@ -172,7 +176,7 @@ class Session:
             sources.refuse_half_position(self._source)
             self._warn_of_what_is_not_exact()
         self._remove = ()
-        self._counted = {}
+        self._counted: Dict[Any, int] = {}
         self._checkpoints_counted = None
 
     def __repr__(self):
@@ -231,11 +235,11 @@ class Session:
             )
 
     @property
-    def result(self):
+    def result(self) -> Result:
         """The `nc.Result` of the run."""
         return self.engine.result
 
-    def train(self, device=None):
+    def train(self, device: Optional[C.DeviceDescriptor] = None) -> None:
         """Trains to the end, applying what is due on the way.
 
         Args:

@@ -272,8 +272,8 @@ class Engine:
                 self.result.model, self.result.criterion = self._network.export()
         except Exception as error:
             warnings.warn(f'the network could not be exported into result.model: {error!r}')
-        for error in self._end():
-            warnings.warn(f'after the error that ended training, on_end raised {error!r}')
+        for raised in self._end():
+            warnings.warn(f'after the error that ended training, on_end raised {raised!r}')
 
     def serve(self, max_samples=None):
         """Begins with the trainer as it is now, which others may have trained since this was made.

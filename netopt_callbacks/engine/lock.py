@@ -12,7 +12,7 @@ import socket
 try:
     import fcntl
 except ImportError:  # an operating system without such locks
-    fcntl = None
+    fcntl = None  # type: ignore
 
 _NAME = 'lock'
 _held = {}  # by absolute path: the descriptor, of this process

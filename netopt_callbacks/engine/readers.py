@@ -10,6 +10,7 @@ import gc
 import itertools
 import warnings
 import weakref
+from typing import Any
 
 import cntk as C
 from cntk import cntk_py
@@ -23,7 +24,7 @@ from .state import OWN, signature
 
 # By Trainer, uid of an output before a change: the Variable that stands for it, which keeps its
 # whole graph alive.
-_moved = weakref.WeakKeyDictionary()
+_moved: 'weakref.WeakKeyDictionary[Any, Any]' = weakref.WeakKeyDictionary()
 
 
 def now(variable):

@@ -8,6 +8,7 @@ the package, wraps the constructors; what they got is found with the functions b
 import functools
 import inspect
 import weakref
+from typing import Any
 
 import cntk as C
 from cntk import cntk_py
@@ -23,7 +24,7 @@ CHECK = (
     '_netopt_callbacks_check'  # of a Function: what looks at a file before it is restored into it
 )
 
-_trainers = weakref.WeakSet()
+_trainers: 'weakref.WeakSet[Any]' = weakref.WeakSet()
 
 
 class Handed:

@@ -1,4 +1,8 @@
 """What optimizations say of the blocks they make: this package knows no other names than CNTK's."""
+from typing import Any, Callable, Optional
+
+import cntk as C
+
 
 # Blocks of CNTK's layer library in which a product with a Parameter is no layer of its own. A
 # Dense or Convolution *block* inside one (as in AttentionModel) still is.
@@ -49,7 +53,14 @@ class Block:
             CNTK.
     """
 
-    def __init__(self, op_name, layer=None, kind=None, count=None, was=None):
+    def __init__(
+        self,
+        op_name: str,
+        layer: Optional[str] = None,
+        kind: Optional[str] = None,
+        count: Optional[Callable[[C.Function, Any], Any]] = None,
+        was: Optional[str] = None,
+    ) -> None:
         for name, value in (('op_name', op_name), ('kind', kind)):
             if not (isinstance(value, str) and value) and not (value is None and name == 'kind'):
                 raise TypeError(
@@ -82,11 +93,11 @@ class Block:
         self.kind = kind or op_name
         self.count = count
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'Block({self.op_name!r}, layer={self.layer!r}, kind={self.kind!r})'
 
 
-def declare(owner, blocks):
+def declare(owner: type, blocks: Any) -> None:
     """Makes blocks known by what the class that makes them says of them.
 
     Args:
@@ -115,23 +126,23 @@ def declare(owner, blocks):
     _declared.update((block.op_name, (owner.__qualname__, block)) for block in blocks)
 
 
-def declared(op_name):
+def declared(op_name: str) -> Any:
     """Returns the `Block` that an optimization has said of blocks of an op name, or None."""
     return _declared.get(op_name, (None, None))[1]
 
 
-def op_names():
+def op_names() -> Any:
     """Returns the op names that optimizations have said something of, in alphabetical order."""
     return sorted(_declared)
 
 
-def made_of(layer):
+def made_of(layer: Any) -> Any:
     """Returns the op names of blocks that took the place of a 'Dense' or a 'Convolution', in
     alphabetical order."""
     return sorted(op_name for op_name, (_, block) in _declared.items() if block.was == layer)
 
 
-def is_unit(op_name):
+def is_unit(op_name: str) -> bool:
     """Whether blocks of an op name are one layer, whatever is inside: CNTK's layers, and what
     optimizations make."""
     return op_name in CNTK_BLOCKS or op_name in _declared

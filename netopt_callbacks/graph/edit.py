@@ -10,10 +10,15 @@ loops in the same way. A block that holds a cut becomes a cut itself.
 keeps the old graph alive, and a Parameter inside a block cannot be replaced when it is not the
 block's last ("Inputs of the new clone do not match").
 """
+from typing import TYPE_CHECKING, Dict
+
 import cntk as C
 
 from .user_functions import cloned_whole
 from .walk import Level, body, function_of, named
+
+if TYPE_CHECKING:
+    from .layer import Layer
 
 _UNKNOWN = C.placeholder().shape
 
@@ -34,7 +39,7 @@ class Piece:
         self.inputs = inputs
 
 
-def clone_shared(model):
+def clone_shared(model: C.Function) -> C.Function:
     """Returns a copy of `model`, of the same name, that shares its Parameters, its Constants
     and its arguments."""
     with cloned_whole():
@@ -45,7 +50,7 @@ def clone_shared(model):
     return named(copy, model.name)
 
 
-def substitute(model, replacements):
+def substitute(model: C.Function, replacements: Dict[C.Variable, C.Variable]) -> C.Function:
     """Returns a copy of `model` whose readers of one Variable read another.
 
     Args:
@@ -68,7 +73,7 @@ def substitute(model, replacements):
     return _edited(model, cuts, {_variable(old).uid: old for old in replacements})
 
 
-def replace(model, new_functions):
+def replace(model: C.Function, new_functions: Dict['Layer', C.Function]) -> C.Function:
     """Returns a copy of `model` with layers replaced, all in one pass.
 
     Args:
@@ -141,7 +146,7 @@ def with_outputs(like, outputs):
     return function_of(outputs, like.name)
 
 
-def placeholder_like(variable):
+def placeholder_like(variable: C.Variable) -> C.Variable:
     """Returns a placeholder with the shape, dynamic axes and name of `variable`."""
     if variable.shape == _UNKNOWN:
         return C.placeholder(name=variable.name)

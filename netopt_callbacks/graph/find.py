@@ -1,8 +1,9 @@
 """Finding the Dense and Convolution layers of a model, by name and by what they compute."""
-from typing import NamedTuple
+from typing import List, NamedTuple, Optional
 
 import cntk as C
 
+from .._types import Filter
 from . import blocks
 from .layer import Layer, label_of
 from .scope import trained_part
@@ -27,7 +28,9 @@ class Frozen(NamedTuple):
     root: C.Function
 
 
-def layers(model, filter_function=None, op_name=None):
+def layers(
+    model: C.Function, filter_function: Optional[Filter] = None, op_name: Optional[str] = None
+) -> List[Layer]:
     """Returns the Dense and Convolution layers of a model, inputs first.
 
     A layer is a block `Dense` or `Convolution`, a block of which an optimization says that it still
@@ -104,7 +107,7 @@ def _found(model):
     return found
 
 
-def check_filter(filter_function):
+def check_filter(filter_function: Optional[Filter]) -> None:
     """Raises TypeError for a `filter_function` that is neither a function nor None."""
     if filter_function is not None and not callable(filter_function):
         raise TypeError(
@@ -113,7 +116,7 @@ def check_filter(filter_function):
         )
 
 
-def no_layers_error(model, what, op_name=None):
+def no_layers_error(model: C.Function, what: str, op_name: Optional[str] = None) -> ValueError:
     """Returns the ValueError of an optimization whose filter left it nothing to do.
 
     Args:
@@ -147,7 +150,7 @@ def no_layers_error(model, what, op_name=None):
     )
 
 
-def other_products(model):
+def other_products(model: C.Function) -> List[OtherProduct]:
     """Returns the products that multiply by a Parameter from the wrong side, so that they are no
     layer.
 
@@ -159,7 +162,7 @@ def other_products(model):
     return [item for item in _search(trained_part(model)) if isinstance(item, OtherProduct)]
 
 
-def frozen_layers(model):
+def frozen_layers(model: C.Function) -> List[Frozen]:
     """Returns the Dense and Convolution layers whose W is a Constant, so that nothing can train or
     change them.
 

@@ -1,5 +1,6 @@
 """What a filter and a transform see of a Dense or Convolution layer."""
 import weakref
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 import cntk as C
 import numpy as np
@@ -41,50 +42,60 @@ class Layer:
             filter is asked about it.
     """
 
-    def __init__(self, op_name, root, core, W, b, enclosing=(), output=None, computed=None):
+    def __init__(
+        self,
+        op_name: str,
+        root: C.Function,
+        core: Optional[C.Function],
+        W: Optional[C.Variable],
+        b: Optional[C.Variable],
+        enclosing: Sequence[str] = (),
+        output: Optional[C.Variable] = None,
+        computed: Optional[C.Variable] = None,
+    ) -> None:
         self.op_name = op_name
         self.root = root
-        self.core = core
-        self.W = W
-        self.b = b
+        self.core: C.Function = core
+        self.W: C.Variable = W
+        self.b: C.Variable = b
         self.output = root.outputs[0] if output is None else output
         self.computed = computed if computed is not None or core is None else core.outputs[0]
         self.model = None  # held: no edge of a CNTK graph keeps a Function alive
         self.name = root.name or ('' if core is None else core.name)
         self.enclosing = tuple(enclosing)
-        self._shared = ()
+        self._shared: Tuple['weakref.ref[Layer]', ...] = ()
         self.follows = False
 
     @property
-    def shared_with(self):
+    def shared_with(self) -> Tuple['Layer', ...]:
         return tuple(layer for layer in (other() for other in self._shared) if layer is not None)
 
-    def share(self, others):
+    def share(self, others: Iterable['Layer']) -> None:
         """Tells the layer which others read its W; held weakly, so that a search leaves no
         garbage with a graph in it."""
         self._shared = tuple(weakref.ref(other) for other in others)
 
     @property
-    def shape(self):
+    def shape(self) -> Tuple[int, ...]:
         return self.output.shape
 
     @property
-    def input(self):
+    def input(self) -> C.Variable:
         # Asked for each time: CNTK exchanges the placeholders inside a block whenever it infers
         # shapes anew, as it does when a model is evaluated or applied.
         return self.root.block_arguments_mapping[0][1] if self.root.is_block else self.data
 
     @property
-    def data(self):
+    def data(self) -> C.Variable:
         """What `core` applies W to."""
         return self.core.inputs[1 if self.core.op_name == 'Convolution' else 0]
 
     @property
-    def attributes(self):
+    def attributes(self) -> Dict[str, Any]:
         return {} if self.core is None else self.core.attributes
 
     @property
-    def label(self):
+    def label(self) -> str:
         """The layer for messages: its name after those of the blocks around it, and W's shape."""
         return label_of(
             self.op_name,
@@ -96,12 +107,12 @@ class Layer:
         )
 
     @property
-    def output_rank(self):
+    def output_rank(self) -> int:
         """Number of axes of W that are outputs of a Dense."""
         return int(self.core.attributes['outputRank'])
 
     @property
-    def macs(self):
+    def macs(self) -> Optional[int]:
         """Multiply-adds per sample of one application of the layer (of a sequence: per step).
 
         Every element of `core`'s output sums as many products as W holds for it, so axes
@@ -120,7 +131,7 @@ class Layer:
             int(np.prod(self.computed.shape)) * int(np.prod(self.W.shape)) // int(np.prod(kernels))
         )
 
-    def rebuilt(self, core, op_name, name=None):
+    def rebuilt(self, core: C.Function, op_name: str, name: Optional[str] = None) -> C.Function:
         """Returns the layer with another core: bias, activation and all else as they are.
 
         Args:
@@ -147,31 +158,33 @@ class Layer:
         outer = placeholder_like(self.input)
         return C.as_block(new, [(inlet, outer)], op_name, self.name if name is None else name)
 
-    def _content(self):
+    def _content(self) -> Tuple[C.Function, C.Variable]:
         """Returns what the layer computes as a composite, and which Variable of it is the input."""
         if self.root.is_block:
             return body(self.root), self.root.block_arguments_mapping[0][0]
         return with_outputs(self.root, [self.output]), self.input
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if name.startswith('_') or 'root' not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.root, name)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Layer) and self.output.uid == other.output.uid
 
-    def __ne__(self, other):
+    def __ne__(self, other: object) -> bool:
         return not self == other
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.output.uid)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'<Layer {self.label}>'
 
 
-def label_of(op_name, enclosing, name, weights):
+def label_of(
+    op_name: str, enclosing: Sequence[str], name: str, weights: Sequence[C.Variable]
+) -> str:
     """Returns a layer for messages: `Dense 'tower.hidden' (W of 20x30)`.
 
     Args:

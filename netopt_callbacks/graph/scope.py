@@ -7,6 +7,7 @@ trainer alone.
 """
 import contextlib
 import threading
+from typing import Any, Iterable, Iterator, Sequence
 
 import cntk as C
 
@@ -14,7 +15,7 @@ _local = threading.local()
 
 
 @contextlib.contextmanager
-def seen_first(outputs):
+def seen_first(outputs: Sequence[C.Variable]) -> Iterator[None]:
     """Says, meanwhile and on this thread, how many outputs of a model given to a transform are
     the trainer's."""
     before = getattr(_local, 'outputs', None)
@@ -25,7 +26,7 @@ def seen_first(outputs):
         _local.outputs = before
 
 
-def trained_part(model):
+def trained_part(model: C.Function) -> Any:
     """Returns the part of a model that the trainer trains: all of it, outside of a running trainer.
 
     Args:
@@ -39,7 +40,7 @@ def trained_part(model):
 
 
 @contextlib.contextmanager
-def trained_by(parameters):
+def trained_by(parameters: Iterable[str]) -> Iterator[None]:
     """Says, meanwhile and on this thread, which Parameters the learners of the trainer train.
 
     Args:
@@ -53,7 +54,7 @@ def trained_by(parameters):
         _local.trained = before
 
 
-def is_trained(parameter):
+def is_trained(parameter: C.Parameter) -> bool:
     """Whether a learner of the trainer trains a Parameter; true of each outside of a running
     trainer."""
     trained = getattr(_local, 'trained', None)

@@ -8,6 +8,7 @@ by its attributes instead.
 import contextlib
 import functools
 import threading
+from typing import Iterator
 
 from cntk.ops.functions import UserFunction
 
@@ -15,7 +16,7 @@ _local = threading.local()
 
 
 @contextlib.contextmanager
-def cloned_whole():
+def cloned_whole() -> Iterator[None]:
     """Lets UserFunctions keep their attributes in the clones that are made meanwhile on this
     thread."""
     before = getattr(_local, 'whole', False)

@@ -1,4 +1,6 @@
 """The values that Variables inside a model take on given minibatches."""
+from typing import Any, Callable, Dict, List, Sequence, Union
+
 import cntk as C
 import numpy as np
 
@@ -6,7 +8,7 @@ from .edit import substitute
 from .walk import body, primitives, walk
 
 
-def opened(model, wanted):
+def opened(model: C.Function, wanted: Callable[[C.Function], bool]) -> C.Function:
     """Returns a copy of `model` in which what encloses certain Functions is opened.
 
     CNTK evaluates only Variables of a model's own level, not those inside its blocks.
@@ -30,7 +32,7 @@ def opened(model, wanted):
         ]
         if not around:
             return model
-        replacements = {}
+        replacements: Dict[C.Variable, C.Variable] = {}
         contents = []
         for block in around:
             content = body(block).clone(C.CloneMethod.share, dict(block.block_arguments_mapping))
@@ -39,7 +41,7 @@ def opened(model, wanted):
         model = substitute(model, replacements)
 
 
-def evaluate(variables, minibatch):
+def evaluate(variables: Sequence[C.Variable], minibatch: Dict[C.Variable, Any]) -> List[Any]:
     """Evaluates Variables of one model.
 
     Args:
@@ -71,13 +73,13 @@ def evaluate(variables, minibatch):
     return [arrays[target.uid] for target in targets]
 
 
-def flat(values):
+def flat(values: Union[np.ndarray, List[np.ndarray]]) -> np.ndarray:
     """Returns what `evaluate` gave for one Variable as one array; the steps of sequences are
     its samples."""
     return np.concatenate(values) if isinstance(values, list) else values
 
 
-def _arrays(variable, value):
+def _arrays(variable: C.Variable, value: Any) -> Union[np.ndarray, List[np.ndarray]]:
     rank = len(variable.shape)
     if len(variable.dynamic_axes) > 1:
         return [np.asarray(sequence) for sequence in value.as_sequences(variable)]

@@ -3,10 +3,12 @@
 A CNTK model is a graph of *levels*: the model itself, and one more inside each
 block. Within a level every Function is a primitive or a block; a recurrence is a cycle.
 """
+from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Sequence, Union
+
 import cntk as C
 
 
-def functions(outputs, stop=()):
+def functions(outputs: Sequence[C.Variable], stop: Collection[str] = ()) -> List[C.Function]:
     """Returns the Functions one level of a graph is made of, inputs first, each once.
 
     A loop comes after all that feeds it and before all that reads it (its order is that of
@@ -20,12 +22,13 @@ def functions(outputs, stop=()):
         list of cntk.Function: primitives, and blocks as they are (not opened).
     """
     found = []
-    number, lowest = {}, {}  # by uid: order of entering; the earliest reached through a loop
+    number: Dict[str, int] = {}  # by uid: order of entering
+    lowest: Dict[str, Any] = {}  # by uid: the earliest reached through a loop
     path = []  # entered, not all inputs seen yet: (Function, uid, its inputs left)
     waiting = []  # (Function, uid): inputs seen, but the loop it may be in is not complete
 
     # Uids are kept at hand: CNTK makes a string for each time one is asked for.
-    def enter(function, uid):
+    def enter(function: C.Function, uid: str) -> None:
         number[uid] = lowest[uid] = len(number)
         path.append((function, uid, _owners(function.inputs, stop)))
 
@@ -70,10 +73,10 @@ class Level:
             for the level's outputs.
     """
 
-    def __init__(self, outputs, stop=()):
+    def __init__(self, outputs: Sequence[C.Variable], stop: Collection[str] = ()) -> None:
         self.functions = functions(outputs, stop)
-        self.readers = {}
-        self._read = {}
+        self.readers: Dict[str, List[C.Function]] = {}
+        self._read: Dict[str, Dict[str, C.Variable]] = {}
         self._inputs = {}
         for variable in outputs:
             self._note(variable, None)
@@ -82,32 +85,34 @@ class Level:
             for variable in inputs:
                 self._note(variable, function)
 
-    def inputs(self, function):
+    def inputs(self, function: C.Function) -> List[C.Variable]:
         """Returns the Variables that one of `functions` reads."""
         return self._inputs[function.uid]
 
-    def outputs(self, function):
+    def outputs(self, function: C.Function) -> List[C.Variable]:
         """Returns the outputs of one of `functions` that something reads, in the order met."""
         return list(self._read.get(function.uid, {}).values())
 
-    def output(self, function):
+    def output(self, function: C.Function) -> C.Variable:
         """Returns the output of one of `functions` that has one."""
         read = self.outputs(function)
         return read[0] if len(read) == 1 else function.outputs[0]
 
-    def _note(self, variable, reader):
+    def _note(self, variable: C.Variable, reader: Optional[C.Function]) -> None:
         if variable.is_output:
             uid = variable.uid
             self.readers.setdefault(uid, []).append(reader)
             self._read.setdefault(variable.owner.uid, {}).setdefault(uid, variable)
 
 
-def primitives(model):
+def primitives(model: C.Function) -> List[C.Function]:
     """Returns the Functions of `model`'s top level, inputs first; blocks are not opened."""
     return functions(model.outputs)
 
 
-def walk(model, into_blocks=True):
+def walk(
+    model: C.Function, into_blocks: Union[bool, Callable[[C.Function], bool]] = True
+) -> Iterator[C.Function]:
     """Yields every Function of `model`, inputs first; what is in a block comes before the block.
 
     Args:
@@ -115,7 +120,7 @@ def walk(model, into_blocks=True):
         into_blocks (bool or callable): whether to open blocks, or `block -> bool`.
     """
     pending = [iter(primitives(model))]
-    opened = []
+    opened: List[C.Function] = []
     while pending:
         function = next(pending[-1], None)
         if function is None:
@@ -131,7 +136,7 @@ def walk(model, into_blocks=True):
             yield function
 
 
-def function_of(outputs, name=None):
+def function_of(outputs: Sequence[C.Variable], name: Optional[str] = None) -> C.Function:
     """Returns the Function with these outputs: their own, where they are all it has.
 
     Args:
@@ -146,18 +151,18 @@ def function_of(outputs, name=None):
     return C.combine(list(outputs), name=name or '')
 
 
-def named(function, name):
+def named(function: C.Function, name: Optional[str]) -> C.Function:
     """Returns `function` under another name; the primitive or block that it ends with keeps its
     own."""
     return function if function.name == name else C.as_composite(function.root_function, name)
 
 
-def body(block):
+def body(block: C.Function) -> C.Function:
     """Returns what a block computes: a composite whose arguments are the block's placeholders."""
     return C.as_composite(block.block_root)
 
 
-def _owners(variables, stop):
+def _owners(variables: Sequence[C.Variable], stop: Collection[str]) -> Iterator[Any]:
     """Yields (Function, its uid) for those of `variables` that are outputs."""
     for variable in variables:
         if variable.is_output and (not stop or variable.uid not in stop):
@@ -165,7 +170,9 @@ def _owners(variables, stop):
             yield owner, owner.uid
 
 
-def _first_new(owners_left, reader, number, lowest):
+def _first_new(
+    owners_left: Iterator[Any], reader: str, number: Dict[str, int], lowest: Dict[str, Any]
+) -> Any:
     """Returns the next (Function, uid) not entered yet, or None; notes for `reader` the loops
     it met."""
     for function, uid in owners_left:

@@ -1,10 +1,12 @@
 """Lowering at the end of a run: native ops in the place of trained blocks, and the gate."""
 from numbers import Real
+from typing import Any, Sequence
 
 import cntk as C
 import numpy as np
 
 from ..observers.base import Observer
+from ..optimizations.base import Optimization
 from . import speed
 from .parity import compare
 from .segment_pass import lower_segments
@@ -24,7 +26,7 @@ class LoweringError(RuntimeError):
         parity (nc.lowering.Parity): in what it differs.
     """
 
-    def __init__(self, parity):
+    def __init__(self, parity: Any) -> None:
         super().__init__(
             'the lowered network does not compute what was trained, so it is not handed over; the '
             'trained one is in result.model.%s\n'
@@ -66,7 +68,7 @@ class Lower(Observer):
 
     works_in_cntks_train = False  # a progress writer builds no network
 
-    def __init__(self, tolerance=1e-5, float_layers='cntk'):
+    def __init__(self, tolerance: float = 1e-5, float_layers: str = 'cntk') -> None:
         super().__init__()
         if float_layers not in ('cntk', 'native'):
             raise ValueError(
@@ -83,9 +85,16 @@ class Lower(Observer):
             raise ValueError(
                 f'Lower: tolerance must be at least 0, got {tolerance!r}; 0 asks for equality'
             )
-        self.tolerance = float(tolerance)
+        self.tolerance: float = float(tolerance)
 
-    def run(self, model, optimizations, minibatches=None, segments=True, timed=False):
+    def run(
+        self,
+        model: C.Function,
+        optimizations: Sequence[Optimization],
+        minibatches: Any = None,
+        segments: bool = True,
+        timed: bool = False,
+    ) -> Any:
         """Lowers the segments of `model`, the rest by every optimization's `lower`, in their order,
         and compares.
 

@@ -11,7 +11,7 @@ class NativeOp(UserFunction):
         weights_shape (tuple of int): as the trained layer had them.
     """
 
-    block_op_name = None
+    block_op_name: str
 
     def __init__(self, operand, name=''):
         super().__init__([operand], as_numpy=True, name=name)

@@ -4,6 +4,8 @@ Of a block `BinaryConvolution` or `BinaryDense` only the integers, the weights' 
 change hands; everything before and after (input scale, activation, reshapes) is the trained graph
 itself, so there is nothing it could compute differently.
 """
+from typing import Tuple, Type
+
 import cntk as C
 import numpy as np
 
@@ -14,8 +16,10 @@ from ..optimizations.convolution_geometry import axes_of
 from . import binary_dense
 from .binary_convolve import BinaryConvolveOp, convolve
 from .binary_dense import BinaryDenseOp
+from .native_op import NativeOp
 
-OPS = {op.block_op_name: op for op in (BinaryConvolveOp, BinaryDenseOp)}
+_OPS: Tuple[Type[NativeOp], ...] = (BinaryConvolveOp, BinaryDenseOp)
+OPS = {op.block_op_name: op for op in _OPS}
 OP_NAMES = tuple(OPS)
 
 

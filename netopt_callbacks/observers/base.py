@@ -1,7 +1,11 @@
 """The contract of everything that watches a run without changing it."""
 import sys
+from typing import TYPE_CHECKING
 
 from cntk import cntk_py
+
+if TYPE_CHECKING:
+    from ..records import Record, Result
 
 
 class Run:
@@ -166,30 +170,30 @@ class Observer(cntk_py.ProgressWriter):
 
     freq = 1
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(1, 0, sys.maxsize, 0, sys.maxsize, 0)
         self.__disown__()
         self._plain_samples = 0
 
-    def on_start(self, run):
+    def on_start(self, run: Run) -> None:
         """Training is about to start (or to go on, after a resume)."""
 
-    def on_minibatch(self, samples, loss, metric):
+    def on_minibatch(self, samples: int, loss: float, metric: float) -> None:
         """A minibatch has been trained."""
 
-    def on_epoch(self, epoch, samples):
+    def on_epoch(self, epoch: int, samples: int) -> None:
         """An epoch is complete."""
 
-    def on_evaluation(self, evaluation):
+    def on_evaluation(self, evaluation: Evaluation) -> None:
         """The metric has been measured on data that is not trained on."""
 
-    def on_optimization(self, record):
+    def on_optimization(self, record: 'Record') -> None:
         """An optimization has been applied."""
 
-    def on_training_summary(self, samples, loss, metric):
+    def on_training_summary(self, samples: int, loss: float, metric: float) -> None:
         """CNTK summarized a progress window: averages per sample over the window."""
 
-    def on_end(self, result):
+    def on_end(self, result: 'Result') -> None:
         """Training has ended, also by an error or an interrupt: release what you hold."""
 
     # What CNTK's trainer calls on a progress writer, told as the events above.

@@ -5,6 +5,7 @@ import os
 import socket
 import tempfile
 import time
+from typing import Counter
 
 import numpy as np
 from tensorboardX import summary
@@ -116,7 +117,7 @@ class EventFile:
 class Nowhere:
     """In the place of an `EventFile` that could not be made once training had begun."""
 
-    shown = collections.Counter()
+    shown: Counter[str] = collections.Counter()
 
     def _nothing(self, *arguments):
         """Writes nothing."""

@@ -1,6 +1,7 @@
 """A bar of the run, and a line for each epoch and each optimization."""
 import io
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ class ProgressBar(Observer):
         TypeError: `file` is no open text file.
     """
 
-    def __init__(self, file=None):
+    def __init__(self, file: Any = None) -> None:
         super().__init__()
         if file is not None and (
             not hasattr(file, 'write') or isinstance(file, (io.RawIOBase, io.BufferedIOBase))
@@ -37,7 +38,7 @@ class ProgressBar(Observer):
         self._average = Average()
         self._loss = self._metric = self._held_out = None
 
-    def close(self):
+    def close(self) -> None:
         """Ends the bar.
 
         Only a plain `cntk.Trainer` leaves this to you: a session calls it when it ends.

@@ -5,10 +5,12 @@
 import os
 import time
 import weakref
+from typing import Any
 from numbers import Integral
 
 import numpy as np
 
+from .._types import Path
 from . import cards, pictures, tags
 from .average import Average
 from .base import Observer
@@ -17,7 +19,9 @@ from .output import warn
 
 _HELD_OUT = ('start', 'epoch', 'before', 'after', 'end')
 _OF_CNTK = {'cross_validation': 'test/cross_validation', 'test': 'test/metric'}
-_OPEN = weakref.WeakValueDictionary()  # real path of a folder -> the observer that writes there
+_OPEN: 'weakref.WeakValueDictionary[Any, Any]' = (
+    weakref.WeakValueDictionary()
+)  # real path of a folder -> the observer that writes there
 
 
 class TensorBoard(Observer):
@@ -39,7 +43,7 @@ class TensorBoard(Observer):
             another observer of this process writes there.
     """
 
-    def __init__(self, logdir, every=10):
+    def __init__(self, logdir: Path, every: int = 10) -> None:
         super().__init__()
         if not isinstance(logdir, (str, os.PathLike)):
             raise TypeError(f'TensorBoard: logdir must be a folder, got {logdir!r}')
@@ -53,7 +57,7 @@ class TensorBoard(Observer):
             raise ValueError(f'TensorBoard: every must be 1 minibatch or more, got {every}')
         self.logdir = writable_folder(logdir)
         self.every = int(every)
-        self._file = None
+        self._file: Any = None
         self._begin(None)
 
     def _begin(self, run):
@@ -69,7 +73,7 @@ class TensorBoard(Observer):
         self._signs = {}  # tag of a 1-bit layer -> its signs at the last point, packed
         self._hparams_end = None
 
-    def close(self):
+    def close(self) -> None:
         """Closes the file and frees the folder.
 
         Only a plain `cntk.Trainer` leaves this to you: a session calls it when it ends.

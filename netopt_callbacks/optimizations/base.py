@@ -6,9 +6,12 @@ Nothing in this package sees a trainer.
 """
 import math
 from numbers import Real
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import cntk as C
+import numpy as np
 
+from .._types import Epoch, Filter, MakeLearner, Minibatches, Shape
 from ..graph import blocks as known_blocks
 from ..integers import plain
 
@@ -57,22 +60,22 @@ class LayerNote:
 
     def __init__(
         self,
-        name,
-        shape=(),
-        skipped=None,
-        rank=None,
-        energy=None,
-        error=None,
-        parameters_before=None,
-        parameters_after=None,
-        macs_before=None,
-        macs_after=None,
-        binary_macs_after=None,
-        bits_after=32,
-        message=None,
-        float_bytes=None,
-        singular_values=None,
-    ):
+        name: str,
+        shape: Shape = (),
+        skipped: Optional[str] = None,
+        rank: Optional[int] = None,
+        energy: Optional[float] = None,
+        error: Optional[float] = None,
+        parameters_before: Optional[int] = None,
+        parameters_after: Optional[int] = None,
+        macs_before: Optional[int] = None,
+        macs_after: Optional[int] = None,
+        binary_macs_after: Optional[int] = None,
+        bits_after: int = 32,
+        message: Optional[str] = None,
+        float_bytes: Optional[int] = None,
+        singular_values: Optional[Sequence[float]] = None,
+    ) -> None:
         # Plain Python values: notes are kept in JSON, which takes none of NumPy's.
         self.name = str(name)
         self.shape = tuple(_whole('shape', side) for side in shape)
@@ -90,16 +93,16 @@ class LayerNote:
         self.float_bytes = _whole('float_bytes', float_bytes)
         self.singular_values = singular_values
 
-    def to_dict(self):
+    def to_dict(self) -> Dict[str, Any]:
         """Returns the JSON-ready fields."""
         return {field: getattr(self, field) for field in self.FIELDS}
 
     @classmethod
-    def from_dict(cls, fields):
+    def from_dict(cls, fields: Dict[str, Any]) -> 'LayerNote':
         """Rebuilds a note from `to_dict`."""
         return cls(**fields)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         said = [
             f'{field}={getattr(self, field)!r}'
             for field in self.FIELDS
@@ -108,7 +111,7 @@ class LayerNote:
         return 'LayerNote(%s)' % ', '.join(said)
 
 
-def _whole(field, value):
+def _whole(field: str, value: Any) -> Any:
     """Returns a field of a `LayerNote` as an int, or None."""
     if value is None:
         return None
@@ -137,7 +140,13 @@ class Replaced:
             function.
     """
 
-    def __init__(self, layer, retired=(), added=(), projection=None):
+    def __init__(
+        self,
+        layer: str,
+        retired: Sequence[C.Variable] = (),
+        added: Sequence[C.Variable] = (),
+        projection: Optional[Callable[[np.ndarray], Sequence[np.ndarray]]] = None,
+    ) -> None:
         self.layer = str(layer)
         self.retired = _parameters('retired', retired)
         self.added = _parameters('added', added)
@@ -148,7 +157,7 @@ class Replaced:
             )
         self.projection = projection
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return 'Replaced({!r}, retired={}, added={})'.format(
             self.layer,
             *[
@@ -158,7 +167,7 @@ class Replaced:
         )
 
 
-def _parameters(field, given):
+def _parameters(field: str, given: Any) -> Tuple[C.Parameter, ...]:
     """Returns a field of a `Replaced` as a tuple of Parameters."""
     if isinstance(given, C.cntk_py.Variable):
         given = (given,)
@@ -185,13 +194,15 @@ class Transformed:
         TypeError: `layers` or `replaced` hold something else.
     """
 
-    def __init__(self, model, layers=(), replaced=()):
+    def __init__(
+        self, model: C.Function, layers: Iterable[LayerNote] = (), replaced: Iterable[Replaced] = ()
+    ) -> None:
         self.model = model
         self.layers = _all_of(LayerNote, 'layers', layers)
         self.replaced = _all_of(Replaced, 'replaced', replaced)
 
 
-def _all_of(kind, field, given):
+def _all_of(kind: type, field: str, given: Iterable[Any]) -> List[Any]:
     """Returns a field of a `Transformed` as a list of `kind`."""
     given = list(given)
     for one in given:
@@ -203,7 +214,7 @@ def _all_of(kind, field, given):
     return given
 
 
-def as_transformed(returned, what):
+def as_transformed(returned: Union[C.Function, Transformed], what: str) -> Transformed:
     """Returns what `transform` of an optimization returned as a `Transformed`.
 
     Args:
@@ -245,21 +256,28 @@ class Optimization:
     """
 
     # What a subclass has whose __init__ does not call this one.
-    epoch, filter_function, learner, learner_state = 0, None, None, 'reset'
+    epoch: Epoch = 0
+    filter_function: Optional[Filter] = None
+    learner: Optional[MakeLearner] = None
+    learner_state: str = 'reset'
 
-    # : Sequence of `nc.Block`: what it says of the blocks it puts into a network, those of `lower`
-    # among them.
-    # : Layers are found, named, counted and summarized by it, also in a model that was saved and
-    # loaded, in
-    #: every process that has imported the class.
-    blocks = ()
+    # What it says of the blocks it puts into a network, those of `lower` among them. Layers are
+    # found, named, counted and summarized by it, also in a model that was saved and loaded, in
+    # every process that has imported the class.
+    blocks: Sequence[known_blocks.Block] = ()
     works_in_cntks_train = False  # `Function.train` leaves out what is no progress writer
 
-    def __init_subclass__(cls, **options):
+    def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         known_blocks.declare(cls, cls.__dict__.get('blocks', ()))
 
-    def __init__(self, epoch=0, filter_function=None, learner=None, learner_state='reset'):
+    def __init__(
+        self,
+        epoch: Epoch = 0,
+        filter_function: Optional[Filter] = None,
+        learner: Optional[MakeLearner] = None,
+        learner_state: str = 'reset',
+    ) -> None:
         self.epoch = _checked_epoch(type(self).__name__, epoch)
         for name, value, example in (
             ('filter_function', filter_function, "lambda layer: layer.name == 'hidden'"),
@@ -286,11 +304,11 @@ class Optimization:
         self.learner_state = learner_state
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The class name, as records and TensorBoard show it."""
         return type(self).__name__
 
-    def check(self, model):
+    def check(self, model: C.Function) -> Union[C.Function, Transformed, None]:
         """Refuses a model this optimization can do nothing with; the default takes any.
 
         Called before training, so that a filter that matches no layer, or only layers that an
@@ -311,7 +329,7 @@ class Optimization:
             ValueError: names what was looked for and what is there.
         """
 
-    def prepare(self, model, minibatches):
+    def prepare(self, model: C.Function, minibatches: Minibatches) -> None:
         """Looks at held-out data just before `transform`; the default does nothing.
 
         Args:
@@ -320,7 +338,7 @@ class Optimization:
                 model's arguments to data. Empty where the run has no held-out data.
         """
 
-    def transform(self, model):
+    def transform(self, model: C.Function) -> Union[C.Function, Transformed]:
         """Returns the transformed model, or a `Transformed` that also says what became of its
         layers.
 
@@ -338,7 +356,7 @@ class Optimization:
             'model, and got none; see docs/graph.md'
         )
 
-    def lower(self, model):
+    def lower(self, model: C.Function) -> C.Function:
         """Returns `model` with what this optimization made replaced by native ops.
 
         The default returns the model as it is.
@@ -346,7 +364,7 @@ class Optimization:
         return model
 
 
-def _checked_epoch(owner, epoch):
+def _checked_epoch(owner: str, epoch: Epoch) -> Epoch:
     """Returns `epoch` as given once it is known to be a legal point in time."""
     epoch = count = plain(epoch)
     if isinstance(epoch, tuple):

@@ -3,9 +3,12 @@ straight-through gradient.
 
 Which product they do it to, a convolution or a Dense, says a `Kind`; see `binary_kinds`.
 """
+from typing import Any, Optional
+
 import cntk as C
 import numpy as np
 
+from .._types import Epoch, Filter, MakeLearner, Minibatches
 from .. import graph
 from . import binary
 from .base import LayerNote, Optimization, Replaced, Transformed
@@ -33,21 +36,21 @@ class Binarize(Optimization):
         TypeError, ValueError: see `BinarizeConvolution`.
     """
 
-    kind = None
+    kind: Any
 
     def __init__(
         self,
-        epoch=0,
-        filter_function=None,
-        weight_scale='channel',
-        input_scale='sample',
-        input_shift='calibrate',
-        clip=None,
-        operands='both',
-        learner=None,
-        learner_state='reset',
-        output_scale='calibrate',
-    ):
+        epoch: Epoch = 0,
+        filter_function: Optional[Filter] = None,
+        weight_scale: Optional[str] = 'channel',
+        input_scale: Optional[str] = 'sample',
+        input_shift: Optional[str] = 'calibrate',
+        clip: Optional[float] = None,
+        operands: str = 'both',
+        learner: Optional[MakeLearner] = None,
+        learner_state: str = 'reset',
+        output_scale: Optional[str] = 'calibrate',
+    ) -> None:
         super().__init__(epoch, filter_function, learner, learner_state)
         self.options = Options(
             self.kind, weight_scale, input_scale, input_shift, clip, operands, output_scale
@@ -60,14 +63,14 @@ class Binarize(Optimization):
             )
         self._forget()
 
-    def check(self, model):
+    def check(self, model: C.Function) -> Transformed:
         return _binarized(model, self._chosen(model), self.options, {})
 
-    def prepare(self, model, minibatches):
+    def prepare(self, model: C.Function, minibatches: Minibatches) -> None:
         self._choice = self._chosen(model)
         self._samples = samples(model, self._choice, minibatches)
 
-    def transform(self, model):
+    def transform(self, model: C.Function) -> Transformed:
         transformed = _binarized(model, self._chosen(model), self.options, self._samples)
         self._forget()
         return transformed
@@ -81,7 +84,7 @@ class Binarize(Optimization):
     def _forget(self):
         self._choice, self._samples = None, {}  # 16 MB a layer
 
-    def lower(self, model):
+    def lower(self, model: C.Function) -> C.Function:
         from ..lowering.replace import lower_binary_layers
 
         return lower_binary_layers(model)

@@ -1,4 +1,7 @@
 """1-bit Dense layers at an epoch of a running training."""
+from typing import Optional
+
+from .._types import Epoch, Filter, MakeLearner
 from .binarize import Binarize, binarized
 from .binary_count import blocks_of
 from .binary_kinds import DENSE
@@ -37,17 +40,17 @@ class BinarizeDense(Binarize):
 
     def __init__(
         self,
-        epoch=0,
-        filter_function=None,
-        weight_scale='channel',
-        input_scale=None,
-        input_shift='calibrate',
-        clip=None,
-        operands='both',
-        learner=None,
-        learner_state='reset',
-        output_scale='calibrate',
-    ):
+        epoch: Epoch = 0,
+        filter_function: Optional[Filter] = None,
+        weight_scale: Optional[str] = 'channel',
+        input_scale: Optional[str] = None,
+        input_shift: Optional[str] = 'calibrate',
+        clip: Optional[float] = None,
+        operands: str = 'both',
+        learner: Optional[MakeLearner] = None,
+        learner_state: str = 'reset',
+        output_scale: Optional[str] = 'calibrate',
+    ) -> None:
         super().__init__(
             epoch,
             filter_function,

@@ -1,23 +1,25 @@
 """A binary convolution to build a network with from the start."""
 from numbers import Integral
+from typing import Any, Callable
 
 import cntk as C
 import numpy as np
 
+from .._types import Shape
 from .. import graph
 from ..integers import plain
 from .binary_block import Recipe, build
 
 
 def binary_convolution(
-    filter_shape,
-    num_filters=1,
-    channels=1,
-    init=C.glorot_uniform(),
-    pad=False,
-    strides=1,
-    name='BinaryConvolution',
-):
+    filter_shape: Shape,
+    num_filters: int = 1,
+    channels: int = 1,
+    init: Any = C.glorot_uniform(),
+    pad: Any = False,
+    strides: Any = 1,
+    name: str = 'BinaryConvolution',
+) -> Callable[..., C.Function]:
     """Returns a function that applies a trainable binary convolution, as netopt's does.
 
     Args:
@@ -46,7 +48,7 @@ def binary_convolution(
             "strides=(1, 1)"
         )
     W = C.parameter(
-        (num_filters, channels) + filter_shape, init=init, dtype=np.float32, name='filter'
+        (num_filters, channels, *filter_shape), init=init, dtype=np.float32, name='filter'
     )
 
     def convolution(operand):

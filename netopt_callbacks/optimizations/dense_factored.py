@@ -1,4 +1,6 @@
 """The layer that takes the place of a factored Dense: y = activation((x W1) W2 + b)."""
+from typing import Any, Optional
+
 import cntk as C
 import numpy as np
 from cntk.default_options import default_override_or, get_default_override
@@ -24,15 +26,15 @@ def product(W1, W2, output_rank=1, map_rank=-1):
 
 
 def dense_factored(
-    shapes,
-    activation=default_override_or(identity),
-    init={'W1': None, 'W2': None},
-    input_rank=None,
-    map_rank=None,
-    bias=default_override_or(True),
-    init_bias=default_override_or(0),
-    name='',
-):
+    shapes: Any,
+    activation: Any = default_override_or(identity),
+    init: Any = {'W1': None, 'W2': None},
+    input_rank: Optional[int] = None,
+    map_rank: Optional[int] = None,
+    bias: Any = default_override_or(True),
+    init_bias: Any = default_override_or(0),
+    name: str = '',
+) -> C.Function:
     """Makes a factored Dense layer: activation((x W1) W2 + b).
 
     Args:

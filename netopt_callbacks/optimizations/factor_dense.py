@@ -2,10 +2,12 @@
 import inspect
 import warnings
 from numbers import Integral
+from typing import Any, Callable, Optional
 
 import cntk as C
 import numpy as np
 
+from .._types import Epoch, Filter, MakeLearner, Rank
 from .. import graph
 from . import low_rank, ranks
 from .base import LayerNote, Optimization, Replaced, Transformed
@@ -49,19 +51,19 @@ class FactorDense(Optimization):
 
     def __init__(
         self,
-        epoch=0,
-        rank=None,
-        filter_function=None,
-        projection_function=None,
-        factor_function=None,
-        learner=None,
-        learner_state='reset',
-    ):
+        epoch: Epoch = 0,
+        rank: Optional[Rank] = None,
+        filter_function: Optional[Filter] = None,
+        projection_function: Any = None,
+        factor_function: Optional[Callable[..., Any]] = None,
+        learner: Optional[MakeLearner] = None,
+        learner_state: str = 'reset',
+    ) -> None:
         super().__init__(epoch, filter_function, learner, learner_state)
         self.rank = chosen_rank('FactorDense', rank, projection_function, factor_function)
         self.factor_function = factor_function
 
-    def check(self, model):
+    def check(self, model: C.Function) -> Optional[Transformed]:
         layers, _ = _choice(model, self.filter_function)
         if isinstance(self.rank, Integral) and self.factor_function is None:
             widest = max(layers, key=_smaller_side)
@@ -79,7 +81,7 @@ class FactorDense(Optimization):
             return Transformed(model, replaced=_possible(model, layers))
         return _expected(model, layers, self.rank)
 
-    def transform(self, model):
+    def transform(self, model: C.Function) -> Transformed:
         return factor_dense(model, self.rank, self.filter_function, self.factor_function)
 
 

@@ -6,6 +6,9 @@ function of W as a matrix [inputs, outputs] that returns an int. The rules below
 import math
 from fractions import Fraction
 from numbers import Integral, Real
+from typing import Any, Callable, Sequence
+
+import numpy as np
 
 from . import low_rank
 
@@ -13,18 +16,18 @@ from . import low_rank
 class Rule:
     """A rank rule: a function of W, with a repr that says what it was made with."""
 
-    def __init__(self, name, argument, function):
+    def __init__(self, name: str, argument: Any, function: Callable[[np.ndarray], int]) -> None:
         self._text = '{}({})'.format(name, '' if argument is None else repr(argument))
         self._function = function
 
-    def __call__(self, W):
+    def __call__(self, W: np.ndarray) -> int:
         return self._function(W)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return self._text
 
 
-def energy(fraction):
+def energy(fraction: float) -> Rule:
     """Returns the rule: the smallest rank that holds `fraction` of the squared singular values.
 
     Args:
@@ -40,12 +43,12 @@ def energy(fraction):
     )
 
 
-def stable_rank():
+def stable_rank() -> Rule:
     """Returns the rule: |W|_F^2 / |W|_2^2, rounded up (Cuttlefish's rank, arXiv 2305.02538)."""
     return Rule('stable_rank', None, _rounded_stable_rank)
 
 
-def speedup(factor):
+def speedup(factor: float) -> Rule:
     """Returns the rule: the largest rank that needs `factor` times fewer multiply-adds.
 
     W of m x n has m n multiply-adds, its factors k (m + n). At least 1, which may need more.
@@ -60,7 +63,7 @@ def speedup(factor):
     return Rule('speedup', factor, lambda W: _largest_rank(W.shape, 1 / _exact(factor)))
 
 
-def parameters(fraction):
+def parameters(fraction: float) -> Rule:
     """Returns the rule: the largest rank whose factors hold at most `fraction` of W's weights.
 
     It is at least 1, which of a small W may be more than that.
@@ -80,7 +83,7 @@ def parameters(fraction):
 RULES = ((energy, '(0.95)'), (stable_rank, '()'), (speedup, '(2)'), (parameters, '(0.5)'))
 
 
-def check(rank, what='rank'):
+def check(rank: Any, what: str = 'rank') -> Any:
     """Returns `rank` once it is known to be one that `resolve` takes.
 
     Args:
@@ -117,7 +120,7 @@ def check(rank, what='rank'):
     return rank
 
 
-def resolve(rank, W, layer):
+def resolve(rank: Any, W: np.ndarray, layer: Any) -> int:
     """Returns the rank of one layer as an int from 1 to min(W.shape).
 
     Args:
@@ -151,22 +154,22 @@ def resolve(rank, W, layer):
     return int(chosen)
 
 
-def _rounded_stable_rank(W):
+def _rounded_stable_rank(W: np.ndarray) -> int:
     # The quotient for r equal singular values is r up to a few ulp, which must not make it r + 1.
     quotient = low_rank.stable_rank(low_rank.singular_values(W)) * (1 - 1e-9)
     return min(min(W.shape), int(math.ceil(quotient)))
 
 
-def _largest_rank(shape, fraction):
+def _largest_rank(shape: Sequence[int], fraction: Any) -> int:
     rows, columns = shape
     return min(min(shape), max(1, int(fraction * rows * columns / (rows + columns))))
 
 
-def _exact(number):
+def _exact(number: Any) -> Any:
     """Returns a number as the decimal it was written as: 0.29 of 100 is 29, not
     28.999999999999996."""
     return Fraction(repr(float(number)))
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
