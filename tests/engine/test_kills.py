@@ -365,12 +365,17 @@ def start(folder, name, phase='', count=0):
 
 
 def points(folder):
-    """Returns {tag: [(step, value)]} as TensorBoard shows them."""
+    """Returns {tag: [(step, value)]} as TensorBoard shows them.
+
+    Left out: the speed of training, and the flip ratio, whose first point after a resume is missing
+    because no checkpoint holds the signs of the epoch before.
+    """
     board = EventAccumulator(os.path.join(folder, 'board'), size_guidance={'scalars': 0})
     board.Reload()
     return {
         tag: [(event.step, event.value) for event in board.Scalars(tag)]
         for tag in board.Tags()['scalars']
+        if tag != 'train/samples_per_second' and not tag.endswith('/flip_ratio')
     }
 
 

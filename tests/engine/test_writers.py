@@ -163,7 +163,12 @@ def test_our_observers_as_writers_of_a_plain_trainer(callbacks, tmpdir):
     bar.close()
     found = points(tmpdir)
     updates = [event for event in script.log.events if event[0] == 'update']
-    assert sorted(found) == ['test/metric', 'train/loss', 'train/metric']
+    assert sorted(found) == [
+        'test/metric',
+        'train/loss',
+        'train/metric',
+        'train/samples_per_second',
+    ]
     assert found['train/loss'] == [
         (samples[1], pytest.approx((loss[1] - loss[0]) / (samples[1] - samples[0]), rel=1e-6))
         for samples, loss in told(updates)
