@@ -409,7 +409,7 @@ TABLE = [
         'Silent',
         'must define transform(model)',
         'got none',
-        'docs/graph.md',
+        'docs/writing_an_optimization.md',
     ),
     # Ranks.
     Row(

@@ -296,7 +296,7 @@ def trainer(trainer, progress_writers=None):
 
 def trainers():
     """Returns the live Trainers whose constructor's arguments are known."""
-    return list(_trainers)
+    return [trainer for trainer in _trainers if ATTRIBUTE in trainer.__dict__]
 
 
 def handed(trainer):

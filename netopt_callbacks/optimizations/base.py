@@ -353,7 +353,7 @@ class Optimization:
         """
         raise NotImplementedError(
             f'{self.name}: an nc.Optimization must define transform(model), which returns the new '
-            'model, and got none; see docs/graph.md'
+            'model, and got none; see docs/writing_an_optimization.md'
         )
 
     def lower(self, model: C.Function) -> C.Function:
