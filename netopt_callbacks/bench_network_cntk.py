@@ -283,7 +283,7 @@ def _timed(owner, name, spent):
         setattr(owner, name, method)
 
 
-def serve(lines, write):
+def answer(lines, write):
     """Writes CNTK's version, then answers questions until there are no more."""
     import cntk
 
@@ -303,4 +303,4 @@ def serve(lines, write):
 
 
 if __name__ == '__main__':
-    answer_on_stdout(serve)
+    answer_on_stdout(answer)

@@ -180,7 +180,7 @@ class Peers:
         return {kind: warm_seconds(call) for kind, call in self._calls.items()}
 
 
-def serve(lines, write):
+def answer(lines, write):
     """Writes the version, or {} where there is none here, then answers questions."""
     try:
         import onnx
@@ -200,8 +200,8 @@ def serve(lines, write):
         write(peers.prepare(**question['prepare']) if 'prepare' in question else peers.round())
 
 
-def answer_on_stdout(serve_lines):
-    """Runs `serve_lines(lines, write)` on stdin and stdout; what libraries print goes to stderr."""
+def answer_on_stdout(answer_lines):
+    """Calls `answer_lines(lines, write)` on stdin and stdout; libraries print to stderr."""
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
 
@@ -209,9 +209,9 @@ def answer_on_stdout(serve_lines):
         answers.write(json.dumps(answer) + '\n')
         answers.flush()
 
-    serve_lines(sys.stdin, write)
+    answer_lines(sys.stdin, write)
 
 
 if __name__ == '__main__':
     sys.path.pop(0)  # this file's folder: its neighbours are not top-level modules
-    answer_on_stdout(serve)
+    answer_on_stdout(answer)

@@ -175,7 +175,7 @@ PEERS = {
 }
 
 
-def serve(lines, write):
+def answer(lines, write):
     """Writes the versions of the peers installed here, then answers `prepare` with {} and
     `round` with seconds per peer."""
     available, versions = {}, {}
@@ -218,4 +218,4 @@ if __name__ == '__main__':
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     sys.path.pop(0)  # this file's folder: its neighbours are not top-level modules
-    serve(sys.stdin, _answer_on(answers))
+    answer(sys.stdin, _answer_on(answers))

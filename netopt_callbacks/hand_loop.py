@@ -85,17 +85,17 @@ class Attached:
         model: Optional[C.Function],
         baseline: Union[Path, Points, None],
     ) -> None:
-        handed = remember.trainer(trainer, progress_writers)
+        facts = remember.trainer(trainer, progress_writers)
         if remember.attached_to(trainer) is not None:
             raise RuntimeError(
                 'this trainer is attached already: call finish() on the run that '
                 'nc.attach returned first'
             )
         self._trainer = trainer
-        self._data = held_out(data, handed.arguments)
+        self._data = held_out(data, facts.arguments)
         self.engine = Engine(
             trainer,
-            handed,
+            facts,
             callbacks,
             Clock(epoch_size),
             self._data,
@@ -105,7 +105,7 @@ class Attached:
         )
         clock = self.engine.clock
         refuse_epochs_that_never_come(
-            self.engine.optimizations, clock, handed.learners, self.engine.workers, False
+            self.engine.optimizations, clock, facts.learners, self.engine.workers, False
         )
         self._needs_sweeps = (
             clock.unit == DataUnit.sweep
@@ -118,7 +118,7 @@ class Attached:
         self._class = type(trainer)
         trainer.__class__ = subclass(Watched, self._class)
         remember.set_attached(trainer, self)
-        self.engine.serve()
+        self.engine.begin()
         _unfinished.add(self)
 
     @property
@@ -189,7 +189,7 @@ class Attached:
         self._finished = True
         _unfinished.discard(self)
         self._trainer.__class__ = self._class
-        if remember.handed(self._trainer).original is not None:
+        if remember.facts(self._trainer).original is not None:
             self._trainer.__class__ = class_of(self._trainer)
         remember.set_attached(self._trainer, None)
 
@@ -330,7 +330,7 @@ class Watched(Exchanged):
 
     def summarize_test_progress(self):
         super().summarize_test_progress()
-        remember.attached_to(self).engine.tell_test('test')
+        remember.attached_to(self).engine.report_test('test')
 
     def save_checkpoint(self, filename, *rest, **options):
         remember.attached_to(self).start()

@@ -203,6 +203,8 @@ class Result:
         baseline (nc.Baseline): the held-out metric of a run without optimizations, as it was given
             to this one; None without.
         metric_name (str): name of the held-out metric; None before training has started.
+        held_out: the held-out data of the run, as minibatches for the model's arguments; None
+            before the run has ended, false where there is none.
         seconds (dict): what this process spent in this package and not in training, by what it was
             spent on: 'held-out metric', 'optimizations', 'export and lowering', 'observers'.
     """
@@ -217,7 +219,7 @@ class Result:
         self.baseline: Optional[Baseline] = None
         self.metric_name: Optional[str] = None
         self.seconds: Dict[str, float] = {}
-        self._held_out = None
+        self.held_out: Any = None
 
     def export(self, path: Path, data: Any = None) -> Any:
         """Writes the network as one ONNX file that runs without CNTK; see `nc.deploy.export`.
@@ -240,7 +242,7 @@ class Result:
 
         if self.model is None:
             raise RuntimeError('there is no network to export: training has not begun')
-        held_out = self._held_out if data is None and self._held_out else data
+        held_out = self.held_out if data is None and self.held_out else data
         return export(
             self.model,
             path,

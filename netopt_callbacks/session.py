@@ -1,39 +1,25 @@
-"""`nc.training_session`: CNTK's own training session, with callbacks.
-
-CNTK's C++ TrainingSession is the loop. It cannot exchange its trainer, so where something is
-due the loop is left and the next `Segment` goes on from a checkpoint of the trainer as it is
-then. With nothing due there is one segment, and it is CNTK's session to the last bit.
-"""
-import os
+"""`nc.training_session`: CNTK's own training session, with callbacks."""
 import sys
-import tempfile
 import warnings
-from typing import Any, Dict, Optional, Union
+from typing import Any, Callable, Dict, Optional, Union
 
 import cntk as C
-from cntk.train.trainer import Trainer
 from cntk.train.training_session import (
     CheckpointConfig,
     CrossValidationConfig,
-    DataUnit,
     TestConfig,
     TrainingSession,
-    _unpack_parameter_frequency,
 )
 
 from ._types import Callbacks, EpochSize, Path, Points
-from .engine import directors, learners as learner_facts, random_state, remember, sources, temporary
+from .engine import directors, random_state, remember, sources
 from .engine.callbacks import refuse_epochs_that_never_come
-from .engine.checkpoint import HANDED_OVER
 from .engine.engine import Engine
-from .engine.exchanged import trained_samples
 from .engine.held_out import held_out
 from .engine.schedule import Clock
-from .engine.segment import Segment
+from .engine.segments import Arguments, Segments
 from .integers import plain
 from .records import Result
-
-_SOURCE = 'TrainingMinibatchSource'
 
 
 def training_session(
@@ -83,28 +69,111 @@ def training_session(
     Raises:
         TypeError, ValueError: an argument does not fit, before training starts.
     """
+    facts = remember.trainer(trainer, progress_writers)
+    mb_size, max_samples = plain(mb_size), plain(max_samples)
+    source, streams = TrainingSession._sanitize_minibatch_source(
+        mb_source, model_inputs_to_streams, trainer.loss_function
+    )
+    arguments = Arguments(
+        trainer,
+        source,
+        mb_size,
+        streams,
+        max_samples,
+        plain(progress_frequency),
+        checkpoint_config or CheckpointConfig(None),
+        cv_config or CrossValidationConfig(None),
+        test_config or TestConfig(None),
+    )
+    checkpoint = remember.config(arguments.checkpoint, 'checkpoint_config')
+    remember.config(arguments.test, 'test_config')
+    TrainingSession(*arguments)  # CNTK's own checks, before training
+    restores = bool(checkpoint['filename'] and checkpoint['restore'])
+    left = _samples_left(trainer, max_samples, restores)
+    engine = Engine(
+        trainer,
+        facts,
+        callbacks,
+        Clock(plain(epoch_size), left, _source_length(source, left, restores)),
+        held_out(data, facts.arguments, streams, remember.config(cv_config, 'cv_config'), mb_size),
+        larger_is_better,
+        checkpoint['filename'],
+        holds_trainer=True,
+        model=model,
+        baseline=baseline,
+    )
+    refuse_epochs_that_never_come(
+        engine.optimizations,
+        engine.clock,
+        facts.learners,
+        engine.workers,
+        sources.reports_sweeps_to_all_workers(source),
+    )
+    if engine.optimizations:
+        sources.refuse_half_position(source)
+        _warn_of_what_is_not_exact(trainer, source, engine.workers, checkpoint['filename'])
     return Session(
         trainer,
-        mb_source,
-        plain(mb_size),
-        model_inputs_to_streams,
-        plain(progress_frequency),
-        plain(max_samples),
-        checkpoint_config,
-        cv_config,
-        test_config,
-        callbacks,
-        plain(epoch_size),
-        data,
-        progress_writers,
-        larger_is_better,
-        model,
-        baseline,
+        engine,
+        Segments(engine, facts.learners, arguments),
+        checkpoint['filename'],
+        lambda: _samples_left(trainer, max_samples, restores),
     )
+
+
+def _samples_left(trainer, max_samples, restores):
+    """Returns how many samples the run trains: CNTK counts `max_samples` over the learners' life.
+
+    Where a checkpoint may be restored, that life begins anew with it.
+    """
+    if max_samples in (None, sys.maxsize) or restores:
+        return max_samples
+    return max(0, max_samples - trainer.total_number_of_samples_seen)
+
+
+def _source_length(source, samples_left, restores):
+    """Returns at most how many (samples, sweeps) are trained, by what the source gives and
+    max_samples."""
+    samples, sweeps = sources.length(source, anew=restores)
+    once = sources.sweep_of(source)
+    if sweeps is None and once and samples_left not in (None, sys.maxsize):
+        sweeps = -(-samples_left // once)
+    return samples, sweeps
+
+
+def _warn_of_what_is_not_exact(trainer, source, workers, checkpoint_file):
+    if remember.truncated(source):
+        warnings.warn(
+            'this source cuts its sequences (truncation_length), and where an '
+            'optimization is due it is restored to its position: CNTK then drops the '
+            'sequences it has begun, so some samples are not trained',
+            stacklevel=3,
+        )
+    if workers.drops_empty_minibatch and random_state.has_state(trainer.loss_function):
+        warnings.warn(
+            'block momentum synchronizes at every save, and a swap saves: with random '
+            'state in the network (Dropout is such) the run after it is not that of '
+            'plain CNTK, bit for bit',
+            stacklevel=3,
+        )
+    if checkpoint_file and not sources.has_position(source):
+        warnings.warn(
+            f'the minibatch source {type(source).__name__} keeps no position in a '
+            'checkpoint, so a resumed run begins its data anew: override '
+            'get_checkpoint_state() and restore_from_checkpoint(state)',
+            stacklevel=3,
+        )
 
 
 class Session:
     """A training session with callbacks; made by `nc.training_session`.
+
+    Args:
+        trainer (cntk.Trainer): the user's.
+        engine (engine.Engine), segments (engine.segments.Segments): of the run.
+        checkpoint_file (str): the name C++ writes checkpoints to, None where it writes none.
+        samples_left (callable): returns how many samples are left to train, None where the
+            source decides; the trainer may have trained since the session was made.
 
     Attributes:
         trainer (cntk.Trainer): the user's.
@@ -114,125 +183,23 @@ class Session:
     def __init__(
         self,
         trainer: C.Trainer,
-        mb_source: Any,
-        mb_size: Any,
-        model_inputs_to_streams: Optional[Dict[C.Variable, Any]],
-        progress_frequency: Optional[EpochSize],
-        max_samples: Optional[int],
-        checkpoint_config: Optional[C.CheckpointConfig],
-        cv_config: Optional[C.CrossValidationConfig],
-        test_config: Optional[C.TestConfig],
-        callbacks: Optional[Callbacks],
-        epoch_size: Optional[EpochSize],
-        data: Any,
-        progress_writers: Any,
-        larger_is_better: bool,
-        model: Optional[C.Function],
-        baseline: Union[Path, Points, None],
+        engine: Engine,
+        segments: Segments,
+        checkpoint_file: Optional[str],
+        samples_left: Callable[[], Optional[int]],
     ) -> None:
         self.trainer = trainer
-        self.caught: Any = None
+        self.engine = engine
+        self._segments = segments
+        self._checkpoint_file = checkpoint_file
+        self._samples_left = samples_left
         self._trained = False
-        self._max_samples = max_samples
-        self._frequency = progress_frequency
-        self._size = mb_size
-        self._checkpoint = checkpoint_config or CheckpointConfig(None)
-        self._given = remember.config(self._checkpoint, 'checkpoint_config')
-        self._cross_validation = cv_config or CrossValidationConfig(None)
-        self._test = test_config or TestConfig(None)
-        handed = remember.trainer(trainer, progress_writers)
-        self._source, self._streams = TrainingSession._sanitize_minibatch_source(
-            mb_source, model_inputs_to_streams, trainer.loss_function
-        )
-        remember.config(self._test, 'test_config')
-        self._segment(self._checkpoint, self._test)  # CNTK's own checks, before training
-        cross_validation = remember.config(cv_config, 'cv_config')
-        self.engine = Engine(
-            trainer,
-            handed,
-            callbacks,
-            Clock(epoch_size, self._samples_left(), self._source_length()),
-            held_out(data, handed.arguments, self._streams, cross_validation, mb_size),
-            larger_is_better,
-            self._given['filename'],
-            holds_trainer=True,
-            model=model,
-            baseline=baseline,
-        )
-        refuse_epochs_that_never_come(
-            self.engine.optimizations,
-            self.engine.clock,
-            handed.learners,
-            self.engine.workers,
-            sources.tells_all_workers_of_sweeps(self._source),
-        )
-        self._needs_segments = bool(self.engine.optimizations)
-        # Whether a pair of the user's name is only what one segment hands to the next: CNTK
-        # itself keeps others, or writes none where it counts no samples.
-        self._hands_over_only = self._given['preserve_all'] or learner_facts.counts_nothing(
-            handed.learners
-        )
-        if self._needs_segments:
-            sources.refuse_half_position(self._source)
-            self._warn_of_what_is_not_exact()
-        self._remove = ()
-        self._counted: Dict[Any, int] = {}
-        self._checkpoints_counted = None
 
     def __repr__(self):
         return f'<Session: {self.result!r}>'
 
     def _repr_html_(self):
         return self.result._repr_html_()
-
-    def _samples_left(self):
-        """Returns how many samples the run trains: CNTK counts `max_samples` over the learners'
-        life.
-
-        Where a checkpoint may be restored, that life begins anew with it.
-        """
-        if (
-            self._max_samples in (None, sys.maxsize)
-            or self._given['filename']
-            and self._given['restore']
-        ):
-            return self._max_samples
-        return max(0, self._max_samples - self.trainer.total_number_of_samples_seen)
-
-    def _source_length(self):
-        """Returns at most how many (samples, sweeps) are trained, by what the source gives and
-        max_samples."""
-        restores = bool(self._given['filename'] and self._given['restore'])
-        samples, sweeps = sources.length(self._source, anew=restores)
-        once, limit = sources.sweep_of(self._source), self._samples_left()
-        if sweeps is None and once and limit not in (None, sys.maxsize):
-            sweeps = -(-limit // once)
-        return samples, sweeps
-
-    def _warn_of_what_is_not_exact(self):
-        if remember.truncated(self._source):
-            warnings.warn(
-                'this source cuts its sequences (truncation_length), and where an '
-                'optimization is due it is restored to its position: CNTK then drops the '
-                'sequences it has begun, so some samples are not trained',
-                stacklevel=4,
-            )
-        if self.engine.workers.drops_empty_minibatch and random_state.has_state(
-            self.trainer.loss_function
-        ):
-            warnings.warn(
-                'block momentum synchronizes at every save, and a swap saves: with random '
-                'state in the network (Dropout is such) the run after it is not that of '
-                'plain CNTK, bit for bit',
-                stacklevel=4,
-            )
-        if self._given['filename'] and not sources.has_position(self._source):
-            warnings.warn(
-                f'the minibatch source {type(self._source).__name__} keeps no position in a '
-                'checkpoint, so a resumed run begins its data anew: override '
-                'get_checkpoint_state() and restore_from_checkpoint(state)',
-                stacklevel=4,
-            )
 
     @property
     def result(self) -> Result:
@@ -257,244 +224,19 @@ class Session:
             )
         remember.refuse_attached(self.trainer)
         self._trained = True
-        self.engine.measure_on(device)
-        with directors.guarded() as self.caught:
+        engine = self.engine
+        engine.measure_on(device)
+        with directors.guarded() as caught:
             try:
-                self.engine.serve(self._samples_left())
-                self.engine.phases.lock(self._given['filename'])
-                restored = self.engine.start(self._to_restore())
-                self.caught.check()
-                self._run(device, restored)
-                self.engine.finish()
+                engine.begin(self._samples_left())
+                engine.phases.lock(self._checkpoint_file)
+                restored = engine.start(self._segments.to_restore())
+                caught.check()
+                self._segments.run(caught, device, restored)
+                engine.finish()
             except BaseException as error:
-                if self.engine.workers.count > 1 and not getattr(error, 'on_all_workers', False):
-                    self.engine.workers.end_all()
-                self.engine.abandon()
+                if engine.workers.count > 1 and not getattr(error, 'on_all_workers', False):
+                    engine.workers.end_all()
+                engine.abandon()
                 raise
-            self.engine.close()
-
-    @property
-    def _checkpoints(self):
-        """The folder beside the checkpoint that C++ writes; None where it writes none."""
-        return self.engine.phases.checkpoints
-
-    def _to_restore(self):
-        """Returns the checkpoint the engine has to restore itself, or None."""
-        if self._checkpoints is None or not self._given['restore']:
-            return None
-        file = self.engine.phases.find()
-        if file:
-            self._note_whole()
-        if file == self._given['filename'] and self._checkpoints.noted(HANDED_OVER):
-            self._remove = (file, file + '.ckp')  # as the run that was killed was about to do
-        return file
-
-    def _run(self, device, restored):
-        """Trains, segment after segment; the first restores the checkpoint, if it can, itself."""
-        with tempfile.TemporaryDirectory(prefix='netopt_callbacks-') as folder:
-            folder = self.engine.workers.shared_text(folder)
-            config = self._checkpoint
-            if restored is not None and restored.changed:
-                self._source.restore_from_checkpoint(restored.state[_SOURCE])
-                config = self._hand_over(os.path.join(folder, 'segment'))
-            test = TestConfig(None) if self._needs_segments else self._test
-            while not self._segment(config, test).run(self.caught, device):
-                self._fire()
-                config = self._hand_over(os.path.join(folder, 'segment'))
-            self._all_written()
-            self.engine.workers.meet(self.trainer)  # one may still be in its last summary
-            self._fire()
-            if self._needs_segments:
-                self._run_test(os.path.join(folder, 'test'), device)
-            self.engine.tell_test('test')
-        self.caught.check()
-
-    def _fire(self):
-        """Applies what is due between two segments, which is a safe point for Ctrl-C."""
-        self.caught.check()
-        if self.engine.due():
-            self.engine.fire()
-        self.caught.check()
-
-    def _segment(self, checkpoint, test):
-        return Segment(
-            self,
-            self.trainer,
-            self._source,
-            self._size,
-            self._streams,
-            self._max_samples,
-            self._frequency,
-            checkpoint,
-            self._cross_validation,
-            test,
-        )
-
-    def _hand_over(self, file):
-        """Saves the changed trainer; returns the config with which the next segment restores it.
-
-        Args:
-            file (str): where to, in case the user saves no checkpoints.
-        """
-        own = not self._given['filename']
-        target = file if own else self._given['filename']
-        if not own and self._hands_over_only and self.engine.workers.is_main:
-            self._checkpoints.note(HANDED_OVER)
-        if own:
-            self._save_temporary(
-                target, 'going on after an optimization, without a checkpoint_config,'
-            )
-        else:
-            with self.engine.phases.saving(target):
-                self._save(target)
-            self._note_whole()
-        if own or self._hands_over_only:
-            self._remove = (target, target + '.ckp')
-        if own:
-            return CheckpointConfig(target, frequency=0, restore=True)
-        return CheckpointConfig(
-            target,
-            frequency=(self._given['frequency'], self._given['unit']),
-            restore=True,
-            preserve_all=self._given['preserve_all'],
-        )
-
-    def _save(self, file):
-        Trainer.save_checkpoint(self.trainer, file, {_SOURCE: self._source.get_checkpoint_state()})
-
-    def _save_temporary(self, file, what):
-        is_main = self.engine.workers.is_main
-        if is_main:
-            temporary.room_for(
-                os.path.dirname(file),
-                self.trainer.loss_function,
-                self.trainer.parameter_learners,
-                what,
-            )
-        self._save(file)
-        if is_main:
-            temporary.check(file, what)
-
-    def segment_started(self):
-        """Removes the checkpoint the segment was restored from, where the user has none such."""
-        self._checkpoints_counted = None
-        if self.engine.workers.is_main:
-            for file in self._remove:
-                if os.path.exists(file):
-                    os.remove(file)
-            if self._remove and self._checkpoints is not None:
-                self._checkpoints.forget(HANDED_OVER)
-        self._remove = ()
-
-    def checkpoint_may_come(self):
-        """Keeps the pair of before where C++ may write one after this minibatch: always, rather
-        than not once."""
-        keeper = self.engine.phases.keeper()
-        if keeper is None or not self._given['frequency']:
-            return
-        counted = (
-            self.trainer.total_number_of_units_seen(self._given['unit']) // self._given['frequency']
-        )
-        if counted != self._checkpoints_counted or not trained_samples(self.trainer):
-            keeper.begin(self.trainer.total_number_of_samples_seen)
-        self._checkpoints_counted = counted
-
-    def checkpoint_written(self, index):
-        """Makes sure that the pair C++ has just written is whole.
-
-        Raises:
-            RuntimeError: it is not, see `generations`.
-        """
-        keeper = self.engine.phases.keeper()
-        if keeper is not None:
-            keeper.done(str(index) if self._given['preserve_all'] else '')
-        self._note_whole()
-
-    def _all_written(self):
-        """Makes sure of the pair that C++ writes of the end where it keeps all; no other save
-        comes."""
-        keeper = self.engine.phases.keeper()
-        if keeper is None:
-            return
-        if self._given['preserve_all'] and os.path.exists(self._given['filename']):
-            keeper.done()
-        keeper.settle()
-
-    def _note_whole(self):
-        """Notes that a pair of the user's name is whole, where CNTK keeps but that one."""
-        if (
-            self.engine.phases.optimized
-            and self._checkpoints is not None
-            and not self._hands_over_only
-            and self.engine.workers.is_main
-        ):
-            self._checkpoints.note_whole()
-
-    def leave_at_once(self, segment):
-        """Ends a segment on the minibatch just trained, where an empty one may not follow.
-
-        CNTK's block momentum takes the empty minibatch for the end of all data. So the actions
-        that C++ has due after this minibatch are left out, but for the progress summary, which
-        is made here.
-        """
-        ahead, workers = self._ahead(segment), self.engine.workers
-        due = self._summary_is_due()
-        # Where nobody has more, C++ makes the summary.
-        summarized = due and ahead.has_more
-        if summarized:
-            self.trainer.summarize_training_progress()
-        workers.meet(self.trainer)
-        if ahead.at_end(workers):
-            return True
-        if workers.any((due or not ahead.has_more) and not summarized):
-            if summarized:
-                workers.averaged(0, 0)  # the others' summary waits for all
-            else:
-                self.trainer.summarize_training_progress()
-        raise directors.EndOfSegment
-
-    def _summary_is_due(self):
-        frequency, unit = _unpack_parameter_frequency(self._frequency)
-        if not frequency:
-            return False
-        return (
-            self.trainer.total_number_of_units_seen(unit) // frequency
-            != self._counted.get(unit, 0) // frequency
-        )
-
-    def count(self):
-        """Notes CNTK's counts after a minibatch that nothing is due at."""
-        self._counted = {unit: self.trainer.total_number_of_units_seen(unit) for unit in DataUnit}
-
-    def at_end(self, segment):
-        """Whether the training data has come to its end, or the segment was stopped, on every
-        worker."""
-        return self._ahead(segment).at_end(self.engine.workers)
-
-    def _ahead(self, segment):
-        seen, limit = self.trainer.total_number_of_samples_seen, self._max_samples
-        size = segment.get_minibatch_size()
-        if limit not in (None, sys.maxsize):
-            size = min(size, max(0, limit - seen))
-        return sources.Ahead(
-            self._source, 0 if segment.stopped else size, self.engine.workers.shares(seen)
-        )
-
-    def _run_test(self, file, device):
-        """Runs the user's test on the network as it is after the last change."""
-        if remember.config(self._test, 'test_config').get('source') is None:
-            return
-        self._save_temporary(file, 'the test of an optimized network')
-        config = CheckpointConfig(file, frequency=0, restore=True)
-        segment = TrainingSession(
-            self.trainer,
-            self._source,
-            self._size,
-            self._streams,
-            self.trainer.total_number_of_samples_seen or self._max_samples,
-            None,
-            config,
-            CrossValidationConfig(None),
-            self._test,
-        )
-        directors.run(self.caught, lambda: segment.train(device))
+            engine.close()

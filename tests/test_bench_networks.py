@@ -124,7 +124,7 @@ def test_questions_and_answers_of_cntks_process(tmp_path, monkeypatch):
         dict(breakdown=2),
     ]
     try:
-        bench_network_cntk.serve(map(json.dumps, questions), answers.append)
+        bench_network_cntk.answer(map(json.dumps, questions), answers.append)
     finally:
         nc.native.set_num_threads(before)
     versions, prepared, seconds, breakdown = json.loads(json.dumps(answers))
@@ -146,7 +146,7 @@ def test_questions_and_answers_of_cntks_process(tmp_path, monkeypatch):
 def test_a_python_without_peers_says_so(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'onnxruntime', None)
     answers = []
-    bench_network_peers.serve([], answers.append)
+    bench_network_peers.answer([], answers.append)
     assert answers == [{}]
 
 

@@ -1,11 +1,11 @@
-"""The observers of a run, told each event in the order of the list."""
+"""The observers of a run, notified of each event in the order of the list."""
 import time
 
 from . import directors
 
 
 class Audience:
-    """Who is told what happens.
+    """Who is notified of what happens.
 
     Args:
         observers (list of nc.Observer): empty on workers other than the main one.
@@ -17,7 +17,7 @@ class Audience:
         self._seconds = seconds
         self._caught = directors.Caught()
 
-    def tell(self, event, *arguments):
+    def notify(self, event, *arguments):
         """Calls the method `event` of each observer; what one raises ends training."""
         if not self._observers:
             return
@@ -26,10 +26,10 @@ class Audience:
             getattr(observer, event)(*arguments)
         self._seconds['observers'] += time.perf_counter() - begin
 
-    def tell_from_native(self, event, *arguments):
-        """Tells an event that C++ reports: no error can pass through C++, so it is kept."""
+    def notify_from_native(self, event, *arguments):
+        """Notifies of an event that C++ reports: no error can pass through C++, so it is kept."""
         try:
-            self.tell(event, *arguments)
+            self.notify(event, *arguments)
         except BaseException as error:
             self._caught.keep(error)
 

@@ -7,7 +7,7 @@ from cntk.train.training_session import DataUnit
 from ..lowering import Lower
 from ..observers.base import Observer
 from ..optimizations.base import Optimization
-from . import learners as learner_facts
+from . import learner_facts
 
 
 def sorted_callbacks(callbacks):
@@ -102,13 +102,13 @@ def on_all_workers(error):
     return error
 
 
-def refuse_epochs_that_never_come(optimizations, clock, learners, workers, sweeps_are_told):
-    """Refuses optimizations that wait for what CNTK, or not every worker, is told of.
+def refuse_epochs_that_never_come(optimizations, clock, learners, workers, sweeps_are_reported):
+    """Refuses optimizations that wait for what CNTK does not count or not every worker learns.
 
     Args:
         optimizations (list of nc.Optimization), clock (schedule.Clock), learners (list), workers:
         of the run.
-        sweeps_are_told (bool): whether the source tells every worker where a sweep ends.
+        sweeps_are_reported (bool): whether the source tells every worker where a sweep ends.
 
     Raises:
         ValueError: names the optimization, and what to count in.
@@ -125,7 +125,7 @@ def refuse_epochs_that_never_come(optimizations, clock, learners, workers, sweep
             continue
         if (
             sweeps
-            and not sweeps_are_told
+            and not sweeps_are_reported
             or workers.drops_empty_minibatch
             and (sweeps or clock.unit != DataUnit.sample)
         ):

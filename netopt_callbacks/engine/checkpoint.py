@@ -14,7 +14,7 @@ recovery curve that lie after it, and measures them again.
 
 CNTK replaces its pair as: both `.tmp`, both old ones unlinked, two renames. A kill in between
 loses or tears the pair, but never both generations: `complete` finishes the renames. Two notes,
-empty files in the folder, tell what the files alone do not: see `WHOLE` and `HANDED_OVER`.
+empty files in the folder, tell what the files alone do not: see `WHOLE` and `FOR_NEXT_SEGMENT`.
 """
 import os
 import re
@@ -36,7 +36,7 @@ TEMPORARY = '.tmp'
 # A pair of the user's name has been whole once, so a missing one was being replaced.
 WHOLE = 'whole'
 # With `preserve_all`, the pair of the user's name is the one a segment hands to the next.
-HANDED_OVER = 'handed-over'
+FOR_NEXT_SEGMENT = 'for-next-segment'
 
 
 def complete(file, existed):
@@ -189,7 +189,7 @@ class Checkpoints:
         Generations(self._folder).settle()
 
     def note(self, what):
-        """Makes a note: `WHOLE` or `HANDED_OVER`."""
+        """Makes a note: `WHOLE` or `FOR_NEXT_SEGMENT`."""
         os.makedirs(self._folder, exist_ok=True)
         open(os.path.join(self._folder, what), 'w').close()
 
@@ -252,7 +252,7 @@ class Checkpoints:
 
     def write(self, phase):
         """Writes what belongs to a phase, whole or not at all."""
-        with generations.told(self._file, 'is not written, since beside it'):
+        with generations.naming_disk(self._file, 'is not written, since beside it'):
             os.makedirs(self._folder, exist_ok=True)
             # One name for all, so that what a kill leaves of it is replaced.
             half = os.path.join(self._folder, 'phase-new' + TEMPORARY)

@@ -45,8 +45,8 @@ def _transformed(optimization, outputs):
 
 def missing(before, after):
     """Returns the Parameters that a network reads no more."""
-    kept = {parameter.uid for parameter in after.parameters}
-    return [parameter for parameter in before.parameters if parameter.uid not in kept]
+    remaining = {parameter.uid for parameter in after.parameters}
+    return [parameter for parameter in before.parameters if parameter.uid not in remaining]
 
 
 def as_one(edit, whole, others):

@@ -3,7 +3,7 @@
 A front door (session, attach, train) tells the engine of every trained minibatch and asks
 whether something is due; it knows no schedule and keeps no record. The order of a run:
 
-    serve            what the trainer is now; checkpoints of it are from here on of this run
+    begin            what the trainer is now; its checkpoints belong to this run from here on
     start            take over or resume, first measurement, what is due at epoch 0
     after_minibatch  count, tell the observers, measure at the end of an epoch
     fire             before -> apply (see `network`) -> after -> record
@@ -19,7 +19,7 @@ from cntk.train.training_session import DataUnit
 from ..baseline import checked_baseline
 from ..observers.base import Run
 from ..records import Record, Result
-from . import directors, learners as learner_facts
+from . import directors, learner_facts
 from .audience import Audience
 from .callbacks import (
     described,
@@ -43,7 +43,7 @@ class Engine:
 
     Args:
         trainer (cntk.Trainer): the user's; it stays the same object.
-        handed (remember.Handed): what it was built with.
+        facts (remember.TrainerFacts): what it was built with.
         callbacks (list): optimizations, observers and at most one `Lower`.
         clock (schedule.Clock): epochs of this run.
         data (held_out.Arrays or held_out.Source): held-out data, or None.
@@ -67,7 +67,7 @@ class Engine:
     def __init__(
         self,
         trainer,
-        handed,
+        facts,
         callbacks,
         clock,
         data,
@@ -79,10 +79,10 @@ class Engine:
     ):
         self.optimizations, observers, self._lower = sorted_callbacks(callbacks)
         refuse_lower_without_data(self._lower, data)
-        refuse_writers(observers, handed.writers)
-        refuse_projection(self.optimizations, handed.learners)
+        refuse_writers(observers, facts.writers)
+        refuse_projection(self.optimizations, facts.learners)
         if self.optimizations:
-            learner_facts.check_restorable(handed.learners)
+            learner_facts.check_restorable(facts.learners)
         for optimization in self.optimizations:
             clock.check(optimization)
         self.clock = clock
@@ -92,7 +92,7 @@ class Engine:
             ('held-out metric', 'optimizations', 'export and lowering', 'observers'), 0.0
         )
         self._callbacks = [described(callback) for callback in callbacks or ()]
-        self.workers = Workers(handed.learners)
+        self.workers = Workers(facts.learners)
         self._trainer = trainer
         self._has_metric = trainer.evaluation_function is not None
         self._order = in_order(self.optimizations)
@@ -101,7 +101,7 @@ class Engine:
         self._attends = bool(self.optimizations or observers)
         self._audience = Audience(observers if self.workers.is_main else [], self.result.seconds)
         self._network = Network(
-            trainer, handed, self.workers, self._on_training_summary, self._on_test_summary, model
+            trainer, facts, self.workers, self._on_training_summary, self._on_test_summary, model
         )
         early = []
         self._recovery = Recovery(
@@ -117,7 +117,7 @@ class Engine:
             self._restore_file,
         )
         self._tested = None
-        self._untold = None
+        self._unreported = None
         self._holds_trainer = holds_trainer
         self.started = False
 
@@ -141,7 +141,7 @@ class Engine:
             self.phases.take_over()
             self.phases.write()
         self.result.metric_name = self._metric_name()
-        self._audience.tell('on_start', self._told_at_start())
+        self._audience.notify('on_start', self._described())
         self.started = True
         if self.due():
             self.fire()
@@ -150,7 +150,7 @@ class Engine:
             self._evaluate('start')
         return restored
 
-    def _told_at_start(self):
+    def _described(self):
         totals = self._network.totals()
         return Run(
             epoch_size=self.clock.epoch_samples,
@@ -191,7 +191,7 @@ class Engine:
         self._recovery.forget()
         ended = self.clock.advance(self._network.counts(), samples)
         if samples:
-            self._audience.tell(
+            self._audience.notify(
                 'on_minibatch',
                 self.clock.samples,
                 *trained_averages(self._trainer, self._has_metric),
@@ -200,12 +200,12 @@ class Engine:
         if ended or due:
             self._evaluate('before' if due else 'epoch')
         if ended:
-            self._audience.tell('on_epoch', self.clock.epoch, self.clock.samples)
+            self._audience.notify('on_epoch', self.clock.epoch, self.clock.samples)
         return due
 
     def due(self):
         """Whether any optimization is due now, or is applied and not yet told of."""
-        return bool(self._due()) or self._untold is not None
+        return bool(self._due()) or self._unreported is not None
 
     def fire(self):
         """Applies every optimization that is due, by epoch, and in the order of the list.
@@ -214,7 +214,7 @@ class Engine:
             Whatever the optimization raises: the trainer is then as it was before it.
         """
         self.workers.meet(self._trainer)
-        self._tell_of_optimization()
+        self._report_optimization()
         if self._recovery.pending:
             self._evaluate('before')
         for index in self._due():
@@ -245,7 +245,7 @@ class Engine:
                 )
             )
         held_out = self._minibatches(self.result.model.arguments)
-        self.result._held_out = held_out
+        self.result.held_out = held_out
         if self._lower is not None:
             with self._spending('export and lowering'):
                 self.result.lowered, self.result.parity = self._lower.run(
@@ -275,7 +275,7 @@ class Engine:
         for raised in self._end():
             warnings.warn(f'after the error that ended training, on_end raised {raised!r}')
 
-    def serve(self, max_samples=None):
+    def begin(self, max_samples=None):
         """Begins with the trainer as it is now, which others may have trained since this was made.
 
         From here on, checkpoints of the trainer are of this run, if it has to do with them.
@@ -286,12 +286,12 @@ class Engine:
         Raises:
             ValueError: an optimization lies past the end of that.
         """
-        self._network.look()
+        self._network.begin()
         self.clock.limit(max_samples)
         for optimization in self.optimizations:
             self.clock.check(optimization)
-        if self._attends or self._network.handed.phases is not None:
-            self.phases.serve()
+        if self._attends or self._network.facts.phases is not None:
+            self.phases.own_checkpoints()
 
     def check(self):
         """Raises what an observer raised where C++ called it: call it at a safe point."""
@@ -301,7 +301,7 @@ class Engine:
         """Sets the device held-out data is evaluated on; None is CNTK's default."""
         self._recovery.device = device
 
-    def tell_test(self, kind):
+    def report_test(self, kind):
         """Tells the observers of the test CNTK has just made; the front door knows its kind.
 
         Args:
@@ -313,7 +313,7 @@ class Engine:
         metric, self._tested = self._tested, None
         if metric is None:
             return False
-        self._audience.tell('on_evaluation', self._recovery.evaluation(kind, metric))
+        self._audience.notify('on_evaluation', self._recovery.evaluation(kind, metric))
         return True
 
     # The parts.
@@ -360,21 +360,21 @@ class Engine:
             record.network_after = self._network.totals()
             self.phases.begin(index, record)
             self._recovery.forget()
-            self._untold = record
-        self._tell_of_optimization()
+            self._unreported = record
+        self._report_optimization()
 
-    def _tell_of_optimization(self):
+    def _report_optimization(self):
         """Measures and tells what was applied last; an interrupt may have come in between."""
-        record = self._untold
+        record = self._unreported
         if record is None:
             return
         self._measure()
         record.metric_after = self._recovery.metric
         self.phases.write()
-        self._untold = None
-        self._audience.tell('on_optimization', record)
+        self._unreported = None
+        self._audience.notify('on_optimization', record)
         if self._data is not None:
-            self._audience.tell('on_evaluation', self._recovery.evaluation('after'))
+            self._audience.notify('on_evaluation', self._recovery.evaluation('after'))
 
     def _remedy(self):
         """Returns what to do where an optimization never became due."""
@@ -424,7 +424,7 @@ class Engine:
             return
         self._measure()
         self.phases.write()
-        self._audience.tell('on_evaluation', self._recovery.evaluation(kind))
+        self._audience.notify('on_evaluation', self._recovery.evaluation(kind))
 
     def __repr__(self):
         return '<Engine: {} samples, {} epochs; {} of {} optimizations applied>'.format(
@@ -441,7 +441,7 @@ class Engine:
         return self._audience.end(self.result)
 
     def _on_training_summary(self, samples, loss, metric):
-        self._audience.tell_from_native('on_training_summary', self.clock.samples, loss, metric)
+        self._audience.notify_from_native('on_training_summary', self.clock.samples, loss, metric)
 
     def _on_test_summary(self, samples, metric):
         self._tested = metric

@@ -44,7 +44,7 @@ def subclass(mixin, base):
 
 @contextlib.contextmanager
 def _as_last_trained(trainer):
-    last = remember.handed(trainer).last
+    last = remember.facts(trainer).last
     if last is None or trained_samples(trainer):
         yield
         return
@@ -75,30 +75,30 @@ class Exchanged:
     @property
     def model(self):
         """As of `cntk.Trainer`: the model, which in C++ has one more output, see `mark`."""
-        handed = remember.handed(self)
-        if handed.label is None:
+        facts = remember.facts(self)
+        if facts.label is None:
             return super().model
         # The user's own object follows every change. CNTK asks in each minibatch, and a new one
         # would cost.
-        return handed.model if isinstance(handed.model, cntk_py.Function) else handed.state.model
+        return facts.model if isinstance(facts.model, cntk_py.Function) else facts.state.model
 
     def summarize_training_progress(self):
         with _as_last_trained(self):
             super().summarize_training_progress()
 
     def summarize_test_progress(self):
-        handed = remember.handed(self)
-        if handed.last_tested is None:
+        facts = remember.facts(self)
+        if facts.last_tested is None:
             super().summarize_test_progress()
             return
-        now, self.this = self.this, handed.last_tested
+        now, self.this = self.this, facts.last_tested
         try:
             super().summarize_test_progress()
         finally:
-            self.this, handed.last_tested = now, None
+            self.this, facts.last_tested = now, None
 
     def save_checkpoint(self, filename, *rest, **options):
-        phases = remember.handed(self).phases
+        phases = remember.facts(self).phases
         save = super().save_checkpoint
         if phases is None:
             save(filename, *rest, **options)
@@ -109,7 +109,7 @@ class Exchanged:
         phases.saved(filename)
 
     def restore_from_checkpoint(self, filename):
-        phases = remember.handed(self).phases
+        phases = remember.facts(self).phases
 
         def restore(file):
             restored = super(Exchanged, self).restore_from_checkpoint(file)

@@ -84,7 +84,7 @@ class Generations:
         Raises:
             RuntimeError: the folder cannot be written.
         """
-        with told(file, 'is not written, since beside it'):
+        with naming_disk(file, 'is not written, since beside it'):
             os.makedirs(self._folder, exist_ok=True)
             if self._is_whole(file):
                 self._link(file, self.previous)
@@ -118,7 +118,7 @@ class Generations:
                     else 'There is none before it: make room, and start anew',
                 )
             )
-        with told(file, 'is whole, and beside it'):
+        with naming_disk(file, 'is whole, and beside it'):
             os.makedirs(self._folder, exist_ok=True)
             self._add(file)
         self.settle()
@@ -280,7 +280,7 @@ def _remove(path):
         pass
 
 
-class told:
+class naming_disk:
     """Context that makes an OSError a sentence which names the checkpoint and the disk."""
 
     def __init__(self, file, what):
@@ -304,9 +304,9 @@ class told:
             ) from error
 
 
-def warn_of_going_back(file, wrong, before, kept):
+def warn_of_going_back(file, wrong, before, damaged):
     """Says that a checkpoint is not gone on from, but the one before it."""
     warnings.warn(
         f'the checkpoint {file} is damaged ({wrong}): this run goes on from the one before it, '
-        f'{before}. The damaged one is kept as {kept}'
+        f'{before}. The damaged one is kept as {damaged}'
     )

@@ -24,7 +24,7 @@ from . import (
     difference,
     directors,
     edits,
-    learners as learner_facts,
+    learner_facts,
     random_state,
     readers,
     remember,
@@ -74,22 +74,22 @@ class Network:
 
     Args:
         trainer (cntk.Trainer): the user's; it stays the same object.
-        handed (remember.Handed): what it was built with.
+        facts (remember.TrainerFacts): what it was built with.
         workers (distributed.Workers): of the run.
         on_training_summary, on_test_summary (callable): see `windows.Tracker`.
         model (cntk.Function): the one the user says it is, see `known.known_model`.
 
     Attributes:
-        trainer, handed, workers: as given.
+        trainer, facts, workers: as given.
         given (list of cntk.learners.Learner): those that a resumed script has: of the trainer when
             the run began, or those it was built with, where a plain checkpoint was gone back to.
     """
 
-    def __init__(self, trainer, handed, workers, on_training_summary, on_test_summary, model=None):
+    def __init__(self, trainer, facts, workers, on_training_summary, on_test_summary, model=None):
         self._named = model
         self._binary, self._binary_of = [], None
         self.trainer = trainer
-        self.handed = handed
+        self.facts = facts
         self.workers = workers
         self._listeners = on_training_summary, on_test_summary
 
@@ -98,14 +98,14 @@ class Network:
         """The present State."""
         return state.current(self.trainer)
 
-    def look(self):
+    def begin(self):
         """Begins with the trainer as it is now."""
-        self.given = self._began_with = list(self.handed.learners)
+        self.given = self._began_with = list(self.facts.learners)
         self._window_unknown = (
-            self.handed.tracker is None and self.handed.writers and self.counts()[0]
+            self.facts.tracker is None and self.facts.writers and self.counts()[0]
         )
-        self._tracker = self.handed.tracker or windows.Tracker(
-            self.handed, np.dtype(self.trainer.loss_function.output.dtype)
+        self._tracker = self.facts.tracker or windows.Tracker(
+            self.facts, np.dtype(self.trainer.loss_function.output.dtype)
         )
 
     @property
@@ -115,7 +115,7 @@ class Network:
 
     def counts(self):
         """Returns the samples, minibatches and sweeps the trainer has seen in its life."""
-        return learner_facts.counts(self.trainer, self.handed.learners, UNITS)
+        return learner_facts.counts(self.trainer, self.facts.learners, UNITS)
 
     def learning_rates(self):
         """Returns the present learning rate of each learner, as CNTK tells it."""
@@ -171,7 +171,7 @@ class Network:
                 state are opened.
             label (str): of the phase, None for a network that is not to be optimized.
         """
-        if not changes and self.handed.tracker is not None and self.handed.label == label:
+        if not changes and self.facts.tracker is not None and self.facts.label == label:
             self._tracker.listen(*self._listeners)
             return
         now = self._pulled()
@@ -322,8 +322,8 @@ class Network:
     @classmethod
     def of(cls, trainer, workers):
         """Returns the Network of another Trainer."""
-        network = cls(trainer, remember.handed(trainer), workers, None, None)
-        network.look()
+        network = cls(trainer, remember.facts(trainer), workers, None, None)
+        network.begin()
         return network
 
     def put(self, after, begin_with, undo):
@@ -335,7 +335,7 @@ class Network:
                 'counts all its samples, but the loss and metric only from here on'
             )
         self._pulled()
-        self._exchange(after, self.handed.label, begin_with, None, undo)
+        self._exchange(after, self.facts.label, begin_with, None, undo)
 
     def rebuild(self, saved, optimizations, label, restore):
         """Rebuilds the network of a checkpoint and restores it, whole or not at all.
@@ -351,10 +351,10 @@ class Network:
             ValueError: the script is not the one that wrote the checkpoint.
         """
         original = self.original
-        kept = self._kept(saved)
-        if kept is None:
+        known = self._known_state(saved)
+        if known is None:
             whole, learners = saved_graph.rebound(
-                saved.graph, saved.phase, original, self.handed.arguments, self._leaf_of(original)
+                saved.graph, saved.phase, original, self.facts.arguments, self._leaf_of(original)
             )
             given = self._given_for(saved, learners)
             _check_given(saved, given, original)
@@ -363,10 +363,10 @@ class Network:
             learner_facts.check_states(saved, trained)
             after, _ = self._numbered(after, unique_id=saved.phase.unique_id)
         else:
-            after, given = kept, self.given
+            after, given = known, self.given
             learner_facts.check_states(saved, after.trained)
         learner_facts.keep_state(given)
-        with or_as_it_was(self.trainer, self.handed.learners):
+        with or_as_it_was(self.trainer, self.facts.learners):
             self._exchange(after, label, rest=self._following(after, restore))
         self.given = given
 
@@ -414,11 +414,11 @@ class Network:
             saved (checkpoint.Saved): of plain CNTK.
             restore (callable): restores the checkpoint into the trainer.
         """
-        if self.handed.label is None:  # it is in that network
+        if self.facts.label is None:  # it is in that network
             self.restore_in_place(restore)
             return
         after = self._plain(saved)
-        with or_as_it_was(self.trainer, self.handed.learners):
+        with or_as_it_was(self.trainer, self.facts.learners):
             self._exchange(after, None, rest=self._following(after, restore))
         self.given = after.learners
 
@@ -431,13 +431,13 @@ class Network:
         Returns:
             What `restore` returns.
         """
-        with or_as_it_was(self.trainer, self.handed.learners):
+        with or_as_it_was(self.trainer, self.facts.learners):
             return restore()
 
     @property
     def original(self):
         """The `Original` of the trainer: what a plain checkpoint is of."""
-        return self.handed.original or saved_graph.original_of(self.now)
+        return self.facts.original or saved_graph.original_of(self.now)
 
     def check_plain(self, saved):
         """Refuses a checkpoint of plain CNTK that is not of the network the user handed over.
@@ -465,7 +465,7 @@ class Network:
 
     def places(self):
         """Returns where a checkpoint of the present network holds what, JSON-ready."""
-        return saved_graph.places(self.now, self.original, self.handed.arguments)
+        return saved_graph.places(self.now, self.original, self.facts.arguments)
 
     def export(self):
         """Returns copies with Parameters of their own: of the model the user knows, and of the
@@ -487,7 +487,7 @@ class Network:
     @property
     def writers(self):
         """The progress writers of the trainer: the user's and the tracker."""
-        return list(self.handed.writers) + [self._tracker]
+        return list(self.facts.writers) + [self._tracker]
 
     @property
     def _model(self):
@@ -532,15 +532,15 @@ class Network:
         whole, others = edits.as_one(graph.clone_shared, after.whole, others)
         return after._replace(whole=whole, unique_id=begin), others
 
-    def _kept(self, saved):
+    def _known_state(self, saved):
         """Returns the State of a checkpoint, where the trainer has had that very one and it is
         kept.
 
         Several workers keep those with random state: once the counter is past the uids of a
         checkpoint, no new graph can get them.
         """
-        kept = self.handed.states.get(saved.phase.unique_id)
-        return kept if kept is not None and saved_graph.is_of(saved, kept.whole) else None
+        known = self.facts.states.get(saved.phase.unique_id)
+        return known if known is not None and saved_graph.is_of(saved, known.whole) else None
 
     def _leaf_of(self, original):
         """Returns a function: uid -> the script's own Parameter or Constant of the original
@@ -592,10 +592,10 @@ class Network:
         with directors.uninterrupted(), contextlib.ExitStack() as mine:
             undo, whole = (mine, mine) if undo is None else (undo, None)
             swap.exchange(
-                self.trainer, self.handed, after, begin_with or {}, self.writers, label, undo
+                self.trainer, self.facts, after, begin_with or {}, self.writers, label, undo
             )
-            undo.callback(setattr, self.handed, 'original', self.handed.original)
-            self.handed.original = original
+            undo.callback(setattr, self.facts, 'original', self.facts.original)
+            self.facts.original = original
             for old, new in zip(before.whole.outputs, after.whole.outputs):
                 readers.move(self.trainer, old, new, undo)
             if rest is not None:
@@ -609,7 +609,7 @@ class Network:
                 self.writers, self.trainer, sums, self._tracker.dtype, self.workers.averaged
             )
             self._tracker.listen(*self._listeners)
-            self.handed.tracker = self._tracker
+            self.facts.tracker = self._tracker
             self._keep(after, label)
             if whole is not None:
                 whole.pop_all()
@@ -617,16 +617,16 @@ class Network:
     def _keep(self, after, label):
         """Lets go of what no restore needs: the network before, once a Parameter of it is
         retired."""
-        original = self.handed.original
+        original = self.facts.original
         if original.state is not None:
             present = {parameter.uid for parameter in after.whole.parameters}
             # CNTK restores the random state of all workers but the main one by uid, and no new
             # graph can get old ones.
             by_uid = self.workers.count > 1 and random_state.has_state(original.state.whole)
             if not by_uid and not set(original.leaves[0]) <= present:
-                self.handed.original = original._replace(state=None)
+                self.facts.original = original._replace(state=None)
         if label is not None and self.workers.count > 1 and random_state.has_state(after.whole):
-            self.handed.states[after.unique_id] = self.now
+            self.facts.states[after.unique_id] = self.now
 
 
 def _check_given(saved, given, original):

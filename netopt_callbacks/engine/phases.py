@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cntk.train.trainer import Trainer
 
 from ..records import Record
-from . import checkpoint, directors, learners as learner_facts, phase_file
+from . import checkpoint, directors, learner_facts, phase_file
 from .lock import Lock
 
 
@@ -68,7 +68,7 @@ class Phases:
         A checkpoint of an optimized network must not be restored without its optimizations, so
         it is looked at also where this run has none.
         """
-        if self._file and (self._serves or os.path.isdir(self._file + checkpoint.FOLDER)):
+        if self._file and (self._owns_checkpoints or os.path.isdir(self._file + checkpoint.FOLDER)):
             return self._of(self._file)
         return None
 
@@ -90,14 +90,14 @@ class Phases:
         return self.label(len(self.applied) + 1)
 
     @property
-    def _serves(self):
-        return self._network.handed.phases is self
+    def _owns_checkpoints(self):
+        return self._network.facts.phases is self
 
-    def serve(self):
+    def own_checkpoints(self):
         """Makes these the phases that checkpoints of the trainer are of."""
-        if self._serves:
+        if self._owns_checkpoints:
             return
-        self._before, self._network.handed.phases = self._network.handed.phases, self
+        self._before, self._network.facts.phases = self._network.facts.phases, self
         if self._changes:
             self._begin_run()
         elif self._before is not None:
@@ -123,7 +123,7 @@ class Phases:
 
     def take_over(self):
         """Begins a run on the network as it is, if its checkpoints are of this run."""
-        if not self._serves:
+        if not self._owns_checkpoints:
             return
         with directors.uninterrupted():
             self._network.take_over(self._changes, self.label(len(self.applied)))
@@ -136,8 +136,8 @@ class Phases:
         self.unlock()
         self._records = _copied(self._records)
         self._early = list(self._early)
-        if self._serves and not (self._begun and self.optimized):
-            self._network.handed.phases = self._before
+        if self._owns_checkpoints and not (self._begun and self.optimized):
+            self._network.facts.phases = self._before
         self._before = None
 
     def begin(self, index, record):
@@ -253,8 +253,8 @@ class Phases:
         Raises:
             ValueError: the checkpoint is not of this script, or cannot be read.
         """
-        learner_facts.check_resumable(self._network.handed.learners)
-        if self._optimizations and learner_facts.counts_nothing(self._network.handed.learners):
+        learner_facts.check_resumable(self._network.facts.learners)
+        if self._optimizations and learner_facts.counts_nothing(self._network.facts.learners):
             raise ValueError(
                 f'the checkpoint {file} cannot tell how many samples were trained: CNTK counts '
                 'none where a UserLearner is the only or the first learner. Put a learner of CNTK '
@@ -274,7 +274,7 @@ class Phases:
             self._network.check_plain(saved)
             with directors.uninterrupted():
                 self._network.go_back(saved, into_trainer)
-                self._stand(
+                self._set_clock(
                     file, self._network.counts(), self._start if self._changes else self.base
                 )
                 self._enter([], [])
@@ -294,13 +294,13 @@ class Phases:
                 phase.places(),
             )
             self._early[:] = phase_file.curve_of(phase, counts[0] - phase.base[0])
-            self._stand(file, counts, list(phase.base))
+            self._set_clock(file, counts, list(phase.base))
         return Restored(state[0], changed=False)
 
     def _load(self, file):
         return self._of(file).load(file)
 
-    def _stand(self, file, counts, base):
+    def _set_clock(self, file, counts, base):
         """Sets the clock to where a restored checkpoint stands, which may be behind a start.
 
         Args:

@@ -10,7 +10,7 @@ import cntk as C
 
 from .. import graph
 from ..optimizations.base import Transformed
-from . import learners as learner_facts
+from . import learner_facts
 from .callbacks import in_order
 from .learners import Trained, describe_parameter
 

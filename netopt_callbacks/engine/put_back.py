@@ -7,7 +7,7 @@ import warnings
 
 from cntk.train.trainer import Trainer
 
-from . import learners as learner_facts, temporary
+from . import learner_facts, temporary
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """What CNTK objects do not give back, kept when they are constructed.
 
 A `cntk.Trainer` returns neither its progress writers nor the Function objects it was
-handed, a `CheckpointConfig` none of its arguments, a learner none of its options. The
+given, a `CheckpointConfig` none of its arguments, a learner none of its options. The
 engine needs all of them to build the next trainer, so `install`, called by the import of
 the package, wraps the constructors; what they got is found with the functions below.
 """
@@ -27,7 +27,7 @@ CHECK = (
 _trainers: 'weakref.WeakSet[Any]' = weakref.WeakSet()
 
 
-class Handed:
+class TrainerFacts:
     """What a Trainer was constructed with.
 
     Attributes:
@@ -98,7 +98,9 @@ def _remember_trainer(construct):
     def constructor(self, model, criterion, parameter_learners, progress_writers=None):
         parts = tuple(criterion) if isinstance(criterion, (tuple, list)) else (criterion,)
         construct(self, model, criterion, parameter_learners, progress_writers)
-        setattr(self, ATTRIBUTE, Handed(self, model, parts, parameter_learners, progress_writers))
+        setattr(
+            self, ATTRIBUTE, TrainerFacts(self, model, parts, parameter_learners, progress_writers)
+        )
         _trainers.add(self)
 
     return constructor
@@ -251,7 +253,7 @@ def install():
 
 
 def trainer(trainer, progress_writers=None):
-    """Returns the `Handed` of a Trainer.
+    """Returns the `TrainerFacts` of a Trainer.
 
     Args:
         trainer (cntk.Trainer): the user's trainer.
@@ -267,31 +269,31 @@ def trainer(trainer, progress_writers=None):
             f'trainer must be a cntk.Trainer, got {trainer!r}; build one with cntk.Trainer(model, '
             '(loss, metric), learners)'
         )
-    handed = trainer.__dict__.get(ATTRIBUTE)
-    if handed is not None:
-        if progress_writers is not None and not _same(_as_list(progress_writers), handed.writers):
+    facts = trainer.__dict__.get(ATTRIBUTE)
+    if facts is not None:
+        if progress_writers is not None and not _same(_as_list(progress_writers), facts.writers):
             raise ValueError(
                 f'progress_writers={_as_list(progress_writers)!r} are not those this Trainer was '
-                f'built with, {handed.writers!r}: its writers are known and stay, so leave '
+                f'built with, {facts.writers!r}: its writers are known and stay, so leave '
                 'progress_writers out, and give new observers as callbacks'
             )
-        return handed
+        return facts
     if progress_writers is None:
         raise ValueError(
             'this Trainer was built before `import netopt_callbacks`, and CNTK does not say which '
             'progress writers it has. Import netopt_callbacks first, or name the writers: '
             'progress_writers=[...] (an empty list if it has none)'
         )
-    handed = Handed(
+    facts = TrainerFacts(
         trainer,
         trainer.model,
         (trainer.loss_function, trainer.evaluation_function),
         trainer.parameter_learners,
         progress_writers,
     )
-    setattr(trainer, ATTRIBUTE, handed)
+    setattr(trainer, ATTRIBUTE, facts)
     _trainers.add(trainer)
-    return handed
+    return facts
 
 
 def trainers():
@@ -299,8 +301,8 @@ def trainers():
     return [trainer for trainer in _trainers if ATTRIBUTE in trainer.__dict__]
 
 
-def handed(trainer):
-    """Returns the `Handed` of a trainer that `trainer` has returned one for."""
+def facts(trainer):
+    """Returns the `TrainerFacts` of a trainer that `trainer` has returned one for."""
     return trainer.__dict__[ATTRIBUTE]
 
 

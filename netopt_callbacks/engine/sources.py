@@ -56,8 +56,8 @@ def sweep_of(source):
     )
 
 
-def tells_all_workers_of_sweeps(source):
-    """Whether every worker is told where a sweep ends; a worker without data there is not, else."""
+def reports_sweeps_to_all_workers(source):
+    """Whether every worker learns where a sweep ends, also one without data there."""
     return isinstance(source, MinibatchSourceFromData)
 
 
@@ -78,7 +78,7 @@ class Ahead:
     """
 
     def __init__(self, source, size, share):
-        self._source, self._kept = source, None
+        self._source, self._read = source, None
         if not size:
             self.has_more = False
             return
@@ -86,7 +86,7 @@ class Ahead:
         ahead = next_minibatch(source, size, *share)
         self.has_more = bool(ahead)
         if isinstance(source, UserMinibatchSource) and not (state and has_position(source)):
-            self._kept = ahead
+            self._read = ahead
         else:
             source.restore_from_checkpoint(state)
 
@@ -100,8 +100,8 @@ class Ahead:
             workers (distributed.Workers): of the run.
         """
         ended = not workers.any(self.has_more)
-        if not ended and self._kept is not None:
-            _keep(self._source, self._kept)
+        if not ended and self._read is not None:
+            _give_next(self._source, self._read)
         return ended
 
 
@@ -113,7 +113,7 @@ def next_minibatch(source, size, count=1, rank=0):
     return source.next_minibatch(size, num_data_partitions=count, partition_index=rank)
 
 
-def _keep(source, minibatch):
+def _give_next(source, minibatch):
     """Lets the next call of `next_minibatch` return what was read already."""
     read = source.next_minibatch
 

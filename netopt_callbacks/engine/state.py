@@ -70,10 +70,10 @@ def own(function):
 
 def current(trainer):
     """Returns the State of a Trainer that is remembered."""
-    handed = remember.handed(trainer)
-    if handed.state is None:
-        handed.state = _as_built(trainer, handed.learners)
-    return handed.state
+    facts = remember.facts(trainer)
+    if facts.state is None:
+        facts.state = _as_built(trainer, facts.learners)
+    return facts.state
 
 
 def _as_built(trainer, learners):

@@ -4,7 +4,7 @@ The user's Trainer object stays; a new C++ trainer is built around the new graph
 same writers, and put in its place. Learners whose Parameters changed are rebuilt inside their own
 objects.
 """
-from . import learners as learner_facts
+from . import learner_facts
 from .exchanged import class_of
 from .learners import describe_parameter
 from .mark import labelled, reaching
@@ -65,12 +65,12 @@ def check_outputs(expected, model):
         )
 
 
-def exchange(trainer, handed, state, begin_with, writers, label, undo):
+def exchange(trainer, facts, state, begin_with, writers, label, undo):
     """Puts a new C++ trainer into `trainer`, around the network of a State.
 
     Args:
         trainer (cntk.Trainer): the user's.
-        handed (remember.Handed): what it was built with.
+        facts (remember.TrainerFacts): what it was built with.
         state (State): the next one.
         begin_with (dict): see `learners.rebuild`.
         writers (list of cntk_py.ProgressWriter): of the new trainer.
@@ -84,16 +84,16 @@ def exchange(trainer, handed, state, begin_with, writers, label, undo):
     if label is not None:
         model = labelled(model.outputs if model is not None else (), label)
     new = native_trainer(model, (loss, state.metric), learners, list(writers))
-    tested = handed.tracker is not None and handed.tracker.tested is not None
+    tested = facts.tracker is not None and facts.tracker.tested is not None
     for name, value in (
-        ('last', handed.last or trainer.this),
+        ('last', facts.last or trainer.this),
         ('learners', learners),
-        ('last_tested', handed.last_tested or (trainer.this if tested else None)),
+        ('last_tested', facts.last_tested or (trainer.this if tested else None)),
         ('state', state._replace(trained=trained)),
         ('label', label),
     ):
-        undo.callback(setattr, handed, name, getattr(handed, name))
-        setattr(handed, name, value)
+        undo.callback(setattr, facts, name, getattr(facts, name))
+        setattr(facts, name, value)
     undo.callback(setattr, trainer, '__class__', type(trainer))
     trainer.__class__ = class_of(trainer)
     undo.callback(setattr, trainer, 'this', trainer.this)

@@ -22,7 +22,7 @@ class Tracker(cntk_py.ProgressWriter):
     C++ trainer before a swap is let go by whatever loop trains the next one first.
 
     Args:
-        handed (remember.Handed): of the trainer.
+        facts (remember.TrainerFacts): of the trainer.
         dtype (numpy.dtype): type of the loss, in which C++ accumulates.
 
     Attributes:
@@ -30,16 +30,16 @@ class Tracker(cntk_py.ProgressWriter):
         tested (float): sum of the metric over the open test window; None where there is none.
     """
 
-    def __init__(self, handed, dtype):
+    def __init__(self, facts, dtype):
         super().__init__(1, 0, 1, 0, sys.maxsize, 0)
         self.__disown__()
         self.dtype = dtype
         self.sums = self.tested = None
-        self._handed = weakref.ref(handed)  # C++ holds this object for ever, and so what it holds
+        self._handed = weakref.ref(facts)  # C++ holds this object for ever, and so what it holds
         self.listen()
 
     def listen(self, on_training_summary=None, on_test_summary=None):
-        """Sets who is told of summaries.
+        """Sets who is notified of summaries.
 
         Args:
             on_training_summary, on_test_summary (callable): get (samples, loss, metric) and
@@ -56,9 +56,9 @@ class Tracker(cntk_py.ProgressWriter):
 
     def on_write_training_update(self, samples, updates, aggregate_loss, aggregate_metric):
         self.sums = (aggregate_loss[1], aggregate_metric[1])
-        handed = self._handed()
-        if handed is not None:
-            handed.last = None  # it holds the memory of the network before
+        facts = self._handed()
+        if facts is not None:
+            facts.last = None  # it holds the memory of the network before
 
     def on_write_training_summary(
         self, samples, updates, summaries, aggregate_loss, aggregate_metric, elapsed_milliseconds
@@ -79,9 +79,9 @@ class Tracker(cntk_py.ProgressWriter):
 
     def on_write_test_update(self, samples, updates, aggregate_metric):
         self.tested = aggregate_metric[1]
-        handed = self._handed()
-        if handed is not None:
-            handed.last_tested = None
+        facts = self._handed()
+        if facts is not None:
+            facts.last_tested = None
 
     def on_write_distributed_sync_update(self, samples, updates, aggregate_metric):
         """Called by C++ after a synchronization."""
@@ -91,18 +91,18 @@ class Tracker(cntk_py.ProgressWriter):
 
 
 class _OpenWindow:
-    """One writer's open window after a swap: its methods, told the right sums."""
+    """One writer's open window after a swap: its methods get the right sums."""
 
     METHODS = ('on_write_training_update', 'on_training_update_end', 'on_write_training_summary')
 
-    def __init__(self, writer, trainer, sums, dtype, told, averaged):
+    def __init__(self, writer, trainer, sums, dtype, reported, averaged):
         self._averaged = averaged
         self._writer = writer
         self._trainer = weakref.ref(trainer)  # CNTK holds the writer for ever, and so what it holds
         self._loss, self._metric = (dtype.type(value) for value in sums)
         self._dtype = dtype
         self._added = False
-        self.told = told
+        self.reported = reported
         for name in self.METHODS:
             setattr(writer, name, getattr(self, name))
 
@@ -125,10 +125,14 @@ class _OpenWindow:
 
     def on_write_training_update(self, samples, updates, aggregate_loss, aggregate_metric):
         self._add()
-        since = self.told or (aggregate_loss[0], aggregate_metric[0])
-        self.told = (float(self._loss), float(self._metric))
+        since = self.reported or (aggregate_loss[0], aggregate_metric[0])
+        self.reported = (float(self._loss), float(self._metric))
         type(self._writer).on_write_training_update(
-            self._writer, samples, updates, (since[0], self.told[0]), (since[1], self.told[1])
+            self._writer,
+            samples,
+            updates,
+            (since[0], self.reported[0]),
+            (since[1], self.reported[1]),
         )
 
     def on_training_update_end(self):
@@ -167,12 +171,12 @@ class _OpenTestWindow:
 
     METHODS = ('on_write_test_update', 'on_write_test_summary')
 
-    def __init__(self, writer, trainer, before, dtype, told):
+    def __init__(self, writer, trainer, before, dtype, reported):
         self._writer = writer
         self._trainer = weakref.ref(trainer)  # as there
         self._before = dtype.type(before)
         self._dtype = dtype
-        self.told = told
+        self.reported = reported
         for name in self.METHODS:
             setattr(writer, name, getattr(self, name))
 
@@ -180,15 +184,17 @@ class _OpenTestWindow:
         return float(self._dtype.type(self._before + self._dtype.type(since_swap)))
 
     def on_write_test_update(self, samples, updates, aggregate_metric):
-        since = aggregate_metric[0] if self.told is None else self.told
-        self.told = self._whole(aggregate_metric[1])
-        type(self._writer).on_write_test_update(self._writer, samples, updates, (since, self.told))
+        since = aggregate_metric[0] if self.reported is None else self.reported
+        self.reported = self._whole(aggregate_metric[1])
+        type(self._writer).on_write_test_update(
+            self._writer, samples, updates, (since, self.reported)
+        )
 
     def on_write_test_summary(
         self, samples, updates, summaries, aggregate_metric, elapsed_milliseconds
     ):
         self.close()
-        tested_since = remember.handed(self._trainer()).last_tested is None
+        tested_since = remember.facts(self._trainer()).last_tested is None
         type(self._writer).on_write_test_summary(
             self._writer,
             samples,
@@ -240,7 +246,7 @@ def carry(writers, trainer, sums, dtype, averaged):
     for writer in writers:
         opened = _taken_back(_OpenTestWindow, writer)
         if tested is not None:
-            _OpenTestWindow(writer, trainer, tested, np.dtype(dtype), opened and opened.told)
+            _OpenTestWindow(writer, trainer, tested, np.dtype(dtype), opened and opened.reported)
         opened = _taken_back(_OpenWindow, writer)
         if trained is not None:
-            _OpenWindow(writer, trainer, trained, np.dtype(dtype), opened and opened.told, once)
+            _OpenWindow(writer, trainer, trained, np.dtype(dtype), opened and opened.reported, once)

@@ -18,11 +18,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import held_out, learners, network, readers
+from netopt_callbacks.engine import held_out, learner_facts, network, readers
 from netopt_callbacks.engine.engine import Engine
 from netopt_callbacks.engine.generations import Generations
 from netopt_callbacks.engine.phases import Phases
-from netopt_callbacks.session import Session
+from netopt_callbacks.engine.segments import Segments
 from paths import PYTHONPATH
 from user_script import Identity, Script, hidden
 
@@ -155,7 +155,7 @@ PHASES = collections.OrderedDict(
         (
             'rebuilding learners',
             (
-                Point(learners, 'rebuild', 'before'),
+                Point(learner_facts, 'rebuild', 'before'),
                 [('overwritten', (1, 2)), ('preserved', (1, 2))],
             ),
         ),
@@ -180,14 +180,14 @@ PHASES = collections.OrderedDict(
         (
             'hand-over',
             (
-                Point(Session, '_hand_over', 'after'),
+                Point(Segments, '_save_for_next', 'after'),
                 [('overwritten', (1, 1)), ('preserved', (1, 1)), ('at the boundary', (2,))],
             ),
         ),
         (
             'restored after the hand-over',
             (
-                Point(Session, 'segment_started', 'before'),
+                Point(Segments, 'started', 'before'),
                 [('preserved', (2, 2)), ('at the boundary', (3,))],
             ),
         ),

@@ -74,11 +74,11 @@ def test_trainer_before_a_swap_is_let_go_by_a_session_of_cntk(learner):
         loop(each, 0, 3)
     with nc.attach(script.trainer, [Identity(epoch=0)], epoch_size=EPOCH):
         pass
-    before = remember.handed(script.trainer).last
+    before = remember.facts(script.trainer).last
     assert before is not None
     for each in bare, script:
         each.run_plain()
-    assert remember.handed(script.trainer).last is None
+    assert remember.facts(script.trainer).last is None
     assert sys.getrefcount(before) == 2
     for each in bare, script:
         with pytest.raises(RuntimeError, match='the minibatch was empty'):

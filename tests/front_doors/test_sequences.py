@@ -324,7 +324,7 @@ def test_a_restored_trainer_is_as_it_was_and_goes_on_as_it_did(seed, tmpdir):
     schedule, attached, saved = None, False, {}
 
     def seen():
-        phases = remember.handed(script.trainer).phases
+        phases = remember.facts(script.trainer).phases
         return does.number, script.state(), does.evaluate(), phases and list(phases.applied)
 
     for _ in range(20):

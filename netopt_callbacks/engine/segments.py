@@ -1,0 +1,369 @@
+"""CNTK's C++ training loop, left where something is due and entered again.
+
+The loop cannot exchange its trainer. So `on_minibatch_end` returns False where an optimization is
+due: C++ runs the actions due after this minibatch (progress, cross-validation, checkpoint),
+fetches an empty minibatch and calls again. Only an exception leaves the loop there without the
+actions that belong to the end of training. The next segment restores a checkpoint of the trainer
+as it is then. With nothing due there is one segment, and it is CNTK's session to the last bit.
+"""
+import os
+import sys
+import tempfile
+from typing import Any, NamedTuple
+
+from cntk.train.trainer import Trainer
+from cntk.train.training_session import (
+    CheckpointConfig,
+    CrossValidationConfig,
+    DataUnit,
+    TestConfig,
+    TrainingSession,
+    _unpack_parameter_frequency,
+)
+
+from . import directors, learner_facts, remember, sources, temporary
+from .checkpoint import FOR_NEXT_SEGMENT
+from .exchanged import trained_samples
+
+_SOURCE = 'TrainingMinibatchSource'
+
+
+class Arguments(NamedTuple):
+    """The arguments of `cntk.train.TrainingSession`, in its order."""
+
+    trainer: Any
+    source: Any
+    size: Any
+    streams: Any
+    max_samples: Any
+    frequency: Any
+    checkpoint: Any
+    cross_validation: Any
+    test: Any
+
+
+class Segments:
+    """The segments of one run.
+
+    Args:
+        engine (engine.Engine): of the run; it applies what is due.
+        learners (list of cntk.learners.Learner): the user's.
+        arguments (Arguments): of the session that the script asks for.
+    """
+
+    def __init__(self, engine, learners, arguments):
+        self.engine = engine
+        self.caught = None
+        self._trainer = arguments.trainer
+        self._source = arguments.source
+        self._arguments = arguments
+        self._given = remember.config(arguments.checkpoint, 'checkpoint_config')
+        self._more_than_one = bool(engine.optimizations)
+        # Whether a pair of the user's name is there for the next segment alone: CNTK itself keeps
+        # others, or writes none where it counts no samples.
+        self._for_next_alone = self._given['preserve_all'] or learner_facts.counts_nothing(learners)
+        self._remove = ()
+        self._counted = {}
+        self._checkpoints_counted = None
+
+    def to_restore(self):
+        """Returns the checkpoint that the engine has to restore itself, or None."""
+        if self._checkpoints is None or not self._given['restore']:
+            return None
+        file = self.engine.phases.find()
+        if file:
+            self._note_whole()
+        if file == self._given['filename'] and self._checkpoints.noted(FOR_NEXT_SEGMENT):
+            self._remove = (file, file + '.ckp')  # as the run that was killed was about to do
+        return file
+
+    def run(self, caught, device, restored):
+        """Trains, segment after segment, and runs the user's test at the end.
+
+        Args:
+            caught (directors.Caught): of the run.
+            device (cntk.device.DeviceDescriptor): as in `cntk.train.TrainingSession.train`.
+            restored (phases.Restored): of the engine's start; the first segment restores the
+                checkpoint again where it is of the present graph.
+        """
+        self.caught = caught
+        with tempfile.TemporaryDirectory(prefix='netopt_callbacks-') as folder:
+            folder = self.engine.workers.shared_text(folder)
+            config = self._arguments.checkpoint
+            if restored is not None and restored.changed:
+                self._source.restore_from_checkpoint(restored.state[_SOURCE])
+                config = self._save_for_next(os.path.join(folder, 'segment'))
+            test = TestConfig(None) if self._more_than_one else self._arguments.test
+            while not self._segment(config, test).run(device):
+                self._fire()
+                config = self._save_for_next(os.path.join(folder, 'segment'))
+            self._all_written()
+            self.engine.workers.meet(self._trainer)  # one may still be in its last summary
+            self._fire()
+            if self._more_than_one:
+                self._run_test(os.path.join(folder, 'test'), device)
+            self.engine.report_test('test')
+        caught.check()
+
+    # What a segment asks for.
+
+    def started(self):
+        """Removes the checkpoint that a segment was restored from, where the user has none such."""
+        self._checkpoints_counted = None
+        if self.engine.workers.is_main:
+            for file in self._remove:
+                if os.path.exists(file):
+                    os.remove(file)
+            if self._remove and self._checkpoints is not None:
+                self._checkpoints.forget(FOR_NEXT_SEGMENT)
+        self._remove = ()
+
+    def checkpoint_may_come(self):
+        """Keeps the pair of before where C++ may write one after this minibatch: always, rather
+        than not once."""
+        keeper = self.engine.phases.keeper()
+        if keeper is None or not self._given['frequency']:
+            return
+        counted = (
+            self._trainer.total_number_of_units_seen(self._given['unit'])
+            // self._given['frequency']
+        )
+        if counted != self._checkpoints_counted or not trained_samples(self._trainer):
+            keeper.begin(self._trainer.total_number_of_samples_seen)
+        self._checkpoints_counted = counted
+
+    def checkpoint_written(self, index):
+        """Makes sure that the pair C++ has just written is whole.
+
+        Raises:
+            RuntimeError: it is not, see `generations`.
+        """
+        keeper = self.engine.phases.keeper()
+        if keeper is not None:
+            keeper.done(str(index) if self._given['preserve_all'] else '')
+        self._note_whole()
+
+    def leave_at_once(self, segment):
+        """Ends a segment on the minibatch just trained, where an empty one may not follow.
+
+        CNTK's block momentum takes the empty minibatch for the end of all data. So the actions
+        that C++ has due after this minibatch are left out, but for the progress summary, which
+        is made here.
+        """
+        ahead, workers = self._ahead(segment), self.engine.workers
+        due = self._summary_is_due()
+        # Where nobody has more, C++ makes the summary.
+        summarized = due and ahead.has_more
+        if summarized:
+            self._trainer.summarize_training_progress()
+        workers.meet(self._trainer)
+        if ahead.at_end(workers):
+            return True
+        if workers.any((due or not ahead.has_more) and not summarized):
+            if summarized:
+                workers.averaged(0, 0)  # the others' summary waits for all
+            else:
+                self._trainer.summarize_training_progress()
+        raise directors.EndOfSegment
+
+    def count(self):
+        """Notes CNTK's counts after a minibatch that nothing is due at."""
+        self._counted = {unit: self._trainer.total_number_of_units_seen(unit) for unit in DataUnit}
+
+    def at_end(self, segment):
+        """Whether the training data has come to its end, or the segment was stopped, on every
+        worker."""
+        return self._ahead(segment).at_end(self.engine.workers)
+
+    # The parts.
+
+    @property
+    def _checkpoints(self):
+        """The folder beside the checkpoint that C++ writes; None where it writes none."""
+        return self.engine.phases.checkpoints
+
+    def _segment(self, checkpoint, test):
+        return Segment(self, self._arguments._replace(checkpoint=checkpoint, test=test))
+
+    def _fire(self):
+        """Applies what is due between two segments, which is a safe point for Ctrl-C."""
+        self.caught.check()
+        if self.engine.due():
+            self.engine.fire()
+        self.caught.check()
+
+    def _save_for_next(self, file):
+        """Saves the changed trainer; returns the config with which the next segment restores it.
+
+        Args:
+            file (str): where to, in case the user saves no checkpoints.
+        """
+        own = not self._given['filename']
+        target = file if own else self._given['filename']
+        if own or self._for_next_alone:
+            self._remove = (target, target + '.ckp')
+        if own:
+            self._save_temporary(
+                target, 'going on after an optimization, without a checkpoint_config,'
+            )
+            return CheckpointConfig(target, frequency=0, restore=True)
+        if self._for_next_alone and self.engine.workers.is_main:
+            self._checkpoints.note(FOR_NEXT_SEGMENT)
+        with self.engine.phases.saving(target):
+            self._save(target)
+        self._note_whole()
+        return CheckpointConfig(
+            target,
+            frequency=(self._given['frequency'], self._given['unit']),
+            restore=True,
+            preserve_all=self._given['preserve_all'],
+        )
+
+    def _save(self, file):
+        Trainer.save_checkpoint(self._trainer, file, {_SOURCE: self._source.get_checkpoint_state()})
+
+    def _save_temporary(self, file, what):
+        is_main = self.engine.workers.is_main
+        if is_main:
+            temporary.room_for(
+                os.path.dirname(file),
+                self._trainer.loss_function,
+                self._trainer.parameter_learners,
+                what,
+            )
+        self._save(file)
+        if is_main:
+            temporary.check(file, what)
+
+    def _all_written(self):
+        """Makes sure of the pair that C++ writes of the end where it keeps all; no other save
+        comes."""
+        keeper = self.engine.phases.keeper()
+        if keeper is None:
+            return
+        if self._given['preserve_all'] and os.path.exists(self._given['filename']):
+            keeper.done()
+        keeper.settle()
+
+    def _note_whole(self):
+        """Notes that a pair of the user's name is whole, where CNTK keeps but that one."""
+        if (
+            self.engine.phases.optimized
+            and self._checkpoints is not None
+            and not self._for_next_alone
+            and self.engine.workers.is_main
+        ):
+            self._checkpoints.note_whole()
+
+    def _summary_is_due(self):
+        frequency, unit = _unpack_parameter_frequency(self._arguments.frequency)
+        if not frequency:
+            return False
+        return (
+            self._trainer.total_number_of_units_seen(unit) // frequency
+            != self._counted.get(unit, 0) // frequency
+        )
+
+    def _ahead(self, segment):
+        seen, limit = self._trainer.total_number_of_samples_seen, self._arguments.max_samples
+        size = segment.get_minibatch_size()
+        if limit not in (None, sys.maxsize):
+            size = min(size, max(0, limit - seen))
+        return sources.Ahead(
+            self._source, 0 if segment.stopped else size, self.engine.workers.shares(seen)
+        )
+
+    def _run_test(self, file, device):
+        """Runs the user's test on the network as it is after the last change."""
+        if remember.config(self._arguments.test, 'test_config').get('source') is None:
+            return
+        self._save_temporary(file, 'the test of an optimized network')
+        test_alone = self._arguments._replace(
+            max_samples=self._trainer.total_number_of_samples_seen or self._arguments.max_samples,
+            frequency=None,
+            checkpoint=CheckpointConfig(file, frequency=0, restore=True),
+            cross_validation=CrossValidationConfig(None),
+        )
+        directors.run(self.caught, lambda: TrainingSession(*test_alone).train(device))
+
+
+class Segment(TrainingSession):
+    """CNTK's session, up to its end or to the next minibatch at which something is due.
+
+    Args:
+        segments (Segments): of which it is one.
+        arguments (Arguments): its own.
+
+    Attributes:
+        stopped (bool): whether the user's cross-validation callback has ended training.
+    """
+
+    def __init__(self, segments, arguments):
+        self._segments = segments
+        self._first = True
+        self._due = False
+        self.stopped = False
+        self._left = False
+        super().__init__(*arguments)
+
+    def run(self, device):
+        """Trains; returns whether training came to its end in it, and raises what went wrong."""
+        return directors.run(self._segments.caught, lambda: self.train(device), lambda: self._left)
+
+    def on_minibatch_end(self):
+        """Called by C++ after each minibatch; False makes it run its due actions and stop."""
+        try:
+            return self._goes_on()
+        except directors.EndOfSegment:
+            self._left = True
+            raise
+        except BaseException as error:
+            self._keep(error)
+
+    def _keep(self, error):
+        """Leaves C++ with an exception it can carry: SystemExit, say, would end the process
+        there."""
+        self._segments.caught.keep(error)
+        raise directors.EndOfSegment
+
+    def _goes_on(self):
+        segments, engine = self._segments, self._segments.engine
+        if self._first:
+            self._first = False
+            segments.started()
+        segments.caught.check()
+        if self._due:
+            # The empty minibatch. Where training has come to its end, so let it end in C++.
+            if segments.at_end(self):
+                segments.checkpoint_may_come()
+                return True
+            raise directors.EndOfSegment
+        self._due = engine.after_minibatch()
+        if engine.workers.drops_empty_minibatch:
+            if self._due:
+                return segments.leave_at_once(self)
+            segments.count()
+        segments.checkpoint_may_come()
+        return not self._due
+
+    def on_checkpoint_end(self, index):
+        """Called by C++ after it has written a checkpoint."""
+        try:
+            self._segments.checkpoint_written(index)
+        except BaseException as error:
+            self._keep(error)
+
+    def on_cross_validation_end(self, index, average_error, num_samples, num_minibatches):
+        """Called by C++ after a cross-validation: the user's callback decides whether to go on."""
+        try:
+            engine = self._segments.engine
+            cntk_tested = engine.report_test('cross_validation')
+            goes_on = super().on_cross_validation_end(
+                index, average_error, num_samples, num_minibatches
+            )
+            # The callback may have tested as well; without a source it is the cross-validation.
+            engine.report_test('test' if cntk_tested else 'cross_validation')
+        except BaseException as error:
+            self._keep(error)
+        self.stopped = self.stopped or not goes_on
+        return goes_on
