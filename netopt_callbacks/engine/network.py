@@ -36,7 +36,7 @@ from . import (
 )
 from .export import exported
 from .known import known_model
-from .learners import Trained
+from .learner_facts import Trained
 from .plan import planned, refuse_expected
 from .put_back import or_as_it_was
 from .schedule import UNITS

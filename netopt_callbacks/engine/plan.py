@@ -12,7 +12,7 @@ from .. import graph
 from ..optimizations.base import Transformed
 from . import learner_facts
 from .callbacks import in_order
-from .learners import Trained, describe_parameter
+from .learner_facts import Trained, describe_parameter
 
 
 class Plan(NamedTuple):

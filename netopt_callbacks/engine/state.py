@@ -9,7 +9,7 @@ import cntk as C
 
 from ..graph.walk import Level, body, function_of, named
 from . import remember
-from .learners import trained_by
+from .learner_facts import trained_by
 
 OWN = '_netopt_callbacks_own'
 

@@ -6,7 +6,7 @@ objects.
 """
 from . import learner_facts
 from .exchanged import class_of
-from .learners import describe_parameter
+from .learner_facts import describe_parameter
 from .mark import labelled, reaching
 from .plan import unread
 from .remember import native_trainer

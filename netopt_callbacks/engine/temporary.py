@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 
 from . import disk, pair, remember
-from .learners import parameters_of
+from .learner_facts import parameters_of
 
 # Numbers that a learner keeps for each that it trains, by the name of its factory.
 _KEPT = {

@@ -191,6 +191,7 @@ def test_checkpoint_beside_the_folder_of_another_run_is_refused(tmpdir):
             script.trainer.restore_from_checkpoint(file)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('epoch', [0, 1, 2])
 def test_checkpoints_that_the_user_numbers_are_of_their_own_folders(epoch, tmpdir):
     """Each is under a name of its own, `epoch1` to `epoch11`, and in the phase it was saved in."""
@@ -251,6 +252,7 @@ def test_backup_of_an_earlier_checkpoint_takes_no_record_from_a_later_one(tmpdir
     assert records[0] == records[1]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('preserve_all', [False, True], ids=['overwritten', 'preserved'])
 def test_session_that_goes_on_from_the_checkpoint_of_another_is_resumed(preserve_all, tmpdir):
     """As CNTK does, with `model4` for `model`; nothing is measured before its own first

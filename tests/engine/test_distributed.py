@@ -339,6 +339,7 @@ def test_killed_and_resumed_equals_never_killed(kind, kill, tmpdir):
     assert len(os.listdir(str(folder.join('board0')))) == 2  # one file of each start
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     'plan, words',
     [

@@ -30,6 +30,7 @@ def in_epochs(epoch_size, callback, distributed=False, **options):
     return script.session.result.records
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     'epoch_size, samples',
     [(None, 2 * SAMPLES), ((1, DataUnit.sweep), 2 * SAMPLES), ((4, DataUnit.minibatch), 8 * 64)],

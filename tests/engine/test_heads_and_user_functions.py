@@ -52,6 +52,7 @@ def losses_of(kind, callbacks):
     return found, [parameter.value.tobytes() for parameter in loss.parameters]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize('kind', ['sum', 'auxiliary', 'several outputs', 'penalty', 'no model'])
 def test_heads_train_as_without_callbacks(kind):
     """CNTK adds the gradients of a node in the order of the names of its roots."""

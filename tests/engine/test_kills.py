@@ -439,6 +439,7 @@ def test_killed_in_a_phase(phase, name, counts, tmpdir):
     check(str(tmpdir), name, [(phase, count) for count in counts])
 
 
+@pytest.mark.few(1)
 # One kill in each of some phases of one run: what `make test` has time for.
 @pytest.mark.parametrize(
     'name, kills',

@@ -49,6 +49,7 @@ def oracle(kind, project=False, **options):
     return run.factor(halves(run.W.value), project).train(AFTER)
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize('kind', sorted(KINDS))
 def test_rebuilt_learner_trains_as_one_made_over_the_factors(kind):
     assert outcome(subject(kind)) == oracle(kind).outcome()
@@ -60,6 +61,7 @@ def test_oracle_tells_one_minibatch_from_another():
     assert outcome(subject('momentum_sgd'))[1] != run.outcome()[1]
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     'kind', sorted(set(KINDS) - {'user with rebuilt', 'sgd and user with rebuilt'})
 )
@@ -99,6 +101,7 @@ def test_learner_of_their_own_for_the_factors(kind):
     assert mine == outcome_of(theirs.losses, theirs.parameters, [])
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize('kind', ['momentum_sgd', 'adam', 'rate by samples', 'several'])
 @pytest.mark.parametrize('when', [2, BEFORE, BEFORE + 3])
 def test_rate_that_the_script_resets_stays(kind, when):
@@ -185,6 +188,7 @@ def cut(W1, W2):
     return np.array(W1[:, :2]), np.array(W2[:2] * np.float32(0.5))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     'kind',
     [

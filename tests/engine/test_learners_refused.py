@@ -383,6 +383,7 @@ def under_a_distributed(parameters):
     return C.train.distributed.data_parallel_distributed_learner(Halves(parameters))
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     'make, words',
     [

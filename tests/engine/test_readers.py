@@ -158,6 +158,7 @@ ORDERS = [
 orders = pytest.mark.parametrize('kinds', few(ORDERS, *ORDERS[:2]), ids=' then '.join)
 
 
+@pytest.mark.few(1)
 @orders
 def test_readers_follow_through_a_second_swap_and_every_restore(kinds, tmpdir):
     """Back to the phase before the last, to the first, and ahead again, also after the run."""
@@ -261,6 +262,7 @@ def resumed_main(kind, front, folder, kill):
     print('TOLD ' + case.check().tobytes().hex())
 
 
+@pytest.mark.few(1)
 @most
 @pytest.mark.parametrize('front', ['session', 'hand loop'])
 def test_readers_follow_a_resume_in_a_new_process(kind, front, tmpdir):

@@ -299,6 +299,7 @@ def adversaries_main(prefix, due, folder, kill):
     print('TOLD ' + losses.tobytes().hex())
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('prefix', ['g', 'd'])
 @pytest.mark.parametrize('due', ['1', '99'])
 def test_adversaries_after_a_resume_in_a_new_process(prefix, due, tmpdir):

@@ -70,6 +70,7 @@ KINDS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize('at', [3, 5, 10], ids=['before a swap', 'when it is due', 'after it'])
 @pytest.mark.parametrize('run', sorted(RUNS))
 @KINDS
@@ -189,6 +190,7 @@ OTHERS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.few(3)
 @OTHERS
 @pytest.mark.parametrize('saved', ['plain', 'under it'])
 @pytest.mark.parametrize('run', ['observer', 'optimization'])

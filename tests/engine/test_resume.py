@@ -86,6 +86,7 @@ def killed_and_resumed(folder, kills, **options):
     return run(folder, **options)
 
 
+@pytest.mark.few(1)
 # Minibatches of 64 of 700 samples: epoch 1 ends with the 11th, epoch 2 with the 22nd.
 @pytest.mark.parametrize(
     'plan, kills',

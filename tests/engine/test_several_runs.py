@@ -11,6 +11,7 @@ from slices import few
 from user_script import EPOCH, SAMPLES, Identity, Script, binarize, factor, loop, sgd
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     'callbacks, learner',
     [([nc.Observer()], None), ([], None), ([nc.Observer()], sgd)],
@@ -52,6 +53,7 @@ def test_checkpoint_of_a_run_without_optimizations_after_one_with_them(callbacks
         ]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('learner', [None, sgd], ids=['same learner', 'learner of its own'])
 @pytest.mark.parametrize('over', [False, True], ids=['within', 'after'])
 def test_checkpoint_of_before_the_first_run_is_gone_back_to(learner, over, tmpdir):
@@ -82,6 +84,7 @@ def test_checkpoint_of_before_the_first_run_is_gone_back_to(learner, over, tmpdi
     assert len(expected.result.records) == 1
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize('learner', [None, sgd], ids=['same learner', 'learner of its own'])
 @pytest.mark.parametrize('ahead', [False, True], ids=['made after it', 'made ahead of it'])
 @pytest.mark.parametrize('observed', few([True, False], True), ids=['observer', 'nothing'])
@@ -208,6 +211,7 @@ def test_checkpoint_of_a_later_run_behind_which_it_went_back(tmpdir):
         assert loop(script, 16, 20) == rest and script.state() == state
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('loss_of', ['the script', 'the trainer', 'a checkpoint', 'variables'])
 def test_trainer_built_anew_over_the_loss_of_an_optimized_one(loss_of, tmpdir):
     """Its checkpoints are plain CNTK's, of the network as it is now: they need no folder."""
@@ -280,6 +284,7 @@ def test_trainer_goes_on_fetching_its_loss_beside_a_second_one_over_it(over):
         run.finish()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('back', [0, 3])
 @pytest.mark.parametrize('callbacks', [[], [factor(2)]], ids=['observer', 'optimization'])
 def test_clock_goes_back_behind_the_start_of_a_run_and_forth(callbacks, back, tmpdir):

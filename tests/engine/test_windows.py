@@ -44,6 +44,7 @@ def events(callbacks, steps, metric=C.classification_error):
     return [event for each in (log, tests) for event in each.events if event[0].startswith('test')]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize('epochs', [(1,), (1, 2), (2,), (1, 2, 3)], ids=str)
 @pytest.mark.parametrize(
     'steps',

@@ -95,6 +95,7 @@ CUT = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.few(2)
 @CUT
 @pytest.mark.parametrize('preserve_all', [False, True], ids=['overwritten', 'preserved'])
 def test_checkpoint_that_is_not_whole(preserve_all, saves, end, share, cut, expected, tmpdir):

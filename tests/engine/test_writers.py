@@ -49,6 +49,7 @@ def masked(path):
     return without_times(path.read().replace(str(path), 'PATH'))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     'options',
     few(
@@ -115,6 +116,7 @@ def board(folder, frequency):
     return C.logging.TensorBoardProgressWriter(freq=frequency, log_dir=str(folder))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('frequency', [1, 4])
 def test_cntks_tensorboard_writer_writes_the_same(frequency, tmpdir):
     for name, callbacks in (('plain', None), ('ours', identities())):

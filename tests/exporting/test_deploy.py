@@ -47,6 +47,7 @@ def assert_same(found, expected):
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize('seed', range(10))
 def test_random_networks_are_exported_or_refused_by_name(seed, tmp_path):
     x, model = random_network(seed)

@@ -15,6 +15,7 @@ def reads(source, epochs, **options):
     return script.source.read
 
 
+@pytest.mark.few(4)
 @EPOCHS
 @pytest.mark.parametrize(
     'options', [{}, dict(max_samples=3 * SAMPLES), dict(minibatch=50)], ids=str
@@ -25,6 +26,7 @@ def test_source_without_state_is_read_once(epochs, options):
     assert sum(map(len, plain)) == 3 * SAMPLES
 
 
+@pytest.mark.few(3)
 @EPOCHS
 @pytest.mark.parametrize('minibatch', [64, 50])
 def test_source_with_state_is_looked_at_one_minibatch_ahead(epochs, minibatch):

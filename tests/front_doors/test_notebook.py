@@ -158,6 +158,7 @@ def interrupted(loop):
     return json.loads(next(line for line in out.splitlines() if line.startswith('LEFT'))[5:]), err
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize('loop', ['session', 'hand_loop', 'function_train'])
 def test_ctrl_c_leaves_a_whole_trainer_and_a_partial_result(loop):
     left, said = interrupted(loop)

@@ -251,6 +251,7 @@ def test_forbidden_pairs_are_pairs_of_the_axes():
     assert forbidden_pairs() < every_pair(AXES)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize('number', FAST)
 def test_some_rows(number, tmpdir):
     check(TABLE[number], tmpdir)

@@ -113,6 +113,7 @@ def named(function, name):
     return function
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize(
     'due',
     [[], [Same], [Copy], [Halved], [Halved, Copy]],

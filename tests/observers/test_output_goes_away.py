@@ -177,6 +177,7 @@ print(len(caught), caught[0].message)
 '''
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize('limit', range(9000, 9050, 7))
 def test_a_full_disk_is_one_warning_and_the_file_stays_whole(tmp_path, limit):
     """Full at any byte of a record; when there is room again, the curve goes on."""

@@ -215,6 +215,7 @@ def test_it_is_swapped_into_a_running_trainer(row):
     assert nc.Record.from_dict(record.to_dict()).to_dict() == record.to_dict()
 
 
+@pytest.mark.few(5)
 @every
 @pytest.mark.parametrize('learner', ['momentum_sgd', 'adam', 'several'])
 def test_everything_goes_on_training(row, learner):
@@ -230,6 +231,7 @@ def test_everything_goes_on_training(row, learner):
         assert old != new, old[:2]
 
 
+@pytest.mark.few(2)
 @every
 def test_new_parameters_train_under_a_learner_of_their_own(row):
     def learner(parameters):
@@ -244,6 +246,7 @@ def test_new_parameters_train_under_a_learner_of_their_own(row):
     assert sorted(handed) == row.new_parameters and script.session.result.complete
 
 
+@pytest.mark.few(3)
 @every
 @pytest.mark.parametrize('stop', [14, 25])
 def test_it_is_resumed(row, stop, tmpdir):
@@ -280,6 +283,7 @@ class Refused(nc.Optimization):
         return C.combine(list(new.outputs[:-1]))
 
 
+@pytest.mark.few(2)
 @every
 def test_a_refused_swap_leaves_all_as_it_was(row):
     def minibatch(number):
