@@ -46,6 +46,7 @@ def test_in_a_hand_loop(integer):
     check(run.result)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize('integer', TYPES)
 @pytest.mark.parametrize(
     'epoch_size',

@@ -235,6 +235,7 @@ def test_line_that_is_damaged_is_none(tmpdir):
     assert pair.digests(file) in known.pairs() and len(known.pairs()) == 2
 
 
+@pytest.mark.slow
 def test_cut_anywhere_is_found(tmpdir):
     """CNTK's two files end where a write failed."""
     file = str(tmpdir.join('model'))

@@ -295,7 +295,7 @@ def trained(folder, kind, plan, **options):
     return found[0]
 
 
-@pytest.mark.parametrize('kind', few(sorted(LEARNERS), 'data parallel', 'block momentum'))
+@pytest.mark.parametrize('kind', few(sorted(LEARNERS), 'data parallel'))
 def test_identity_equals_a_plain_run_that_checkpoints_at_the_same_points(kind, tmpdir):
     plain = trained(tmpdir.mkdir('plain'), kind, 'plain')
     ours = trained(tmpdir.mkdir('ours'), kind, 'identity')
@@ -323,7 +323,7 @@ def test_main_workers_factors_are_taken_by_all(tmpdir):
 @pytest.mark.parametrize(
     'kind, kill',
     [
-        ('data parallel', 28),
+        pytest.param('data parallel', 28, marks=pytest.mark.slow),
         pytest.param('1 bit', 28, marks=pytest.mark.slow),
         pytest.param('block momentum', 14, marks=pytest.mark.slow),
     ],
@@ -385,6 +385,7 @@ def test_observers_go_back_by_hand_as_the_bare_loop(kind, tmpdir):
     )
 
 
+@pytest.mark.slow
 def test_optimized_network_is_gone_back_to_by_hand(tmpdir):
     assert all(factored for factored, _ in gone_back(tmpdir, 'data parallel', 'factor').values())
 

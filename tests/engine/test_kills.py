@@ -444,6 +444,7 @@ def test_killed_in_a_phase(phase, name, counts, tmpdir):
 @pytest.mark.parametrize(
     'name, kills',
     [
+        ('preserved', [('swap', 3), ('restored after the hand-over', 2)]),
         (
             'overwritten',
             [
@@ -455,7 +456,6 @@ def test_killed_in_a_phase(phase, name, counts, tmpdir):
                 ('written, not known whole', 1),
             ],
         ),
-        ('preserved', [('swap', 3), ('restored after the hand-over', 2)]),
     ],
 )
 def test_killed_in_some_phases(name, kills, tmpdir):

@@ -55,6 +55,7 @@ def both(wrap, inner, workers=1, rank=0):
     return outcome_of(ours.losses, parameters, ours.inner), plain.outcome()
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize('inner', INNER)
 @pytest.mark.parametrize('wrap', sorted(WRAPS))
 def test_one_process(wrap, inner):
@@ -72,6 +73,7 @@ def main(wrap, inner):
     C.Communicator.finalize()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     'wrap, inner',
     [

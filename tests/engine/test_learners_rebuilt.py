@@ -101,7 +101,7 @@ def test_learner_of_their_own_for_the_factors(kind):
     assert mine == outcome_of(theirs.losses, theirs.parameters, [])
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize('kind', ['momentum_sgd', 'adam', 'rate by samples', 'several'])
 @pytest.mark.parametrize('when', [2, BEFORE, BEFORE + 3])
 def test_rate_that_the_script_resets_stays(kind, when):

@@ -98,6 +98,7 @@ def run(module_folder, folder, kill=0):
     return json.loads(line[len('OUTCOME ') :])
 
 
+@pytest.mark.slow
 def test_it_survives_swap_checkpoint_and_resume(folder, tmpdir):
     """64 of 700 samples a minibatch: inserted after the 11th, exchanged after the 22nd."""
     whole = run(folder, tmpdir.mkdir('whole'))

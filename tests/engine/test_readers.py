@@ -42,6 +42,7 @@ def attached(case, *callbacks):
 # One layer function, many readers.
 
 
+@pytest.mark.few(1)
 @every
 def test_readers_follow_in_a_hand_loop(kind):
     case = Shared()
@@ -62,6 +63,7 @@ def test_readers_follow_in_a_hand_loop(kind):
     case.check()
 
 
+@pytest.mark.few(2)
 @most
 @pytest.mark.parametrize('model', [True, False], ids=['with a model', 'criterion alone'])
 def test_readers_follow_in_a_session(kind, model):
@@ -86,6 +88,7 @@ def test_readers_follow_in_a_session(kind, model):
     assert OP_NAMES[kind] in operations(result.model)
 
 
+@pytest.mark.few(1)
 @every
 def test_readers_follow_in_train(kind):
     case = Shared()
@@ -188,6 +191,7 @@ def test_readers_follow_through_a_second_swap_and_every_restore(kinds, tmpdir):
         assert case.has(*kinds[:phase])
 
 
+@pytest.mark.few(1)
 @orders
 def test_restore_goes_back_to_a_plain_checkpoint_of_before_the_run(kinds, tmpdir):
     case, file = Shared(), str(tmpdir.join('bare'))
@@ -204,6 +208,7 @@ def test_restore_goes_back_to_a_plain_checkpoint_of_before_the_run(kinds, tmpdir
         assert case.has(*kinds)
 
 
+@pytest.mark.few(1)
 @most
 @pytest.mark.parametrize('where', ['swap.native_trainer', 'windows.carry'])
 def test_undo_puts_readers_back(kind, where, monkeypatch):
@@ -295,6 +300,7 @@ def new_process(folder, main, *arguments, kill=0):
 # Networks that are no model of a Trainer.
 
 
+@pytest.mark.few(1)
 @most
 def test_agent_acts_on_the_network_that_trains(kind, tmpdir):
     case, files = Agent(), [str(tmpdir.join(name)) for name in ('early', 'late')]

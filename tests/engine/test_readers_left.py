@@ -101,6 +101,7 @@ def test_a_part_of_a_graph_that_is_gone_ends_no_run():
 # The script's own leaves.
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize('swapped', [False, True], ids=['nothing due', 'swapped'])
 @pytest.mark.parametrize('front', ['hand loop', 'after the run'])
 def test_leaves_are_the_scripts_own_objects_after_a_restore(swapped, front, tmpdir):

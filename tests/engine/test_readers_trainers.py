@@ -102,6 +102,7 @@ def test_two_trainers_in_turns_equal_two_built_over_the_factors(first, second):
     assert [note for note in run.result.records[0].notes if 'another Trainer' in note]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('kind', ['factor', 'binarize dense'])
 def test_two_trainers_go_back_and_ahead_together(kind, tmpdir):
     """A checkpoint of each saved at the same time: the one with callbacks is restored first."""

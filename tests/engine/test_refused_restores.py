@@ -70,7 +70,7 @@ KINDS = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.few(9)
+@pytest.mark.few(3)
 @pytest.mark.parametrize('at', [3, 5, 10], ids=['before a swap', 'when it is due', 'after it'])
 @pytest.mark.parametrize('run', sorted(RUNS))
 @KINDS
@@ -109,6 +109,7 @@ def assert_same(these, those):
     assert all(same), same
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('run', sorted(RUNS))
 @KINDS
 def test_restore_that_raises_before_the_run_has_begun(kind, run, tmpdir):
@@ -127,6 +128,7 @@ def test_restore_that_raises_before_the_run_has_begun(kind, run, tmpdir):
     assert_same(trained(True), trained(False))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('run', sorted(RUNS))
 @KINDS
 def test_restore_that_raises_while_a_session_trains(kind, run, tmpdir):
@@ -152,6 +154,7 @@ def test_restore_that_raises_while_a_session_trains(kind, run, tmpdir):
     assert_same(trained(True), trained(False))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('run', sorted(RUNS))
 def test_restore_goes_on_where_no_copy_of_before_can_be_written(run, tmpdir, monkeypatch):
     """As CNTK's does, which needs none; it is said."""
@@ -216,6 +219,7 @@ def test_checkpoint_of_other_learners(run, saved, theirs, words, tmpdir):
     assert_same(trained(True), trained(False))
 
 
+@pytest.mark.few(1)
 @OTHERS
 def test_checkpoint_of_other_learners_while_a_session_trains(theirs, words, tmpdir):
     """Of the same structure, so that nothing else tells."""

@@ -84,7 +84,7 @@ def test_checkpoint_of_before_the_first_run_is_gone_back_to(learner, over, tmpdi
     assert len(expected.result.records) == 1
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(1)
 @pytest.mark.parametrize('learner', [None, sgd], ids=['same learner', 'learner of its own'])
 @pytest.mark.parametrize('ahead', [False, True], ids=['made after it', 'made ahead of it'])
 @pytest.mark.parametrize('observed', few([True, False], True), ids=['observer', 'nothing'])

@@ -89,6 +89,7 @@ def fail():
     raise MemoryError('in the middle of a swap')
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('learner', ['momentum_sgd', 'adam'])
 def test_swap_that_fails_late_leaves_no_trace(learner, monkeypatch):
     """Learners are rebuilt and the script's Functions exchanged when it fails."""
@@ -98,6 +99,7 @@ def test_swap_that_fails_late_leaves_no_trace(learner, monkeypatch):
     assert intact and outcome == expected and len(run.result.records) == 1
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     'owner, method, intact',
     [(readers.Readers, 'follow', False), (network.Network, 'transformed', True)],

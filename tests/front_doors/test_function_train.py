@@ -39,6 +39,7 @@ def test_signature_begins_as_cntks():
     ]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('epochs', [(), (1,), (0, 2, 3)], ids=str)
 def test_identity_equals_function_train(epochs):
     summary, ours = train(nc.train, [Identity(epoch=epoch) for epoch in epochs])

@@ -15,6 +15,7 @@ from paths import PYTHONPATH
 from user_script import EPOCH, SAMPLES, Identity, Script, hidden, loop
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('epochs', [(0,), (1, 2, 2), (6,)], ids=str)
 def test_identity_equals_the_bare_loop(epochs):
     bare = Script()

@@ -309,7 +309,7 @@ def ahead(does):
     return does.train(2), does.fetch(), does.train(1), does.script.state()
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize('seed', SEEDS)
 def test_a_restored_trainer_is_as_it_was_and_goes_on_as_it_did(seed, tmpdir):
     draw = random.Random(seed)

@@ -99,6 +99,7 @@ def by_hand(callbacks):
     return script.trained(), run.result
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('how', [in_session, by_train, by_hand])
 def test_identity_equals_plain(how):
     ours, result = how([Identity(epoch=1), Identity(epoch=2)])
@@ -107,6 +108,7 @@ def test_identity_equals_plain(how):
     assert all(0 < record.metric_after < 1 for record in result.records)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('how', [in_session, by_train, by_hand])
 def test_layer_is_factored(how):
     _, result = how(

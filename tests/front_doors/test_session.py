@@ -47,7 +47,7 @@ def test_identity_equals_plain_and_everything_is_exchanged():
     assert record.metric_before == record.metric_after
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(4)
 @pytest.mark.parametrize('learner', sorted(LEARNERS))
 def test_identity_equals_plain_for_every_learner(learner):
     options = dict(learner=learner, sweeps=3, test=False)
@@ -60,7 +60,7 @@ def test_identity_equals_plain_for_every_learner(learner):
 FREQUENCIES = [None, 500, SAMPLES, (7, DataUnit.minibatch), (1, DataUnit.sweep)]
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize('frequency', FREQUENCIES, ids=str)
 @pytest.mark.parametrize('epochs', few([(0,), (1, 1, 3), (4,)], (1, 1, 3)), ids=str)
 def test_identity_equals_plain_for_every_frequency(frequency, epochs):

@@ -438,6 +438,7 @@ print('survived')
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     'arguments',
     [

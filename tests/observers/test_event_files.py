@@ -12,6 +12,7 @@ from netopt_callbacks.count import Totals
 from netopt_callbacks.observers import event_file, event_records, tensorboard
 from netopt_callbacks.observers.base import Evaluation, Run
 from netopt_callbacks.observers.event_file import Clock, EventFile, file_name
+from slices import few
 from test_observers import curve, read
 
 
@@ -30,14 +31,15 @@ def only_file(folder):
     return str(folder / name)
 
 
-def test_a_flipped_bit_anywhere_is_a_warning_at_most(tmp_path):
-    """Every byte of a file; the run resumes, and what TensorBoard still shows of the old file
-    stays one curve."""
+@pytest.mark.parametrize('step', few([3, 39], 39))
+def test_a_flipped_bit_anywhere_is_a_warning_at_most(step, tmp_path):
+    """One bit in every `step`-th byte of a file; the run resumes, and what TensorBoard still shows
+    of the old file stays one curve."""
     run(tmp_path / 'whole', 0, 500)
     with open(only_file(tmp_path / 'whole'), 'rb') as stream:
         whole = stream.read()
     warned = 0
-    for place in range(0, len(whole), 3):
+    for place in range(0, len(whole), step):
         folder = tmp_path / str(place)
         folder.mkdir()
         damaged = bytearray(whole)
@@ -50,17 +52,18 @@ def test_a_flipped_bit_anywhere_is_a_warning_at_most(tmp_path):
         assert all('is damaged at byte' in str(warning.message) for warning in caught)
         warned += len(caught)
         # What the reader of TensorBoard shows is what was taken for shown.
-        if place % 30 == 0:
+        if place % (10 * step) == 0:
             seen = [step for step, _ in curve(folder, 'train/loss')]
             assert seen == sorted(set(seen)) and seen[-1] == 400
-    assert warned == len(range(0, len(whole), 3))
+    assert warned == len(range(0, len(whole), step))
 
 
-def test_a_cut_file_is_no_damage(tmp_path, recwarn):
+@pytest.mark.parametrize('step', few([7, 61], 61))
+def test_a_cut_file_is_no_damage(step, tmp_path, recwarn):
     run(tmp_path / 'whole', 0, 300)
     with open(only_file(tmp_path / 'whole'), 'rb') as stream:
         whole = stream.read()
-    for size in range(0, len(whole), 7):
+    for size in range(0, len(whole), step):
         folder = tmp_path / str(size)
         folder.mkdir()
         (folder / 'events.out.tfevents.1500000000.here').write_bytes(whole[:size])

@@ -121,6 +121,7 @@ def test_gradient_is_straight_through_inside_the_window():
     assert (np.abs(values) > 1).any() and (np.abs(trained) > 1).any()
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
 @pytest.mark.parametrize('form', sorted(FORMS))
 def test_lowered_equals_trained_in_every_form_on_every_implementation(

@@ -285,7 +285,7 @@ def run(folder, kill=0):
     return next(line for line in done.stdout.splitlines() if line.startswith('OUTCOME'))
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 # Minibatches of 64 of 700 samples: epoch 1 ends with the 11th, epoch 2 with the 22nd.
 @pytest.mark.parametrize('kills', [(8,), (14, 13)], ids=str)
 def test_killed_and_resumed_equals_never_killed(kills, tmpdir):

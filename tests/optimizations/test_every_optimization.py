@@ -246,7 +246,7 @@ def test_new_parameters_train_under_a_learner_of_their_own(row):
     assert sorted(handed) == row.new_parameters and script.session.result.complete
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @every
 @pytest.mark.parametrize('stop', [14, 25])
 def test_it_is_resumed(row, stop, tmpdir):
