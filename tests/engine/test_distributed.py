@@ -371,14 +371,8 @@ def gone_back(folder, kind, plan):
     return found
 
 
-@pytest.mark.parametrize(
-    'kind',
-    [
-        'data parallel',
-        pytest.param('1 bit', marks=pytest.mark.slow),
-        pytest.param('block momentum', marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['data parallel', '1 bit', 'block momentum'])
 def test_observers_go_back_by_hand_as_the_bare_loop(kind, tmpdir):
     assert gone_back(tmpdir.mkdir('ours'), kind, 'observer') == gone_back(
         tmpdir.mkdir('plain'), kind, 'plain'

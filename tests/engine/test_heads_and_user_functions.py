@@ -130,6 +130,7 @@ def test_clones_outside_of_the_engine_are_cntks_own():
     assert nc.graph.clone_shared(z).eval({x: data}).tolist() == [[3.0, 3.0, 3.0]]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize('duplicates', [True, False])
 def test_sampled_softmax_equals_plain_or_is_told_before_training(duplicates):
     def losses(callbacks):

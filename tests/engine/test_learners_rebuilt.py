@@ -49,7 +49,7 @@ def oracle(kind, project=False, **options):
     return run.factor(halves(run.W.value), project).train(AFTER)
 
 
-@pytest.mark.few(9)
+@pytest.mark.few(6)
 @pytest.mark.parametrize('kind', sorted(KINDS))
 def test_rebuilt_learner_trains_as_one_made_over_the_factors(kind):
     assert outcome(subject(kind)) == oracle(kind).outcome()
@@ -73,6 +73,7 @@ def test_factored_layer_of_a_sparse_input_trains_as_in_plain_cntk(kind):
     assert outcome(subject(kind, sparse=True)) == expected
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     'kind', ['sgd', 'momentum_sgd', 'nesterov', 'L1 and L2', 'clipping by norm', 'noise', 'part']
 )
@@ -210,6 +211,7 @@ def test_second_optimization_on_the_factors(kind):
     assert outcome(mine) == theirs.outcome()
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize('kind', few(sorted(KINDS), 'adam', 'momentum_sgd', 'several'))
 @pytest.mark.parametrize(
     'where', ['swap.native_trainer', 'windows.carry', 'readers.Readers.follow']

@@ -161,7 +161,7 @@ ORDERS = [
 orders = pytest.mark.parametrize('kinds', few(ORDERS, *ORDERS[:2]), ids=' then '.join)
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @orders
 def test_readers_follow_through_a_second_swap_and_every_restore(kinds, tmpdir):
     """Back to the phase before the last, to the first, and ahead again, also after the run."""

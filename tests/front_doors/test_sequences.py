@@ -242,6 +242,7 @@ def actions(draw, optimize):
     yield 'summarize',
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize('seed', SEEDS)
 def test_what_changes_nothing_equals_plain_cntk_after_each_action(seed, tmpdir):
     draw = random.Random(seed)

@@ -125,7 +125,7 @@ def test_max_pooling_before_a_falling_normalization_is_the_and_of_bits():
     assert inverted.any() and not inverted.all()
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize('seed', range(12))
 def test_random_networks_compute_the_same_bits(seed):
     compare_random(seed)

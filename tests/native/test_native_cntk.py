@@ -18,6 +18,7 @@ def cntk_convolution(x, w, strides, padding):
     )
 
 
+@pytest.mark.few(30)
 @pytest.mark.parametrize('channels, filters', [(1, 1), (3, 5), (64, 64), (65, 33), (512, 16)])
 @pytest.mark.parametrize('kernel', [(1, 1), (3, 3), (2, 5)])
 @pytest.mark.parametrize('strides', [(1, 1), (2, 1)])

@@ -215,7 +215,7 @@ def test_it_is_swapped_into_a_running_trainer(row):
     assert nc.Record.from_dict(record.to_dict()).to_dict() == record.to_dict()
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 @every
 @pytest.mark.parametrize('learner', ['momentum_sgd', 'adam', 'several'])
 def test_everything_goes_on_training(row, learner):
