@@ -96,17 +96,16 @@ class Record:
 
     @property
     def worst(self) -> Optional[Tuple[int, float]]:
-        """The worst point of the curve, (samples, metric), the first of equals; None without a
-        curve."""
+        """The worst point of the curve, (samples, metric), the first of equals; or None."""
         worst = max if not self.larger_is_better else min
         return worst(self.curve, key=lambda point: point[1]) if self.curve else None
 
     @property
     def epochs_to_recover(self) -> Optional[int]:
-        """Completed epochs from the optimization to the first measurement as good as
-        `metric_before`.
+        """Epochs from the optimization to the first measurement as good as `metric_before`.
 
-        None if no measurement is as good yet, or if the epochs are not known.
+        It counts completed epochs. None if no measurement is as good yet, or if the epochs are not
+        known.
         """
         if self.metric_before is None:
             return None

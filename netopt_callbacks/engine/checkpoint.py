@@ -270,10 +270,7 @@ class Checkpoints:
 
 
 def _fault(file):
-    """Returns what is wrong with a pair, or None.
-
-    The folders that may belong to the pair tell.
-    """
+    """Returns what is wrong with a pair, or None, according to the folders it may belong to."""
     return generations.fault(file, [Generations(name + FOLDER) for name in _names_of(file)])
 
 

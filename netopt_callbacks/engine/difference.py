@@ -1,16 +1,14 @@
-"""Finds where two graphs of one network differ: which part of one corresponds to which of the
-other.
+"""Finds where two graphs of one network differ, and which parts of the two correspond.
 
 A restore may put a network of another structure into a trainer: layers are factored that were not,
 or the reverse. The script's Functions over the same layers must follow, so the engine needs the
 corresponding parts.
 
 An optimization replaces parts that read one Variable (the layer's input) besides Parameters and
-Constants, and leaves everything around them unchanged. So two outputs correspond in two cases:
-
-* They are computed alike, input by input.
-* At most `DEPTH` Functions behind them are two Variables that correspond and are the only data read
-on the way. The Functions in between are such a part.
+Constants, and leaves everything around them unchanged. So two outputs correspond in two cases.
+Either they are computed alike, input by input. Or at most `DEPTH` Functions behind them are two
+Variables that correspond and are the only data read on the way; the Functions in between are such a
+part.
 """
 import itertools
 from typing import NamedTuple

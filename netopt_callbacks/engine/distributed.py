@@ -48,8 +48,7 @@ class Workers:
         self.drops_empty_minibatch = bool(self._at_own_pace)
 
     def shares(self, seen):
-        """Returns (number of workers, rank) with which C++ partitions the data, after `seen`
-        samples.
+        """Returns (number of workers, rank) that C++ partitions data by, after `seen` samples.
 
         Before `distributed_after` samples every worker reads all of it.
         """

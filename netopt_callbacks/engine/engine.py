@@ -173,8 +173,7 @@ class Engine:
         )
 
     def restore(self, file, restore=None):
-        """Restores a checkpoint into the structure it was written with: see
-        `phases.Phases.restore`."""
+        """Restores a checkpoint into the structure it was written with: see `Phases.restore`."""
         restored = self.phases.restore(file, restore)
         self._recovery.forget()
         self.phases.write_missing()
@@ -269,8 +268,7 @@ class Engine:
             raise errors[0]
 
     def abandon(self):
-        """Ends a run after an error or an interrupt; it warns of further errors instead of raising
-        them."""
+        """Ends a run after an error or an interrupt; further errors become warnings."""
         try:
             if self.result.model is None:
                 self.result.model, self.result.criterion = self._network.export()
@@ -399,8 +397,7 @@ class Engine:
         return 'train longer, or give an earlier epoch'
 
     def _export(self):
-        """Exports the model; if nothing was changed, a model that CNTK cannot clone causes a
-        warning."""
+        """Exports the model; only warns if CNTK cannot clone a network that nothing changed."""
         try:
             with directors.uninterrupted():
                 self.result.model, self.result.criterion = self._network.export()
