@@ -28,8 +28,7 @@ class Run:
         baseline (nc.Baseline): the held-out metric of a run without optimizations, or None.
         learning_rates (callable): returns a list of the current learning rate of each learner.
         binary_weights (callable): returns (name, array) of each 1-bit layer of the current network:
-            a copy of its latent weights, in the scale in which the straight-through window is |w|
-            <= 1.
+            a copy of its latent weights, scaled to the straight-through window |w| <= 1.
     """
 
     def __init__(
