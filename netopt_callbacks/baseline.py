@@ -1,4 +1,4 @@
-"""The held-out metric of a run without optimizations, drawn beside the curve of another run."""
+"""Reads the held-out metric of a run without optimizations, to draw it beside another run."""
 import bisect
 import math
 import os

@@ -278,7 +278,7 @@ def _tells_sweeps(arguments):
 def continues_sequences(arguments):
     """Whether a minibatch continues sequences of the previous one, whose state a new trainer lacks.
 
-    The flags tell, or the mask of data that CNTK has cut (`truncation_length`), which is 2 where a
+    The flags show it, or the mask of data that CNTK has cut (`truncation_length`): 2 where a
     sequence begins.
     """
     data, new = _data_of(arguments)

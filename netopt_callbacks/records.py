@@ -1,4 +1,4 @@
-"""The results of a run: one `Record` per applied optimization, one `Result` for the whole run."""
+"""Holds the results of a run: one `Record` per applied optimization, one `Result` in all."""
 import json
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 

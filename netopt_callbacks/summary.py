@@ -1,4 +1,4 @@
-"""Text reports: what a run did to a network, and what a saved model consists of."""
+"""Reports as text what a run did to a network, and what a saved model consists of."""
 import argparse
 import sys
 

@@ -1,10 +1,10 @@
-"""The files of a checkpoint: CNTK's pair, and what a resumed run needs besides.
+"""Writes, finds and repairs what a checkpoint consists of: CNTK's pair, and files beside it.
 
 CNTK saves a checkpoint as two files, the graph (`NAME`) and the learners' state (`NAME.ckp`). It
 restores them by position; into another structure it restores garbage without an error. So every
 graph trained under a checkpoint name carries the label of its *phase*: how many optimizations have
-been applied, and by which run. The data of a phase is in `NAME.netopt/`, written before the first
-checkpoint that carries its label:
+been applied, and by which run. What a resumed run needs and CNTK does not save is in
+`NAME.netopt/`, written before the first checkpoint that carries the label:
 
     phase-<n>.<run>.json    schedule, places of outputs, arguments and Parameters, records, counts,
                             and a fingerprint of the graph

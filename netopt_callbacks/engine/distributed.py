@@ -1,4 +1,4 @@
-"""Several workers: all take the main worker's values, and a failing worker ends all.
+"""Coordinates workers: all take the main worker's values, and a failing worker ends all.
 
 CNTK trains over MPI with distributed learners; each worker runs the same script. A transform runs
 on every worker, and its result may differ between workers (another BLAS, a random number), so all

@@ -1,4 +1,4 @@
-"""The user's trainer after its C++ trainer was replaced: answers what the new one does not know.
+"""Answers, in the user's trainer, what a new C++ trainer inside it does not know.
 
 C++ keeps the last minibatch and the open progress windows in the trainer, and a new trainer raises
 if it is asked for them. Until the new one has trained, the one that trained last answers. A

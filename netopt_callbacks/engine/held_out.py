@@ -1,4 +1,4 @@
-"""Held-out data, which recovery, calibration and the parity gate are measured on."""
+"""Reads held-out data for recovery, calibration and the parity gate; measures the metric on it."""
 import sys
 import warnings
 

@@ -1,4 +1,4 @@
-"""Learners of a running trainer: what they train, how they are rebuilt, and their state.
+"""Tells what the learners of a trainer train, rebuilds them, and carries their state over.
 
 CNTK builds a learner over a fixed list of Parameters. If an optimization retires some and adds
 others, the learner is rebuilt: the factory that made it is called with the new list. The new

@@ -1,4 +1,4 @@
-"""The one place where the engine loads a saved graph."""
+"""Loads saved graphs; the only module of the engine that does."""
 from ..safe_load import load_model
 
 

@@ -1,4 +1,4 @@
-"""The label of a phase, which the graph of a checkpoint carries.
+"""Labels the graph of a checkpoint with its phase, and reads the label.
 
 CNTK restores a checkpoint of another structure without an error. So the graph that a trainer saves
 names its phase: a Constant of that name is one more output of the trainer's model. It is in the
@@ -36,7 +36,7 @@ def reaching(loss, parameters):
     element_select reads it but never selects it, so that not even a NaN in it has an effect.
 
     Args:
-        loss (cntk.Function): without such terms.
+        loss (cntk.Function): the plain loss.
         parameters (list of cntk.Parameter): those it does not read.
     """
     for parameter in parameters:

@@ -1,4 +1,4 @@
-"""The running network: how a trainer's C++ trainer is replaced, and rebuilt on resume.
+"""Exchanges the network inside a running trainer, and rebuilds it on resume.
 
 Every change replaces one `State` with another, in one exchange, whole or not at all:
 
@@ -626,7 +626,7 @@ class Network:
 
 
 def _check_given(saved, given, original):
-    """Refuses a checkpoint whose learners train other Parameters than those of this script.
+    """Refuses a checkpoint whose learners train different Parameters than this script's learners.
 
     Raises:
         ValueError: this script did not write the checkpoint.

@@ -13,7 +13,7 @@ from ..optimizations.base import LayerNote
 from ..records import Record
 
 VERSION = 3
-_LARGEST = 2**63  # C++ counts in such numbers
+_LARGEST = 2**63  # the limit of C++'s counts
 _BEFORE = (
     'it is of version %r of its form, and this netopt_callbacks reads version %d: before it, '
     'factors were kept packed in the Parameters they replaced, for learners that were never '
@@ -117,8 +117,8 @@ def check_against(phase, saved, label):
         _check_places(name, getattr(phase, name), count)
     for number, (_, owned) in enumerate(phase.learners):
         _check_places(f'learners[{number}][1]', owned, len(saved.parameters))
-    # A resumed process counts on before it writes, so the field may be past the graph. But a resume
-    # counts up to it, so it must not be far past.
+    # A resumed process advances its uid counter before it writes, so the field may be past the
+    # graph's numbers. But a resume counts up to it, so it must not be far past.
     largest = max(_numbers(saved))
     if phase.unique_id is not None and phase.unique_id > largest + _COUNTED_ON:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The phases of a run: labels its graph, writes files beside its checkpoints, resumes from them.
+"""Keeps the phases of a run: labels its graph, writes files beside checkpoints, resumes.
 
 Each applied optimization begins a phase. The graph carries the label of the phase (see `mark`); a
 file in the checkpoint's folder holds what else a resumed run needs (see `checkpoint`).

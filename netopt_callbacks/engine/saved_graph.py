@@ -1,4 +1,4 @@
-"""The graph in a checkpoint: what is where in it, and how to rebuild it on the user's own objects.
+"""Records what is where in a checkpoint's graph, and rebuilds it on the user's own objects.
 
 CNTK restores by position, and it saves outputs of its own beside the user's. So the engine records
 which output, input and Parameter of the saved graph corresponds to which of the script's.

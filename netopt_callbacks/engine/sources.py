@@ -1,4 +1,4 @@
-"""The position of a minibatch source: whether it can be restored, and whether data is left."""
+"""Tells whether a minibatch source can go back to its position, and whether data is left."""
 import math
 
 from cntk.io import INFINITELY_REPEAT, MinibatchSourceFromData, UserMinibatchSource
@@ -93,8 +93,8 @@ class Ahead:
     def at_end(self, workers):
         """Returns whether no worker has more data; all workers call this together.
 
-        One worker may have no data left, or none in this minibatch, while others still have some,
-        so a worker cannot tell alone.
+        A worker may have no data left, or none in this minibatch, while others still have some, so
+        it cannot tell alone.
 
         Args:
             workers (distributed.Workers): those of the run.

@@ -1,4 +1,4 @@
-"""The network of a trainer at one time, as an immutable value.
+"""Describes the network of a trainer at one time as an immutable value.
 
 A `State` holds all that a C++ trainer is built from. Every change of a running trainer replaces one
 State with another, see `network`.

@@ -1,4 +1,4 @@
-"""The average of loss and metric over a window of minibatches."""
+"""Averages loss and metric over a window of minibatches."""
 
 
 class Average:

@@ -1,4 +1,4 @@
-"""Base class of every observer: it watches a run without changing it."""
+"""Defines `Observer`, the base class of all that watches a run without changing it."""
 import sys
 from typing import TYPE_CHECKING
 

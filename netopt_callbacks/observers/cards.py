@@ -1,4 +1,4 @@
-"""Markdown texts of a run for TensorBoard: the plan, a card for each optimization, the result."""
+"""Writes the Markdown texts of a run for TensorBoard: plan, card of each optimization, result."""
 import platform
 
 import cntk as C

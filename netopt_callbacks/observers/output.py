@@ -1,4 +1,4 @@
-"""Text output that may fail during training: a terminal, a pipe, a disk."""
+"""Writes text to a terminal, a pipe or a disk that may fail during training."""
 import warnings
 
 

@@ -1,4 +1,4 @@
-"""Descriptions of the TensorBoard tags, and the order in which TensorBoard draws them."""
+"""Describes the TensorBoard tags and sets the order in which TensorBoard draws them."""
 from tensorboardX import summary
 
 _DESCRIPTIONS = {
