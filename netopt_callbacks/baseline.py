@@ -1,4 +1,4 @@
-"""The held-out metric of a run without optimizations, beside which another run is drawn."""
+"""Reads the held-out metric of a run without optimizations, to draw it beside another run."""
 import bisect
 import math
 import os
@@ -14,11 +14,11 @@ _HINT = (
 
 
 class Baseline:
-    """A curve of the held-out metric, to be asked for its value at a number of samples.
+    """A curve of the held-out metric, which can be evaluated at a number of samples.
 
     Args:
-        points (list of (int, float)): (samples, metric), by samples.
-        source (str): where it is from, for reports.
+        points (list of (int, float)): (samples, metric), sorted by samples.
+        source (str): where the curve comes from, for reports.
     """
 
     def __init__(self, points: Points, source: str = 'given as a list') -> None:
@@ -26,8 +26,11 @@ class Baseline:
         self.source = source
 
     def at(self, samples: int) -> Optional[float]:
-        """Returns the metric at so many samples: measured there, or on the straight line between
-        the measurements before and after; None before the first and after the last."""
+        """Returns the metric after `samples` samples.
+
+        Between two measurements the metric is interpolated linearly. It is None before the first
+        measurement and after the last.
+        """
         place = bisect.bisect_left(self.points, (samples, -math.inf))
         if place == len(self.points):
             return None
@@ -44,14 +47,15 @@ class Baseline:
 
 
 def checked_baseline(baseline: Any, has_held_out: bool) -> Optional[Baseline]:
-    """Returns the `Baseline` of an argument `baseline=`; None for None.
+    """Returns the `Baseline` for an argument `baseline=`; None for None.
 
     Args:
         baseline (str, os.PathLike or list of (int, float)): see `nc.training_session`.
-        has_held_out (bool): whether the run measures a metric that it can be compared with.
+        has_held_out (bool): whether the run measures a metric to compare with.
 
     Raises:
-        TypeError, ValueError: it is neither, holds no curve, or there is nothing to compare.
+        TypeError, ValueError: the argument is neither a folder nor a list, holds no curve, or the
+            run has no metric to compare with.
     """
     if baseline is None:
         return None

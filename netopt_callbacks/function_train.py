@@ -1,4 +1,4 @@
-"""`nc.train`: `Function.train` with callbacks of ours among its own."""
+"""`nc.train`: `Function.train` that also accepts this package's callbacks."""
 import functools
 import sys
 import threading
@@ -34,26 +34,27 @@ def train(
     model: Optional[C.Function] = None,
     baseline: Union[Path, Points, None] = None,
 ) -> Any:
-    """Trains a criterion as `criterion.train(...)` does, with optimization attached.
+    """Trains a criterion as `criterion.train(...)` does, and applies optimizations.
 
-    The arguments but the last four are those of `cntk.Function.train`, with its defaults and
-    its behaviour; `callbacks` also takes `nc.Optimization` and `nc.Observer` objects.
+    All arguments except the last four are those of `cntk.Function.train`, with the same defaults
+    and behaviour; `callbacks` also takes `nc.Optimization` and `nc.Observer` objects.
 
     Args:
         criterion (cntk.Function): loss and metric.
-        epoch_size (int): also the epochs that the optimizations count in; None is what it is to
-            `Function.train`: the length of the first array, which of sequences is their number,
-            though samples are counted against it. With `max_samples` alone, None is one sweep.
+        epoch_size (int): also the epoch that the optimizations count in. None means what it means
+            to `Function.train`: the length of the first array. For sequences this is the number of
+            sequences, though samples are counted against it. With `max_samples` alone, None is one
+            sweep.
         data, larger_is_better, model, baseline: as in `nc.training_session`.
 
     Returns:
-        cntk.variables.Record: that of `Function.train`, and `result`, an `nc.Result`.
+        cntk.variables.Record: the one of `Function.train`, plus `result`, an `nc.Result`.
 
     Raises:
-        TypeError: `callbacks` holds something that neither CNTK nor this package knows
+        TypeError: `callbacks` holds an object that neither CNTK nor this package knows
             (`Function.train` would ignore it).
-        Whatever `nc.training_session` and its `train` raise; the exception's attribute `result`
-            is then the partial result, also that of a KeyboardInterrupt.
+        Whatever `nc.training_session` and its `train` raise. The exception, including a
+            KeyboardInterrupt, has the partial result as its attribute `result`.
     """
     ours, theirs = _parted(callbacks)
     minibatch_size, progress_frequency, max_epochs, epoch_size, max_samples = plain(
@@ -102,7 +103,7 @@ def train(
 
 
 def _epoch_size(source, max_samples):
-    """Returns the samples of an epoch as `Function.train` derives them; None where it does not."""
+    """Returns the samples per epoch as `Function.train` derives them; None if it does not."""
     if max_samples is not None or isinstance(source, (MinibatchSource, UserMinibatchSource)):
         return None
     first = _as_tuple(source)[0]
@@ -123,7 +124,7 @@ def _check_epochs(callbacks, max_epochs):
 
 
 def _parted(callbacks):
-    """Returns (ours, those `Function.train` knows)."""
+    """Returns (this package's callbacks, the callbacks that `Function.train` knows)."""
     ours = [callback for callback in callbacks if isinstance(callback, (Optimization, Observer))]
     theirs = [callback for callback in callbacks if callback not in ours]
     known = (C.cntk_py.ProgressWriter, C.CheckpointConfig, C.CrossValidationConfig, C.TestConfig)
@@ -138,10 +139,11 @@ def _parted(callbacks):
 
 
 def _train_with(session, criterion, *arguments, **options):
-    """Calls `Function.train`, which looks `training_session` up when it is called, with ours.
+    """Calls `Function.train` with our session in place of CNTK's.
 
-    CNTK's own is back in its place as soon as ours has been found, so that what is trained
-    meanwhile, within a callback or on another thread, is trained by CNTK's.
+    `Function.train` looks `training_session` up when it is called. CNTK's own function is restored
+    as soon as ours has been found, so that any other training in the meantime, in a callback or on
+    another thread, uses CNTK's.
     """
     module = sys.modules['cntk.train.training_session']
     me = threading.get_ident()

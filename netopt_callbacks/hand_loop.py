@@ -1,8 +1,9 @@
 """`nc.attach`: callbacks for hand-written `train_minibatch` loops.
 
-The user's trainer becomes, for the time of the run, an object of a subclass of its own class
-that tells the engine of each minibatch. What is due happens at the start of the next
-`train_minibatch`, so that an evaluation at the end of an epoch sees the network it trained.
+During the run, the user's trainer becomes an object of a subclass of its own class. The subclass
+notifies the engine of each minibatch. An optimization that is due is applied at the start of the
+next `train_minibatch`, so that an evaluation at the end of an epoch sees the network trained in
+that epoch.
 """
 import atexit
 import warnings
@@ -24,7 +25,7 @@ from .engine.schedule import Clock
 from .lowering import Lower
 from .records import Result
 
-_GOES_ON = 1  # in a mask: a step of a sequence, and not its first
+_GOES_ON = 1  # in a mask: a step of a sequence other than its first
 _unfinished: 'weakref.WeakSet[Any]' = weakref.WeakSet()
 
 
@@ -38,7 +39,7 @@ def attach(
     model: Optional[C.Function] = None,
     baseline: Union[Path, Points, None] = None,
 ) -> 'Attached':
-    """Attaches callbacks to a trainer that a loop of the user's own drives.
+    """Attaches callbacks to a trainer that the user's own loop drives.
 
         with nc.attach(trainer, callbacks=[...], epoch_size=60000, data=(x, y)) as run:
             for ...:
@@ -46,21 +47,21 @@ def attach(
         run.result
 
     Args:
-        trainer (cntk.Trainer): stays the same object; its inside is exchanged.
+        trainer (cntk.Trainer): stays the same object; the C++ trainer inside it is replaced.
         callbacks (list): `nc.Optimization` and `nc.Observer` objects.
-        epoch_size (int or (int, cntk.train.DataUnit)): samples per epoch; None is one sweep,
-            which only minibatches of a CNTK minibatch source tell.
+        epoch_size (int or (int, cntk.train.DataUnit)): samples per epoch; None is one sweep, whose
+            end is known only for minibatches of a CNTK minibatch source.
         data: held-out data, as in `nc.training_session`.
-        progress_writers (list): those of a trainer built before the import of this package.
+        progress_writers (list): the writers of a trainer built before this package was imported.
         larger_is_better (bool): direction of the metric.
         model (cntk.Function), baseline: as in `nc.training_session`.
 
     Returns:
-        Attached: a context manager; or call its `finish()`.
+        Attached: use it as a context manager, or call its `finish()`.
 
     Raises:
         TypeError, ValueError: an argument does not fit.
-        RuntimeError: the trainer is attached already.
+        RuntimeError: the trainer is already attached.
     """
     return Attached(
         trainer, callbacks, epoch_size, data, progress_writers, larger_is_better, model, baseline
@@ -71,7 +72,7 @@ class Attached:
     """A run of callbacks on a trainer; made by `nc.attach`.
 
     Attributes:
-        result (nc.Result): filled as the run goes on; `finish` completes it.
+        result (nc.Result): filled during the run; `finish` completes it.
     """
 
     def __init__(
@@ -143,10 +144,10 @@ class Attached:
             self.engine.abandon()
 
     def finish(self) -> Result:
-        """Applies what is due at the end, exports, lowers and lets go of the trainer.
+        """Applies what is due at the end, exports, lowers and releases the trainer.
 
         Returns:
-            nc.Result: also as `result`.
+            nc.Result: also available as `result`.
 
         Raises:
             ValueError: an optimization never became due; `result` is filled.
@@ -163,13 +164,13 @@ class Attached:
         return self.result
 
     def current(self, function: C.Function) -> C.Function:
-        """Returns a Function built over the model before a swap, rebuilt over the model of now.
+        """Returns a Function built over an earlier network, rebuilt over the current network.
 
-        `softmax(z)` made before an optimization goes on computing the old network on the old
-        storage; `run.current(softmax_z)` is the same Function over the present one.
+        If `softmax_z` was built before an optimization and did not follow it, it keeps computing
+        the old network. `run.current(softmax_z)` is the same Function over the current network.
 
         Args:
-            function (cntk.Function): reads the model, the loss or the metric the user handed to
+            function (cntk.Function): reads the model, the loss or the metric that the user gave to
                 the trainer, as they were at any time of the run.
         """
         replacements = {
@@ -196,7 +197,7 @@ class Attached:
     # Called by the watched trainer.
 
     def before_minibatch(self, arguments, is_sweep_end):
-        """Does what is due before a minibatch."""
+        """Applies what is due before a minibatch."""
         if self._needs_sweeps and is_sweep_end is None and not _tells_sweeps(arguments):
             raise ValueError(
                 'minibatches of NumPy arrays do not tell where an epoch ends: give '
@@ -216,16 +217,17 @@ class Attached:
         self.engine.after_minibatch()
 
     def start(self):
-        """Starts the run, if it has not begun: with the first thing done to its trainer."""
+        """Starts the run if it has not started; the first use of the trainer calls this."""
         if not self.engine.started:
             self.engine.start()
 
 
 class Fetched(dict):
-    """Outputs fetched in a minibatch at whose start the network may have been exchanged.
+    """Outputs fetched in a minibatch at whose start the network may have changed.
 
-    The keys are the Variables asked for; all that stand for the same output find the same value, so
-    that `outputs=[z.output]` and then `values[z.output]` goes on working.
+    The keys are the Variables that the caller asked for. All Variables that correspond to the same
+    output find the same value, so `outputs=[z.output]` followed by `values[z.output]` keeps
+    working.
     """
 
     def __missing__(self, variable):
@@ -244,7 +246,7 @@ class Fetched(dict):
 
 
 def _now(variable):
-    """Returns the present output that stands for one of before a change."""
+    """Returns the current output that replaces an output from before a change."""
     return readers.now(variable.output if isinstance(variable, C.Function) else variable)
 
 
@@ -256,7 +258,7 @@ def _variables(function):
 
 
 def _data_of(arguments):
-    """Returns (data, flags of which sequences are new or None) of `train_minibatch`'s arguments."""
+    """Returns (data, new-sequence flags or None) from the arguments of `train_minibatch`."""
     if (
         isinstance(arguments, tuple)
         and len(arguments) == 2
@@ -274,15 +276,15 @@ def _tells_sweeps(arguments):
 
 
 def continues_sequences(arguments):
-    """Whether a minibatch goes on with sequences of the one before: a new trainer has lost these.
+    """Whether a minibatch continues sequences of the previous one, whose state a new trainer lacks.
 
-    Flags tell, or the mask of data that CNTK has cut (`truncation_length`): 2 where a sequence
-    begins.
+    The flags show it, or the mask of data that CNTK has cut (`truncation_length`): 2 where a
+    sequence begins.
     """
     data, new = _data_of(arguments)
     if new:
         return not all(new)
-    # Looking at a mask unpacks the data, and CNTK then no longer takes it for an input of another
+    # Reading a mask unpacks the data, and CNTK then no longer accepts it for an input of another
     # shape.
     values = (
         [value for name, value in data.items() if len(getattr(name, 'dynamic_axes', (0, 0))) > 1]
@@ -294,17 +296,17 @@ def continues_sequences(arguments):
 
 
 def _mask(value):
-    """Returns what CNTK knows of the steps of a minibatch, None where every sequence is new and
-    whole."""
+    """Returns CNTK's mask of the steps of a minibatch; None if every sequence is new and whole."""
     value = value.data if isinstance(value, MinibatchData) else value
     mask = C.cntk_py.Value.mask(value) if isinstance(value, C.cntk_py.Value) else None
     return None if mask is None else mask.asarray()
 
 
 class Watched(Exchanged):
-    """What is put before the class of an attached trainer: it tells its run of each minibatch.
+    """Mixin placed before the class of an attached trainer: it notifies the run of each minibatch.
 
-    The user's own class may take less or more than CNTK's: what it is given is passed on.
+    The user's own class may take fewer or more arguments than CNTK's, so all arguments are passed
+    on.
     """
 
     def train_minibatch(self, arguments, *rest, **options):

@@ -1,4 +1,4 @@
-"""What a run leaves behind: one `Record` per applied optimization, one `Result` in all."""
+"""Holds the results of a run: one `Record` per applied optimization, one `Result` in all."""
 import json
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
@@ -16,17 +16,17 @@ class Record:
         optimization (str): class name.
         epoch (int): completed epochs when it was applied.
         samples (int): samples trained when it was applied.
-        metric_before, metric_after (float): held-out metric just before and right after,
-            per sample; None where the run has no held-out data.
-        curve (list of (int, float)): (samples, held-out metric) from `metric_after` on, up
-            to the next optimization or the end.
+        metric_before, metric_after (float): held-out metric just before and right after, per
+            sample; None if the run has no held-out data.
+        curve (list of (int, float)): (samples, held-out metric) from `metric_after` up to the next
+            optimization or the end.
         epochs (list of int): completed epochs at each point of `curve`.
-        curve_before (list of (int, float)): the same from the optimization before this one, or
-            the start of the run, up to `metric_before`.
-        network_before, network_after (count.Totals): what the whole network counted just before and
-            right after; None in a record that does not know.
+        curve_before (list of (int, float)): the same from the previous optimization, or the start
+            of the run, up to `metric_before`.
+        network_before, network_after (count.Totals): totals of the whole network just before and
+            right after; None if unknown.
         layers (list of LayerNote): what happened to each layer.
-        notes (list of str): what the engine had to say (learner state, calibration ...).
+        notes (list of str): notes of the engine (learner state, calibration ...).
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Record:
         return -drop if self.larger_is_better else drop
 
     def recovered_at(self, metric: Optional[float]) -> Optional[float]:
-        """(after - metric) / (after - before); 1 where nothing was lost.
+        """(after - metric) / (after - before); 1 if nothing was lost.
 
         Args:
-            metric (float): the held-out metric at the time asked about.
+            metric (float): the held-out metric at the time in question.
 
         Returns:
-            float, or None without a metric: 0 right after, 1 when the loss is made up for,
-            above 1 when the network is better than before.
+            float, or None without a metric: 0 right after, 1 when the loss is made up for, above 1
+                when the network is better than before.
         """
         before, after = self.metric_before, self.metric_after
         if before is None or after is None or self.drop is None or metric is None:
@@ -96,14 +96,17 @@ class Record:
 
     @property
     def worst(self) -> Optional[Tuple[int, float]]:
-        """The worst point of the curve, (samples, metric), the first of equals; None without."""
+        """The worst point of the curve, (samples, metric), the first of equals; or None."""
         worst = max if not self.larger_is_better else min
         return worst(self.curve, key=lambda point: point[1]) if self.curve else None
 
     @property
     def epochs_to_recover(self) -> Optional[int]:
-        """Completed epochs from the optimization to the first measurement that is as good as
-        `metric_before`; None where none is so far, or the epochs are not known."""
+        """Epochs from the optimization to the first measurement as good as `metric_before`.
+
+        It counts completed epochs. None if no measurement is as good yet, or if the epochs are not
+        known.
+        """
         if self.metric_before is None:
             return None
         for (_, metric), epoch in zip(self.curve, self.epochs):
@@ -113,8 +116,11 @@ class Record:
 
     @property
     def was_improving(self) -> Optional[bool]:
-        """Whether `metric_before` was better than all measured before it since the optimization
-        before: training alone would have gone on to gain. None where that is not known."""
+        """Whether training alone would have improved the metric further; None if that is not known.
+
+        True if `metric_before` is better than every earlier measurement since the previous
+        optimization.
+        """
         earlier = [metric for at, metric in self.curve_before if at < self.samples]
         if self.metric_before is None or not earlier:
             return None
@@ -124,14 +130,14 @@ class Record:
         return metric > other if self.larger_is_better else metric < other
 
     def measured(self, samples: int, metric: float, epoch: int) -> None:
-        """Appends a measurement to the curve, in the place of one at the same sample."""
+        """Appends a measurement to the curve; replaces one at the same number of samples."""
         if self.curve and self.curve[-1][0] == samples:
             self.cut(samples - 1)
         self.curve.append((samples, metric))
         self.epochs.append(epoch)
 
     def cut(self, samples: int) -> None:
-        """Takes away what was measured after so many samples."""
+        """Removes the measurements made after `samples` samples."""
         self.curve = [point for point in self.curve if point[0] <= samples]
         del self.epochs[len(self.curve) :]
 
@@ -188,25 +194,24 @@ def _fields(totals: Any) -> Any:
 
 
 class Result:
-    """What a run gives back.
+    """The result of a run.
 
     Attributes:
         model (cntk.Function): the optimized model with Parameters of its own, trainable and
-            savable; None while training has not started.
+            savable; None until training has started.
         criterion (cntk.Function): loss and metric over the optimized model, with Parameters of its
             own.
-        lowered (cntk.Function): the model on native ops, evaluation only; None without
-            `nc.Lower`.
+        lowered (cntk.Function): the model on native ops, evaluation only; None without `nc.Lower`.
         parity (nc.lowering.Parity): how `lowered` compares with `model`; None without `nc.Lower`.
         records (list of Record): in the order applied.
-        complete (bool): False when training was interrupted or ended by an error.
-        baseline (nc.Baseline): the held-out metric of a run without optimizations, as it was given
-            to this one; None without.
-        metric_name (str): name of the held-out metric; None before training has started.
-        held_out: the held-out data of the run, as minibatches for the model's arguments; None
-            before the run has ended, false where there is none.
-        seconds (dict): what this process spent in this package and not in training, by what it was
-            spent on: 'held-out metric', 'optimizations', 'export and lowering', 'observers'.
+        complete (bool): False if training was interrupted or ended by an error.
+        baseline (nc.Baseline): the held-out metric of a run without optimizations, as given to this
+            run; None without.
+        metric_name (str): name of the held-out metric; None until training has started.
+        held_out: the held-out data of the run, as minibatches for the model's arguments; None until
+            the run has ended, false if it has none.
+        seconds (dict): time that this process spent in this package and not in training, by
+            activity: 'held-out metric', 'optimizations', 'export and lowering', 'observers'.
     """
 
     def __init__(self) -> None:
@@ -224,11 +229,11 @@ class Result:
     def export(self, path: Path, data: Any = None) -> Any:
         """Writes the network as one ONNX file that runs without CNTK; see `nc.deploy.export`.
 
-        The file holds the records, and the last metric of them, as metadata.
+        The metadata of the file holds the records and their last metric.
 
         Args:
-            path (str): of the file.
-            data: as of `nc.deploy.export`; by default the run's held-out data, else seeded random
+            path (str): where to write the file.
+            data: as in `nc.deploy.export`; by default the run's held-out data, else seeded random
                 numbers.
 
         Returns:
@@ -236,7 +241,7 @@ class Result:
 
         Raises:
             RuntimeError: training has not begun, so there is no network.
-            What `nc.deploy.export` raises.
+            Whatever `nc.deploy.export` raises.
         """
         from .exporting.export import export
 
@@ -252,8 +257,11 @@ class Result:
         )
 
     def summary(self) -> str:
-        """Returns the run as text of at most 100 columns: the optimizations and what became of the
-        metric, their layers, the whole network, the lowered one; last, the ratios."""
+        """Returns the run as text of at most 100 columns.
+
+        The parts are: the optimizations and their effect on the metric, their layers, the whole
+        network, the lowered network, and the ratios.
+        """
         from .summary import of_result
 
         return of_result(self)

@@ -42,32 +42,32 @@ def training_session(
 ) -> 'Session':
     """Creates a training session that optimizes the network while it trains.
 
-    The first nine arguments are those of `cntk.training_session`, with its defaults and its
+    The first nine arguments are those of `cntk.training_session`, with the same defaults and
     behaviour. Without callbacks the session is CNTK's.
 
     Args:
-        trainer (cntk.Trainer): stays the same object; its inside is exchanged.
+        trainer (cntk.Trainer): stays the same object; the C++ trainer inside it is replaced.
         mb_source, mb_size, model_inputs_to_streams, progress_frequency, max_samples,
             checkpoint_config, cv_config, test_config: as in `cntk.training_session`.
         callbacks (list): `nc.Optimization` and `nc.Observer` objects.
-        epoch_size (int or (int, cntk.train.DataUnit)): samples per epoch, in which the
-            optimizations' `epoch` counts; None is one sweep of `mb_source`.
-        data: held-out data for recovery, calibration and the parity gate: NumPy arrays in the
-            order of the criterion's arguments, or a minibatch source. None takes the source
-            of `cv_config`.
-        progress_writers (list): those of a trainer built before the import of this package.
+        epoch_size (int or (int, cntk.train.DataUnit)): samples per epoch, the unit of the
+            optimizations' `epoch`; None is one sweep of `mb_source`.
+        data: held-out data for recovery, calibration and the parity gate: NumPy arrays in the order
+            of the criterion's arguments, or a minibatch source. None takes the source of
+            `cv_config`.
+        progress_writers (list): the writers of a trainer built before this package was imported.
         larger_is_better (bool): direction of the metric, the criterion's second output.
-        model (cntk.Function): the network for `result.model`, where the trainer was given only a
-            criterion and several Functions of the script read it.
-        baseline (str or list): the held-out metric of a run without optimizations, to be shown
-            beside that of this run: the folder that `nc.TensorBoard` wrote of it, or a list of
+        model (cntk.Function): the network for `result.model`; needed if the trainer was given only
+            a criterion and several Functions of the script read its Parameters.
+        baseline (str or list): the held-out metric of a run without optimizations, shown beside the
+            metric of this run: the folder that `nc.TensorBoard` wrote for that run, or a list of
             (samples, metric).
 
     Returns:
         Session: call `train()` once, then read `result`.
 
     Raises:
-        TypeError, ValueError: an argument does not fit, before training starts.
+        TypeError, ValueError: an argument does not fit; raised before training starts.
     """
     facts = remember.trainer(trainer, progress_writers)
     mb_size, max_samples = plain(mb_size), plain(max_samples)
@@ -122,9 +122,10 @@ def training_session(
 
 
 def _samples_left(trainer, max_samples, restores):
-    """Returns how many samples the run trains: CNTK counts `max_samples` over the learners' life.
+    """Returns how many samples the run trains.
 
-    Where a checkpoint may be restored, that life begins anew with it.
+    CNTK counts `max_samples` over the life of the learners. A restored checkpoint replaces that
+    count, so if one may be restored, this returns `max_samples` itself.
     """
     if max_samples in (None, sys.maxsize) or restores:
         return max_samples
@@ -132,8 +133,10 @@ def _samples_left(trainer, max_samples, restores):
 
 
 def _source_length(source, samples_left, restores):
-    """Returns at most how many (samples, sweeps) are trained, by what the source gives and
-    max_samples."""
+    """Returns an upper bound on the (samples, sweeps) that the run trains.
+
+    It follows from what the source gives and from `max_samples`.
+    """
     samples, sweeps = sources.length(source, anew=restores)
     once = sources.sweep_of(source)
     if sweeps is None and once and samples_left not in (None, sys.maxsize):
@@ -170,14 +173,15 @@ class Session:
 
     Args:
         trainer (cntk.Trainer): the user's.
-        engine (engine.Engine), segments (engine.segments.Segments): of the run.
-        checkpoint_file (str): the name C++ writes checkpoints to, None where it writes none.
-        samples_left (callable): returns how many samples are left to train, None where the
-            source decides; the trainer may have trained since the session was made.
+        engine (engine.Engine), segments (engine.segments.Segments): those of the run.
+        checkpoint_file (str): the name C++ writes checkpoints to; None if it writes none.
+        samples_left (callable): returns how many samples are left to train, None if the source
+            decides. It is called in `train`, since the trainer may have trained after the session
+            was made.
 
     Attributes:
         trainer (cntk.Trainer): the user's.
-        result (nc.Result): filled by `train`, also by one that is interrupted or fails.
+        result (nc.Result): filled by `train`, even if training is interrupted or fails.
     """
 
     def __init__(
@@ -207,15 +211,15 @@ class Session:
         return self.engine.result
 
     def train(self, device: Optional[C.DeviceDescriptor] = None) -> None:
-        """Trains to the end, applying what is due on the way.
+        """Trains to the end and applies each optimization when it is due.
 
         Args:
             device (cntk.device.DeviceDescriptor): as in `cntk.train.TrainingSession.train`.
 
         Raises:
-            RuntimeError: the session was trained before.
+            RuntimeError: the session has already trained, or `nc.attach` watches the trainer.
             Whatever an optimization, an observer, a progress writer, a minibatch source or a
-            cross-validation callback raises, as it was raised; `result` is then partial.
+                cross-validation callback raises, unchanged; `result` is then partial.
         """
         if self._trained:
             raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Reports in text: what a run did to a network, and what a saved model is made of."""
+"""Reports as text what a run did to a network, and what a saved model consists of."""
 import argparse
 import sys
 
@@ -12,11 +12,13 @@ WIDTH = 100
 
 
 def of_result(result):
-    """Returns a run as text: its optimizations, their layers, the whole network, the lowered one,
-    and last the ratios.
+    """Returns the report of a run as text.
+
+    The parts are: the optimizations, their layers, the whole network, the lowered network, and the
+    ratios.
 
     Args:
-        result (nc.Result): also of a run that was interrupted.
+        result (nc.Result): may belong to an interrupted run.
     """
     parts = []
     if not result.complete:
@@ -49,7 +51,7 @@ def of_model(model):
     """Returns a table of a model's layers: parameters, multiply-adds, bits, size, break-even rank.
 
     Args:
-        model (cntk.Function): trained, optimized or lowered.
+        model (cntk.Function): a trained, optimized or lowered model.
     """
     table = Table(
         'layer',
@@ -118,11 +120,11 @@ def _metric_line(result):
 
 
 def optimizations(records, baseline):
-    """Returns a table of what became of the metric after each optimization.
+    """Returns a table of the metric before and after each optimization.
 
     Args:
         records (list of nc.Record): in the order applied.
-        baseline (nc.Baseline): of a run without optimizations, or None.
+        baseline (nc.Baseline): the curve of a run without optimizations, or None.
     """
     table = Table(
         'optimization',
@@ -155,8 +157,11 @@ def optimizations(records, baseline):
 
 
 def improving_before(record):
-    """Returns what `recovered` also counts where the metric was still improving before an
-    optimization; None where it was not or nobody knows."""
+    """Says what else `recovered` counts if the metric was still improving before an optimization.
+
+    Returns:
+        str: a sentence; None if the metric was not improving or that is not known.
+    """
     if not record.was_improving:
         return None
     at, metric = record.curve_before[0]
@@ -168,11 +173,11 @@ def improving_before(record):
 
 
 def improving(record, baseline):
-    """Returns `improving_before` and how the run compares with one without optimizations.
+    """Returns `improving_before` and a comparison with a run without optimizations.
 
     Args:
         record (nc.Record): of the optimization.
-        baseline (nc.Baseline): the held-out metric of a run without, or None.
+        baseline (nc.Baseline): the held-out metric of a run without optimizations, or None.
     """
     at = record.curve[-1][0] if record.curve else record.samples
     alone = baseline and baseline.at(at)
@@ -220,8 +225,11 @@ def _layers(record, float_bytes):
 
 
 def remarks(record):
-    """Returns why layers were left as they were, and what the optimization and the engine had to
-    say, a line each."""
+    """Returns why layers were left unchanged, and the notes of the optimization and the engine.
+
+    Returns:
+        list of str: one line each.
+    """
     lines = []
     for note in record.layers:
         if note.skipped is not None:
@@ -254,8 +262,10 @@ def _before_and_after(result):
 
 
 def ratios(result):
-    """Returns in words how the network compares with that before the first optimization, and in
-    which calls the lowered one is slower; None where there is nothing to compare."""
+    """Returns a sentence that compares the network with that before the first optimization.
+
+    It also says for which calls the lowered network is slower. None if there is nothing to compare.
+    """
     before, after = _before_and_after(result)
     said = []
     if before is not None and after is not None:
@@ -288,7 +298,7 @@ def _times(before, after, less, more):
 
 
 def _short(name):
-    """Returns the name of a layer in at most 40 letters."""
+    """Returns the name of a layer in at most 40 characters."""
     name = name or '(unnamed)'
     return name if len(name) <= 40 else name[:18] + '...' + name[-19:]
 
@@ -313,7 +323,7 @@ def _binary_share(note):
 
 
 def _sizes(note, float_bytes):
-    """Returns (bytes before, bytes after); only the weights become bits, bias and scales do not."""
+    """Returns (bytes before, after); only weights become bits, biases and scales do not."""
     float_bytes = note.float_bytes or float_bytes
     if note.parameters_before is None or float_bytes is None:
         return None, None
@@ -327,8 +337,10 @@ def _sizes(note, float_bytes):
 
 
 def _float_bytes(model):
-    """Returns the bytes of one of the model's floats, None where they differ; those of a
-    float32 where there is none."""
+    """Returns the size in bytes of the model's floats.
+
+    It is None if they differ in size, and that of a float32 if there are none.
+    """
     sizes = (
         set()
         if model is None
@@ -338,7 +350,7 @@ def _float_bytes(model):
 
 
 def recovered_share(share):
-    """Returns a recovered fraction as text; what training won beyond the drop is no recovery."""
+    """Returns a recovered fraction as text; a gain beyond the drop is shown as '>100 %'."""
     return '>100 %' if share is not None and share > 1 else _percent(share)
 
 

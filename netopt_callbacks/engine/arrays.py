@@ -1,8 +1,7 @@
-"""Held-out data given as arrays: brought to a form that can be cut into minibatches, and looked at
-early.
+"""Checks held-out data given as arrays, and cuts it into minibatches.
 
-What CNTK would refuse, or read as something else, in the middle of training, is refused here, with
-the word `data` and the name of the argument it was given for.
+It refuses data that CNTK would refuse, or misread, in the middle of training. The error names
+`data` and the argument that the array belongs to.
 """
 import sys
 import warnings
@@ -12,13 +11,15 @@ import numpy as np
 from cntk.io import MinibatchData
 from scipy import sparse
 
-# Rows of a portion where the metric does not depend on what a minibatch is.
+# Rows per minibatch if the metric does not depend on the size of a minibatch.
 ROWS = 256
 
 
 def _shaped(values, argument):
-    """Returns rows in the shape of their argument, where they are of one array that is only
-    laid out otherwise."""
+    """Reshapes rows of one array to the shape of their argument, if they have as many elements.
+
+    Rows of any other data are returned unchanged.
+    """
     shape = tuple(argument.shape)
     if (
         not isinstance(values, np.ndarray)
@@ -38,12 +39,12 @@ class Arrays:
     Args:
         arrays (tuple): NumPy arrays, SciPy sparse matrices, lists of sequences, or CNTK's Values.
         arguments (tuple of cntk.Variable): the criterion's.
-        minibatch_size (int or minibatch_size_schedule): the user's, of the training, in samples;
-            None where it is not known.
+        minibatch_size (int or minibatch_size_schedule): the user's minibatch size in training, in
+            samples; None if not known.
 
     Raises:
-        ValueError: not one array for each argument, or different lengths, or none at all, or one
-            that CNTK cannot read as what the argument is.
+        ValueError: the arrays are not one for each argument, differ in length or are empty, or CNTK
+            cannot read one of them as its argument.
     """
 
     def __init__(self, arrays, arguments, minibatch_size=None):
@@ -68,15 +69,15 @@ class Arrays:
         self._size = minibatch_size
 
     def learn_size(self, samples):
-        """Does nothing: what a hand-written loop does not name is all data at once, see `read`."""
+        """Does nothing: if a hand-written loop gives no size, `read` takes all data at once."""
 
     def read(self, arguments, as_trained=False):
         """Yields dicts of up to `ROWS` rows.
 
         Args:
-            arguments (list of cntk.Variable): which of the criterion's to give.
-            as_trained (bool): whether what is computed depends on what a minibatch is: then of the
-                training's size, and all rows at once where that is not known.
+            arguments (list of cntk.Variable): which of the criterion's arguments to give.
+            as_trained (bool): whether the result depends on the size of a minibatch. Minibatches
+                then have the size used in training, or all rows if that is not known.
         """
         columns = {argument: self._columns[argument] for argument in arguments}
         start = samples = 0
@@ -90,7 +91,10 @@ class Arrays:
             start, samples = end, samples + steps
 
     def _end(self, start, columns, size):
-        """Returns where a minibatch ends, and its samples: steps count, and one row fits always."""
+        """Returns the end of a minibatch and its samples.
+
+        The steps of a sequence count as samples. A minibatch holds at least one row.
+        """
         if not size and not any(column.may_change for column in columns):
             return min(start + ROWS, self._rows), 0
         end, samples = start, 0
@@ -110,7 +114,7 @@ def size_at(size, samples):
 
 
 def name_of(argument):
-    """Returns an argument as an error names it."""
+    """Returns the name of an argument for an error message."""
     return argument.name or argument.uid
 
 
@@ -119,7 +123,7 @@ class _Column:
 
     Attributes:
         values: an array or CSR matrix, samples first, or a list of one array or matrix for each
-            sample or sequence: can be sliced, and CNTK reads a slice as that many rows.
+            sample or sequence. It can be sliced, and CNTK reads a slice as that many rows.
     """
 
     def __init__(self, argument, data, names):
@@ -133,17 +137,16 @@ class _Column:
         return self.values.shape[0] if hasattr(self.values, 'shape') else len(self.values)
 
     def steps(self, row):
-        """Returns the samples of a row: the steps of a sequence."""
+        """Returns the samples in a row: 1, or the steps of a sequence."""
         return self.values[row].shape[0] if self._of_sequences else 1
 
     @property
     def may_change(self):
-        """Whether rows may have another shape than the first."""
+        """Whether rows may differ in shape from the first."""
         return self._free and isinstance(self.values, list)
 
     def changes(self, start, row):
-        """Whether a row has another shape than the first, along axes that are free: CNTK takes
-        one shape at once."""
+        """Whether a row differs from the first along free axes: CNTK takes one shape at a time."""
         return self.may_change and self._shape(self.values[row]) != self._shape(self.values[start])
 
     def _shape(self, row):
@@ -172,12 +175,11 @@ class _Column:
         )
 
     def _as_expected(self, array):
-        """Returns an array of another float type as that of the argument, as CNTK would each
-        time anew."""
+        """Converts a float array to the argument's type once; CNTK would do it every time."""
         return array.astype(self._argument.dtype, copy=False) if array.dtype.kind == 'f' else array
 
     def _joined(self, rows):
-        """Returns a list of samples as one array, where it can be."""
+        """Stacks a list of samples into one array, if they allow it."""
         alike = not self._of_sequences and all(
             isinstance(row, np.ndarray) and row.shape == rows[0].shape for row in rows
         )
@@ -195,7 +197,7 @@ class _Column:
         return parts if self._of_sequences else sparse.vstack(parts, 'csr')
 
     def check(self):
-        """Refuses what CNTK cannot read, and warns of what is not a number."""
+        """Refuses what CNTK cannot read, and warns of NaN."""
         rows = self.values if isinstance(self.values, list) else [self.values]
         whole = not isinstance(self.values, list)
         if self._argument.is_sparse and not sparse.issparse(rows[0]):
@@ -267,7 +269,7 @@ class _Column:
 
 
 def _fits(shape, expected):
-    """Whether data of a shape can be read as an argument's; free sides (negative) take any size."""
+    """Whether an argument accepts a shape; a free side (negative) accepts any size."""
     if any(side < 0 for side in expected):
         return len(shape) == len(expected) and all(
             side < 0 or side == size for size, side in zip(shape, expected)

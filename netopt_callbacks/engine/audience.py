@@ -1,15 +1,15 @@
-"""The observers of a run, notified of each event in the order of the list."""
+"""Notifies the observers of a run of each event, in the order of the list."""
 import time
 
 from . import directors
 
 
 class Audience:
-    """Who is notified of what happens.
+    """The observers of a run.
 
     Args:
         observers (list of nc.Observer): empty on workers other than the main one.
-        seconds (dict): what they take is added to `seconds['observers']`.
+        seconds (dict): the time they take is added to `seconds['observers']`.
     """
 
     def __init__(self, observers, seconds):
@@ -18,7 +18,7 @@ class Audience:
         self._caught = directors.Caught()
 
     def notify(self, event, *arguments):
-        """Calls the method `event` of each observer; what one raises ends training."""
+        """Calls the method `event` of each observer; an error in one ends training."""
         if not self._observers:
             return
         begin = time.perf_counter()
@@ -27,20 +27,20 @@ class Audience:
         self._seconds['observers'] += time.perf_counter() - begin
 
     def notify_from_native(self, event, *arguments):
-        """Notifies of an event that C++ reports: no error can pass through C++, so it is kept."""
+        """Notifies of an event that C++ reports; keeps errors, since none can pass through C++."""
         try:
             self.notify(event, *arguments)
         except BaseException as error:
             self._caught.keep(error)
 
     def check(self):
-        """Raises what an observer raised where C++ called it: call it at a safe point."""
+        """Raises the error of an observer that C++ called; call this at a safe point."""
         if self._caught.error is not None:
             error, self._caught.error = self._caught.error, None
             raise error
 
     def end(self, result):
-        """Tells each observer that the run is over; returns the errors they raise."""
+        """Notifies each observer that the run has ended; returns the errors they raise."""
         errors = []
         for observer in self._observers:
             try:

@@ -1,4 +1,4 @@
-"""The callbacks of a run: sorted, described, and refused where they do not fit it."""
+"""Sorts and describes the callbacks of a run, and refuses those that do not fit it."""
 import inspect
 import os
 
@@ -14,8 +14,8 @@ def sorted_callbacks(callbacks):
     """Returns (optimizations, observers, Lower or None) of a list of callbacks.
 
     Raises:
-        TypeError: something else is in the list.
-        ValueError: a callback is in it twice, or there are two `Lower`.
+        TypeError: the list holds something else.
+        ValueError: the list holds a callback twice, or two `Lower`.
     """
     if callbacks is not None and not isinstance(callbacks, (list, tuple)):
         raise TypeError(f'callbacks must be a list, got {callbacks!r}; write callbacks=[...]')
@@ -55,8 +55,11 @@ def sorted_callbacks(callbacks):
 
 
 def described(callback):
-    """Returns (class name, {option: value as text}) of a callback: what its constructor takes and
-    the object or its `options` has under the same name."""
+    """Returns (class name, {option: value as text}) of a callback.
+
+    The options are the arguments of its constructor that the object, or its `options`, has as
+    attributes of the same name.
+    """
     options = {}
     for name in inspect.signature(type(callback).__init__).parameters:
         for holder in (callback, getattr(callback, 'options', None)):
@@ -67,7 +70,7 @@ def described(callback):
 
 
 def _shown(value):
-    """Returns an option as text: a function by its name and where it is written."""
+    """Returns an option as text; a function as its name and where it is defined."""
     code = getattr(value, '__code__', None)
     if code is None:
         return repr(value)
@@ -75,8 +78,7 @@ def _shown(value):
 
 
 def in_order(optimizations):
-    """Returns the places of optimizations in the order they are applied: by epoch, then as
-    listed."""
+    """Returns the indices of optimizations in the order applied: by epoch, then as listed."""
     return sorted(
         range(len(optimizations)),
         key=lambda index: (
@@ -97,21 +99,21 @@ def refuse_lower_without_data(lower, data):
 
 
 def on_all_workers(error):
-    """Marks an error that every worker raises alike: none has to be ended by the others."""
+    """Marks an error that every worker raises, so that no worker has to end the others."""
     error.on_all_workers = True
     return error
 
 
 def refuse_epochs_that_never_come(optimizations, clock, learners, workers, sweeps_are_reported):
-    """Refuses optimizations that wait for what CNTK does not count or not every worker learns.
+    """Refuses optimizations that wait for counts that CNTK does not keep or not all workers see.
 
     Args:
         optimizations (list of nc.Optimization), clock (schedule.Clock), learners (list), workers:
-        of the run.
+            those of the run.
         sweeps_are_reported (bool): whether the source tells every worker where a sweep ends.
 
     Raises:
-        ValueError: names the optimization, and what to count in.
+        ValueError: names the optimization, and the unit to count in.
     """
     for optimization in optimizations:
         sweeps = clock.needs_sweeps(optimization)
@@ -137,7 +139,7 @@ def refuse_epochs_that_never_come(optimizations, clock, learners, workers, sweep
 
 
 def refuse_writers(observers, writers):
-    """Raises ValueError for an observer that is a progress writer of the trainer already."""
+    """Raises ValueError for an observer that is already a progress writer of the trainer."""
     for observer in observers:
         if any(observer is writer for writer in writers):
             raise ValueError(
@@ -147,7 +149,7 @@ def refuse_writers(observers, writers):
 
 
 def refuse_projection(optimizations, learners):
-    """Raises ValueError for `learner_state='project'` where no learner has such a state."""
+    """Raises ValueError for `learner_state='project'` if no learner has a state to project."""
     for optimization in optimizations:
         reasons = [learner_facts.no_projection(learner) for learner in learners]
         if optimization.learner_state == 'project' and all(reasons):

@@ -1,20 +1,21 @@
-"""The files of a checkpoint: CNTK's pair, and beside it what a resumed run needs and CNTK forgets.
+"""Writes, finds and repairs what a checkpoint consists of: CNTK's pair, and files beside it.
 
-CNTK saves a checkpoint as two files, the graph (`NAME`) and the learners' state
-(`NAME.ckp`), and restores them by position: into another structure it restores garbage
-without a word. So every graph we train under a checkpoint is marked with its *phase*: how many
-optimizations have been applied, and by which run. What belongs to a phase is in `NAME.netopt/`,
-written before the first checkpoint that carries its mark:
+CNTK saves a checkpoint as two files, the graph (`NAME`) and the learners' state (`NAME.ckp`). It
+restores them by position; into another structure it restores garbage without an error. So every
+graph trained under a checkpoint name carries the label of its *phase*: how many optimizations have
+been applied, and by which run. What a resumed run needs and CNTK does not save is in
+`NAME.netopt/`, written before the first checkpoint that carries the label:
 
     phase-<n>.<run>.json    schedule, places of outputs, arguments and Parameters, records, counts,
                             and a fingerprint of the graph
 
-A checkpoint may be older than the records beside it: a resumed run drops the points of the
-recovery curve that lie after it, and measures them again.
+A checkpoint may be older than the records beside it. A resumed run drops the later points of the
+recovery curve and measures them again.
 
-CNTK replaces its pair as: both `.tmp`, both old ones unlinked, two renames. A kill in between
-loses or tears the pair, but never both generations: `complete` finishes the renames. Two notes,
-empty files in the folder, tell what the files alone do not: see `WHOLE` and `FOR_NEXT_SEGMENT`.
+CNTK replaces a pair in this order: it writes both as `.tmp`, unlinks both old files, and renames
+the new ones. A kill in between loses or tears the pair, but never both generations; `complete`
+finishes the renames. Two notes, empty files in the folder, record what the files alone do not show:
+see `WHOLE` and `FOR_NEXT_SEGMENT`.
 """
 import os
 import re
@@ -33,23 +34,23 @@ from .state import own
 FOLDER = '.netopt'
 TEMPORARY = '.tmp'
 
-# A pair of the user's name has been whole once, so a missing one was being replaced.
+# The pair under the user's name has been whole once, so a missing file was being replaced.
 WHOLE = 'whole'
-# With `preserve_all`, the pair of the user's name is the one a segment hands to the next.
+# The pair under the user's name only hands one segment's state to the next, as with `preserve_all`.
 FOR_NEXT_SEGMENT = 'for-next-segment'
 
 
 def complete(file, existed):
-    """Finishes a replacement of the pair `file`, `file`.ckp that a kill has cut.
+    """Finishes a replacement of the pair `file`, `file`.ckp that a kill has interrupted.
 
-    As long as both old ones are there, nothing was lost, and what is half written goes. Once
-    one of them is missing that existed, or the new graph is in its place, both new ones were
-    whole. What goes is removed, since CNTK writes `.ckp.tmp` without truncating one it finds.
+    If both old files exist, nothing was lost, and the `.tmp` files are removed. If an old file that
+    existed is missing, or the new graph is in place, both new files were whole and are renamed.
+    Leftover `.tmp` files are removed because CNTK does not truncate an existing `.ckp.tmp`.
 
     Args:
         file (str): name of the graph's file.
-        existed (bool): whether a whole pair of this name has been written before. Without,
-            the new ones may be whole or not, and CNTK finds no checkpoint.
+        existed (bool): whether a whole pair of this name has been written before. If not, the new
+            files may not be whole; they are removed, and CNTK finds no checkpoint.
     """
     parts = (file, file + STATE)
     here = [os.path.exists(part) for part in parts]
@@ -66,8 +67,8 @@ def complete(file, existed):
 def newest(file):
     """Returns the checkpoint that CNTK restores for the name `file`, or None.
 
-    `file` itself, else the `file`<N> with the largest N that has both files
-    (CNTK's TrainingSession::RestoreFromCheckpoint).
+    It is `file` itself, else the `file`<N> with the largest N that has both files (CNTK's
+    TrainingSession::RestoreFromCheckpoint).
     """
     if os.path.exists(file):
         return file
@@ -76,9 +77,9 @@ def newest(file):
 
 
 def _numbered(file, end):
-    """Returns the `file`<N> of which there is a file `file`<N> + `end`, by their number.
+    """Returns the names `file`<N> for which `file`<N> + `end` exists, sorted by N.
 
-    Only digits make a number: what else begins with the name is of another run.
+    <N> consists of digits only; any other name that begins with `file` belongs to another run.
     """
     folder, name = os.path.split(file)
     if not os.path.isdir(folder or '.'):
@@ -91,7 +92,7 @@ def _numbered(file, end):
 
 
 def _names_of(file):
-    """Returns the names beside which a folder is that a checkpoint may have been saved under.
+    """Returns the names under which `file` may have been saved and that have a folder beside them.
 
     With `preserve_all`, CNTK appends a number to the name.
     """
@@ -102,7 +103,7 @@ def _names_of(file):
 
 
 class Saved(NamedTuple):
-    """A checkpoint."""
+    """A checkpoint as loaded."""
 
     file: str
     graph: C.Function
@@ -111,7 +112,7 @@ class Saved(NamedTuple):
 
 
 class Checkpoints:
-    """The folder beside a checkpoint.
+    """The checkpoints of one name and the folder beside them.
 
     Args:
         file (str): the user's checkpoint name.
@@ -124,7 +125,7 @@ class Checkpoints:
         self._schedule = schedule
 
     def find(self):
-        """Returns the file CNTK will restore, or None; mends a pair that a kill has torn."""
+        """Returns the file CNTK will restore, or None; repairs a pair that a kill has torn."""
         folder = os.path.dirname(self._file)
         if folder and not os.path.isdir(folder):
             return None
@@ -132,13 +133,16 @@ class Checkpoints:
         if not os.path.exists(self._file):
             self.forget(WHOLE)  # the user removed it
         for file in _numbered(self._file, STATE + TEMPORARY):
-            if not os.path.isdir(file + FOLDER):  # else it is of another run, or saved by hand
+            if not os.path.isdir(file + FOLDER):  # else it is another run's, or saved by hand
                 complete(file, False)
         return self._newest_whole()
 
     def _newest_whole(self):
-        """Returns the newest checkpoint, after what is damaged was put aside where there is one
-        before it."""
+        """Returns the newest checkpoint, or None.
+
+        A damaged checkpoint is put aside if there is a whole one before it. Else it is returned,
+        and `load` reports what is wrong.
+        """
         known = Generations(self._folder)
         while True:
             file = newest(self._file)
@@ -154,56 +158,60 @@ class Checkpoints:
             else:
                 before = self._whole_number_but(file)
                 if before is None:
-                    return file  # `load` says what is wrong
+                    return file  # `load` reports what is wrong
                 known.put_aside(file)
             generations.warn_of_going_back(
                 file, wrong, before, os.path.join(self._folder, generations.DAMAGED)
             )
 
     def _whole_number_but(self, file):
-        """Returns the newest numbered checkpoint that is whole, but for `file`; None where
-        there is none."""
+        """Returns the newest whole numbered checkpoint other than `file`, or None."""
         for number in reversed(_numbered(self._file, STATE)):
             if number != file and os.path.exists(number) and _fault(number) is None:
                 return number
         return None
 
     def begin(self, samples):
-        """Keeps what CNTK may replace in the next save, see `generations`; `samples` is what
-        the trainer has seen."""
+        """Keeps the pair that CNTK may replace in the next save, see `generations`.
+
+        Args:
+            samples (int): how many samples the trainer has seen.
+        """
         Generations(self._folder).begin(self._file, samples)
 
     def done(self, number=''):
-        """Notes that CNTK has saved, under the name and this number, or puts the one before in its
-        place.
+        """Records that a save of CNTK is whole, or restores the previous pair.
+
+        Args:
+            number (str): what CNTK has appended to the name.
 
         Raises:
-            RuntimeError: what it has saved is not whole.
+            RuntimeError: the saved pair is not whole.
         """
         Generations(self._folder).done(
             self._file + number, lambda: self._whole_number_but(self._file + number)
         )
 
     def settle(self):
-        """Takes away what a save needs: training is over."""
+        """Removes what only a save needs, when no save follows."""
         Generations(self._folder).settle()
 
     def note(self, what):
-        """Makes a note: `WHOLE` or `FOR_NEXT_SEGMENT`."""
+        """Creates a note: `WHOLE` or `FOR_NEXT_SEGMENT`."""
         os.makedirs(self._folder, exist_ok=True)
         open(os.path.join(self._folder, what), 'w').close()
 
     def noted(self, what):
-        """Whether there is such a note."""
+        """Whether a note exists."""
         return os.path.exists(os.path.join(self._folder, what))
 
     def forget(self, what):
-        """Takes a note away."""
+        """Removes a note."""
         if self.noted(what):
             os.remove(os.path.join(self._folder, what))
 
     def note_whole(self):
-        """Notes that the pair of the user's name is whole, if it is there."""
+        """Notes that the pair under the user's name is whole, if it exists."""
         if os.path.exists(self._file) and not self.noted(WHOLE):
             self.note(WHOLE)
 
@@ -211,8 +219,8 @@ class Checkpoints:
         """Returns the `Saved` of a file.
 
         Raises:
-            ValueError: the file cannot be read, belongs to another schedule, or what belongs
-                to it is missing.
+            ValueError: the file cannot be read, belongs to another schedule, or has no matching
+                file in the folder.
         """
         if not os.path.exists(file):
             raise ValueError(
@@ -251,24 +259,28 @@ class Checkpoints:
         return os.path.exists(_path(self._folder, label))
 
     def write(self, phase):
-        """Writes what belongs to a phase, whole or not at all."""
+        """Writes the file of a phase, whole or not at all."""
         with generations.naming_disk(self._file, 'is not written, since beside it'):
             os.makedirs(self._folder, exist_ok=True)
-            # One name for all, so that what a kill leaves of it is replaced.
+            # All phases share one temporary name, so that the next write replaces what a kill
+            # leaves.
             half = os.path.join(self._folder, 'phase-new' + TEMPORARY)
             phase_file.write(half, phase)
             os.replace(half, _path(self._folder, label_of(len(phase.fired), phase.run)))
 
 
 def _fault(file):
-    """Returns what is wrong with a pair by what the folders it may be of know; None where
-    nothing is."""
+    """Returns what is wrong with a pair, or None, according to the folders it may belong to."""
     return generations.fault(file, [Generations(name + FOLDER) for name in _names_of(file)])
 
 
 def label_of(applied, run):
-    """Returns the label of a phase: how many optimizations were applied, and the run that
-    applied them."""
+    """Returns the label of a phase.
+
+    Args:
+        applied (int): how many optimizations were applied.
+        run (str): the run that applied them.
+    """
     return f'{applied}.{run}'
 
 
@@ -277,11 +289,13 @@ def _path(folder, label):
 
 
 def _phase_of(file, graph, label):
-    """Returns the Phase of a saved graph: from its own folder, else the one of its run that knows
-    most.
+    """Returns the Phase of a saved graph.
+
+    The folder under the checkpoint's own name comes first. Otherwise, of the folders that match,
+    the one with the most measurements is used.
 
     Raises:
-        ValueError: there is none of this run, or of this structure, or it cannot be read.
+        ValueError: no folder holds a readable phase of this run and structure.
     """
     fitting, errors = [], []
     for name in _names_of(file) or [file]:

@@ -1,13 +1,13 @@
-"""Where two graphs of one network differ: what stands in the one for what in the other.
+"""Finds where two graphs of one network differ, and which parts of the two correspond.
 
-A restore puts a network of another structure into a trainer: layers are factored in it that were
-not, or the other way round. Functions of the script over the same layers follow, so it is looked
-for which part of the one graph stands for which part of the other.
+A restore may put a network of another structure into a trainer: layers are factored that were not,
+or the reverse. The script's Functions over the same layers must follow, so the engine needs the
+corresponding parts.
 
-An optimization replaces parts that read one Variable (the layer's input) beside Parameters and
-Constants, and leaves everything around them. So two outputs stand for each other where what
-computes them is alike, input by input; or where behind the two, at most `DEPTH` Functions away, are
-Variables that stand for each other and are all that is read on the way: what lies between is such a
+An optimization replaces parts that read one Variable (the layer's input) besides Parameters and
+Constants, and leaves everything around them unchanged. So two outputs correspond in two cases.
+Either they are computed alike, input by input. Or at most `DEPTH` Functions behind them are two
+Variables that correspond and are the only data read on the way; the Functions in between are such a
 part.
 """
 import itertools
@@ -23,7 +23,7 @@ DEPTH = 8
 
 
 class Part(NamedTuple):
-    """A part of a network and what stands for it: output and input of each."""
+    """A part of a network and the part that replaces it: output and input of each."""
 
     before: C.Variable
     before_input: C.Variable
@@ -39,11 +39,11 @@ class _Place(NamedTuple):
 
 
 def parts(before, after):
-    """Returns the `Part`s in which two graphs differ, or None where that cannot be told.
+    """Returns the `Part`s in which two graphs differ, or None if that cannot be determined.
 
     Args:
-        before, after (cntk.Function): outputs in the same order; the leaves they share are the same
-            objects.
+        before, after (cntk.Function): have their outputs in the same order and share leaves as the
+            same objects.
     """
     comparison = _Comparison()
     if not all(comparison.alike(old, new) for old, new in zip(before.outputs, after.outputs)):
@@ -58,14 +58,14 @@ class _Comparison:
     """Compares Variables of two graphs, each pair once."""
 
     def __init__(self):
-        self._known = {}  # (uid, uid): None where they are not alike; 'same', or the Part they end
+        self._known = {}  # (uid, uid): None if they differ, 'same', or the Part that they end
         self._bodies = {}
 
     def alike(self, old, new):
-        """Whether two Variables stand for each other."""
+        """Whether two Variables correspond."""
         key = old.uid, new.uid
         if key not in self._known:
-            self._known[key] = 'same'  # of a loop: what leads back to itself decides nothing
+            self._known[key] = 'same'  # in a loop, a pair that depends on itself decides nothing
             self._known[key] = self._compared(old, new)
         return self._known[key] is not None
 
@@ -131,7 +131,7 @@ def _is_leaf(variable):
 
 
 def _data(function):
-    """Returns the Variables a Function reads that are no Parameters or Constants."""
+    """Returns the Variables a Function reads that are neither Parameters nor Constants."""
     return [
         variable
         for variable in function.inputs
@@ -140,8 +140,7 @@ def _data(function):
 
 
 def _chain(variable):
-    """Returns [(steps, Variable)]: what is behind a Variable along Functions that read one
-    Variable alone."""
+    """Returns [(steps, Variable)] behind a Variable, along Functions that read only one."""
     found = []
     while variable.is_output and len(found) < DEPTH:
         data = {read.uid: read for read in _data(variable.owner)}
@@ -153,7 +152,7 @@ def _chain(variable):
 
 
 def _between(output, inlet):
-    """Returns the Functions from an output down to an input of a part, and the leaves they read."""
+    """Returns the Functions from an output down to a part's input, and the leaves they read."""
     path, leaves = [], {}
     while output.uid != inlet.uid:
         path.append(output.owner)
@@ -167,16 +166,16 @@ def _between(output, inlet):
 
 
 def follow(before, after, readers):
-    """Changes what else reads a network as the network was changed.
+    """Changes the other readers of a network in the same way as the network was changed.
 
     Args:
         before, after (cntk.Function): see `parts`.
-        readers (list of cntk.Variable): outputs of Functions that read leaves of the first.
+        readers (list of cntk.Variable): outputs of Functions that read leaves of `before`.
 
     Returns:
-        (list of cntk.Variable, list of cntk.Variable, list of Part): what takes the place of the
-        readers; the leaves that the network reads in another way now (all, where it cannot be
-        told); the parts.
+        (list of cntk.Variable, list of cntk.Variable, list of Part): the replacements of the
+            readers; the leaves that the network now reads in another way (all of them if that
+            cannot be determined); the parts.
     """
     if not readers:
         return [], [], []
@@ -192,14 +191,15 @@ def follow(before, after, readers):
 
 
 def _followed(outputs, differences):
-    """Returns a graph with the parts exchanged wherever the same layer is applied.
+    """Returns outputs with the parts replaced wherever the same layer is applied.
 
     Args:
         outputs (list of cntk.Variable): of Functions that read the network's leaves.
         differences (list of Part): see `parts`.
 
     Returns:
-        list of cntk.Variable: as many, in order; those that hold no such part as they were.
+        list of cntk.Variable: one for each output, in order; an output without such a part is
+            unchanged.
     """
     if not differences or not outputs:
         return list(outputs)
@@ -208,7 +208,7 @@ def _followed(outputs, differences):
     for part in differences:
         path, leaves = _between(part.before, part.before_input)
         if not leaves:
-            continue  # it reads no leaf by which it could be known again
+            continue  # it reads no leaf by which it could be recognized
         for place in _applications(whole, path):
             inlet = C.placeholder()
             copy = C.combine([part.after]).clone(C.CloneMethod.share, {part.after_input: inlet})
@@ -219,7 +219,7 @@ def _followed(outputs, differences):
 
 
 def _applications(whole, path):
-    """Returns the places in a graph where a chain of Functions with the same leaves stands."""
+    """Returns the places in a graph that apply a chain of Functions with the same leaves."""
     found = []
     for function in graph.walk(whole):
         current, chain = function, []
@@ -247,12 +247,12 @@ def _reads_alike(function, wanted):
 
 
 def replaced(differences, trained):
-    """Returns what of a network's Parameters takes the place of what, as `nc.Replaced` says it.
+    """Returns which of a network's Parameters replace which, as `nc.Replaced` objects.
 
     Args:
         differences (list of Part): see `parts`.
-        trained (list of cntk.Parameter): of the network after, in the order of its learners: that
-            of the optimization.
+        trained (list of cntk.Parameter): those of the network after the change, in the order of its
+            learners, which is the order of the optimization.
     """
     order = {parameter.uid: place for place, parameter in enumerate(trained)}
     found = []

@@ -1,9 +1,9 @@
-"""What CNTK's C++ does to Python errors on the way through it, undone.
+"""Restores Python errors that CNTK's C++ code hides.
 
-C++ calls back into Python through SWIG directors. An exception that leaves one of these
-is printed through `sys.excepthook`, and what reaches the caller of `train()` is a bare
-"SWIG director method error"; Ctrl-C in one becomes a RuntimeError. `guarded` keeps the first
-such exception and raises it as it was, with its own traceback.
+C++ calls back into Python through SWIG directors. An exception that leaves a director is printed
+through `sys.excepthook`, and the caller of `train()` gets only "SWIG director method error"; Ctrl-C
+in a director becomes a RuntimeError. `guarded` keeps the first such exception, and `run` raises it
+unchanged, with its own traceback.
 """
 import contextlib
 import signal
@@ -12,15 +12,15 @@ import threading
 
 
 class EndOfSegment(Exception):
-    """Raised from `on_minibatch_end` to leave C++'s training loop; never seen by a user."""
+    """Raised from `on_minibatch_end` to leave C++'s training loop; users never see it."""
 
 
 class Caught:
     """The first exception that left a director, and whether Ctrl-C was pressed.
 
     Attributes:
-        error (BaseException): None while there is none.
-        interrupted (bool): Ctrl-C was pressed and not acted on yet.
+        error (BaseException): None if there is none.
+        interrupted (bool): Ctrl-C was pressed and has not been handled yet.
     """
 
     def __init__(self):
@@ -33,7 +33,7 @@ class Caught:
             self.error = error
 
     def check(self):
-        """Raises KeyboardInterrupt where Ctrl-C was pressed: call it at a safe point."""
+        """Raises KeyboardInterrupt if Ctrl-C was pressed; call this at a safe point."""
         if self.interrupted:
             self.interrupted = False
             raise KeyboardInterrupt
@@ -41,11 +41,11 @@ class Caught:
 
 @contextlib.contextmanager
 def guarded():
-    """Runs C++ training loops: yields a `Caught`.
+    """Context for C++ training loops; yields a `Caught`.
 
-    Meanwhile `sys.excepthook` keeps instead of printing, and the first Ctrl-C (in the main
-    thread) waits for the next safe point, so that no half-trained minibatch is left; a second
-    one interrupts at once. A Ctrl-C after the last safe point is raised in the end.
+    Meanwhile `sys.excepthook` keeps errors instead of printing them. The first Ctrl-C (in the main
+    thread) waits for the next safe point, so that no minibatch is left half trained; a second one
+    interrupts at once. A Ctrl-C after the last safe point is raised at the end.
     """
     caught = Caught()
 
@@ -71,12 +71,12 @@ def guarded():
 
 _lock = threading.Lock()
 _listening = {}  # by thread: the Caught of its innermost loop
-_original = []  # the hook that was there before ours
+_original = []  # the hook that ours replaced
 
 
 @contextlib.contextmanager
 def _hooked(caught):
-    """Keeps what C++ prints of errors on this thread; loops of other threads keep their own."""
+    """Keeps the errors that C++ prints on this thread; loops of other threads keep their own."""
     me = threading.get_ident()
     with _lock:
         if not _listening:
@@ -104,16 +104,17 @@ def _keep(kind, error, traceback):
         _original[0](kind, error, traceback)
 
 
-# What Python's signal module wraps: it makes enums of handlers, by far the most of what a
-# minibatch under `uninterrupted` would cost.
+# The functions that Python's signal module wraps. The wrappers convert handlers to enums, which
+# would be most of the cost of `uninterrupted` in each minibatch.
 _get_handler = getattr(signal.getsignal, '__wrapped__', signal.getsignal)
 _set_handler = getattr(signal.signal, '__wrapped__', signal.signal)
 
 
 class uninterrupted:
-    """Context that lets a first Ctrl-C wait for the end of a few lines that must run whole.
+    """Context that delays the first Ctrl-C to the end of a few lines that must run whole.
 
-    It then goes to the handler it found, the user's own or Python's; a second one at once.
+    That Ctrl-C then goes to the previous handler, the user's or Python's. A second one goes there
+    at once.
     """
 
     def __enter__(self):
@@ -122,7 +123,7 @@ class uninterrupted:
         try:
             if callable(self._handler):
                 _set_handler(signal.SIGINT, self._wait)
-        except ValueError:  # a thread that is not the main one, which has no signals
+        except ValueError:  # not the main thread, so there are no signals
             self._handler = None
 
     def __exit__(self, kind, error, traceback):
@@ -139,15 +140,15 @@ class uninterrupted:
 
 
 def run(caught, train, left=lambda: False):
-    """Calls `train`, a C++ loop, and raises what really went wrong in it.
+    """Calls `train`, a C++ loop, and raises the original error if one occurred in it.
 
     Args:
         caught (Caught): of `guarded`.
         train (callable): runs the loop.
-        left (callable): tells whether the loop was left by `EndOfSegment`.
+        left (callable): tells whether `EndOfSegment` left the loop.
 
     Returns:
-        bool: False where the loop was left by `EndOfSegment`, True where it came to its end.
+        bool: False if `EndOfSegment` left the loop, True if it ran to its end.
     """
     try:
         train()

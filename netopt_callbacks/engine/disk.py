@@ -1,11 +1,11 @@
-"""What is said of a disk that is full or fails."""
+"""Describes a full or failing disk for error messages."""
 import errno
 import os
 import shutil
 
 
 def disk_of(path):
-    """Returns in words which disk a path is on, and how much room it has."""
+    """Names the disk that a path is on, and how much room it has."""
     mounted = os.path.abspath(path)
     while not os.path.exists(mounted):
         mounted = os.path.dirname(mounted)
@@ -19,12 +19,12 @@ def disk_of(path):
 
 
 def why(error):
-    """Returns what an OSError says, without its number."""
+    """Returns the message of an OSError, without its number."""
     return error.strerror or str(error)
 
 
 def has_no_links(error):
-    """Whether an OSError says that a file system has no hard links."""
+    """Whether an OSError means that a file system has no hard links."""
     return error.errno in (
         errno.EPERM,
         errno.EOPNOTSUPP,

@@ -1,9 +1,9 @@
-"""More than one worker: the main worker's values reach all, a failing worker ends all.
+"""Coordinates workers: all take the main worker's values, and a failing worker ends all.
 
-CNTK trains over MPI with distributed learners; each worker runs the same script. A transform
-runs on every worker, and what it computes need not be the same everywhere (another BLAS, a
-random number), so the main worker's values are taken by all. MPI is reached through CNTK's
-communicator, which has a sum but no broadcast: main's value plus zeros is main's value.
+CNTK trains over MPI with distributed learners; each worker runs the same script. A transform runs
+on every worker, and its result may differ between workers (another BLAS, a random number), so all
+take the main worker's values. The engine uses MPI through CNTK's communicator, which has a sum but
+no broadcast: main's value plus zeros is main's value.
 """
 import ctypes
 import os
@@ -20,8 +20,8 @@ from cntk.train.distributed import Communicator, DistributedLearner
 from . import remember
 
 _UIDS = 100000
-# What the main worker and the others bring to a meeting: small, exact in any sum, and no open
-# window's 0.
+# What the main worker and each other worker contribute in `meet`: small, exact in any sum, and
+# never the 0 of an open window.
 _MAIN, _OTHER = np.float32(2.0**-100), np.float32(2.0**-99)
 
 
@@ -29,7 +29,7 @@ class Workers:
     """The workers of a run; a single process is its own main worker.
 
     Args:
-        learners (list of cntk.learners.Learner): of the trainer.
+        learners (list of cntk.learners.Learner): those of the trainer.
     """
 
     def __init__(self, learners):
@@ -48,25 +48,24 @@ class Workers:
         self.drops_empty_minibatch = bool(self._at_own_pace)
 
     def shares(self, seen):
-        """Returns (number of workers, rank) by which C++ shares data out, after `seen` samples.
+        """Returns (number of workers, rank) that C++ partitions data by, after `seen` samples.
 
         Before `distributed_after` samples every worker reads all of it.
         """
         return (1, 0) if seen < self._alone_until else (self.count, self._rank)
 
     def any(self, flag):
-        """Returns whether a flag is set on any worker; all of them call this at once."""
+        """Returns whether a flag is set on any worker; all workers call this together."""
         return bool(flag) if self.count == 1 else self._summed(np.array([float(bool(flag))]))[0] > 0
 
     def meet(self, trainer):
-        """Waits until all workers are here, where each trains at its own pace: under block
-        momentum.
+        """Waits until all workers arrive; under other learners than block momentum it does nothing.
 
-        Its counts, and so what is due, may be ahead on one worker. Only what CNTK does itself lets
-        the others come here: to average metrics is a meeting that changes nothing. One that is met
-        in a progress summary comes here after it, and its summary lacks no more than a number this
-        small. One that has come to the end of its data, or is in a checkpoint, goes on after a save
-        alone.
+        Under block momentum each worker trains at its own pace, so one may reach what is due before
+        the others. The others can only be met in an operation of CNTK itself. Averaging metrics is
+        one that changes nothing. A worker met in a progress summary arrives after it, and its
+        summary is off by no more than the tiny number contributed here. A worker at the end of its
+        data, or in a checkpoint, continues only after this one saves.
         """
         while self._at_own_pace:
             mine = _MAIN if self.is_main else _OTHER
@@ -78,9 +77,9 @@ class Workers:
                     Trainer.save_checkpoint(trainer, os.path.join(folder, 'met'))
 
     def averaged(self, loss, metric):
-        """Returns two numbers averaged over all workers as CNTK does for a progress summary.
+        """Returns two numbers averaged over all workers, as CNTK does for a progress summary.
 
-        Only block momentum does; under other learners they come back as they are.
+        Only block momentum averages; under other learners the numbers are returned unchanged.
         """
         if not self._at_own_pace:
             return loss, metric
@@ -116,7 +115,7 @@ class Workers:
                 variable.value = self.shared(np.asarray(variable.value))
 
     def agree(self, text, what):
-        """Raises RuntimeError where what `text()` returns is not what the main worker's does."""
+        """Raises RuntimeError if `text()` differs from the main worker's."""
         if self.count == 1:
             return
         mine = text()
@@ -132,15 +131,15 @@ class Workers:
             self._communicator.barrier()
 
     def align_unique_id(self, at=None):
-        """Lets the next Variables have the same uids on all workers and after a resume.
+        """Gives the next Variables the same uids on all workers and after a resume.
 
         CNTK restores the random state of workers other than the main one by uid.
 
         Args:
-            at (int): where a resumed run has to begin; None chooses.
+            at (int): the number at which a resumed run has to begin; None chooses one.
 
         Returns:
-            int: where the next Variables begin, None for a single process.
+            int: the number at which the next Variables begin; None for a single process.
         """
         if self.count == 1:
             return None
@@ -157,15 +156,15 @@ class Workers:
         return begin
 
     def _largest(self, number):
-        """Returns the largest of the workers' numbers; all of them call this at once."""
+        """Returns the largest of the workers' numbers; all workers call this together."""
         numbers = np.zeros(self.count)
         numbers[Communicator.rank()] = number
         return int(self._summed(numbers).max())
 
     def end_all(self):
-        """Ends every worker, after the traceback of the present exception is printed.
+        """Prints the traceback of the current exception and ends every worker.
 
-        One that raised alone would leave the others waiting for it in MPI for ever.
+        If only one worker raised, the others would wait for it in MPI forever.
         """
         traceback.print_exc()
         sys.stderr.flush()

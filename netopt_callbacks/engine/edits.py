@@ -1,5 +1,4 @@
-"""What an optimization makes of the graphs of a network and of its readers: functions of
-graphs, which change nothing."""
+"""Applies optimizations to the graphs of a network and of its readers; pure functions of graphs."""
 import cntk as C
 
 from .. import graph
@@ -9,20 +8,21 @@ from .state import own
 
 
 def applied(optimization, outputs, others):
-    """Transforms a network together with what else reads its Parameters: one graph, in which a
-    shared layer is one layer.
+    """Transforms a network together with its other readers, as one graph.
 
-    Where the optimization cannot change a reader (one whose shapes are not known yet, say), the
-    network is transformed alone, and the same is done to the readers wherever they apply the same
-    layers.
+    In one graph, a shared layer stays one layer. If the optimization cannot change a reader (such
+    as one with unknown shapes), the network is transformed alone. The readers are then changed in
+    the same way wherever they apply the same layers.
 
     Args:
         optimization (nc.Optimization): what to apply.
-        outputs, others (list of cntk.Variable): of the network, and of what else reads it.
+        outputs, others (list of cntk.Variable): those of the network, and those of its other
+            readers.
 
     Returns:
-        (Transformed, list of cntk.Variable, list of cntk.Variable): the network; what takes the
-        place of the others; the leaves of the layers that were found anew in them.
+        (Transformed, list of cntk.Variable, list of cntk.Variable): the network; the replacements
+            of the others; the leaves that the network now reads in another way, none if all were
+            transformed together.
     """
     if others:
         try:
@@ -30,7 +30,7 @@ def applied(optimization, outputs, others):
                 done = _transformed(optimization, outputs + others)
             if len(done.model.outputs) == len(outputs) + len(others):
                 return done, list(done.model.outputs)[len(outputs) :], []
-        except Exception:  # an error of the network itself is raised by it alone, too
+        except Exception:  # the network alone raises its own error again below
             pass
     done = _transformed(optimization, outputs)
     swap.check_outputs(len(outputs), done.model)
@@ -44,18 +44,19 @@ def _transformed(optimization, outputs):
 
 
 def missing(before, after):
-    """Returns the Parameters that a network reads no more."""
+    """Returns the Parameters that a network no longer reads."""
     remaining = {parameter.uid for parameter in after.parameters}
     return [parameter for parameter in before.parameters if parameter.uid not in remaining]
 
 
 def as_one(edit, whole, others):
-    """Edits a network and what else reads it as one graph, so that they go on sharing Functions.
+    """Edits a network and its other readers as one graph, so that they keep sharing Functions.
 
     Args:
-        edit (callable): graph -> graph with as many outputs; the same object where there is nothing
-        to do. whole (cntk.Function), others (sequence of cntk.Variable): the network, and outputs
-        beside it.
+        edit (callable): graph -> graph with as many outputs; the same object if there is nothing to
+            do.
+        whole (cntk.Function), others (sequence of cntk.Variable): the network, and the outputs of
+            its other readers.
 
     Returns:
         (cntk.Function, list of cntk.Variable): the same, edited.
@@ -70,7 +71,7 @@ def as_one(edit, whole, others):
 
 
 def same(whole, outputs):
-    """Returns `whole` where `outputs` are its own, else their combination."""
+    """Returns `whole` if `outputs` are its own outputs, else their combination."""
     if [output.uid for output in outputs] == [output.uid for output in whole.outputs]:
         return whole
     return own(C.combine(outputs))
@@ -82,7 +83,7 @@ def leaves(whole):
 
 
 def added(before, after):
-    """Returns the Parameters and Constants of a graph that are new in it."""
+    """Returns the Parameters and Constants that are new in a graph."""
     known = leaves(before)
     return [
         leaf for leaf in list(after.parameters) + list(after.constants) if leaf.uid not in known

@@ -1,14 +1,15 @@
-"""When a running trainer changes, and what is recorded of it: one place decides.
+"""Decides when a running trainer changes, and what is recorded.
 
-A front door (session, attach, train) tells the engine of every trained minibatch and asks
+A front door (session, attach, train) notifies the engine of every trained minibatch and asks
 whether something is due; it knows no schedule and keeps no record. The order of a run:
 
-    begin            what the trainer is now; its checkpoints belong to this run from here on
+    begin            read the trainer's current state; its checkpoints belong to this run from now
+        on
     start            take over or resume, first measurement, what is due at epoch 0
-    after_minibatch  count, tell the observers, measure at the end of an epoch
+    after_minibatch  count, notify the observers, measure at the end of an epoch
     fire             before -> apply (see `network`) -> after -> record
     finish           export, lowering, result
-    close            the observers' end
+    close            notify the observers that the run has ended
 """
 import contextlib
 import time
@@ -48,17 +49,18 @@ class Engine:
         clock (schedule.Clock): epochs of this run.
         data (held_out.Arrays or held_out.Source): held-out data, or None.
         larger_is_better (bool): direction of the metric.
-        checkpoint_file (str): the user's checkpoint name, None where C++ writes none.
-        model (cntk.Function): the network the user knows, where the trainer was given but a
+        checkpoint_file (str): the user's checkpoint name; None if C++ writes no checkpoints.
+        model (cntk.Function): the network the user knows, if the trainer was given only a
             criterion.
-        holds_trainer (bool): whether C++'s loop holds the C++ trainer while this run lasts.
+        holds_trainer (bool): whether C++'s loop holds the C++ trainer during this run.
         baseline: the argument of the front door, see `baseline.checked_baseline`.
 
     Attributes:
-        result (Result): filled as the run goes on.
+        result (Result): filled during the run.
         phases (phases.Phases): what is written beside checkpoints.
-        workers (distributed.Workers): of the run; only the main one tells observers and writes.
-        started (bool): whether `start` is through.
+        workers (distributed.Workers): those of the run; only the main one notifies observers and
+            writes.
+        started (bool): whether `start` has notified the observers.
 
     Raises:
         TypeError, ValueError: the callbacks do not fit the run.
@@ -124,10 +126,10 @@ class Engine:
     # The run.
 
     def start(self, file=None, restore=None):
-        """Takes the trainer over and does what is due before the first minibatch.
+        """Takes the trainer over and applies what is due before the first minibatch.
 
         Args:
-            file, restore: the checkpoint to go on from, as `restore` takes them.
+            file, restore: the checkpoint to resume from, as `restore` takes them.
 
         Returns:
             phases.Restored: see `restore`; None without a checkpoint.
@@ -171,8 +173,7 @@ class Engine:
         )
 
     def restore(self, file, restore=None):
-        """Restores a checkpoint into the structure it was written with: see
-        `phases.Phases.restore`."""
+        """Restores a checkpoint into the structure it was written with: see `Phases.restore`."""
         restored = self.phases.restore(file, restore)
         self._recovery.forget()
         self.phases.write_missing()
@@ -181,8 +182,8 @@ class Engine:
     def after_minibatch(self):
         """Counts the minibatch just trained; returns whether an optimization is due.
 
-        An empty minibatch, CNTK's end of the data, counts for nothing, but under block momentum: a
-        worker without data learns there how far the others are.
+        An empty minibatch, CNTK's end of the data, does not count, except under block momentum:
+        there it tells a worker without data how far the others are.
         """
         self.check()
         samples = trained_samples(self._trainer)
@@ -204,14 +205,15 @@ class Engine:
         return due
 
     def due(self):
-        """Whether any optimization is due now, or is applied and not yet told of."""
+        """Whether any optimization is due now, or is applied but not yet reported."""
         return bool(self._due()) or self._unreported is not None
 
     def fire(self):
-        """Applies every optimization that is due, by epoch, and in the order of the list.
+        """Applies every optimization that is due, by epoch, then in the order of the list.
 
         Raises:
-            Whatever the optimization raises: the trainer is then as it was before it.
+            Whatever the optimization raises; the trainer is then as it was before that
+                optimization.
         """
         self.workers.meet(self._trainer)
         self._report_optimization()
@@ -254,10 +256,10 @@ class Engine:
         self.result.complete = True
 
     def close(self):
-        """Tells the observers that the run is over, each of them.
+        """Notifies every observer that the run has ended.
 
         Raises:
-            The first error an observer raises.
+            The first error that an observer raises.
         """
         errors = self._end()
         for error in errors[1:]:
@@ -266,7 +268,7 @@ class Engine:
             raise errors[0]
 
     def abandon(self):
-        """Ends a run that an error or an interrupt broke off; raises nothing in its place."""
+        """Ends a run after an error or an interrupt; further errors become warnings."""
         try:
             if self.result.model is None:
                 self.result.model, self.result.criterion = self._network.export()
@@ -276,15 +278,16 @@ class Engine:
             warnings.warn(f'after the error that ended training, on_end raised {raised!r}')
 
     def begin(self, max_samples=None):
-        """Begins with the trainer as it is now, which others may have trained since this was made.
+        """Reads the trainer's current state; it may have been trained after this engine was made.
 
-        From here on, checkpoints of the trainer are of this run, if it has to do with them.
+        From now on, checkpoints of the trainer belong to this run if it has callbacks, or if an
+        earlier run optimized the trainer.
 
         Args:
-            max_samples (int): how many samples are left to train, None where the source decides.
+            max_samples (int): how many samples are left to train; None if the source decides.
 
         Raises:
-            ValueError: an optimization lies past the end of that.
+            ValueError: an optimization is due after the end of training.
         """
         self._network.begin()
         self.clock.limit(max_samples)
@@ -294,21 +297,21 @@ class Engine:
             self.phases.own_checkpoints()
 
     def check(self):
-        """Raises what an observer raised where C++ called it: call it at a safe point."""
+        """Raises the error of an observer that C++ called; call this at a safe point."""
         self._audience.check()
 
     def measure_on(self, device):
-        """Sets the device held-out data is evaluated on; None is CNTK's default."""
+        """Sets the device that evaluates held-out data; None is CNTK's default."""
         self._recovery.device = device
 
     def report_test(self, kind):
-        """Tells the observers of the test CNTK has just made; the front door knows its kind.
+        """Notifies the observers of the test that CNTK has just run; the front door knows its kind.
 
         Args:
             kind (str): 'cross_validation' or 'test'.
 
         Returns:
-            bool: whether there was one.
+            bool: whether there was a test.
         """
         metric, self._tested = self._tested, None
         if metric is None:
@@ -319,7 +322,7 @@ class Engine:
     # The parts.
 
     def _restore_file(self, file, restore):
-        """Restores for the user's code while the run lasts: see `phases.Phases.restore_file`."""
+        """Restores for the user's code during the run: see `phases.Phases.restore_file`."""
         if self._holds_trainer:
             return self.phases.restore_in_place(file, restore)
         begin = self.restore if self.started else self.start
@@ -342,7 +345,7 @@ class Engine:
 
     def _apply(self, index):
         optimization = self.optimizations[index]
-        # CNTK clones, and makes a RuntimeError of a Ctrl-C in what it calls meanwhile.
+        # CNTK turns a Ctrl-C in what it calls while it clones into a RuntimeError.
         with self._spending('optimizations'), directors.uninterrupted():
             change = self._network.transformed(optimization, index, self._minibatches)
         record = Record(
@@ -364,7 +367,10 @@ class Engine:
         self._report_optimization()
 
     def _report_optimization(self):
-        """Measures and tells what was applied last; an interrupt may have come in between."""
+        """Measures and reports the optimization applied last, if it has not been reported.
+
+        An interrupt may have come between applying and reporting it.
+        """
         record = self._unreported
         if record is None:
             return
@@ -377,7 +383,7 @@ class Engine:
             self._audience.notify('on_evaluation', self._recovery.evaluation('after'))
 
     def _remedy(self):
-        """Returns what to do where an optimization never became due."""
+        """Returns what to do if an optimization never became due."""
         if not self.clock.samples and self.clock.base[0] and self.clock.max_samples is not None:
             return (
                 'CNTK counts max_samples over the life of the learners, and these had seen '
@@ -391,7 +397,7 @@ class Engine:
         return 'train longer, or give an earlier epoch'
 
     def _export(self):
-        """Exports the model; one that CNTK cannot clone is no error where nothing was changed."""
+        """Exports the model; only warns if CNTK cannot clone a network that nothing changed."""
         try:
             with directors.uninterrupted():
                 self.result.model, self.result.criterion = self._network.export()

@@ -1,8 +1,8 @@
-"""The user's trainer once its inside has been exchanged: what the new C++ trainer does not know.
+"""Answers, in the user's trainer, what a new C++ trainer inside it does not know.
 
-C++ keeps the last minibatch and the open progress windows in the trainer, and a new one raises
-where it is asked for them. Until it has trained, the trainer that trained last answers. And a
-checkpoint of an optimized network needs what belongs beside it, also after the run.
+C++ keeps the last minibatch and the open progress windows in the trainer, and a new trainer raises
+if it is asked for them. Until the new one has trained, the one that trained last answers. A
+checkpoint of an optimized network also needs its files in the folder, even after the run.
 """
 import contextlib
 
@@ -13,8 +13,7 @@ from . import remember, saved_graph
 
 
 def trained_samples(trainer):
-    """Returns the samples of the minibatch C++ trained last: 0 for an empty one, or a new
-    trainer."""
+    """Returns the samples of C++'s last minibatch: 0 if it was empty or the trainer is new."""
     return cntk_py.Trainer.previous_minibatch_sample_count(trainer)
 
 
@@ -28,13 +27,13 @@ def trained_averages(trainer, has_metric):
 
 
 def class_of(trainer):
-    """Returns the class of a trainer whose inside is exchanged: its own, and `Exchanged`."""
+    """Returns the class for a trainer whose C++ trainer was replaced: its own plus `Exchanged`."""
     base = type(trainer)
     return base if issubclass(base, Exchanged) else subclass(Exchanged, base)
 
 
 def subclass(mixin, base):
-    """Returns a subclass of `base` that `mixin` comes first in, under the name of `base`."""
+    """Returns a subclass of `mixin` and `base`, in this order, under the name of `base`."""
     return type(
         base.__name__,
         (mixin, base),
@@ -64,7 +63,7 @@ def _of_the_last_minibatch(name):
 
 
 class Exchanged:
-    """What is put before the class of a trainer when its inside is exchanged first."""
+    """Mixin placed before a trainer's class when its C++ trainer is first replaced."""
 
     previous_minibatch_loss_average = _of_the_last_minibatch('previous_minibatch_loss_average')
     previous_minibatch_evaluation_average = _of_the_last_minibatch(
@@ -74,12 +73,12 @@ class Exchanged:
 
     @property
     def model(self):
-        """As of `cntk.Trainer`: the model, which in C++ has one more output, see `mark`."""
+        """As in `cntk.Trainer`: the model, without the output that carries the label (`mark`)."""
         facts = remember.facts(self)
         if facts.label is None:
             return super().model
-        # The user's own object follows every change. CNTK asks in each minibatch, and a new one
-        # would cost.
+        # The user's own object follows every change. CNTK reads this in each minibatch, where
+        # building a new object would be slow.
         return facts.model if isinstance(facts.model, cntk_py.Function) else facts.state.model
 
     def summarize_training_progress(self):

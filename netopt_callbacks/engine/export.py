@@ -1,4 +1,4 @@
-"""A network handed out: a copy with Parameters of its own."""
+"""Exports a network as a copy with Parameters of its own."""
 import tempfile
 import warnings
 
@@ -11,15 +11,14 @@ from .load import load_graph
 def exported(model):
     """Returns a copy of a model with Parameters of its own and the model's arguments.
 
-    CNTK's deep clone refuses some networks that it saves and loads rightly, such as a block with
-    three
-    Constants (a Stabilizer is one): those are saved and loaded.
+    CNTK's deep clone refuses some networks that it saves and loads correctly, such as a block with
+    three Constants (a Stabilizer is one). Such a network is saved and loaded.
 
     Args:
-        model (cntk.Function): stays as it is.
+        model (cntk.Function): stays unchanged.
 
     Raises:
-        Exception: whatever CNTK's clone raises, where the model cannot be saved either.
+        Exception: whatever CNTK's clone raises, if the model cannot be saved either.
     """
     keep = {argument: argument for argument in model.arguments}
     try:

@@ -1,17 +1,15 @@
-"""The pairs that a checkpoint's folder knows to be whole, and the one before while CNTK writes the
-next.
+"""Keeps the previous checkpoint pair while CNTK writes the next, and knows which pairs are whole.
 
-CNTK does not look whether its writes succeeded, and unlinks the pair it replaces. So while it
-may be writing, the folder `NAME.netopt/` has a note and hard links to the pair of before:
+CNTK does not check whether its writes succeeded, and it unlinks the pair it replaces. So while CNTK
+may be writing, the folder `NAME.netopt/` holds a note and hard links to the previous pair:
 
     writing                     how many samples the trainer had seen then
-    previous, previous.ckp      the pair of before; nothing of it is copied
-    pairs                       a line for each pair that was found whole: the digests of its two
-    files
+    previous, previous.ckp      the previous pair, not copied
+    pairs                       a line for each pair found whole: the digests of its two files
 
-A new pair that is whole gets its line, then links and note go. A kill in between leaves the note,
-by which a new pair without a line is taken for what it is. Without the note, a pair that has no
-line was changed.
+If the new pair is whole, its line is added, and then the links and the note are removed. A kill in
+between leaves the note; it shows that a pair without a line is the new one. Without the note, a
+pair that has no line was changed.
 """
 import os
 import shutil
@@ -25,11 +23,11 @@ WRITING = 'writing'
 PREVIOUS = 'previous'
 DAMAGED = 'damaged'
 _PAIRS = 'pairs'
-_found_whole = {}  # by absolute path: the stamps of a pair that was found whole in this process
+_found_whole = {}  # by absolute path: the stamps of a pair found whole in this process
 
 
 class Generations:
-    """What a folder knows of the pairs written beside it.
+    """The pairs that a folder knows.
 
     Args:
         folder (str): `NAME.netopt`; need not exist.
@@ -54,8 +52,7 @@ class Generations:
         }
 
     def writing(self):
-        """Returns what the trainer had seen when CNTK may have begun to write; None where it
-        has not."""
+        """Returns the samples seen when CNTK may have begun to write; None if it is not writing."""
         try:
             with open(self._path(WRITING)) as stream:
                 return int(stream.read() or -1)
@@ -63,7 +60,7 @@ class Generations:
             return None
 
     def may_have_written(self, file, state):
-        """Whether a pair that has no line may be of a save that a kill ended before it got one.
+        """Whether a pair without a line may come from a save that a kill ended before it got one.
 
         Args:
             file (str): the graph's file.
@@ -75,11 +72,11 @@ class Generations:
         return not self._has_previous() or pair.digests(self.previous)[1] != state
 
     def begin(self, file, samples):
-        """Keeps the pair that CNTK may be about to replace, if it is a whole one.
+        """Keeps the pair that CNTK may be about to replace, if it is whole.
 
         Args:
             file (str): the name CNTK writes to.
-            samples (int): what the trainer has seen.
+            samples (int): how many samples the trainer has seen.
 
         Raises:
             RuntimeError: the folder cannot be written.
@@ -95,15 +92,15 @@ class Generations:
             os.replace(self._path(WRITING + '.tmp'), self._path(WRITING))
 
     def done(self, file, otherwise):
-        """Notes that the pair CNTK has written is whole, or puts the one before in its place.
+        """Records that the pair CNTK has written is whole, or restores the previous pair.
 
         Args:
             file (str): the name CNTK wrote to.
-            otherwise (callable): returns the whole pair that is left where there was none before
-                under that name, or None.
+            otherwise (callable): returns a whole pair that remains if there was no previous pair of
+                that name, or None.
 
         Raises:
-            RuntimeError: it is not whole; names file and disk.
+            RuntimeError: the new pair is not whole; names file and disk.
         """
         torn = pair.fault(file)
         if torn is not None:
@@ -124,20 +121,23 @@ class Generations:
         self.settle()
 
     def settle(self):
-        """Takes away what a save needs: none is under way."""
+        """Removes what only a save needs; call it when no save is under way."""
         _remove(self._path(WRITING))
         _remove(self.previous)
         _remove(self.previous + STATE)
 
     def accept(self, file):
-        """Takes a pair that a kill has left for whole, if it is."""
+        """Accepts a pair that a kill has left, if it is whole."""
         if self.writing() is not None and os.path.isfile(file + STATE) and pair.fault(file) is None:
             self._add(file)
         self.settle()
 
     def go_back(self, file):
-        """Puts the pair of before in the place of `file`, which is kept beside it; returns
-        whether there is one."""
+        """Replaces `file` with the previous pair and keeps the damaged one in the folder.
+
+        Returns:
+            bool: whether there is a previous pair.
+        """
         if not self._has_previous():
             return False
         for end in ('', STATE):
@@ -147,18 +147,20 @@ class Generations:
         return True
 
     def said(self):
-        """Returns what an error about a pair adds where the one before is there."""
+        """Returns what an error about a pair adds if the previous pair is there, else ''."""
         return f'; the one before is kept as {self.previous}' if self._has_previous() else ''
 
     def put_aside(self, file):
-        """Takes a pair out of the way; CNTK counts one that lacks its state for none."""
+        """Moves a pair out of the way, state first: CNTK ignores a pair that lacks its state."""
         for end in (STATE, ''):
             if os.path.exists(file + end):
                 os.replace(file + end, self._path(DAMAGED) + end)
 
     def _is_whole(self, file):
-        """Whether there is a whole pair of this name; one that was found so in this process is
-        not read again."""
+        """Whether there is a whole pair of this name.
+
+        A pair already found whole in this process is not read again.
+        """
         if not all(os.path.isfile(file + end) for end in ('', STATE)):
             return False
         if _found_whole.get(os.path.abspath(file)) == _stamps(file):
@@ -185,7 +187,7 @@ class Generations:
         return otherwise()
 
     def _put_previous(self, file):
-        # A kill between the two leaves a pair that is none, and the one before is put there again.
+        # A kill between the two leaves a mixed pair; the next run restores the previous one again.
         self._replace(self.previous, file)
         self._replace(self.previous + STATE, file + STATE)
 
@@ -194,8 +196,7 @@ class Generations:
             self._replace(file + end, to + end)
 
     def _replace(self, file, other):
-        """Makes `other` a link to a file, whatever it was; a copy where the file system has no
-        links."""
+        """Makes `other` a hard link to a file, or a copy if the file system has no links."""
         half = self._path('link.tmp')
         _remove(half)
         try:
@@ -205,14 +206,14 @@ class Generations:
                 raise
             shutil.copyfile(file, half)
         os.replace(half, other)
-        _remove(half)  # which a rename of a link to the same file leaves
+        _remove(half)  # still there if both were links to the same file
 
     def _add(self, file):
         stamps, digests = _stamps(file), pair.digests(file)
         if digests not in self.pairs():
             line = ' '.join(digests).encode('ascii')
             with open(self._path(_PAIRS), 'ab') as stream:
-                # A line that a kill has cut ends here.
+                # The line break ends a line that a kill has cut.
                 stream.write((b'\n' if stream.tell() else b'') + line + b' ' + _check(line))
         _found_whole[os.path.abspath(file)] = stamps
 
@@ -221,12 +222,11 @@ class Generations:
 
 
 def fault(file, folders):
-    """Returns what is wrong with a pair by what folders know of it; None where nothing is, or
-    nothing is known.
+    """Returns what is wrong with a pair, or None if nothing is wrong or nothing is known.
 
     Args:
         file (str): the graph's file.
-        folders (list of Generations): that may know it.
+        folders (list of Generations): those that may know the pair.
     """
     known = set().union(*(folder.pairs() for folder in folders))
     if not known:
@@ -242,10 +242,10 @@ def fault(file, folders):
     if graph_known:
         return f'{file + STATE} is not the file that was written with {file}, or has changed since'
     if not state_known and not pair.is_marked(file):
-        return None  # plain CNTK wrote it, which notes nothing
+        return None  # plain CNTK wrote it, which adds no line
     torn = pair.fault(file)
-    # The learners' state may be that of an earlier run, to the bit; that of the pair before tells
-    # an old graph that has changed.
+    # The learners' state may equal that of an earlier run bit for bit. If it equals that of the
+    # previous pair, the graph is an old one that has changed.
     if torn is None and any(folder.may_have_written(file, found[1]) for folder in folders):
         return None
     if state_known:
@@ -260,7 +260,7 @@ def fault(file, folders):
 def _counts(file):
     try:
         return pair.samples_of(file)
-    except Exception:  # CNTK's, of a file that is no state of learners
+    except Exception:  # CNTK's error for a file that holds no state of learners
         return -2
 
 
@@ -281,7 +281,7 @@ def _remove(path):
 
 
 class naming_disk:
-    """Context that makes an OSError a sentence which names the checkpoint and the disk."""
+    """Context that turns an OSError into a RuntimeError that names the checkpoint and the disk."""
 
     def __init__(self, file, what):
         self._file, self._what = file, what
@@ -305,7 +305,7 @@ class naming_disk:
 
 
 def warn_of_going_back(file, wrong, before, damaged):
-    """Says that a checkpoint is not gone on from, but the one before it."""
+    """Warns that a run resumes from the previous checkpoint, because this one is damaged."""
     warnings.warn(
         f'the checkpoint {file} is damaged ({wrong}): this run goes on from the one before it, '
         f'{before}. The damaged one is kept as {damaged}'

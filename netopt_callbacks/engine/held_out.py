@@ -1,4 +1,4 @@
-"""The data that recovery, calibration and the parity gate are measured on."""
+"""Reads held-out data for recovery, calibration and the parity gate; measures the metric on it."""
 import sys
 import warnings
 
@@ -20,10 +20,10 @@ from .state import own
 
 
 class Minibatches:
-    """Held-out minibatches as dicts {argument: data}; may be iterated any number of times.
+    """Held-out minibatches as dicts {argument: data}; can be iterated any number of times.
 
     Args:
-        data: an `Arrays` or `Source`, or None where the run has no held-out data.
+        data: an `Arrays` or `Source`, or None if the run has no held-out data.
         arguments (list of cntk.Variable): which of the criterion's arguments to give.
     """
 
@@ -39,14 +39,14 @@ class Minibatches:
 
 
 class Source:
-    """Held-out data of a minibatch source, whose position is left as it was.
+    """Held-out data of a minibatch source; reading it leaves the source's position unchanged.
 
     Args:
         source (cntk.io.MinibatchSource or cntk.io.UserMinibatchSource): a finite source.
         streams (dict): the criterion's arguments to the source's stream infos.
         minibatch_size (int or minibatch_size_schedule): the user's, in samples, since a source may
-            give nothing for another; None where it is not known yet.
-        max_samples (int): how many samples to read, None for all.
+            give nothing for another size; None if not known yet.
+        max_samples (int): how many samples to read; None for all.
     """
 
     def __init__(self, source, streams, minibatch_size=None, max_samples=None):
@@ -67,11 +67,11 @@ class Source:
             )
 
     def learn_size(self, samples):
-        """Sets the minibatch size of the training where it was not known."""
+        """Sets the minibatch size to that of the training, if it is not known."""
         self._size = self._size or samples
 
     def read(self, arguments, as_trained=False):
-        """Yields dicts of MinibatchData, in minibatches of the user's size in any case."""
+        """Yields dicts of MinibatchData, always in minibatches of the user's size."""
         state = self._source.get_checkpoint_state()
         seen = 0
         try:
@@ -87,8 +87,10 @@ class Source:
 
 
 def _is_endless(source):
-    """Whether a source repeats for ever; of `MinibatchSourceFromData`, `is_infinite` is always
-    False."""
+    """Whether a source repeats forever.
+
+    `is_infinite` of a `MinibatchSourceFromData` is always False.
+    """
     return (
         source.is_infinite()
         or isinstance(source, MinibatchSourceFromData)
@@ -97,16 +99,16 @@ def _is_endless(source):
 
 
 def held_out(data, arguments, streams=None, cross_validation=None, minibatch_size=None):
-    """Returns the held-out data of a run, or None where it has none.
+    """Returns the held-out data of a run, or None if it has none.
 
     Args:
-        data: what the user gave as `data=`: arrays in the order of the criterion's
-            arguments, or a minibatch source; None falls back to `cross_validation`.
+        data: what the user gave as `data=`: arrays in the order of the criterion's arguments, or a
+            minibatch source; None takes `cross_validation`.
         arguments (tuple of cntk.Variable): the criterion's.
-        streams (dict): the training's map of arguments to stream infos, whose names a
-            source given as `data` must have too.
+        streams (dict): the training's map of arguments to stream infos; a source given as `data`
+            must have streams of the same names.
         cross_validation (dict): a remembered CrossValidationConfig's arguments.
-        minibatch_size (int or minibatch_size_schedule): of the training, None where not known.
+        minibatch_size (int or minibatch_size_schedule): that of the training; None if not known.
 
     Raises:
         TypeError, ValueError: `data` is neither, or does not fit the criterion.
@@ -129,10 +131,11 @@ def held_out(data, arguments, streams=None, cross_validation=None, minibatch_siz
 
 
 def _of_cross_validation(given, streams):
-    """Returns the cross-validation data, or None where there is none or no end of it.
+    """Returns the cross-validation data, or None if there is none or it is endless.
 
-    CNTK refuses an endless source itself, when it comes to cross-validate. One that cannot go
-    back is left to CNTK, so that its own cross-validation finds in it what it would without us.
+    CNTK itself refuses an endless source when it starts to cross-validate. A source that cannot go
+    back to its position is left to CNTK, so that CNTK's cross-validation reads the same data as
+    without this package.
     """
     source, limit = given.get('source'), given.get('max_samples')
     if source is None or (limit in (None, sys.maxsize) and _is_endless(source)):
@@ -162,8 +165,7 @@ def _streams_of(source, arguments, streams):
 
 
 def samples_of(minibatch):
-    """Returns the samples of a minibatch as `train_minibatch` takes it; None where that is not
-    known."""
+    """Returns the samples of a minibatch as `train_minibatch` takes it; None if not known."""
     data = minibatch[0] if isinstance(minibatch, tuple) and len(minibatch) == 2 else minibatch
     counts = [_samples(each) for each in (data.values() if isinstance(data, dict) else [data])]
     return max([count for count in counts if count] or [0]) or None
@@ -180,15 +182,15 @@ def _samples(data):
 class Measure:
     """The average of a metric over held-out data, on a network of its own.
 
-    The copy shares the Parameters and nothing else with the trainer, so that measuring
-    moves no random state, no recurrence and no statistics of the training network. It may be
-    called any number of times, as long as the trainer has the same network.
+    The copy shares only the Parameters with the trainer, so a measurement changes no random state,
+    no recurrence and no statistics of the training network. It can be called any number of times
+    while the trainer has the same network.
 
-    A metric that is one number for a whole minibatch is averaged as CNTK does: the sum of the
-    numbers over the samples of what its last operation reads first.
+    A metric that is one number for a whole minibatch is averaged as in CNTK: the sum of the
+    numbers, divided by the number of samples in the first input of its last operation.
 
     Args:
-        metric (cntk.Function): summed over its elements, as CNTK's trainer does, for each sample.
+        metric (cntk.Function): summed over its elements for each sample, as in CNTK's trainer.
     """
 
     def __init__(self, metric):
@@ -198,7 +200,7 @@ class Measure:
             copy = own(C.reduce_sum(copy, C.Axis.all_static_axes()))
         self.arguments = list(copy.arguments)
         self._per_sample = bool(copy.output.dynamic_axes)
-        # What draws random numbers would draw others in a second measurement.
+        # A copy that draws random numbers would draw other numbers in a second measurement.
         self.repeats = not draws_when_evaluated(copy)
         if self._per_sample:
             every = C.Axis.all_axes()
@@ -232,6 +234,6 @@ def _number(value):
 
 
 def _sample_count(variable, value):
-    """Returns how many samples a Value holds, as CNTK's trainer counts them."""
+    """Returns how many samples a Value holds, counted as in CNTK's trainer."""
     shape = value.shape
     return int(np.prod(shape[: len(shape) - len(variable.shape)])) - value.masked_count()

@@ -1,6 +1,6 @@
-"""The network that the user knows, where the Trainer was given only a criterion.
+"""Finds the network that the user knows, if the Trainer was given only a criterion.
 
-`Function.train` builds such a Trainer, and a script may. What the user evaluates then is another
+`Function.train` builds such a Trainer, and a script may do so too. The user then evaluates another
 live Function over the same Parameters: the model inside the criterion.
 """
 import warnings
@@ -14,16 +14,16 @@ _UNKNOWN = C.placeholder().shape
 
 
 def known_model(trainer, state, named=None):
-    """Returns the model of a trainer: its own, or the Function of the script that its criterion is
-    built over.
+    """Returns the trainer's model, or the Function of the script that its criterion is built over.
 
     Args:
         trainer (cntk.Trainer): of the network.
         state (State): its network.
-        named (cntk.Function): the one the user says it is; None looks for it.
+        named (cntk.Function): the model that the user names; None searches for it.
 
     Returns:
-        cntk.Function: the criterion where there is none, or, with a warning, several.
+        cntk.Function: the model; the criterion if no model is found or, with a warning, if several
+            are.
     """
     criterion = C.combine([output for output in state.whole.outputs[state.models :]])
     if named is not None:
@@ -43,7 +43,7 @@ def known_model(trainer, state, named=None):
 
 
 def _candidates(trainer, state):
-    """Returns the Functions that read the most of what is trained, nearest to the data."""
+    """Returns the Functions that read the most trained Parameters and are nearest to the data."""
     trained = {parameter.uid for one in state.trained for parameter in one.parameters}
     criterion = {output.uid for output in state.whole.outputs}
     reading = {}
@@ -75,13 +75,11 @@ def _is_over(function, other):
 
 
 def _applied_as_in(function, whole):
-    """Returns a layer function applied to an input as a network gives it; None where that is not
-    seen.
+    """Returns a layer function applied to an input like the network's; None if that is not found.
 
     Args:
-        function (cntk.Function): with one placeholder.
-        whole (cntk.Function): the network, in which the Parameters that it applies to its input are
-            applied, too.
+        function (cntk.Function): has one placeholder.
+        whole (cntk.Function): the network, which applies the same Parameters to that input.
     """
     if len(function.placeholders) != 1:
         return None

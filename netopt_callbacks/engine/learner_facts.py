@@ -1,9 +1,9 @@
-"""Learners of a running trainer: what they train, how they are rebuilt, and their state.
+"""Tells what the learners of a trainer train, rebuilds them, and carries their state over.
 
-CNTK builds a learner over a fixed list of Parameters. Where an optimization retires some and adds
-others, the learner is built again: the factory that made it is called on the new list, gets
-the old one's state, with the smoothed gradients of the Parameters that stay, and takes the old
-one's place inside the user's own object.
+CNTK builds a learner over a fixed list of Parameters. If an optimization retires some and adds
+others, the learner is rebuilt: the factory that made it is called with the new list. The new
+learner gets the old one's state, with the smoothed gradients of the Parameters that stay, and takes
+its place inside the user's own object.
 """
 from typing import NamedTuple, Optional
 
@@ -26,11 +26,11 @@ class Trained(NamedTuple):
 
     learner: cntk_py.Learner  # the user's own object
     parameters: tuple  # what it trains
-    made_by: Optional[int]  # the place of the optimization whose `learner=` made it
+    made_by: Optional[int]  # index of the optimization whose `learner=` made it
 
 
 def trained_by(learners):
-    """Returns the `Trained` of each of the user's learners, as they are."""
+    """Returns the `Trained` of each of the user's learners as they are now."""
     return tuple(Trained(learner, tuple(parameters_of([learner])), None) for learner in learners)
 
 
@@ -42,7 +42,7 @@ def parameters_of(learners):
 def _parameters(learner):
     """Returns a learner's Parameters.
 
-    Those of a UserLearner and of a distributed learner CNTK gives unmapped, by a method.
+    For a UserLearner or a distributed learner, CNTK returns them unmapped, by a method.
     """
     if not callable(learner.parameters):
         return learner.parameters
@@ -54,19 +54,18 @@ def _parameters(learner):
 def trains(learner, parameters):
     """Whether a learner trains exactly these Parameters, in this order.
 
-    Variables compare by what they are in C++: one that was loaded has the uid of the one that was
-    saved.
+    Variables compare by their C++ objects, since a loaded Variable has the uid of the saved one.
     """
     return list(_parameters(learner)) == list(parameters)
 
 
 def describe_parameter(parameter):
-    """Returns a Parameter as an error names it."""
+    """Describes a Parameter for an error message."""
     return f'{parameter.name or parameter.uid} of shape {tuple(parameter.shape)}'
 
 
 def describe(learner):
-    """Returns a learner as an error names it."""
+    """Describes a learner for an error message."""
     name, _ = remember.learner(_innermost(learner))
     return name[: -len('_learner')] if name else type(learner).__name__
 
@@ -75,7 +74,7 @@ def describe(learner):
 
 
 def _forgets(learner):
-    """Whether a UserLearner leaves `restore_from_checkpoint` to CNTK, whose own one raises."""
+    """Whether a UserLearner only has CNTK's own `restore_from_checkpoint`, which raises."""
     return (
         isinstance(learner, UserLearner)
         and type(learner).restore_from_checkpoint is UserLearner.restore_from_checkpoint
@@ -83,9 +82,9 @@ def _forgets(learner):
 
 
 def keep_state(learners):
-    """Lets a UserLearner without `restore_from_checkpoint` pass a restore of what it just saved.
+    """Makes a UserLearner without `restore_from_checkpoint` accept a restore of its own state.
 
-    A swap restores the trainer from a checkpoint of itself; the learner object has its state.
+    A swap restores the trainer from a checkpoint of itself; the learner object still has its state.
     """
     for learner in learners:
         if _forgets(learner):
@@ -93,17 +92,17 @@ def keep_state(learners):
 
 
 def let_go(learners):
-    """Takes back what `keep_state` did."""
+    """Undoes `keep_state`."""
     for learner in learners:
         if _forgets(learner):
             learner.__dict__.pop('restore_from_checkpoint', None)
 
 
 def check_restorable(learners):
-    """Refuses a learner that CNTK cannot restore from its own state, as every change has to.
+    """Refuses a learner that CNTK cannot restore from its own state, which every change needs.
 
     Raises:
-        ValueError: names the learner and the schedule that is known to be such.
+        ValueError: names the learner and the schedule known to cause this.
     """
     for learner in map(_innermost, learners):
         if isinstance(learner, (UserLearner, DistributedLearner)):
@@ -140,14 +139,14 @@ def any_distributed(learners):
 
 
 def counts_nothing(learners):
-    """Whether CNTK counts no samples under these learners: it asks the first, a UserLearner."""
+    """Whether CNTK counts no samples with these learners: it asks the first, a UserLearner."""
     return isinstance(learners[0], UserLearner)
 
 
 def counts(trainer, learners, units):
     """Returns what a trainer has seen in its life, in each unit.
 
-    A distributed learner counts samples alone; minibatches and sweeps are counted by the one in it.
+    A distributed learner counts only samples; the learner inside it counts minibatches and sweeps.
     """
     first = _innermost(learners[0])
     if first is learners[0]:
@@ -169,7 +168,7 @@ def shares_count(learner):
 
 
 def no_projection(learner):
-    """Says why a learner's state of W cannot become that of W1 and W2, or returns None.
+    """Returns why a learner's state of W cannot become that of W1 and W2, or None.
 
     The gradient G of W gives W1 the gradient G W2^T and W2 the gradient W1^T G, so a smoothed
     gradient, a sum of gradients, maps the same way. A mean of squares does not.
@@ -184,7 +183,7 @@ def no_projection(learner):
 
 
 def not_rebuilt(learner):
-    """Says why a learner cannot be built over other Parameters, or returns None."""
+    """Returns why a learner cannot be rebuilt over other Parameters, or None."""
     if isinstance(learner, UserLearner):
         return (
             None
@@ -204,7 +203,7 @@ def not_rebuilt(learner):
 
 
 def _wrapped(learner):
-    """Returns the learner that a distributed learner wraps, None for any other."""
+    """Returns the learner that a distributed learner wraps, or None."""
     name, arguments = remember.learner(learner)
     if name and 'distributed' in name:
         return next(a for a in arguments if isinstance(a, cntk_py.Learner))
@@ -222,17 +221,16 @@ def _innermost(learner):
 
 
 def rebuild(trained, begin_with, undo):
-    """Lets a learner train the Parameters of a `Trained`, with the state of those it has trained so
-    far.
+    """Rebuilds a learner over the Parameters of a `Trained`; it keeps the state of those that stay.
 
     Args:
-        trained (Trained): whose learner may train others now.
-        begin_with (dict): Parameter uid to the array its smoothed gradient begins with; zero where
-            it is missing and the learner has not trained the Parameter so far.
-        undo (contextlib.ExitStack): gets what lets it train the old ones again.
+        trained (Trained): its learner may train other Parameters now.
+        begin_with (dict): Parameter uid to the array its smoothed gradient begins with; zero if it
+            is missing and the learner has not trained the Parameter yet.
+        undo (contextlib.ExitStack): receives what makes the learner train the old ones again.
 
     Returns:
-        cntk.learners.Learner: the same object, but that a UserLearner may return another.
+        cntk.learners.Learner: the same object; a UserLearner may return another.
     """
     learner = trained.learner
     if trains(learner, trained.parameters):
@@ -255,7 +253,7 @@ def _rebuilt_by_user(learner, parameters, undo):
 
 
 def _rebuild_native(learner, parameters, begin_with, undo):
-    """Puts a C++ learner over other Parameters into `learner`, and into one that it wraps."""
+    """Puts a C++ learner over other Parameters into `learner`, and into the one it wraps."""
     name, arguments = remember.learner(learner)
     wrapped = _wrapped(learner)
     before = list(_parameters(learner))
@@ -281,29 +279,31 @@ def _rebuild_native(learner, parameters, begin_with, undo):
 
 
 def _made_anew(argument):
-    """Returns what a distributed learner is made with: a 1-bit communicator counts on its old
-    gradients."""
+    """Returns an argument for a rebuilt distributed learner.
+
+    A 1-bit communicator is rebuilt too, since it relies on its old gradients.
+    """
     name, arguments = remember.learner(argument) if hasattr(argument, '__dict__') else (None, ())
     return getattr(cntk_py, name)(*arguments) if name == 'quantized_mpicommunicator' else argument
 
 
 def _carried(old, fresh, parameters, places, begin_with):
-    """Returns the smoothed gradients of a new list of Parameters."""
+    """Returns the smoothed gradients for a new list of Parameters."""
     result = []
     for parameter, zeros in zip(parameters, fresh):
         value = (
             old[places[parameter]] if parameter in places else begin_with.get(parameter.uid, zeros)
         )
-        # `ascontiguousarray` would give one without axes, as of plain sgd, an axis.
+        # `ascontiguousarray` would add an axis to an array without axes, such as plain sgd's.
         result.append(np.array(value, np.asarray(zeros).dtype, order='C').reshape(np.shape(zeros)))
     return result
 
 
 def _distributed_state(state, wrapped, parameters, places):
-    """Returns the state of a distributed learner over other Parameters, whose inner one is rebuilt
-    already.
+    """Returns the state of a distributed learner whose inner learner is already rebuilt.
 
-    Its parts are put together anew: what CNTK gives as Python values it does not take back as such.
+    The state is assembled from its parts, since CNTK does not accept them as the Python values that
+    it returns.
     """
     keys = list(state.keys())
     if _BLOCK_STATE not in keys:
@@ -332,14 +332,14 @@ def _count(number):
 
 
 def projected(learner, parameter, projection, added):
-    """Returns {uid: what its smoothed gradient begins with} of the Parameters that replace one.
+    """Returns {uid: initial smoothed gradient} of the Parameters that replace one.
 
     Args:
-        learner (cntk.learners.Learner): trains `parameter`; one with the smoothed gradient of
+        learner (cntk.learners.Learner): trains `parameter`; must allow projection, see
             `no_projection`.
         parameter (cntk.Parameter): the one to be retired.
         projection (callable): see `nc.Replaced`.
-        added (sequence of cntk.Parameter): in its order.
+        added (sequence of cntk.Parameter): in the order of the projection.
     """
     inner = _innermost(learner)
     place = [p.uid for p in _parameters(inner)].index(parameter.uid)
@@ -355,14 +355,13 @@ def projected(learner, parameter, projection, added):
 
 
 def check_states(saved, trained):
-    """Refuses, before CNTK has restored half of it, a checkpoint of learners that are not these.
+    """Refuses a checkpoint of other learners, before CNTK has restored half of it.
 
-    Of a distributed or a user's learner CNTK alone can tell.
+    Only CNTK can check a distributed or a user's learner.
 
     Args:
-        saved (checkpoint.Saved): what is to be restored.
-        trained (sequence of Trained): the learners it is to be restored into, and what they will
-            train.
+        saved (checkpoint.Saved): the checkpoint to restore.
+        trained (sequence of Trained): the learners to restore it into, and what they will train.
 
     Raises:
         ValueError: says what differs.
@@ -386,8 +385,7 @@ def check_states(saved, trained):
 
 
 def _state_shapes(learner, parameters):
-    """Returns the shapes of the smoothed gradients of a learner over these Parameters; None if
-    not known."""
+    """Returns the shapes of a learner's smoothed gradients over these Parameters, or None."""
     now = learner.create_checkpoint()[STATE]
     if trains(learner, parameters):
         return [np.shape(gradient) for gradient in now]

@@ -1,13 +1,12 @@
-"""The one place where the engine reads a saved graph."""
+"""Loads saved graphs; the only module of the engine that does."""
 from ..safe_load import load_model
 
 
 def load_graph(file):
-    """Returns the Function that a file holds, once the names in it that CNTK would run have been
-    looked at.
+    """Returns the Function in a file, after checking the names in it that CNTK would execute.
 
     Raises:
-        ValueError: a name in the file is none of a package that is there.
-        RuntimeError: of CNTK, where the file cannot be loaded.
+        ValueError: a name in the file belongs to no installed package.
+        RuntimeError: CNTK cannot load the file.
     """
     return load_model(file)

@@ -1,8 +1,8 @@
-"""One process at a time trains under a checkpoint name.
+"""Makes sure that only one process at a time trains under a checkpoint name.
 
-The lock is the operating system's, of a record of the file `lock` in the checkpoint's folder, so it
-ends with the process that holds it, however that ends: a file that is left behind locks nothing. It
-is no lock of the descriptor (`flock`), which a child process would go on holding.
+The operating system locks a record of the file `lock` in the checkpoint's folder. The lock ends
+with the process that holds it, however that ends; a file that is left behind locks nothing. It is
+not a lock of the descriptor (`flock`), which a child process would keep holding.
 """
 import errno
 import json
@@ -11,19 +11,19 @@ import socket
 
 try:
     import fcntl
-except ImportError:  # an operating system without such locks
+except ImportError:  # the operating system has no such locks
     fcntl = None  # type: ignore
 
 _NAME = 'lock'
-_held = {}  # by absolute path: the descriptor, of this process
+_held = {}  # by absolute path: the descriptor of a lock that this process holds
 
 
 class Lock:
-    """Of one checkpoint name.
+    """The lock of one checkpoint name.
 
     Args:
         file (str): the name.
-        folder (str): the one beside it; is made, and taken away again where nothing else came into
+        folder (str): the folder beside it; created if missing, and removed if nothing else is in
             it.
     """
 
@@ -34,13 +34,13 @@ class Lock:
         self._owner = None
 
     def take(self, shared=False):
-        """Takes the lock; a file system without locks, or one that cannot be written, gives none.
+        """Takes the lock; does nothing on a file system that is read-only or has no locks.
 
         Args:
-            shared (bool): whether others in this process may have it too.
+            shared (bool): whether others in this process may hold it too.
 
         Raises:
-            RuntimeError: another process has it, or this one has.
+            RuntimeError: another process holds it, or this one does.
         """
         if self._path in _held:
             if not shared:
@@ -51,24 +51,24 @@ class Lock:
         try:
             descriptor = self._locked()
         except OSError:
-            return  # what cannot be written is an error where it is written
+            return  # the checkpoint's own write reports that it cannot be written
         if descriptor is not None:
             _held[self._path], self._owner = descriptor, os.getpid()
 
     def release(self):
-        """Gives the lock back, where this object took it."""
+        """Releases the lock, if this object took it."""
         if self._owner != os.getpid():
-            return  # never taken, or taken by the process that this one is a child of
+            return  # never taken, or taken by the parent process
         self._owner = None
         try:
             os.remove(self._path)
             os.rmdir(self._folder)
         except OSError:
-            pass  # there is something else in it, or the user took it away
+            pass  # something else is in it, or the user removed it
         os.close(_held.pop(self._path))
 
     def _locked(self):
-        """Returns the descriptor of the locked file; None where a worker of the same job has it."""
+        """Returns the descriptor of the locked file; None if a worker of the same job holds it."""
         os.makedirs(self._folder, exist_ok=True)
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -93,7 +93,7 @@ class Lock:
                         )
                     )
                 )
-            os.close(descriptor)  # whoever had it has taken the file away meanwhile
+            os.close(descriptor)  # the previous holder has removed the file in the meantime
 
     def _is(self, descriptor):
         try:
@@ -112,7 +112,7 @@ class Lock:
 
 
 def _me():
-    # Open MPI names the job that mpiexec started, the same to all its workers.
+    # Open MPI's name for the job that mpiexec started; all its workers see the same name.
     return {
         'process': os.getpid(),
         'computer': socket.gethostname(),

@@ -1,9 +1,9 @@
-"""The label of a phase, which a checkpoint's graph carries.
+"""Labels the graph of a checkpoint with its phase, and reads the label.
 
-CNTK restores a checkpoint of another structure without a word. So the graph that a trainer saves
-names its phase: a Constant with that name is one more output of the trainer's model. It stands
-in the same file as the graph, so that the two cannot disagree, and it changes no number: nothing
-reads it, and CNTK, which evaluates roots in the order of their names, computes nothing for it.
+CNTK restores a checkpoint of another structure without an error. So the graph that a trainer saves
+names its phase: a Constant of that name is one more output of the trainer's model. It is in the
+same file as the graph, so the two cannot disagree. It changes no result: nothing reads it, and
+CNTK, which evaluates roots in the order of their names, computes nothing for it.
 """
 import cntk as C
 import numpy as np
@@ -12,7 +12,7 @@ MARK = 'netopt_callbacks.phase.'
 
 
 def labelled(outputs, label):
-    """Returns a Function with these outputs (may be none) and one more, which carries a label."""
+    """Returns a Function with these outputs (possibly none) and one more, which carries a label."""
     return C.combine(list(outputs) + list(_carrier(label).outputs))
 
 
@@ -29,14 +29,14 @@ def label_of(graph):
 
 
 def reaching(loss, parameters):
-    """Returns a loss that CNTK finds `parameters` behind, of the same value.
+    """Returns a loss of the same value that CNTK finds to depend on `parameters`.
 
-    CNTK ends the process in `train_minibatch` where a Parameter of a learner is nowhere behind the
-    loss. One that the graph no longer reads, under a learner that cannot let it go, is read
-    by an element_select that never selects it, so that not even a NaN in it is seen.
+    CNTK ends the process in `train_minibatch` if the loss does not depend on a Parameter of a
+    learner. If a learner cannot release a Parameter that the graph no longer reads, an
+    element_select reads it but never selects it, so that not even a NaN in it has an effect.
 
     Args:
-        loss (cntk.Function): plain.
+        loss (cntk.Function): the plain loss.
         parameters (list of cntk.Parameter): those it does not read.
     """
     for parameter in parameters:

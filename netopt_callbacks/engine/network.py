@@ -1,12 +1,12 @@
-"""The running network: how a trainer's inside changes, and how it is rebuilt on resume.
+"""Exchanges the network inside a running trainer, and rebuilds it on resume.
 
-Every change puts one `State` in the place of another, in one exchange, whole or not at all:
+Every change replaces one `State` with another, in one exchange, whole or not at all:
 
     take_over    the user's own network, blocks with random state opened, under writers we know
     transformed  prepare -> transform -> plan -> check; nothing has changed yet
     commit       ... -> exchange -> share values among workers
     rebuild      the network of a checkpoint on the script's own inputs, Parameters and Constants
-    go_back      the network that the trainer was built with, which a plain checkpoint is of
+    go_back      the network that the trainer was built with, which plain checkpoints belong to
 """
 import contextlib
 import gc
@@ -44,11 +44,11 @@ from .state import own
 
 
 class Change:
-    """A transformed network that has passed all checks and only waits for `Network.commit`.
+    """A transformed network that has passed all checks and waits for `Network.commit`.
 
     Attributes:
-        layers (list of LayerNote): what the optimization says of each layer.
-        messages (list of str): what the engine says.
+        layers (list of LayerNote): notes of the optimization about each layer.
+        messages (list of str): notes of the engine.
     """
 
     def __init__(self, now, begin_with, added, layers, messages, readers, following, others):
@@ -58,31 +58,30 @@ class Change:
         self.layers = layers
         self.messages = messages
         self.readers = readers
-        self.following = following  # uid of an output before: the Variable that stands for it
+        self.following = following  # uid of an output before: the Variable that replaces it
         self.others = others  # (other Trainer, its next State, what its learners begin with)
 
 
 class _Restore:
-    """What changes the networks of other Trainers where a checkpoint of another structure is
-    restored: see `planned`."""
+    """The optimization that `planned` gets if a restore changes other Trainers' networks."""
 
     name, learner, learner_state = 'the restore', None, 'reset'
 
 
 class Network:
-    """A trainer whose inside can be exchanged.
+    """A trainer whose C++ trainer can be replaced.
 
     Args:
         trainer (cntk.Trainer): the user's; it stays the same object.
         facts (remember.TrainerFacts): what it was built with.
-        workers (distributed.Workers): of the run.
+        workers (distributed.Workers): those of the run.
         on_training_summary, on_test_summary (callable): see `windows.Tracker`.
-        model (cntk.Function): the one the user says it is, see `known.known_model`.
+        model (cntk.Function): the model that the user names, see `known.known_model`.
 
     Attributes:
         trainer, facts, workers: as given.
-        given (list of cntk.learners.Learner): those that a resumed script has: of the trainer when
-            the run began, or those it was built with, where a plain checkpoint was gone back to.
+        given (list of cntk.learners.Learner): those that a resumed script has: the trainer's when
+            the run began, or those it was built with if a plain checkpoint was restored.
     """
 
     def __init__(self, trainer, facts, workers, on_training_summary, on_test_summary, model=None):
@@ -95,11 +94,11 @@ class Network:
 
     @property
     def now(self):
-        """The present State."""
+        """The current State."""
         return state.current(self.trainer)
 
     def begin(self):
-        """Begins with the trainer as it is now."""
+        """Reads the trainer's current state."""
         self.given = self._began_with = list(self.facts.learners)
         self._window_unknown = (
             self.facts.tracker is None and self.facts.writers and self.counts()[0]
@@ -110,7 +109,7 @@ class Network:
 
     @property
     def metric(self):
-        """The criterion's second output, its first where it has but one."""
+        """The criterion's second output, or its first if it has only one."""
         return self.now.metric or self.now.loss
 
     def counts(self):
@@ -118,14 +117,16 @@ class Network:
         return learner_facts.counts(self.trainer, self.facts.learners, UNITS)
 
     def learning_rates(self):
-        """Returns the present learning rate of each learner, as CNTK tells it."""
+        """Returns the current learning rate of each learner, as CNTK reports it."""
         return [one.learner.learning_rate() for one in self.now.trained]
 
     def binary_weights(self):
-        """Returns (name, array) of each 1-bit layer: a copy of its latent weights, scaled as the
-        straight-through window |w| <= 1 sees them."""
+        """Returns (name, array) of each 1-bit layer.
+
+        The array is a copy of the latent weights, scaled to the straight-through window |w| <= 1.
+        """
         whole = self.now.whole
-        if self._binary_of is not whole:  # reading a graph makes Functions, so once for each
+        if self._binary_of is not whole:  # reading a graph creates Functions, so only once for each
             layers = [
                 binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(whole)
             ]
@@ -138,19 +139,20 @@ class Network:
         return [(name, W.value * clip) for name, W, clip in self._binary]
 
     def go_on_from(self, before):
-        """Takes over what the network of an earlier run knew of the trainer's learners."""
+        """Takes over what the network of an earlier run knew about the trainer's learners."""
         self.given, self._began_with = before.given, before._began_with
 
     def _readers(self, whole):
-        """Returns what else reads a network, the same on each of several workers: what waits to
-        be collected is none."""
+        """Returns the other readers of a network, the same on each of several workers.
+
+        Objects that wait to be collected do not count.
+        """
         if self.workers.count > 1:
             gc.collect()
         return readers.Readers(self.trainer, whole)
 
     def refuse_expected(self, optimizations):
-        """Refuses, before training, optimizations that could not be applied, as far as that is
-        known.
+        """Refuses, before training, optimizations that are known not to be applicable.
 
         Args:
             optimizations (list of nc.Optimization): those still to be applied.
@@ -164,12 +166,12 @@ class Network:
         refuse_expected(optimizations, self.now.whole, self.now.trained, others)
 
     def take_over(self, changes, label):
-        """Makes sure that the trainer is one of our own.
+        """Makes sure that the C++ trainer is one that the engine built.
 
         Args:
-            changes (bool): whether the network is to be changed later, so that blocks with random
-                state are opened.
-            label (str): of the phase, None for a network that is not to be optimized.
+            changes (bool): whether the network will be changed later; blocks with random state are
+                then opened.
+            label (str): of the phase; None if the network will not be optimized.
         """
         if not changes and self.facts.tracker is not None and self.facts.label == label:
             self._tracker.listen(*self._listeners)
@@ -199,8 +201,7 @@ class Network:
             )
         if changes:
             learner_facts.keep_state(self.given)
-            # What learner= of an optimization of an earlier run made is one of the script's own in
-            # this run.
+            # A learner made by `learner=` in an earlier run counts as the script's own in this run.
             trained = tuple(one._replace(made_by=None) for one in now.trained)
             now = now._replace(trained=trained)
             if random_state.has_state(now.whole):
@@ -210,8 +211,7 @@ class Network:
         self._exchange(now, label)
 
     def _open(self, now, label):
-        """Takes over a network with random state: its blocks with such state are opened, also
-        where others read it."""
+        """Takes over a network with random state; opens blocks with such state for all readers."""
         found = self._readers(now.whole)
         whole, others = edits.as_one(random_state.open_blocks, now.whole, found.outputs)
         after, others = self._numbered(now._replace(whole=whole), others)
@@ -225,11 +225,11 @@ class Network:
         self._exchange(after, label, rest=lambda undo: found.follow(following, undo))
 
     def transformed(self, optimization, index, minibatches):
-        """Transforms the network; the trainer is as it was, whatever comes of it.
+        """Transforms the network; the trainer stays unchanged, even if this raises.
 
         Args:
             optimization (nc.Optimization): what to apply.
-            index (int): its place in the list of callbacks' optimizations.
+            index (int): its index in the list of the callbacks' optimizations.
             minibatches (callable): arguments -> held-out minibatches for `prepare`.
 
         Returns:
@@ -279,8 +279,7 @@ class Network:
         )
 
     def _others(self, found, following, optimization, index, replaced):
-        """Returns what becomes of other Trainers over the same layers, and what the record says
-        of them."""
+        """Returns the changes of other Trainers over the same layers, and notes for the record."""
         others, messages, staying = [], [], []
         for trainer in found.trainers:
             before = state.current(trainer)
@@ -307,7 +306,7 @@ class Network:
         """Puts a change into the trainer, whole or, if anything raises, not at all.
 
         Args:
-            change (Change): as `transformed` gave it.
+            change (Change): as returned by `transformed`.
             label (str): of the phase that begins, or None.
         """
 
@@ -327,7 +326,7 @@ class Network:
         return network
 
     def put(self, after, begin_with, undo):
-        """Puts a State into a trainer that follows another's change."""
+        """Puts a State into a trainer that follows a change of another trainer."""
         if self._window_unknown:
             warnings.warn(
                 'another Trainer over the layers that are optimized has trained with progress '
@@ -338,17 +337,17 @@ class Network:
         self._exchange(after, self.facts.label, begin_with, None, undo)
 
     def rebuild(self, saved, optimizations, label, restore):
-        """Rebuilds the network of a checkpoint and restores it, whole or not at all.
+        """Rebuilds the network of a checkpoint and restores the checkpoint, whole or not at all.
 
         Args:
             saved (checkpoint.Saved): of a run with optimizations.
-            optimizations (list of nc.Optimization): those of the run, whose `learner=`
-                makes the learners that are not the user's.
+            optimizations (list of nc.Optimization): those of the run; their `learner=` makes the
+                learners that are not the user's.
             label (str): of the phase.
             restore (callable): restores the checkpoint into the trainer.
 
         Raises:
-            ValueError: the script is not the one that wrote the checkpoint.
+            ValueError: this script did not write the checkpoint.
         """
         original = self.original
         known = self._known_state(saved)
@@ -371,12 +370,11 @@ class Network:
         self.given = given
 
     def _given_for(self, saved, learners):
-        """Returns the learners of this script that a checkpoint's are, but for those `learner=`
-        made."""
+        """Returns the script's learners for those of a checkpoint, except the `learner=` ones."""
         expected = sum(made_by is None for made_by, _ in learners)
         given = self.given
         if len(given) != expected:
-            given = self._began_with  # it went back behind a run that brought learners of its own
+            given = self._began_with  # it went back to before a run that added learners
         if len(given) != expected:
             raise ValueError(
                 f'the checkpoint {saved.file} holds the state of {expected} learners, and this '
@@ -414,7 +412,7 @@ class Network:
             saved (checkpoint.Saved): of plain CNTK.
             restore (callable): restores the checkpoint into the trainer.
         """
-        if self.facts.label is None:  # it is in that network
+        if self.facts.label is None:  # the trainer has that network already
             self.restore_in_place(restore)
             return
         after = self._plain(saved)
@@ -429,24 +427,24 @@ class Network:
             restore (callable): restores the checkpoint into the trainer.
 
         Returns:
-            What `restore` returns.
+            Whatever `restore` returns.
         """
         with or_as_it_was(self.trainer, self.facts.learners):
             return restore()
 
     @property
     def original(self):
-        """The `Original` of the trainer: what a plain checkpoint is of."""
+        """The `Original` of the trainer: the network that plain checkpoints belong to."""
         return self.facts.original or saved_graph.original_of(self.now)
 
     def check_plain(self, saved):
-        """Refuses a checkpoint of plain CNTK that is not of the network the user handed over.
+        """Refuses a checkpoint of plain CNTK that does not belong to the user's original network.
 
         Args:
             saved (checkpoint.Saved): of plain CNTK.
 
         Raises:
-            ValueError: the checkpoint is of another network, or of other learners.
+            ValueError: the checkpoint belongs to another network, or to other learners.
         """
         if saved_graph.original_outputs(saved.graph, self.original) is None:
             raise ValueError(
@@ -456,7 +454,7 @@ class Network:
         learner_facts.check_states(saved, self._plain(saved).trained)
 
     def _plain(self, saved):
-        """Returns the State that a plain checkpoint is of."""
+        """Returns the State that a plain checkpoint belongs to."""
         original = self.original
         if original.state is not None:
             return original.state
@@ -464,12 +462,11 @@ class Network:
         return self.now._replace(whole=own(whole), trained=trained, unique_id=None)
 
     def places(self):
-        """Returns where a checkpoint of the present network holds what, JSON-ready."""
+        """Returns what is where in a checkpoint of the current network, JSON-ready."""
         return saved_graph.places(self.now, self.original, self.facts.arguments)
 
     def export(self):
-        """Returns copies with Parameters of their own: of the model the user knows, and of the
-        criterion."""
+        """Returns copies of the user's model and the criterion, with Parameters of their own."""
         now = self.now
         criterion = C.combine(list(now.whole.outputs)[now.models :])
         return exported(self._model), exported(criterion)
@@ -479,7 +476,7 @@ class Network:
         return count.whole(self._model)
 
     def let_go(self):
-        """Lets the trainer's tracker, which stays in it, tell us nothing more."""
+        """Ends the tracker's reports to this run and undoes `keep_state`; the tracker stays."""
         self._listeners = ()
         self._tracker.listen()
         learner_facts.let_go(self.given)
@@ -491,14 +488,14 @@ class Network:
 
     @property
     def _model(self):
-        """The model that the user knows; the criterion where there is none."""
+        """The model that the user knows, or the criterion if there is none."""
         return known_model(self.trainer, self.now, self._named)
 
     def _pulled(self):
-        """Returns the present State with the random state pulled out of C++ into its graph.
+        """Returns the current State, after copying the random state from C++ into its graph.
 
-        Only serializing moves the state of the compiled network into the graph. Without such
-        state nothing is saved: a save is a synchronization for CNTK's distributed learners.
+        Only a save copies the state of the compiled network into the graph. Without random state
+        nothing is saved, since a save is a synchronization for CNTK's distributed learners.
         """
         now = self.now
         if random_state.has_state(now.whole):
@@ -510,17 +507,15 @@ class Network:
         return now
 
     def _numbered(self, after, others=(), unique_id=None):
-        """Returns the State with the uids its graph needs, and the outputs of others that share its
-        Functions.
+        """Returns the State with the uids its graph needs, and the outputs of its other readers.
 
-        With several workers and random state they must be the same on all, and after a resume: CNTK
-        restores the random state of all workers but the main one by uid.
+        With several workers and random state, the uids must be the same on all workers and after a
+        resume: CNTK restores the random state of all workers except the main one by uid.
 
         Args:
-            after (State): whose graph may be a new one.
-            others (sequence of cntk.Variable): what else reads it.
-            unique_id (int): where the uids began when the checkpoint was saved that is to be
-                restored.
+            after (State): its graph may be a new one.
+            others (sequence of cntk.Variable): the outputs of its other readers.
+            unique_id (int): where the uids began when the checkpoint to restore was saved.
         """
         own(after.whole)
         if self.workers.count == 1:
@@ -533,18 +528,16 @@ class Network:
         return after._replace(whole=whole, unique_id=begin), others
 
     def _known_state(self, saved):
-        """Returns the State of a checkpoint, where the trainer has had that very one and it is
-        kept.
+        """Returns the kept State that a checkpoint was saved from, or None.
 
-        Several workers keep those with random state: once the counter is past the uids of a
+        Several workers keep States with random state: once the uid counter is past the uids of a
         checkpoint, no new graph can get them.
         """
         known = self.facts.states.get(saved.phase.unique_id)
         return known if known is not None and saved_graph.is_of(saved, known.whole) else None
 
     def _leaf_of(self, original):
-        """Returns a function: uid -> the script's own Parameter or Constant of the original
-        network, or None."""
+        """Returns a function: uid -> the script's Parameter or Constant of `original`, or None."""
         whole = self.now.whole
         known = {leaf.uid: leaf for leaf in list(whole.parameters) + list(whole.constants)}
         missing = {uid for uids in original.leaves for uid in uids if uid not in known}
@@ -552,8 +545,10 @@ class Network:
         return known.get
 
     def _following(self, after, restore):
-        """Returns what is done once the trainer has the network of a checkpoint: restore it,
-        and let readers follow."""
+        """Returns a function that restores a checkpoint and makes the readers follow.
+
+        The function is called once the trainer has the network of the checkpoint.
+        """
         before = self.now
         found = self._readers(before.whole)
         following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
@@ -576,16 +571,15 @@ class Network:
         return rest
 
     def _exchange(self, after, label, begin_with=None, rest=None, undo=None):
-        """Builds the next trainer and puts it in, whole or not at all.
+        """Builds the next C++ trainer and puts it in, whole or not at all.
 
         Args:
             after (State): of the next trainer.
-            label (str): what its checkpoints carry, or None.
-            begin_with (dict): see `learners.rebuild`.
-            rest (callable): does what is left once the trainer is the new one; gets an
-                ExitStack of what takes back what it did.
-            undo (contextlib.ExitStack): the one of a change that this is a part of; None for one of
-                its own.
+            label (str): the label in its checkpoints, or None.
+            begin_with (dict): see `learner_facts.rebuild`.
+            rest (callable): does the rest once the trainer is the new one; gets an ExitStack to
+                register how to undo it.
+            undo (contextlib.ExitStack): that of a change that this is a part of; None for its own.
         """
         sums = self._tracker.open
         before, original = self.now, self.original
@@ -615,13 +609,15 @@ class Network:
                 whole.pop_all()
 
     def _keep(self, after, label):
-        """Lets go of what no restore needs: the network before, once a Parameter of it is
-        retired."""
+        """Keeps the network after an exchange only if a restore may need it.
+
+        The original network is released once one of its Parameters is retired.
+        """
         original = self.facts.original
         if original.state is not None:
             present = {parameter.uid for parameter in after.whole.parameters}
-            # CNTK restores the random state of all workers but the main one by uid, and no new
-            # graph can get old ones.
+            # CNTK restores the random state of all workers except the main one by uid, and no new
+            # graph can get old uids.
             by_uid = self.workers.count > 1 and random_state.has_state(original.state.whole)
             if not by_uid and not set(original.leaves[0]) <= present:
                 self.facts.original = original._replace(state=None)
@@ -630,11 +626,10 @@ class Network:
 
 
 def _check_given(saved, given, original):
-    """Refuses a checkpoint whose learners train other Parameters of the network than those of this
-    script do.
+    """Refuses a checkpoint whose learners train different Parameters than this script's learners.
 
     Raises:
-        ValueError: the script is not the one that wrote it.
+        ValueError: this script did not write the checkpoint.
     """
     place_of = {
         uid: place
@@ -656,7 +651,7 @@ def _check_given(saved, given, original):
 
 
 def _stay(trainers, whole, following):
-    """Lets what other Trainers compute, and `whole` does not, stay as it is."""
+    """Leaves unchanged what other Trainers compute and `whole` does not."""
     mine = {output.uid for output in whole.outputs}
     for trainer in trainers:
         following.update(

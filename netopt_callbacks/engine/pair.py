@@ -1,8 +1,8 @@
-"""CNTK's two files of a checkpoint: whether they are whole, and what tells them from others.
+"""Checks whether CNTK's two checkpoint files are whole, and identifies them.
 
-CNTK does not look whether its writes succeeded, and a write that fails ends the file there. Each
-file is a protobuf message whose fields are the entries of a dictionary (`CNTK.proto`), so a file
-that was cut ends within an entry, or lacks one.
+CNTK does not check whether its writes succeeded, and a write that fails ends the file there. Each
+file is a protobuf message whose fields are the entries of a dictionary (`CNTK.proto`), so a
+truncated file ends within an entry, or lacks one.
 """
 import os
 import struct
@@ -18,13 +18,12 @@ _GRAPH_ENTRIES = {'version', 'type', 'root', 'uid', 'inputs', 'primitive_functio
 _STATE_ENTRIES = {'Version', 'Learners', 'ExternalState', 'DistributedState'}
 _LARGE = struct.pack(
     '<I', 0x636E746B
-)  # how a file of 2 GB and more begins: its arrays follow the message
+)  # the start of a file of 2 GB or more, whose arrays follow the message
 _PORTION = 1 << 22
 
 
 def fault(file):
-    """Returns what is wrong with the pair `file`, `file`.ckp as CNTK 2.7 writes it; None where
-    nothing is."""
+    """Returns what is wrong with the pair `file`, `file`.ckp as CNTK 2.7 writes it, or None."""
     for path, entries, load in (
         (file, _GRAPH_ENTRIES, load_graph),
         (file + STATE, _STATE_ENTRIES, cntk_py.Dictionary.load),
@@ -47,7 +46,7 @@ def fault(file):
 
 
 def _entries(path):
-    """Returns the names of the entries in a file; None for a large one, that only CNTK can tell.
+    """Returns the names of the entries in a file; None for a large file, which only CNTK can check.
 
     Raises:
         ValueError: the file ends within an entry, or is not of this kind.
@@ -87,8 +86,7 @@ def _varint(stream):
 
 
 def digests(file):
-    """Returns texts that tell the two files of a pair from others: size and CRC-32, which any
-    flipped bit changes."""
+    """Returns a text for each file of a pair: size and CRC-32, which any flipped bit changes."""
     return tuple(_digest(path) for path in (file, file + STATE))
 
 
@@ -108,7 +106,7 @@ def _portions(path):
 
 
 def is_marked(file):
-    """Whether a graph's file holds the label of a phase, see `mark`; CNTK need not read it."""
+    """Whether a graph's file holds the label of a phase, see `mark`; CNTK does not load it."""
     sought, kept = MARK.encode('utf-8'), b''
     for portion in _portions(file):
         if sought in kept + portion:
@@ -118,10 +116,10 @@ def is_marked(file):
 
 
 def samples_of(file):
-    """Returns how many samples the first learner of a pair had seen; None where it does not say.
+    """Returns how many samples the first learner of a pair had seen; None if it does not say.
 
     Raises:
-        Exception: whatever CNTK raises of a file that is no state of learners.
+        Exception: whatever CNTK raises for a file that holds no state of learners.
     """
     first = cntk_py.Dictionary.load(file + STATE)['Learners'][0]
     for key in ('sample_count', 'totalNumberOfSamplesSeen'):

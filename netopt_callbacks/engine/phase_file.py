@@ -1,7 +1,7 @@
-"""The file of a phase: written whole, and read and checked whole before anything is made of it.
+"""Writes the file of a phase, and checks it completely when it is read.
 
-It is JSON: the fields of a `Phase`, the version of their form, and a checksum of both, which a
-field that was changed does not fit. What is wrong is told by the file and the field.
+The file is JSON: the fields of a `Phase`, the version of the format, and a checksum of both, which
+reveals a changed field. An error names the field.
 """
 import hashlib
 import json
@@ -13,7 +13,7 @@ from ..optimizations.base import LayerNote
 from ..records import Record
 
 VERSION = 3
-_LARGEST = 2**63  # C++ counts in such numbers
+_LARGEST = 2**63  # the limit of C++'s counts
 _BEFORE = (
     'it is of version %r of its form, and this netopt_callbacks reads version %d: before it, '
     'factors were kept packed in the Parameters they replaced, for learners that were never '
@@ -23,7 +23,7 @@ _BEFORE = (
 
 
 class Phase:
-    """What is kept of one phase: see `checkpoint`. Attributes are the fields of its file."""
+    """The data of one phase, see `checkpoint`; the attributes are the fields of its file."""
 
     PLACES = ('outputs', 'arguments', 'parameters', 'constants', 'learners', 'fingerprint')
     FIELDS = PLACES + ('run', 'schedule', 'fired', 'records', 'curve', 'base', 'unique_id')
@@ -37,23 +37,23 @@ class Phase:
         return {name: getattr(self, name) for name in self.FIELDS}
 
     def places(self):
-        """Returns the fields that `places` found."""
+        """Returns the fields that `saved_graph.places` found."""
         return {name: getattr(self, name) for name in self.PLACES}
 
 
 def write(path, phase):
-    """Writes a Phase into a file of this name."""
+    """Writes a Phase to a file."""
     fields = dict(phase.to_dict(), version=VERSION)
     with open(path, 'w', encoding='utf-8') as stream:
         json.dump(dict(fields, checksum=_checksum(fields)), stream, indent=1, sort_keys=True)
 
 
 def read(path):
-    """Returns the Phase of a file.
+    """Returns the Phase in a file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no such file; says which field is wrong.
+        OSError: the file cannot be read.
+        ValueError: it is not a phase file; says which field is wrong.
     """
     with open(path, encoding='utf-8') as stream:
         fields = json.load(stream)
@@ -94,7 +94,7 @@ def check_outputs(phase, saved):
 
 
 def check_against(phase, saved, label):
-    """Refuses what a saved graph does not have.
+    """Refuses fields that do not match a saved graph.
 
     Args:
         phase (Phase): as read.
@@ -117,8 +117,8 @@ def check_against(phase, saved, label):
         _check_places(name, getattr(phase, name), count)
     for number, (_, owned) in enumerate(phase.learners):
         _check_places(f'learners[{number}][1]', owned, len(saved.parameters))
-    # A process that resumes counts on before it writes; one that is far past the graph would be
-    # counted up to.
+    # A resumed process advances its uid counter before it writes, so the field may be past the
+    # graph's numbers. But a resume counts up to it, so it must not be far past.
     largest = max(_numbers(saved))
     if phase.unique_id is not None and phase.unique_id > largest + _COUNTED_ON:
         raise ValueError(
@@ -200,7 +200,7 @@ def _list_of(check):
 
 
 def _these(*checks):
-    """A list with one value for each check."""
+    """A check for a list with one value for each of these checks."""
 
     def each(name, value):
         _must(
@@ -216,7 +216,7 @@ def _these(*checks):
 
 
 def _fields(checks):
-    """An object with exactly the fields of `checks`."""
+    """A check for an object with exactly the fields of `checks`."""
 
     def each(name, value):
         _must(isinstance(value, dict), name, 'an object with fields', value)
@@ -245,13 +245,13 @@ def _some_places(name, value):
 
 
 def _layer(name, value):
-    """A layer's note knows itself what its fields are: what it makes of them must be they."""
+    """Checks the note of a layer: LayerNote must return each of its fields unchanged."""
     _fields({field: lambda *_: None for field in LayerNote.FIELDS})(name, value)
     for field in LayerNote.FIELDS:
         try:
             made = getattr(LayerNote.from_dict(dict({'name': ''}, **{field: value[field]})), field)
         except (TypeError, ValueError, OverflowError):
-            made = LayerNote  # what JSON has not
+            made = LayerNote  # a value that JSON cannot hold
         _must(
             made is not LayerNote and json.dumps(made) == json.dumps(value[field]),
             f'{name}.{field}',
@@ -298,7 +298,7 @@ _CHECKS = (
 
 
 def _check_applied(fields):
-    """Checks what the fields say of each other."""
+    """Checks that the fields are consistent with each other."""
     fired, known = fields['fired'], range(len(fields['schedule']))
     _must(
         len(set(fired)) == len(fired) and set(fired) <= set(known),
@@ -329,7 +329,7 @@ def _check_applied(fields):
 
 
 def records_of(phase, samples):
-    """Returns the records of a phase as objects, their curves up to `samples`."""
+    """Returns the records of a phase as objects, with their curves up to `samples`."""
     records = [Record.from_dict(fields) for fields in phase.records]
     for record in records:
         record.cut(samples)

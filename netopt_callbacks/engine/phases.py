@@ -1,7 +1,7 @@
-"""The phases of a run: named in its graph, written beside its checkpoints, and gone on from.
+"""Keeps the phases of a run: labels its graph, writes files beside checkpoints, resumes.
 
-A phase begins with each applied optimization. The graph carries its label (see `mark`), and a
-file in the checkpoint's folder what else a resumed run needs (see `checkpoint`).
+Each applied optimization begins a phase. The graph carries the label of the phase (see `mark`); a
+file in the checkpoint's folder holds what else a resumed run needs (see `checkpoint`).
 """
 import contextlib
 import os
@@ -16,38 +16,38 @@ from .lock import Lock
 
 
 class Restored(NamedTuple):
-    """What a checkpoint gave."""
+    """The result of restoring a checkpoint."""
 
     state: dict  # its external state
-    changed: bool  # the trainer's graph is not the one in the file: C++ cannot restore it again
+    changed: bool  # the trainer's graph is not that of the file, so C++ cannot restore it again
 
 
 class Phases:
-    """What a run writes beside its checkpoints, finds there, and goes on from.
+    """What a run writes beside its checkpoints, finds there, and resumes from.
 
-    A run without optimizations, on a trainer that a run before has optimized, goes on with the
-    phases of that one: its checkpoints are of that network.
+    A run without optimizations may use a trainer that an earlier run has optimized. It then
+    continues that run's phases, since its checkpoints hold that network.
 
     Args:
-        network (network.Network), clock (schedule.Clock): of the run.
-        optimizations (list of nc.Optimization): of the run.
-        records (list of nc.Record): of the applied ones; filled in place.
+        network (network.Network), clock (schedule.Clock): those of the run.
+        optimizations (list of nc.Optimization): those of the run.
+        records (list of nc.Record): those of the applied optimizations; filled in place.
         early (list of (int, float)): the curve before the first of them; filled in place.
-        file (str): the checkpoint name C++ writes to, None where it writes none.
-        restorer (callable): restores for the user's code while the run lasts, see `restore_file`.
+        file (str): the checkpoint name C++ writes to; None if it writes none.
+        restorer (callable): restores for the user's code during the run, see `restore_file`.
 
     Attributes:
-        applied (list of int): places of the applied optimizations in the list, in order.
+        applied (list of int): indices of the applied optimizations in the list, in order.
         base (list of int): samples, minibatches and sweeps the trainer had seen when the run began
-            whose optimizations these are.
+            that these optimizations belong to.
     """
 
     def __init__(self, network, clock, optimizations, records, early, file, restorer):
         self.applied = []
         self.base = [0, 0, 0]
         self._start = [0, 0, 0]
-        self._starts = {}  # of the checkpoints saved by hand, by path
-        self._run = None  # tells its phases from those of all other runs
+        self._starts = {}  # start counts of the checkpoints saved by hand, by path
+        self._run = None  # id that tells this run's phases from those of all other runs
         self._network = network
         self._clock = clock
         self._changes = bool(optimizations)
@@ -63,10 +63,10 @@ class Phases:
 
     @property
     def checkpoints(self):
-        """The `checkpoint.Checkpoints` of the file C++ writes to; None where they are CNTK's alone.
+        """The `checkpoint.Checkpoints` of the file C++ writes to; None if they are only CNTK's.
 
-        A checkpoint of an optimized network must not be restored without its optimizations, so
-        it is looked at also where this run has none.
+        A checkpoint of an optimized network must not be restored without its optimizations, so a
+        folder beside it is read even if this run has none.
         """
         if self._file and (self._owns_checkpoints or os.path.isdir(self._file + checkpoint.FOLDER)):
             return self._of(self._file)
@@ -77,16 +77,16 @@ class Phases:
 
     @property
     def optimized(self):
-        """Whether checkpoints of the trainer are of a network that is, or will be, optimized."""
+        """Whether the trainer's checkpoints hold a network that is, or will be, optimized."""
         return bool(self._optimizations)
 
     def label(self, applied):
-        """Returns the label of a phase; None where nothing of ours is to be in a checkpoint."""
+        """Returns the label of a phase; None if checkpoints carry no label."""
         return checkpoint.label_of(applied, self._run) if self.optimized else None
 
     @property
     def next_label(self):
-        """The label of the phase that the next applied optimization begins."""
+        """The label of the phase that the next optimization begins."""
         return self.label(len(self.applied) + 1)
 
     @property
@@ -94,7 +94,7 @@ class Phases:
         return self._network.facts.phases is self
 
     def own_checkpoints(self):
-        """Makes these the phases that checkpoints of the trainer are of."""
+        """Makes the trainer's checkpoints belong to these phases."""
         if self._owns_checkpoints:
             return
         self._before, self._network.facts.phases = self._network.facts.phases, self
@@ -104,7 +104,7 @@ class Phases:
             self._go_on_from(self._before)
 
     def _begin_run(self):
-        """Names what follows apart from all that is written already."""
+        """Gives the run an id of its own, different from all that are already written."""
         self._run = self._network.workers.shared_text(uuid.uuid4().hex[:12])
 
     def _go_on_from(self, before):
@@ -116,13 +116,13 @@ class Phases:
         self._network.go_on_from(before._network)
 
     def count_from(self, counts):
-        """Sets what the trainer has seen as what it had seen when this run began."""
+        """Sets what the trainer has seen now as the start of this run."""
         self._start = self._clock.base = counts
         if self._changes:
             self.base = counts
 
     def take_over(self):
-        """Begins a run on the network as it is, if its checkpoints are of this run."""
+        """Starts a run on the current network, if the trainer's checkpoints belong to this run."""
         if not self._owns_checkpoints:
             return
         with directors.uninterrupted():
@@ -130,7 +130,10 @@ class Phases:
             self._begun = True
 
     def end(self):
-        """Ends the run: what it leaves restores by itself, and a finished result stays as it is."""
+        """Ends the run.
+
+        The trainer can then be restored without the run, and a finished result no longer changes.
+        """
         self._restorer = None
         self._ended = True
         self.unlock()
@@ -141,21 +144,21 @@ class Phases:
         self._before = None
 
     def begin(self, index, record):
-        """Begins the phase of an optimization whose change is in the trainer.
+        """Begins the phase of an optimization whose change is already in the trainer.
 
         Args:
-            index (int): its place in the list.
-            record (nc.Record): what is known of it.
+            index (int): its index in the list.
+            record (nc.Record): its record so far.
         """
         self._enter(self.applied + [index], self._records + [record])
 
     def _enter(self, applied, records, places=None):
-        """Makes a phase the present one; `places` of its graph are looked for when None."""
+        """Makes a phase the current one; if `places` is None, they are looked up when needed."""
         self.applied, self._places = applied, places
         self._records[:] = records
 
     def write(self, file=None):
-        """Writes what belongs to the present phase beside `file`, or beside the one of C++."""
+        """Writes the file of the current phase beside `file`, or beside the checkpoint of C++."""
         checkpoints = self._of(file) if file else self.checkpoints
         if not self.optimized or checkpoints is None or not self._network.workers.is_main:
             return
@@ -175,8 +178,7 @@ class Phases:
         )
 
     def write_missing(self):
-        """Writes what belongs to the present phase where C++ may write its mark and it is not
-        there yet."""
+        """Writes the file of the current phase, if it is missing and C++ may write its label."""
         checkpoints = self.checkpoints
         if (
             self.optimized
@@ -186,18 +188,19 @@ class Phases:
             self.write()
 
     def keeper(self, file=None):
-        """Returns the Checkpoints of `file`, or of the one of C++, where this process keeps
-        them whole; else None."""
+        """Returns the Checkpoints of `file` or of C++'s file, if this process keeps them whole.
+
+        Otherwise it returns None.
+        """
         checkpoints = self._of(file) if file else self.checkpoints
         return checkpoints if self.optimized and self._network.workers.is_main else None
 
     @contextlib.contextmanager
     def saving(self, file):
-        """Context for a save of CNTK: what it replaces is kept until the new one is known to be
-        whole.
+        """Context for a save of CNTK: keeps the previous pair until the new one is found whole.
 
         Raises:
-            RuntimeError: it is not whole, and the one before is in its place.
+            RuntimeError: the new pair is not whole; the previous one is restored.
         """
         keeper = self.keeper(file)
         if keeper is None:
@@ -213,26 +216,29 @@ class Phases:
                 self.unlock()
 
     def lock(self, file, shared=False):
-        """Keeps other processes from training under a checkpoint name while the run lasts: see
-        `lock.Lock`."""
+        """Keeps other processes from training under a checkpoint name: see `lock.Lock`.
+
+        The lock is held until the run ends.
+        """
         if file and self.keeper(file) is not None and file not in self._locks:
             lock = Lock(file, file + checkpoint.FOLDER)
             lock.take(shared)
             self._locks[file] = lock
 
     def unlock(self):
-        """Lets other processes train under the names of this run."""
+        """Allows other processes to train under the names of this run."""
         while self._locks:
             self._locks.popitem()[1].release()
 
     def saved(self, file):
-        """Notes that the user's code has saved a checkpoint: of plain CNTK's nothing else tells
-        the start."""
+        """Notes that the user's code has saved a checkpoint.
+
+        For a checkpoint of plain CNTK, nothing else records the start of the run.
+        """
         self._starts[os.path.abspath(file)] = self._clock.base
 
     def find(self):
-        """Returns the checkpoint that C++ would restore, or None; the main worker mends a torn
-        one."""
+        """Returns the checkpoint C++ would restore, or None; the main worker repairs a torn one."""
         workers = self._network.workers
         if workers.is_main:
             self.checkpoints.find()
@@ -244,14 +250,14 @@ class Phases:
 
         Args:
             file (str): the checkpoint.
-            restore (callable): restores a file into the trainer and returns its external
-                state; None is CNTK's own `Trainer.restore_from_checkpoint`.
+            restore (callable): restores a file into the trainer and returns its external state;
+                None is CNTK's own `Trainer.restore_from_checkpoint`.
 
         Returns:
-            Restored: `changed` where plain CNTK wrote it and the graph is to be optimized.
+            Restored: `changed` if plain CNTK wrote it and the graph will be optimized.
 
         Raises:
-            ValueError: the checkpoint is not of this script, or cannot be read.
+            ValueError: the checkpoint does not belong to this script, or cannot be read.
         """
         learner_facts.check_resumable(self._network.facts.learners)
         if self._optimizations and learner_facts.counts_nothing(self._network.facts.learners):
@@ -301,12 +307,13 @@ class Phases:
         return self._of(file).load(file)
 
     def _set_clock(self, file, counts, base):
-        """Sets the clock to where a restored checkpoint stands, which may be behind a start.
+        """Sets the clock to a restored checkpoint, which may lie before the start of this run.
 
         Args:
             file (str): the checkpoint.
             counts (list of int): what the trainer has seen.
-            base (list of int): what it had when the run began whose optimizations these are.
+            base (list of int): what it had seen when the run began that these optimizations belong
+                to.
         """
         self.base = _not_after(base, counts)
         self._clock.base = (
@@ -317,10 +324,10 @@ class Phases:
         self._clock.set(counts)
 
     def restore_in_place(self, file, restore):
-        """Restores a checkpoint where the C++ trainer has to stay, since C++'s loop holds it.
+        """Restores a checkpoint while C++'s loop holds the C++ trainer, which thus has to stay.
 
         Raises:
-            ValueError: the checkpoint is of another structure.
+            ValueError: the checkpoint belongs to another structure.
         """
         saved = self._load(file)
         phase = saved.phase
@@ -341,11 +348,11 @@ class Phases:
         return self._network.restore_in_place(lambda: restore(file))
 
     def restore_file(self, file, restore):
-        """Restores a checkpoint for the user's code, within the run or after it.
+        """Restores a checkpoint for the user's code, during the run or after it.
 
         Args:
             file (str): the checkpoint.
-            restore (callable): restores the file into the trainer as it then is.
+            restore (callable): restores the file into the trainer once it has the right structure.
 
         Returns:
             dict: the external state it was saved with.

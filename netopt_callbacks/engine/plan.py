@@ -1,7 +1,7 @@
-"""Which learner trains which Parameter once an optimization has changed the network.
+"""Plans which learner trains which Parameter after an optimization has changed the network.
 
-Asked twice: of what the optimizations expect to change, before training; and of the transformed
-network. Nothing is changed here.
+The plan is made twice: before training, from what the optimizations expect to change, and for the
+transformed network. This module changes nothing.
 """
 import collections
 from typing import NamedTuple
@@ -16,11 +16,11 @@ from .learner_facts import Trained, describe_parameter
 
 
 class Plan(NamedTuple):
-    """Which learner trains what afterwards."""
+    """Which learner trains what after an optimization."""
 
     trained: tuple  # the `Trained` of each learner
     begin_with: dict  # uid of a Parameter: what its smoothed gradient begins with
-    messages: list  # what the record says of them
+    messages: list  # notes for the record
 
 
 _REMEDY = (
@@ -31,7 +31,7 @@ _REMEDY_USER = ', or give the learner a method rebuilt(parameters)'
 
 
 class _Planner:
-    """Works out a `Plan`; see `planned`."""
+    """Computes a `Plan`; see `planned`."""
 
     def __init__(self, optimization, index, before, after, replaced, trained):
         self._optimization = optimization
@@ -60,7 +60,7 @@ class _Planner:
         self._index = index
 
     def _frozen(self):
-        """Returns the uids of added Parameters whose layer no learner trained before."""
+        """Returns the uids of added Parameters that replace a layer no learner trained."""
         frozen = set()
         for one in self._replaced:
             if one.retired and not any(old.uid in self._owner for old in one.retired):
@@ -73,7 +73,7 @@ class _Planner:
     def plan(self):
         lists = [list(one.parameters) for one in self._trained]
         own = self._optimization.learner is not None and self._added
-        newcomers = collections.OrderedDict()  # place of a learner: what it trains from here on
+        newcomers = collections.OrderedDict()  # index of a learner: added Parameters it trains
         if not own:
             for parameter in self._added:
                 newcomers.setdefault(self._place_of(parameter), []).append(parameter)
@@ -89,8 +89,7 @@ class _Planner:
         return Plan(tuple(trained), begin_with, self._messages)
 
     def _place_of(self, parameter):
-        """Returns which learner is to train an added Parameter: the one that trained what it
-        replaces."""
+        """Returns the index of the learner for an added Parameter: that of what it replaces."""
         one = next(
             (one for one in self._replaced if any(new.uid == parameter.uid for new in one.added)),
             None,
@@ -113,8 +112,7 @@ class _Planner:
         return places.pop()
 
     def _exchange(self, place, parameters, newcomers):
-        """Puts the new Parameters of a learner where those are that they replace; edits
-        `parameters`."""
+        """Edits a learner's `parameters`: the new ones take the places of those they replace."""
         learner = self._trained[place].learner
         gone = {parameter.uid for parameter in self._retired}
         left = [parameter for parameter in parameters if parameter.uid not in gone]
@@ -124,9 +122,9 @@ class _Planner:
         if reason is not None:
             if newcomers:
                 raise _refusal(self._optimization, self._layer_of(newcomers[0]), learner, reason)
-            return  # it keeps what nothing reads any more; see `mark.reaching`
+            return  # it keeps Parameters that nothing reads any more, see `mark.reaching`
         if not left and not newcomers:
-            return  # CNTK has no learner without a Parameter
+            return  # CNTK has no learner without Parameters
         after = collections.OrderedDict()
         for parameter in parameters:
             if parameter.uid not in gone:
@@ -200,16 +198,15 @@ def planned(optimization, index, before, after, replaced, trained):
     """Returns the `Plan` for a transformed network.
 
     Args:
-        optimization (nc.Optimization): what made it.
-        index (int): its place in the list of the run's optimizations.
+        optimization (nc.Optimization): what transformed it.
+        index (int): its index in the list of the run's optimizations.
         before, after (cntk.Function): the network before and after.
-        replaced (list of nc.Replaced): what the transform says of Parameters that took the place of
-            others.
+        replaced (list of nc.Replaced): which Parameters replace which, according to the transform.
         trained (tuple of Trained): the learners before.
 
     Raises:
-        ValueError: a learner that would have to train other Parameters cannot be built over them,
-            or which learner is to train a new Parameter is not said.
+        ValueError: a learner that would have to train other Parameters cannot be rebuilt over them,
+            or it is not known which learner is to train a new Parameter.
     """
     return _Planner(optimization, index, before, after, replaced, trained).plan()
 
@@ -223,19 +220,20 @@ def unread(trained, loss):
 
 
 def refuse_expected(optimizations, model, trained, others=()):
-    """Lets optimizations refuse a model before training, and refuses what no learner could train.
+    """Lets optimizations check a model before training, and refuses what no learner could train.
 
-    Each gets the model as those before it are expected to leave it, as far as that is known.
+    Each optimization gets the model as the previous ones are expected to leave it, as far as known.
 
     Args:
         optimizations (list of nc.Optimization): those still to be applied.
         model (cntk.Function): the graph of the trainer.
         trained (tuple of Trained): the learners of the trainer.
-        others (sequence of (str, tuple of Trained)): other Trainers over the same layers: their
-            networks' names, and their learners.
+        others (sequence of (str, tuple of Trained)): other Trainers over the same layers: the names
+            of their networks, and their learners.
 
     Raises:
-        TypeError, ValueError: what `check` raises or returns wrongly; a learner that does not fit.
+        TypeError, ValueError: `check` raises it or returns something other than a model; or a
+            learner does not fit.
     """
     mine = _owners(trained)
     theirs = [(name, _owners(one)) for name, one in others]
@@ -276,7 +274,7 @@ def _owners(trained):
 
 
 def _refuse_replaced(optimization, replaced, owners):
-    """Refuses a layer that is to change, or layers that may change where none of them could."""
+    """Refuses a layer that has to change but cannot, or layers that may change if none can."""
     possible = []
     for one in replaced:
         try:

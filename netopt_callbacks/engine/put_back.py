@@ -1,4 +1,4 @@
-"""A restore that raises is taken back: CNTK raises when it has done a part of it."""
+"""Undoes a restore that raises: CNTK may raise after it has restored a part."""
 import contextlib
 import os
 import shutil
@@ -12,14 +12,15 @@ from . import learner_facts, temporary
 
 @contextlib.contextmanager
 def or_as_it_was(trainer, learners):
-    """Puts back what is restored within, if that raises.
+    """Context that puts the trainer back to its previous state if a restore in it raises.
 
-    An exchange of the trainer takes itself back; Parameters, learners and random state come from
-    a checkpoint of before. Distributed learners get none: a save is a synchronization for them.
+    An exchange of the trainer undoes itself; Parameters, learners and random state come from a
+    checkpoint made before the restore. With distributed learners there is no such checkpoint, since
+    a save is a synchronization for them.
 
     Args:
-        trainer (cntk.Trainer): as it is before and, where it raises, after.
-        learners (list of cntk.learners.Learner): of it.
+        trainer (cntk.Trainer): put back if the restore raises.
+        learners (list of cntk.learners.Learner): those of the trainer.
     """
     with contextlib.ExitStack() as stack:
         before = None if learner_facts.any_distributed(learners) else _saved(trainer, stack)
@@ -30,12 +31,14 @@ def or_as_it_was(trainer, learners):
                 if before is not None:
                     _put_back(trainer, before)
             finally:
-                raise first  # also where a warning of the user's filters is an error
+                raise first  # even if the user's filters turn a warning into an error
 
 
 def _saved(trainer, stack):
-    """Returns the name of a checkpoint of a trainer, kept as long as `stack`; None where none
-    could be written."""
+    """Saves a checkpoint of a trainer and returns its name; None if it could not be written.
+
+    Closing `stack` deletes the checkpoint.
+    """
     try:
         folder = tempfile.mkdtemp()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

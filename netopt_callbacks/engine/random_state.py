@@ -1,16 +1,15 @@
-"""Blocks that hide stateful operations, opened.
+"""Opens blocks that hide stateful operations.
 
-CNTK keeps the random state of a primitive, but forgets that of a primitive inside a block,
-and `cntk.layers.Dropout` is such a block: saved or swapped, it would repeat its masks. A
-block that is opened (its body put in its place) equals the closed one bit for bit and keeps
-its state.
+CNTK keeps the random state of a primitive, but forgets that of a primitive inside a block, and
+`cntk.layers.Dropout` is such a block: after a save or a swap, it would repeat its masks. An opened
+block (replaced by its body) equals the closed one bit for bit and keeps its state.
 """
 import cntk as C
 
 from .. import graph
 
-# CNTK's PrimitiveFunction::IsStateful. Asking every primitive for its attributes is no way to
-# find them: CNTK ends the process on some attributes it cannot show to Python.
+# CNTK's PrimitiveFunction::IsStateful. Do not read the attributes of every primitive to find them:
+# CNTK ends the process on some attributes that it cannot convert to Python.
 STATEFUL = ('Dropout', 'RandomSample', 'RandomSampleInclusionFrequency', 'RandomDistribution')
 
 
@@ -32,7 +31,7 @@ def has_state(model):
 
 
 def draws_when_evaluated(model):
-    """Whether `model` draws random numbers outside training too, as Dropout does not."""
+    """Whether `model` draws random numbers even outside training, unlike Dropout."""
     return any(
         not function.is_block and function.op_name in STATEFUL and function.op_name != 'Dropout'
         for function in graph.walk(model, into_blocks=True)
@@ -40,8 +39,10 @@ def draws_when_evaluated(model):
 
 
 def estimates(model):
-    """Whether `model` estimates how often CNTK's sampling without duplicates draws each class,
-    once for each trainer."""
+    """Whether `model` estimates, once for each trainer, how often a class is drawn.
+
+    CNTK does this for sampling without duplicates.
+    """
     return any(
         function.op_name == 'RandomSampleInclusionFrequency'
         and not function.attributes['allowDuplicates']
@@ -57,7 +58,7 @@ def _holds_state(block):
 def open_blocks(model):
     """Returns `model` with every block that hides random state replaced by its body.
 
-    The name of an opened block stays findable.
+    An opened block can still be found by its name.
 
     Args:
         model (cntk.Function): a whole graph; its Parameters are shared, not copied.

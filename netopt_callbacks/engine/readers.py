@@ -1,10 +1,8 @@
-"""Who reads a network: the live Functions and Trainers over its Parameters, and how they follow a
-change.
+"""Finds the live Functions and Trainers that read a network, and makes them follow its changes.
 
 A script evaluates other Functions than those it gave to the Trainer: `softmax(z)`, a layer function
-it applied twice, the network inside a criterion. Parameters say who belongs together: whatever live
-object reads a Parameter of the network does. CNTK does not list them, the interpreter's garbage
-collector does.
+it applied twice, the network inside a criterion. A live object belongs to a network if it reads one
+of its Parameters. CNTK does not list live objects; the interpreter's garbage collector does.
 """
 import gc
 import itertools
@@ -22,13 +20,13 @@ from . import remember, state
 from .load import load_graph
 from .state import OWN, signature
 
-# By Trainer, uid of an output before a change: the Variable that stands for it, which keeps its
+# By Trainer and uid of an output before a change: the Variable that replaces it, which keeps its
 # whole graph alive.
 _moved: 'weakref.WeakKeyDictionary[Any, Any]' = weakref.WeakKeyDictionary()
 
 
 def now(variable):
-    """Returns the Variable that stands for one of a Function that has followed a change."""
+    """Returns the Variable that now replaces one of a Function that has followed a change."""
     while True:
         moved = _moves_of(variable.uid)
         if moved is None:
@@ -41,7 +39,7 @@ def _moves_of(uid):
 
 
 def live_functions():
-    """Returns the Function objects that are alive, but for the engine's own."""
+    """Returns the live Function objects, except the engine's own."""
     return [
         function
         for function in _live(_kinds(cntk_py.Function))
@@ -50,15 +48,16 @@ def live_functions():
 
 
 def _live(kinds):
-    """Yields the objects that are alive of some classes: there are often a million, gone
-    through in C."""
+    """Yields the live objects of some classes; searches in C, since there may be a million."""
     objects = gc.get_objects()
     return itertools.compress(objects, map(kinds.__contains__, map(type, objects)))
 
 
 def _with_outputs(function):
-    """Returns (a Function, its outputs): none where the graph it was part of is gone, so that
-    nothing can read it."""
+    """Returns (a Function, its outputs).
+
+    There are no outputs if the graph it was part of is gone, so that nothing can read it.
+    """
     try:
         return function, function.outputs
     except RuntimeError:
@@ -66,8 +65,10 @@ def _with_outputs(function):
 
 
 def _kinds(base):
-    """Returns a class and all derived from it, but for UserFunctions: their Python object
-    computes them."""
+    """Returns a class and all its subclasses, except UserFunction and those derived from it.
+
+    They are left out because their Python objects compute them.
+    """
     found, pending = set(), [base]
     while pending:
         kind = pending.pop()
@@ -78,30 +79,30 @@ def _kinds(base):
 
 
 def live_leaves(uids):
-    """Returns {uid: Parameter or Constant} of those that the script holds.
+    """Returns {uid: Parameter or Constant} of the leaves that the script holds.
 
     Args:
-        uids (set of str): those looked for.
+        uids (set of str): the leaves to look for.
     """
     return {leaf.uid: leaf for leaf in _live({C.Parameter, C.Constant}) if leaf.uid in uids}
 
 
 class Readers:
-    """The Functions and Trainers of the script that read a network beside the trainer itself.
+    """The Functions and Trainers of the script, other than the trainer itself, that read a network.
 
     Args:
         trainer (cntk.Trainer): of the network.
         whole (cntk.Function): its outputs.
 
     Attributes:
-        functions (list of cntk.Function): the script's own objects; those it gave to the trainer
-            are among them.
-        trainers (list of cntk.Trainer): other ones.
+        functions (list of cntk.Function): the script's own objects, including those it gave to the
+            trainer.
+        trainers (list of cntk.Trainer): the other ones.
         outputs (list of cntk.Variable): what they compute and `whole` does not, each once.
     """
 
     def __init__(self, trainer, whole):
-        # CNTK walks the graph each time it is asked for outputs.
+        # CNTK walks the graph each time `outputs` is read.
         live = [
             (function, outputs)
             for function, outputs in map(_with_outputs, live_functions())
@@ -127,21 +128,20 @@ class Readers:
         self._trainer = trainer
 
     def left_behind(self, new, change, retired, touched=()):
-        """Names, in a warning each, the Functions that go on reading what a change took out of the
-        network.
+        """Warns of each Function that still reads what a change removed from the network.
 
         Args:
-            new (dict): uid of an output to the Variable that takes its place; others stay.
+            new (dict): uid of an output to the Variable that replaces it; others stay.
             change (str): what changes the network.
-            retired (sequence of cntk.Parameter): the network reads them no more.
-            touched (sequence of cntk.Variable): it reads them in another way: what reads them and
-                has stayed is left behind too.
+            retired (sequence of cntk.Parameter): the network no longer reads them.
+            touched (sequence of cntk.Variable): the network reads them in another way; a Function
+                that reads them and has not changed is left behind too.
 
         Returns:
-            list of str: the same, for the record.
+            list of str: the warnings, for the record.
 
         Raises:
-            ValueError: another Trainer is among them.
+            ValueError: another Trainer is left behind.
         """
 
         def left(old):
@@ -150,8 +150,7 @@ class Readers:
             return reads_retired(found) or (stays and reads_touched(found))
 
         trainers = [(one, state.current(one).whole.outputs) for one in self.trainers]
-        # One that is no composite cannot be evaluated; most are what a graph search has left
-        # behind.
+        # Only a composite can be evaluated; most others are remains of a graph search.
         composites = [(one, one.outputs) for one in self.functions if one.is_composite]
         reading = _Reading(
             [[new.get(output.uid, output) for output in old] for _, old in trainers + composites]
@@ -176,11 +175,11 @@ class Readers:
         return messages
 
     def follow(self, new, undo):
-        """Lets the Functions compute what stands for what they compute.
+        """Makes the Functions compute what replaces their outputs.
 
         Args:
-            new (dict): uid of an output to the Variable that takes its place.
-            undo (contextlib.ExitStack): gets what puts the old ones back.
+            new (dict): uid of an output to the Variable that replaces it.
+            undo (contextlib.ExitStack): receives what restores the old ones.
         """
         for function in self.functions:
             outputs = [new.get(output.uid) for output in function.outputs]
@@ -191,12 +190,12 @@ class Readers:
 
 
 class _Reading:
-    """Which Functions of some graphs read which leaves, each Function looked at once."""
+    """Finds which Functions of some graphs read which leaves; visits each Function once."""
 
     def __init__(self, groups):
         self._leaf_readers = {}  # uid of a leaf: (the leaf, uid of a Function that reads it)
         self._readers = {}  # uid of a Function: uids of the Functions that read it
-        self._owner = {}  # uid of an output that is read or wanted: uid of its Function
+        self._owner = {}  # uid of an output that is read or asked for: uid of its Function
         seen = set()
         for outputs in groups:
             for function in functions(outputs, stop=self._owner):
@@ -219,7 +218,8 @@ class _Reading:
     def of(self, leaves):
         """Returns a predicate: whether any of some Variables depends on one of these leaves.
 
-        A graph that was loaded has leaves of its own with the uids of those that were saved.
+        A loaded graph has leaves of its own with the uids of the saved ones, so leaves are compared
+        as objects, too.
         """
         pending = [
             uid
@@ -238,8 +238,7 @@ class _Reading:
 
 
 def named(function):
-    """Returns how a Function is called in messages: its name, else those of its outputs, else
-    its uid."""
+    """Describes a Function in messages: by its name, else its outputs' names, else its uid."""
     if function.name:
         return f"the Function '{function.name}'"
     names = [output.name for output in function.outputs if output.name]
@@ -251,13 +250,13 @@ def named(function):
 
 
 def point(trainer, function, outputs, undo):
-    """Lets a Function object of the script compute other outputs.
+    """Makes a Function object of the script compute other outputs.
 
     Args:
         trainer (cntk.Trainer): of the network that it reads.
-        function (cntk.Function): the object; it stays.
-        outputs (list of cntk.Variable): what it computes from here on, one for each of its own.
-        undo (contextlib.ExitStack): gets what puts the old ones back.
+        function (cntk.Function): the object; it stays the same.
+        outputs (list of cntk.Variable): what it computes from now on, one for each of its outputs.
+        undo (contextlib.ExitStack): receives what restores the old ones.
     """
     new = with_outputs(function, outputs)
     if not function.is_composite and len(outputs) == 1 and len(outputs[0].owner.outputs) == 1:
@@ -270,11 +269,10 @@ def point(trainer, function, outputs, undo):
 
 
 def _refuse_other_structure(function, file):
-    """Refuses a file of another structure for `Function.restore`: CNTK does not look inside blocks.
+    """Refuses a file of another structure in `Function.restore`; CNTK does not look inside blocks.
 
     Raises:
-        ValueError: the file was saved before a change of the network that the Function has
-            followed, or after.
+        ValueError: the file and the Function are from before and after a change of the network.
     """
     if signature(load_graph(file)) != signature(function):
         raise ValueError(
@@ -286,14 +284,14 @@ def _refuse_other_structure(function, file):
 
 
 def move(trainer, old, new, undo):
-    """Notes that one Variable stands for another from here on, as long as the trainer lives."""
+    """Records that one Variable replaces another from now on, while the trainer lives."""
     if old.uid == new.uid:
         return
     mine = _moved.setdefault(trainer, {})
     undo.callback(_put_back, mine, old.uid, mine.get(old.uid))
     mine[old.uid] = new
     again = _moves_of(new.uid)
-    if again is not None:  # the script has come back to a graph it had
+    if again is not None:  # the script has returned to an earlier graph
         undo.callback(_put_back, again, new.uid, again.pop(new.uid))
 
 

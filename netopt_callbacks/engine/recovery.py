@@ -1,22 +1,22 @@
-"""The held-out metric of a run, and what became of it after each optimization."""
+"""Measures the held-out metric of a run, and its recovery after each optimization."""
 from ..observers.base import Evaluation
 from .held_out import Measure
 
 
 class Recovery:
-    """Measures the network as it is now, and keeps the curve of the latest record.
+    """Measures the current network, and keeps the curve of the latest record.
 
     Args:
         network (network.Network): of the run.
         clock (schedule.Clock): of the run.
         data (held_out.Arrays or held_out.Source): None measures nothing.
-        records (list of nc.Record): of the run; the engine appends to it.
-        early (list of (int, float)): the curve before the first of them, filled in place.
+        records (list of nc.Record): those of the run; the engine appends to it.
+        early (list of (int, float)): the curve before the first of them; filled in place.
         baseline (nc.Baseline): of a run without optimizations, or None.
 
     Attributes:
-        metric (float): of the network as it is now; None where it has not been measured since
-            it changed.
+        metric (float): of the current network; None if it has not been measured since its last
+            change.
         device (cntk.device.DeviceDescriptor): where to measure; None is CNTK's default.
     """
 
@@ -29,21 +29,21 @@ class Recovery:
         self._baseline = baseline
         self.metric = None
         self.device = None
-        self._of = self._built = None  # uid of the metric, and what measures it
+        self._of = self._built = None  # the network that was measured last, and its Measure
 
     @property
     def pending(self):
-        """Whether there is held-out data, and the network as it is now has not been measured."""
+        """Whether there is held-out data and the current network has not been measured."""
         return self._data is not None and self.metric is None
 
     def forget(self):
-        """Notes that the network is no longer the one that was measured."""
+        """Notes that the network has changed since the last measurement."""
         self.metric = None
 
     def measure(self):
-        """Measures, and appends to the curve of the latest record; without data does nothing.
+        """Measures, and appends to the curve of the latest record; does nothing without data.
 
-        A resumed run measures a point again, which then takes the place of the one before.
+        A resumed run measures a point again; the new value replaces the old one.
         """
         if self._data is None:
             return
@@ -60,15 +60,17 @@ class Recovery:
         return list(self._records[-1].curve if self._records else self._early)
 
     def _measure(self):
-        """Returns what measures the network: built once for each, since CNTK gives its memory
-        back late."""
-        of = self._network.now.whole  # asking a Function for its outputs makes Functions
+        """Returns the Measure of the current network.
+
+        It is built once for each network, since CNTK releases its memory late.
+        """
+        of = self._network.now.whole  # reading a Function's outputs creates Functions
         if self._of is not of or not self._built.repeats:
             self._of, self._built = of, Measure(self._network.metric)
         return self._built
 
     def evaluation(self, kind, metric=None):
-        """Returns an `Evaluation` of now; `metric` is CNTK's where the measurement was."""
+        """Returns the current `Evaluation`; `metric` is given if CNTK measured it."""
         if metric is not None:
             return Evaluation(kind, self._clock.samples, self._clock.epoch, metric)
         latest = self._records[-1] if self._records else None
@@ -86,6 +88,6 @@ class Recovery:
         )
 
     def _epochs(self, record):
-        """Returns the epochs that the recovery has taken so far."""
+        """Returns the epochs to recovery, or those so far."""
         epochs = record.epochs_to_recover
         return self._clock.epoch - record.epoch if epochs is None else epochs

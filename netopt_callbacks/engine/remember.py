@@ -1,9 +1,9 @@
-"""What CNTK objects do not give back, kept when they are constructed.
+"""Keeps the constructor arguments that CNTK objects do not return.
 
-A `cntk.Trainer` returns neither its progress writers nor the Function objects it was
-given, a `CheckpointConfig` none of its arguments, a learner none of its options. The
-engine needs all of them to build the next trainer, so `install`, called by the import of
-the package, wraps the constructors; what they got is found with the functions below.
+A `cntk.Trainer` returns neither its progress writers nor the Function objects it was given, a
+`CheckpointConfig` none of its arguments, a learner none of its options. The engine needs them to
+build the next trainer. So the import of the package calls `install`, which wraps the constructors;
+the functions below return what was kept.
 """
 import functools
 import inspect
@@ -20,9 +20,7 @@ from cntk.train.training_session import TrainingSession
 ATTRIBUTE = '_netopt_callbacks'
 _CONSTRUCTOR = '_netopt_callbacks_constructor'
 _RUN = '_netopt_callbacks_run'
-CHECK = (
-    '_netopt_callbacks_check'  # of a Function: what looks at a file before it is restored into it
-)
+CHECK = '_netopt_callbacks_check'  # of a Function: checks a file before it is restored into it
 
 _trainers: 'weakref.WeakSet[Any]' = weakref.WeakSet()
 
@@ -32,25 +30,24 @@ class TrainerFacts:
 
     Attributes:
         model (cntk.Function): the user's own object, or None.
-        criterion (tuple of cntk.Function): the user's own objects: one Function with one
-            or two outputs, or loss and metric.
-        learners (list of cntk.learners.Learner): the user's own objects, and after a run those
+        criterion (tuple of cntk.Function): the user's own objects: one Function with one or two
+            outputs, or loss and metric.
+        learners (list of cntk.learners.Learner): the user's own objects and, after a run, those
             that `learner=` of its optimizations made.
         writers (list of cntk_py.ProgressWriter): the user's own objects.
-        arguments (list of cntk.Variable): the criterion's, in the order of the user's graph;
-            those that only the metric has come last.
-        tracker (windows.Tracker): our own writer, from the first run on.
+        arguments (list of cntk.Variable): the criterion's, in the order of the user's graph; those
+            of the metric alone come last.
+        tracker (windows.Tracker): the engine's own writer, from the first run on.
         state (state.State): what the trainer is built from now.
-        label (str): what its checkpoints carry, see `mark`; None for plain ones.
-        original (state.Original): of the trainer before its inside was exchanged first; None before
-            that.
-        states (dict): the States that are kept, by where their uids begin.
-        last (SwigPyObject): the C++ trainer that trained last, while the present one has not, see
-            `exchanged`; None where the present one has.
+        label (str): the label in its checkpoints, see `mark`; None for plain ones.
+        original (state.Original): of the trainer before its first exchange; None until then.
+        states (dict): the States that are kept, by the number at which their uids begin.
+        last (SwigPyObject): the C++ trainer that trained last, while the current one has not
+            trained, see `exchanged`; None once it has.
         last_tested (SwigPyObject): the C++ trainer that tested last, while a test window is open
-            and the present one has not tested; None else.
-        phases (phases.Phases): what a save or restore by the user's code concerns: those of the
-            run on the trainer now, or of the last that optimized it; None before the first.
+            and the current one has not tested; else None.
+        phases (phases.Phases): those that a save or restore by the user's code belongs to: those of
+            the current run, or of the last run that optimized the trainer; None before the first.
     """
 
     def __init__(self, trainer, model, criterion, learners, writers):
@@ -81,13 +78,16 @@ def _arguments(trainer):
 
 
 def _inputs(function):
-    """Returns what a Function takes: one that is no composite tells of what it reads, which may
-    be outputs of others."""
+    """Returns the arguments of a Function.
+
+    The arguments of a Function that is not a composite may be outputs of other Functions, so it is
+    wrapped in one.
+    """
     return list((function if function.is_composite else C.combine(function.outputs)).arguments)
 
 
 def _as_list(value):
-    """Returns `value` as CNTK's Trainer reads it: None is none, one is a list of one."""
+    """Returns `value` as CNTK's Trainer reads it: None is an empty list, one is a list of one."""
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
@@ -107,7 +107,7 @@ def _remember_trainer(construct):
 
 
 def native_trainer(*arguments):
-    """Returns a Trainer as CNTK's own constructor builds it: of its arguments nothing is kept."""
+    """Returns a Trainer built by CNTK's own constructor; its arguments are not kept."""
     trainer = Trainer.__new__(Trainer)
     getattr(Trainer, _CONSTRUCTOR)(trainer, *arguments)
     return trainer
@@ -126,8 +126,8 @@ def _remember_learner(create):
     @functools.wraps(create)
     def factory(*args, **options):
         learner = create(*args, **options)
-        # The update function of C.universal reads the Parameters; kept, it would pass for one of
-        # the script's.
+        # The update function of C.universal reads the Parameters; if it were kept, it would count
+        # as a Function of the script.
         setattr(
             learner,
             ATTRIBUTE,
@@ -175,7 +175,7 @@ def _checked_restore(restore):
 
 
 def _refusing_ours(train):
-    """Returns `Function.train` refusing the callbacks that it would leave out without a word."""
+    """Wraps `Function.train` to refuse the callbacks that it would silently ignore."""
 
     @functools.wraps(train)
     def method(self, *arguments, **options):
@@ -193,17 +193,18 @@ def _refusing_ours(train):
 
 
 def values_restored(function):
-    """Tells CNTK that the values of a Function's Parameters and Constants are others now.
+    """Notifies CNTK that the values of a Function's Parameters and Constants have changed.
 
-    Its restore does not (`Function::RestoreFromCheckpoint`, Function.cpp): what a network computes
-    of Parameters alone, as a binarized layer does, it then goes on taking from its cache.
+    CNTK's restore does not do this (`Function::RestoreFromCheckpoint`, Function.cpp). Without it,
+    CNTK keeps using cached values for what a network computes from Parameters alone, as a binarized
+    layer does.
     """
     for leaf in [] if function is None else function.parameters + function.constants:
         leaf.record_value_update()
 
 
 def refuse_attached(trainer):
-    """Refuses to train in a session what `nc.attach` watches.
+    """Refuses to train in a session a trainer that `nc.attach` watches.
 
     Raises:
         RuntimeError: the trainer is attached.
@@ -222,7 +223,7 @@ def attached_to(trainer):
 
 
 def set_attached(trainer, run):
-    """Notes the `nc.attach` run of a trainer; None ends it."""
+    """Records the `nc.attach` run of a trainer; None ends it."""
     setattr(trainer, _RUN, run)
 
 
@@ -257,12 +258,12 @@ def trainer(trainer, progress_writers=None):
 
     Args:
         trainer (cntk.Trainer): the user's trainer.
-        progress_writers (list): names the writers of a trainer built before the import.
+        progress_writers (list): the writers of a trainer built before the import.
 
     Raises:
-        TypeError: `trainer` is no Trainer.
-        ValueError: the trainer was built before the import and no writers are named, or
-            others are named than those it has.
+        TypeError: `trainer` is not a Trainer.
+        ValueError: the trainer was built before the import and no writers are named, or the named
+            writers are not those it has.
     """
     if not isinstance(trainer, Trainer):
         raise TypeError(
@@ -297,12 +298,12 @@ def trainer(trainer, progress_writers=None):
 
 
 def trainers():
-    """Returns the live Trainers whose constructor's arguments are known."""
+    """Returns the live Trainers whose constructor arguments are known."""
     return [trainer for trainer in _trainers if ATTRIBUTE in trainer.__dict__]
 
 
 def facts(trainer):
-    """Returns the `TrainerFacts` of a trainer that `trainer` has returned one for."""
+    """Returns the `TrainerFacts` of a trainer that is already known."""
     return trainer.__dict__[ATTRIBUTE]
 
 
@@ -314,7 +315,7 @@ def config(config, what):
     """Returns the arguments of a CheckpointConfig, CrossValidationConfig or TestConfig.
 
     Returns:
-        dict: as C++ got them, None for a `config` of None.
+        dict: as C++ got them; None if `config` is None.
 
     Raises:
         ValueError: the config was built before the import.
@@ -336,8 +337,7 @@ def truncated(source):
 
 
 def length(source):
-    """Returns (samples, sweeps) that one of CNTK's minibatch sources gives, each None where not
-    known."""
+    """Returns (samples, sweeps) that a minibatch source of CNTK gives, each None if not known."""
     given = source.__dict__.get(ATTRIBUTE, {})
     samples, sweeps = given.get('max_samples', INFINITELY_REPEAT), given.get(
         'max_sweeps', INFINITELY_REPEAT
@@ -349,6 +349,8 @@ def length(source):
 
 
 def learner(learner):
-    """Returns (name of the CNTK factory of a learner or communicator, its arguments), (None,
-    ()) where not known."""
+    """Returns (name of the CNTK factory of a learner or communicator, its arguments).
+
+    It is (None, ()) if they are not known.
+    """
     return learner.__dict__.get(ATTRIBUTE, (None, ()))

@@ -1,7 +1,7 @@
-"""The graph in a checkpoint: where it holds what, and the same graph on the user's own objects.
+"""Records what is where in a checkpoint's graph, and rebuilds it on the user's own objects.
 
-CNTK restores by position, and saves outputs of its own beside the user's, so it is written down
-which output, input and Parameter of the saved graph is which of the script's.
+CNTK restores by position, and it saves outputs of its own beside the user's. So the engine records
+which output, input and Parameter of the saved graph corresponds to which of the script's.
 """
 import hashlib
 import tempfile
@@ -34,14 +34,14 @@ def original_of(state):
 
 
 def places(state, original, arguments):
-    """Returns where a checkpoint of a network holds what, JSON-ready.
+    """Returns what is where in a checkpoint of a network, JSON-ready.
 
-    C++ saves outputs of its own beside the user's, so a checkpoint is written and looked at;
-    CNTK keeps uids in it. It is written by a trainer of our own around the same graph, since a
-    save of the user's would be a synchronization for distributed learners.
+    C++ saves outputs of its own beside the user's, so a checkpoint is written and read; CNTK keeps
+    uids in it. A trainer of the engine's own writes it from the same graph, since a save of the
+    user's trainer would be a synchronization for distributed learners.
 
     Args:
-        state (State): as it is now.
+        state (State): the current one.
         original (Original): of the trainer.
         arguments (list of cntk.Variable): the criterion's, in order.
     """
@@ -70,7 +70,7 @@ def _place(uid, uids):
 
 
 def _saved(state):
-    """Returns the graph that a checkpoint of a trainer of this network holds, as loaded."""
+    """Returns the graph in a checkpoint of a trainer of this network, as loaded."""
     loss = reaching(state.loss, unread(state.trained, state.loss))
     model = labelled(state.model.outputs if state.models else (), 'places')
     writer = native_trainer(model, (loss, state.metric), [C.sgd(list(loss.parameters), 0.0)], [])
@@ -83,22 +83,22 @@ def _saved(state):
 
 
 def rebound(saved, phase, original, arguments, leaf_of):
-    """Returns the network of a saved graph, on the script's own inputs, Parameters and Constants.
+    """Returns the network of a saved graph on the script's own inputs, Parameters and Constants.
 
     Args:
         saved (cntk.Function): as loaded.
-        phase (Phase): tells what is where in it.
+        phase (Phase): says what is where in it.
         original (Original): of this script's trainer.
         arguments (list of cntk.Variable): the criterion's, in order.
-        leaf_of (callable): uid -> the script's own Parameter or Constant, None where it has none
-            any more.
+        leaf_of (callable): uid -> the script's own Parameter or Constant; None if it no longer has
+            one.
 
     Returns:
         (cntk.Function, list): the outputs of model, loss and metric combined, and for each learner
-        (place of the optimization that made it or None, Parameters).
+            (index of the optimization that made it or None, Parameters).
 
     Raises:
-        ValueError: the script is not the one that wrote the checkpoint.
+        ValueError: this script did not write the checkpoint.
     """
     mine = (arguments,) + original.leaves
     theirs = (phase.arguments, phase.parameters, phase.constants)
@@ -141,8 +141,10 @@ def rebound(saved, phase, original, arguments, leaf_of):
 
 
 def _present(saved, pairs, original, leaf_of):
-    """Returns the leaves that an optimization added and the trainer has now: what CNTK saves
-    keeps its uid."""
+    """Returns the leaves that an optimization added and the trainer has now.
+
+    They are found by uid, which CNTK keeps in a saved graph.
+    """
     known = {uid for uids in original.leaves for uid in uids}.union(old.uid for old, _ in pairs)
     found = [
         (leaf, leaf_of(leaf.uid))
@@ -155,11 +157,10 @@ def _present(saved, pairs, original, leaf_of):
 
 
 def original_again(saved, original, leaf_of):
-    """Returns the network of a plain checkpoint's graph on the script's own leaves, and what each
-    learner trains.
+    """Returns a plain checkpoint's network on the script's leaves, and what each learner trains.
 
     Args:
-        saved (cntk.Function): as loaded; of the network that `original` tells of.
+        saved (cntk.Function): as loaded; belongs to the network that `original` describes.
         original (Original): of the trainer.
         leaf_of (callable): as in `rebound`.
     """
@@ -180,8 +181,10 @@ def original_again(saved, original, leaf_of):
 
 
 def original_outputs(saved, original):
-    """Returns the outputs of model, loss and metric of a plain checkpoint's graph, or None if
-    it is of another."""
+    """Returns the outputs of model, loss and metric in a plain checkpoint's graph.
+
+    It returns None if the graph belongs to another network.
+    """
     models = original.models
     if len(saved.outputs) < models + 1 + original.has_metric:
         return None
@@ -198,17 +201,16 @@ def original_outputs(saved, original):
 
 
 def _on(whole, pairs):
-    """Returns a graph that reads other leaves; those of `pairs` it does not read are left out."""
+    """Returns a graph that reads other leaves; `pairs` may hold leaves that it does not read."""
     read = {leaf.uid for leaf in whole.inputs}
     return graph.substitute(whole, {old: new for old, new in pairs if old.uid in read})
 
 
 def is_of(saved, whole):
-    """Whether a checkpoint of a run with optimizations holds this very graph, operation by
-    operation.
+    """Whether a checkpoint of a run with optimizations holds this graph, operation by operation.
 
     Args:
-        saved (checkpoint.Saved): its uids are those of when it was saved.
+        saved (checkpoint.Saved): its uids are those at the time of the save.
         whole (cntk.Function): outputs of model, loss and metric, combined.
     """
     theirs = C.combine([saved.graph.outputs[place] for place in saved.phase.outputs])
@@ -224,14 +226,15 @@ def _uids(whole):
 
 
 def advance_unique_id(at_least):
-    """Makes the uids of new Variables differ from all that a checkpoint holds."""
+    """Makes the uids of new Variables differ from all those in a checkpoint."""
     while cntk_py.new_unique_id() < at_least:
         pass
 
 
 def fingerprint(saved, places_of_outputs):
-    """Returns a text that the saved graphs of one phase share: a hash of their operations and
-    shapes.
+    """Returns a hash of the operations and shapes of a saved graph.
+
+    It is the same for all graphs of one phase; None if the graph lacks one of the outputs.
 
     Args:
         saved (cntk.Function), places_of_outputs (list of int): see `places`.
@@ -245,10 +248,10 @@ def fingerprint(saved, places_of_outputs):
 
 
 def refuse_other(trainer, file):
-    """Refuses a checkpoint of another structure for a Trainer that has followed another's change.
+    """Refuses a checkpoint of another structure for a Trainer that followed another's change.
 
     Raises:
-        ValueError: the checkpoint was saved before that change, or after it.
+        ValueError: the checkpoint and the Trainer are from before and after that change.
     """
     if original_outputs(load_graph(file), original_of(current(trainer))) is None:
         raise ValueError(

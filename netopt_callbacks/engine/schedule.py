@@ -1,4 +1,4 @@
-"""Time in completed epochs: where a run stands, and what is due there."""
+"""Counts the completed epochs of a run, and tells what is due."""
 import math
 import sys
 
@@ -13,11 +13,11 @@ def checked_epoch_size(epoch_size):
     """Returns (count, DataUnit) for an `epoch_size` argument.
 
     Args:
-        epoch_size (int or (int, DataUnit)): samples, or a count of samples, minibatches or
-            sweeps; None is one sweep of the source.
+        epoch_size (int or (int, DataUnit)): samples, or a count of samples, minibatches or sweeps;
+            None is one sweep of the source.
 
     Raises:
-        TypeError, ValueError: not one of these.
+        TypeError, ValueError: it is not one of these.
     """
     if epoch_size is None:
         return 1, DataUnit.sweep
@@ -41,19 +41,18 @@ def checked_epoch_size(epoch_size):
 
 
 class Clock:
-    """Where a run stands: samples, minibatches and sweeps since its first minibatch.
+    """The progress of a run: samples, minibatches and sweeps since its first minibatch.
 
     Epoch N is complete at the first minibatch end at or past N x epoch_size.
 
     Args:
         epoch_size: as `checked_epoch_size` takes it.
-        max_samples (int): length of the run, None where the source decides.
-        source (tuple): at most how many (samples, sweeps) the source gives, each None where not
-            known.
+        max_samples (int): length of the run; None if the source decides.
+        source (tuple): at most how many (samples, sweeps) the source gives, each None if not known.
 
     Attributes:
         base (list of int): samples, minibatches and sweeps the trainer had seen when the run began.
-        seen (dict): the same of this run, by DataUnit.
+        seen (dict): the same for this run, by DataUnit.
     """
 
     def __init__(self, epoch_size=None, max_samples=None, source=(None, None)):
@@ -79,20 +78,20 @@ class Clock:
 
     @property
     def epoch_samples(self):
-        """Samples per epoch, or None where epochs are counted in another unit."""
+        """Samples per epoch, or None if epochs are counted in another unit."""
         return self.count if self.unit == DataUnit.sample else None
 
     def set(self, counts):
-        """Sets where the run stands by what the trainer has seen in its life."""
+        """Sets the progress of the run from what the trainer has seen in its life."""
         self.seen = {unit: now - base for unit, now, base in zip(UNITS, counts, self.base)}
 
     def advance(self, counts, samples):
-        """Goes on by a trained minibatch.
+        """Counts a trained minibatch.
 
         Args:
             counts (list of int): what the trainer has seen in its life.
-            samples (int): of the minibatch. They count where a UserLearner leaves CNTK's own
-                counts where they are.
+            samples (int): samples of the minibatch. They are counted here if a UserLearner keeps
+                CNTK's own counts from advancing.
 
         Returns:
             bool: whether this completed an epoch.
@@ -112,10 +111,10 @@ class Clock:
         return self.epoch >= epoch
 
     def check(self, optimization):
-        """Refuses an optimization that lies past the known end of training.
+        """Refuses an optimization that is due after the known end of training.
 
         Raises:
-            ValueError: names the optimization, its epoch and the last one reached.
+            ValueError: names the optimization, its epoch and the last epoch reached.
         """
         if self.max_samples == 0:
             raise ValueError(
@@ -140,7 +139,7 @@ class Clock:
         self._check_source(optimization)
 
     def needs_sweeps(self, optimization):
-        """Whether it takes ends of sweeps to bring an optimization due."""
+        """Whether an optimization becomes due at the end of a sweep."""
         if isinstance(optimization.epoch, tuple):
             return optimization.epoch[0] > 0
         return self.unit == DataUnit.sweep and optimization.epoch > 0

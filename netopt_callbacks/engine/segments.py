@@ -1,10 +1,10 @@
-"""CNTK's C++ training loop, left where something is due and entered again.
+"""Runs CNTK's C++ training loop in segments: leaves it when an optimization is due, then reenters.
 
-The loop cannot exchange its trainer. So `on_minibatch_end` returns False where an optimization is
-due: C++ runs the actions due after this minibatch (progress, cross-validation, checkpoint),
-fetches an empty minibatch and calls again. Only an exception leaves the loop there without the
-actions that belong to the end of training. The next segment restores a checkpoint of the trainer
-as it is then. With nothing due there is one segment, and it is CNTK's session to the last bit.
+The loop cannot exchange its trainer. So `on_minibatch_end` returns False when an optimization is
+due. C++ then runs the actions due after this minibatch (progress, cross-validation, checkpoint),
+fetches an empty minibatch and calls again. At that point, only an exception leaves the loop without
+the actions that belong to the end of training. The next segment restores a checkpoint of the
+changed trainer. If nothing is due, there is one segment, and it equals CNTK's session bit for bit.
 """
 import os
 import sys
@@ -48,7 +48,7 @@ class Segments:
     Args:
         engine (engine.Engine): of the run; it applies what is due.
         learners (list of cntk.learners.Learner): the user's.
-        arguments (Arguments): of the session that the script asks for.
+        arguments (Arguments): those of the session that the script asks for.
     """
 
     def __init__(self, engine, learners, arguments):
@@ -59,32 +59,32 @@ class Segments:
         self._arguments = arguments
         self._given = remember.config(arguments.checkpoint, 'checkpoint_config')
         self._more_than_one = bool(engine.optimizations)
-        # Whether a pair of the user's name is there for the next segment alone: CNTK itself keeps
-        # others, or writes none where it counts no samples.
+        # Whether a pair under the user's name only serves the next segment: CNTK itself keeps
+        # numbered ones, or writes none if it counts no samples.
         self._for_next_alone = self._given['preserve_all'] or learner_facts.counts_nothing(learners)
         self._remove = ()
         self._counted = {}
         self._checkpoints_counted = None
 
     def to_restore(self):
-        """Returns the checkpoint that the engine has to restore itself, or None."""
+        """Returns the checkpoint that the engine itself has to restore, or None."""
         if self._checkpoints is None or not self._given['restore']:
             return None
         file = self.engine.phases.find()
         if file:
             self._note_whole()
         if file == self._given['filename'] and self._checkpoints.noted(FOR_NEXT_SEGMENT):
-            self._remove = (file, file + '.ckp')  # as the run that was killed was about to do
+            self._remove = (file, file + '.ckp')  # as the killed run was about to do
         return file
 
     def run(self, caught, device, restored):
-        """Trains, segment after segment, and runs the user's test at the end.
+        """Trains segment by segment, then runs the user's test.
 
         Args:
             caught (directors.Caught): of the run.
             device (cntk.device.DeviceDescriptor): as in `cntk.train.TrainingSession.train`.
-            restored (phases.Restored): of the engine's start; the first segment restores the
-                checkpoint again where it is of the present graph.
+            restored (phases.Restored): from the engine's start. The first segment restores the
+                checkpoint again if it holds the current graph.
         """
         self.caught = caught
         with tempfile.TemporaryDirectory(prefix='netopt_callbacks-') as folder:
@@ -98,17 +98,17 @@ class Segments:
                 self._fire()
                 config = self._save_for_next(os.path.join(folder, 'segment'))
             self._all_written()
-            self.engine.workers.meet(self._trainer)  # one may still be in its last summary
+            self.engine.workers.meet(self._trainer)  # a worker may still be in its last summary
             self._fire()
             if self._more_than_one:
                 self._run_test(os.path.join(folder, 'test'), device)
             self.engine.report_test('test')
         caught.check()
 
-    # What a segment asks for.
+    # Called by a segment.
 
     def started(self):
-        """Removes the checkpoint that a segment was restored from, where the user has none such."""
+        """Removes the checkpoint a segment was restored from, if it served only the segment."""
         self._checkpoints_counted = None
         if self.engine.workers.is_main:
             for file in self._remove:
@@ -119,8 +119,10 @@ class Segments:
         self._remove = ()
 
     def checkpoint_may_come(self):
-        """Keeps the pair of before where C++ may write one after this minibatch: always, rather
-        than not once."""
+        """Keeps the previous pair if C++ may write one after this minibatch.
+
+        In doubt it keeps the pair, since a pair kept needlessly does no harm.
+        """
         keeper = self.engine.phases.keeper()
         if keeper is None or not self._given['frequency']:
             return
@@ -133,10 +135,10 @@ class Segments:
         self._checkpoints_counted = counted
 
     def checkpoint_written(self, index):
-        """Makes sure that the pair C++ has just written is whole.
+        """Checks that the pair C++ has just written is whole.
 
         Raises:
-            RuntimeError: it is not, see `generations`.
+            RuntimeError: it is not whole, see `generations`.
         """
         keeper = self.engine.phases.keeper()
         if keeper is not None:
@@ -144,15 +146,15 @@ class Segments:
         self._note_whole()
 
     def leave_at_once(self, segment):
-        """Ends a segment on the minibatch just trained, where an empty one may not follow.
+        """Ends a segment at the minibatch just trained, if no empty minibatch may follow.
 
-        CNTK's block momentum takes the empty minibatch for the end of all data. So the actions
-        that C++ has due after this minibatch are left out, but for the progress summary, which
-        is made here.
+        CNTK's block momentum takes an empty minibatch for the end of all data. So the actions that
+        C++ has due after this minibatch are skipped, except the progress summary, which is made
+        here.
         """
         ahead, workers = self._ahead(segment), self.engine.workers
         due = self._summary_is_due()
-        # Where nobody has more, C++ makes the summary.
+        # If no worker has more data, C++ makes the summary.
         summarized = due and ahead.has_more
         if summarized:
             self._trainer.summarize_training_progress()
@@ -161,32 +163,31 @@ class Segments:
             return True
         if workers.any((due or not ahead.has_more) and not summarized):
             if summarized:
-                workers.averaged(0, 0)  # the others' summary waits for all
+                workers.averaged(0, 0)  # the summary of the others waits for all workers
             else:
                 self._trainer.summarize_training_progress()
         raise directors.EndOfSegment
 
     def count(self):
-        """Notes CNTK's counts after a minibatch that nothing is due at."""
+        """Records CNTK's counts after a minibatch at which nothing is due."""
         self._counted = {unit: self._trainer.total_number_of_units_seen(unit) for unit in DataUnit}
 
     def at_end(self, segment):
-        """Whether the training data has come to its end, or the segment was stopped, on every
-        worker."""
+        """Whether the data has ended, or the segment was stopped, on every worker."""
         return self._ahead(segment).at_end(self.engine.workers)
 
     # The parts.
 
     @property
     def _checkpoints(self):
-        """The folder beside the checkpoint that C++ writes; None where it writes none."""
+        """The folder beside the checkpoint that C++ writes; None if it writes none."""
         return self.engine.phases.checkpoints
 
     def _segment(self, checkpoint, test):
         return Segment(self, self._arguments._replace(checkpoint=checkpoint, test=test))
 
     def _fire(self):
-        """Applies what is due between two segments, which is a safe point for Ctrl-C."""
+        """Applies what is due between two segments, a safe point for Ctrl-C."""
         self.caught.check()
         if self.engine.due():
             self.engine.fire()
@@ -196,7 +197,7 @@ class Segments:
         """Saves the changed trainer; returns the config with which the next segment restores it.
 
         Args:
-            file (str): where to, in case the user saves no checkpoints.
+            file (str): where to save if the user saves no checkpoints.
         """
         own = not self._given['filename']
         target = file if own else self._given['filename']
@@ -236,8 +237,7 @@ class Segments:
             temporary.check(file, what)
 
     def _all_written(self):
-        """Makes sure of the pair that C++ writes of the end where it keeps all; no other save
-        comes."""
+        """Checks the pair that C++ writes at the end with `preserve_all`; no other save follows."""
         keeper = self.engine.phases.keeper()
         if keeper is None:
             return
@@ -246,7 +246,7 @@ class Segments:
         keeper.settle()
 
     def _note_whole(self):
-        """Notes that a pair of the user's name is whole, where CNTK keeps but that one."""
+        """Notes that the pair under the user's name is whole, if CNTK keeps only that one."""
         if (
             self.engine.phases.optimized
             and self._checkpoints is not None
@@ -274,7 +274,7 @@ class Segments:
         )
 
     def _run_test(self, file, device):
-        """Runs the user's test on the network as it is after the last change."""
+        """Runs the user's test on the network after its last change."""
         if remember.config(self._arguments.test, 'test_config').get('source') is None:
             return
         self._save_temporary(file, 'the test of an optimized network')
@@ -291,7 +291,7 @@ class Segment(TrainingSession):
     """CNTK's session, up to its end or to the next minibatch at which something is due.
 
     Args:
-        segments (Segments): of which it is one.
+        segments (Segments): those that it belongs to.
         arguments (Arguments): its own.
 
     Attributes:
@@ -307,7 +307,7 @@ class Segment(TrainingSession):
         super().__init__(*arguments)
 
     def run(self, device):
-        """Trains; returns whether training came to its end in it, and raises what went wrong."""
+        """Trains; returns whether training came to its end, and raises the original error."""
         return directors.run(self._segments.caught, lambda: self.train(device), lambda: self._left)
 
     def on_minibatch_end(self):
@@ -321,8 +321,7 @@ class Segment(TrainingSession):
             self._keep(error)
 
     def _keep(self, error):
-        """Leaves C++ with an exception it can carry: SystemExit, say, would end the process
-        there."""
+        """Leaves C++ with an exception it can carry; a SystemExit would end the process there."""
         self._segments.caught.keep(error)
         raise directors.EndOfSegment
 
@@ -333,7 +332,7 @@ class Segment(TrainingSession):
             segments.started()
         segments.caught.check()
         if self._due:
-            # The empty minibatch. Where training has come to its end, so let it end in C++.
+            # This is the empty minibatch. If training has come to its end, C++ ends it.
             if segments.at_end(self):
                 segments.checkpoint_may_come()
                 return True
@@ -354,14 +353,14 @@ class Segment(TrainingSession):
             self._keep(error)
 
     def on_cross_validation_end(self, index, average_error, num_samples, num_minibatches):
-        """Called by C++ after a cross-validation: the user's callback decides whether to go on."""
+        """Called by C++ after a cross-validation; the user's callback may end training."""
         try:
             engine = self._segments.engine
             cntk_tested = engine.report_test('cross_validation')
             goes_on = super().on_cross_validation_end(
                 index, average_error, num_samples, num_minibatches
             )
-            # The callback may have tested as well; without a source it is the cross-validation.
+            # The callback may have run a test; without a source, that is the cross-validation.
             engine.report_test('test' if cntk_tested else 'cross_validation')
         except BaseException as error:
             self._keep(error)

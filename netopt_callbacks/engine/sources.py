@@ -1,4 +1,4 @@
-"""Where a minibatch source stands: whether it can go back, whether it has come to its end."""
+"""Tells whether a minibatch source can go back to its position, and whether data is left."""
 import math
 
 from cntk.io import INFINITELY_REPEAT, MinibatchSourceFromData, UserMinibatchSource
@@ -7,7 +7,7 @@ from . import remember
 
 
 def has_position(source):
-    """Whether reading a source can be undone; what a UserMinibatchSource inherits does nothing."""
+    """Whether reading a source can be undone; UserMinibatchSource's own method does nothing."""
     return (
         not isinstance(source, UserMinibatchSource)
         or type(source).restore_from_checkpoint is not UserMinibatchSource.restore_from_checkpoint
@@ -15,7 +15,7 @@ def has_position(source):
 
 
 def refuse_half_position(source):
-    """Refuses a source that tells its position and cannot be put there, as every change has to.
+    """Refuses a source that reports its position but cannot restore it, which every change needs.
 
     Raises:
         ValueError: names the source and what it lacks.
@@ -29,11 +29,11 @@ def refuse_half_position(source):
 
 
 def length(source, anew=False):
-    """Returns (samples, sweeps) that a source gives at most, each None where that is not known.
+    """Returns the maximum (samples, sweeps) that a source gives, each None if not known.
 
     Args:
         source (cntk.io.MinibatchSource or cntk.io.UserMinibatchSource): of the training.
-        anew (bool): from its beginning, and not from where it stands.
+        anew (bool): whether to count from its beginning instead of its current position.
     """
     if type(source) is MinibatchSourceFromData:
         if source._max_samples >= INFINITELY_REPEAT:
@@ -44,7 +44,7 @@ def length(source, anew=False):
 
 
 def sweep_of(source):
-    """Returns the samples of one sweep, None where that is not known."""
+    """Returns the samples of one sweep; None if not known."""
     if type(source) is not MinibatchSourceFromData:
         return None
     length_of = MinibatchSourceFromData._get_len
@@ -57,24 +57,24 @@ def sweep_of(source):
 
 
 def reports_sweeps_to_all_workers(source):
-    """Whether every worker learns where a sweep ends, also one without data there."""
+    """Whether every worker learns where a sweep ends, even a worker without data there."""
     return isinstance(source, MinibatchSourceFromData)
 
 
 class Ahead:
-    """One worker's look at its share of the next minibatch, as C++ will read it.
+    """Reads one worker's share of the next minibatch ahead, as C++ will read it.
 
-    The source is put back to where it was. One of the user's own without checkpoint state cannot
-    be: what was read is kept for the next call of `next_minibatch`.
+    The position of the source is then restored. A user's source without checkpoint state cannot be
+    restored, so its minibatch is kept for the next call of `next_minibatch`.
 
     Args:
         source (cntk.io.MinibatchSource or cntk.io.UserMinibatchSource): of the training.
         size (int): what the next call will ask for, since a source may have nothing for another
-            size; 0 looks at nothing.
-        share ((int, int)): number of workers, and rank, by which the data is shared out.
+            size; 0 reads nothing.
+        share ((int, int)): number of workers, and rank, by which the data is partitioned.
 
     Attributes:
-        has_more (bool): whether there is anything for this worker.
+        has_more (bool): whether there is any data for this worker.
     """
 
     def __init__(self, source, size, share):
@@ -91,13 +91,13 @@ class Ahead:
             source.restore_from_checkpoint(state)
 
     def at_end(self, workers):
-        """Returns whether no worker has more; all of them call this at once.
+        """Returns whether no worker has more data; all workers call this together.
 
-        Data may be shared out so that one has none of it left, or none in this minibatch, while
-        others go on: each alone cannot tell.
+        A worker may have no data left, or none in this minibatch, while others still have some, so
+        it cannot tell alone.
 
         Args:
-            workers (distributed.Workers): of the run.
+            workers (distributed.Workers): those of the run.
         """
         ended = not workers.any(self.has_more)
         if not ended and self._read is not None:
@@ -106,15 +106,18 @@ class Ahead:
 
 
 def next_minibatch(source, size, count=1, rank=0):
-    """Returns one worker's share of the next minibatch as {StreamInformation: MinibatchData},
-    empty at the end."""
+    """Returns one worker's share of the next minibatch, empty at the end.
+
+    Returns:
+        dict: StreamInformation to MinibatchData.
+    """
     if isinstance(source, UserMinibatchSource):
         return source.next_minibatch(size, count, rank)
     return source.next_minibatch(size, num_data_partitions=count, partition_index=rank)
 
 
 def _give_next(source, minibatch):
-    """Lets the next call of `next_minibatch` return what was read already."""
+    """Makes the next call of `next_minibatch` return what was already read."""
     read = source.next_minibatch
 
     def once(*arguments, **options):

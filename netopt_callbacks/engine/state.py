@@ -1,7 +1,7 @@
-"""The network of a trainer at one time, as an immutable value.
+"""Describes the network of a trainer at one time as an immutable value.
 
-A `State` says all that a C++ trainer is built from. Every change of a running trainer puts one in
-the place of another, see `network`.
+A `State` holds all that a C++ trainer is built from. Every change of a running trainer replaces one
+State with another, see `network`.
 """
 from typing import Any, NamedTuple, Optional, Tuple
 
@@ -21,11 +21,11 @@ class State(NamedTuple):
         whole (cntk.Function): the outputs of model, loss and metric, combined.
         models (int): how many of them are the model's; 0 for a trainer without one.
         has_metric (bool): whether the last one is a metric.
-        kinds (tuple): for model, loss and metric (name of the Function, name of the combine it is
-            or None).
+        kinds (tuple): for model, loss and metric (name of the Function, name of its combine or
+            None).
         trained (tuple of Trained): its learners and what each trains.
-        unique_id (int): CNTK's uid counter where the graph begins; None where the graph is the
-            user's own.
+        unique_id (int): CNTK's uid counter where the graph begins; None if the graph is the user's
+            own.
     """
 
     whole: Any
@@ -63,13 +63,13 @@ class State(NamedTuple):
 
 
 def own(function):
-    """Marks a Function as the engine's, no reader of the script's; returns it."""
+    """Marks a Function as the engine's, so that it does not count as a reader; returns it."""
     function.__dict__[OWN] = True
     return function
 
 
 def current(trainer):
-    """Returns the State of a Trainer that is remembered."""
+    """Returns the State of a known Trainer."""
     facts = remember.facts(trainer)
     if facts.state is None:
         facts.state = _as_built(trainer, facts.learners)
@@ -90,18 +90,18 @@ def _as_built(trainer, learners):
 
 
 def _kind(function):
-    """Returns (its name, the name of the combine it is or None)."""
+    """Returns (name of a Function, name of its combine or None)."""
     root = function.root_function
     return function.name, root.name if root.op_name == 'Combine' else None
 
 
 class Original(NamedTuple):
-    """What a plain checkpoint of a trainer is of: its network before the first exchange."""
+    """The network of a trainer before its first exchange, which plain checkpoints belong to."""
 
-    state: Optional[State]  # None once a Parameter of it is retired, so that its memory is let go
-    models: tuple  # as of a State
-    has_metric: bool  # as of a State
-    signature: str  # see `saved_graph.signature`
+    state: Optional[State]  # None once one of its Parameters is retired, to free its memory
+    models: tuple  # as in State
+    has_metric: bool  # as in State
+    signature: str  # see `signature`
     metric_signature: str
     arguments: list  # its inputs (cntk.Variable), in order
     leaves: tuple  # lists of str: the uids of its Parameters and of its Constants, in order

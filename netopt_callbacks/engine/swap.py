@@ -1,8 +1,8 @@
-"""The exchange of a Trainer's inside: the only code that touches it.
+"""Replaces the C++ trainer inside a Trainer; the only code that does so.
 
-The user's Trainer object stays; a new C++ trainer is built around the new graph, with the
-same writers, and put in its place. Learners whose Parameters changed are rebuilt inside their own
-objects.
+The user's Trainer object stays. A new C++ trainer is built around the new graph, with the same
+writers, and put in place of the old one. Learners whose Parameters changed are rebuilt inside their
+own objects.
 """
 from . import learner_facts
 from .exchanged import class_of
@@ -13,18 +13,18 @@ from .remember import native_trainer
 
 
 def check(before, after, trained, optimization):
-    """Refuses a transformed graph that CNTK would crash on or the user could not train.
+    """Refuses a transformed graph that would crash CNTK or that the user could not train.
 
     Args:
         before (cntk.Function): the graph given to the transform.
-        after (State): the network that came out.
-        trained (tuple of Trained): who trains what of it.
-        optimization (str): name of what made the new graph.
+        after (State): the network it returned.
+        trained (tuple of Trained): which learner trains which of its Parameters.
+        optimization (str): name of the optimization.
 
     Raises:
-        ValueError: outputs changed shape, arguments were exchanged, or a Parameter that a learner
-            trains is in the model and nowhere behind the loss (CNTK's train_minibatch would end the
-            process).
+        ValueError: outputs changed shape, arguments were replaced, or the model holds a Parameter
+            that a learner trains but the loss does not depend on it (CNTK's train_minibatch would
+            end the process).
     """
     for index, (old, new) in enumerate(zip(before.outputs, after.whole.outputs)):
         if old.shape != new.shape:
@@ -56,7 +56,7 @@ def check(before, after, trained, optimization):
 
 
 def check_outputs(expected, model):
-    """Raises ValueError where a transform returned another number of outputs than it was given."""
+    """Raises ValueError if a transform returned another number of outputs than it was given."""
     if len(model.outputs) != expected:
         raise ValueError(
             'transform(model) must return the same outputs in the same order: expected '
@@ -66,16 +66,16 @@ def check_outputs(expected, model):
 
 
 def exchange(trainer, facts, state, begin_with, writers, label, undo):
-    """Puts a new C++ trainer into `trainer`, around the network of a State.
+    """Puts a new C++ trainer, built around the network of a State, into `trainer`.
 
     Args:
         trainer (cntk.Trainer): the user's.
         facts (remember.TrainerFacts): what it was built with.
         state (State): the next one.
-        begin_with (dict): see `learners.rebuild`.
-        writers (list of cntk_py.ProgressWriter): of the new trainer.
-        label (str): what its checkpoints carry, or None.
-        undo (contextlib.ExitStack): gets what puts everything back.
+        begin_with (dict): see `learner_facts.rebuild`.
+        writers (list of cntk_py.ProgressWriter): those of the new trainer.
+        label (str): the label in its checkpoints, or None.
+        undo (contextlib.ExitStack): receives what restores everything.
     """
     learners = [learner_facts.rebuild(one, begin_with, undo) for one in state.trained]
     trained = tuple(one._replace(learner=learner) for one, learner in zip(state.trained, learners))

@@ -1,6 +1,6 @@
-"""Temporary folders that what is to be written into fits: CNTK does not look whether it did.
+"""Checks that temporary checkpoints fit on the disk and are whole, since CNTK does not check.
 
-A graph that is cut ends the process where CNTK reads it again.
+CNTK ends the process when it reads a truncated graph.
 """
 import shutil
 import tempfile
@@ -10,7 +10,7 @@ import numpy as np
 from . import disk, pair, remember
 from .learner_facts import parameters_of
 
-# Numbers that a learner keeps for each that it trains, by the name of its factory.
+# Numbers that a learner keeps for each number that it trains, by the name of its factory.
 _KEPT = {
     'sgd_learner': 0,
     'momentum_sgd_learner': 1,
@@ -22,20 +22,20 @@ _KEPT = {
     'ada_delta_learner': 2,
 }
 _MOST = 3
-_BESIDE = 1 << 16  # bytes of all that is no array
+_BESIDE = 1 << 16  # bytes of everything that is not an array
 
 
 def room_for(folder, graph, learners, what):
-    """Refuses to write a checkpoint where there is no room for it.
+    """Refuses to write a checkpoint if there is no room for it.
 
     Args:
-        folder (str): where it is to be written.
-        graph (cntk.Function): that is written.
-        learners (list of cntk.learners.Learner): whose state is written.
+        folder (str): where to write it.
+        graph (cntk.Function): the graph to write.
+        learners (list of cntk.learners.Learner): those whose state to write.
         what (str): what the checkpoint is for.
 
     Raises:
-        RuntimeError: says what is needed and what is there.
+        RuntimeError: says how much room is needed and how much there is.
     """
     needed = _BESIDE + _bytes(graph.parameters) + _bytes(graph.constants)
     for learner in learners:

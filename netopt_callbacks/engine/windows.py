@@ -1,10 +1,10 @@
-"""Progress windows that a swap would cut, carried over to the next C++ trainer.
+"""Carries open progress windows over a swap to the next C++ trainer.
 
-CNTK's trainer sums loss and metric over a window in accumulators of its own; a progress
-writer keeps the number of samples and takes the sums from the trainer. A new trainer starts
-its sums at zero, so a writer with an open window would report too little. `Tracker` knows
-the sums at every minibatch; `carry` goes on adding to them, in the same float type and
-order as C++ does, until the window is summarized.
+CNTK's trainer sums loss and metric over a window in accumulators of its own; a progress writer
+keeps the number of samples and takes the sums from the trainer. A new trainer starts its sums at
+zero, so a writer with an open window would report too little. `Tracker` knows the sums at every
+minibatch. `carry` keeps adding to them, in the same float type and order as C++, until the window
+is summarized.
 """
 import sys
 import weakref
@@ -18,16 +18,16 @@ from . import remember
 class Tracker(cntk_py.ProgressWriter):
     """The engine's own progress writer: the open window's sums, and CNTK's summaries.
 
-    It stays in the trainer between two runs, so that the second knows the window too, and the
-    C++ trainer before a swap is let go by whatever loop trains the next one first.
+    It stays in the trainer between two runs, so that the second run knows the window too. In any
+    loop, it also releases the C++ trainer from before a swap once the next one has trained.
 
     Args:
         facts (remember.TrainerFacts): of the trainer.
         dtype (numpy.dtype): type of the loss, in which C++ accumulates.
 
     Attributes:
-        sums ((float, float)): of loss and metric over the open window; None where there is none.
-        tested (float): sum of the metric over the open test window; None where there is none.
+        sums ((float, float)): of loss and metric over the open window; None if no window is open.
+        tested (float): sum of the metric over the open test window; None if no window is open.
     """
 
     def __init__(self, facts, dtype):
@@ -35,7 +35,7 @@ class Tracker(cntk_py.ProgressWriter):
         self.__disown__()
         self.dtype = dtype
         self.sums = self.tested = None
-        self._handed = weakref.ref(facts)  # C++ holds this object for ever, and so what it holds
+        self._handed = weakref.ref(facts)  # weak, since C++ holds this object forever
         self.listen()
 
     def listen(self, on_training_summary=None, on_test_summary=None):
@@ -43,22 +43,22 @@ class Tracker(cntk_py.ProgressWriter):
 
         Args:
             on_training_summary, on_test_summary (callable): get (samples, loss, metric) and
-                (samples, metric), averages per sample. They must not raise: what leaves a
-                director is lost.
+                (samples, metric), averages per sample. They must not raise, since an error that
+                leaves a director is lost.
         """
         self._training_summary = on_training_summary
         self._test_summary = on_test_summary
 
     @property
     def open(self):
-        """The sums of the open windows: of training, and of a test."""
+        """The sums of the open windows: that of training, and that of a test."""
         return self.sums, self.tested
 
     def on_write_training_update(self, samples, updates, aggregate_loss, aggregate_metric):
         self.sums = (aggregate_loss[1], aggregate_metric[1])
         facts = self._handed()
         if facts is not None:
-            facts.last = None  # it holds the memory of the network before
+            facts.last = None  # it holds the memory of the previous network
 
     def on_write_training_summary(
         self, samples, updates, summaries, aggregate_loss, aggregate_metric, elapsed_milliseconds
@@ -91,14 +91,14 @@ class Tracker(cntk_py.ProgressWriter):
 
 
 class _OpenWindow:
-    """One writer's open window after a swap: its methods get the right sums."""
+    """One writer's open window after a swap; its methods pass the right sums to the writer."""
 
     METHODS = ('on_write_training_update', 'on_training_update_end', 'on_write_training_summary')
 
     def __init__(self, writer, trainer, sums, dtype, reported, averaged):
         self._averaged = averaged
         self._writer = writer
-        self._trainer = weakref.ref(trainer)  # CNTK holds the writer for ever, and so what it holds
+        self._trainer = weakref.ref(trainer)  # weak, since CNTK holds the writer forever
         self._loss, self._metric = (dtype.type(value) for value in sums)
         self._dtype = dtype
         self._added = False
@@ -107,9 +107,9 @@ class _OpenWindow:
             setattr(writer, name, getattr(self, name))
 
     def _add(self):
-        """Adds the minibatch just trained, once, as C++ adds it: in the type of the loss.
+        """Adds the minibatch just trained, once, as C++ does: in the type of the loss.
 
-        The average times the count, both doubles, rounds to the very float32 sum the
+        The average times the count, both doubles, rounds to exactly the float32 sum that the
         average was made from: their quotient carries 29 bits more than it needs.
         """
         if self._added:
@@ -162,18 +162,18 @@ class _OpenWindow:
 
 
 class _OpenTestWindow:
-    """One writer's open test window after a swap, in a loop of the user's own: the sum before it is
-    added.
+    """One writer's open test window after a swap in a user's loop; adds the sum before the swap.
 
-    CNTK adds the minibatches one by one. Their sum after the swap is added here at once, which is
-    the same for counts, as of errors, and else differs by what the order of additions rounds.
+    CNTK adds the minibatches one by one. Here, their sum after the swap is added in one step. The
+    result is the same for counts, such as errors; otherwise it differs by the rounding of another
+    order of additions.
     """
 
     METHODS = ('on_write_test_update', 'on_write_test_summary')
 
     def __init__(self, writer, trainer, before, dtype, reported):
         self._writer = writer
-        self._trainer = weakref.ref(trainer)  # as there
+        self._trainer = weakref.ref(trainer)  # weak, as in _OpenWindow
         self._before = dtype.type(before)
         self._dtype = dtype
         self.reported = reported
@@ -211,7 +211,7 @@ class _OpenTestWindow:
 
 
 class _Once:
-    """What several workers average is averaged once for all writers: the sums are the same."""
+    """Averages over the workers once for all writers, since their sums are the same."""
 
     def __init__(self, averaged):
         self._averaged, self._values = averaged, None
@@ -231,13 +231,13 @@ def _taken_back(kind, writer):
 
 
 def carry(writers, trainer, sums, dtype, averaged):
-    """Goes on with the open window of each writer on a trainer whose own sums start at zero.
+    """Continues the open window of each writer on a trainer whose own sums start at zero.
 
     Args:
         writers (list of cntk_py.ProgressWriter): all writers of the trainer.
         trainer (cntk.Trainer): after the swap.
-        sums: of the open windows, as `Tracker.open` told them before the swap; None of one that has
-            just been summarized, where there is nothing to carry.
+        sums: those of the open windows, as `Tracker.open` returned them before the swap; None for
+            one that has just been summarized, so that there is nothing to carry.
         dtype (numpy.dtype): type of the loss.
         averaged (callable): (loss, metric) to what CNTK makes of it over all workers for a summary.
     """

@@ -1,14 +1,14 @@
-"""The average of loss and metric over a window of minibatches."""
+"""Averages loss and metric over a window of minibatches."""
 
 
 class Average:
-    """Sums what `Observer.on_minibatch` tells, so that each *sample* weighs the same.
+    """Averages what `Observer.on_minibatch` receives, so that each *sample* has the same weight.
 
     Args:
         samples (int): samples trained before the window opens.
 
     Attributes:
-        samples (int): samples trained at the end of the window so far.
+        samples (int): samples trained up to the current end of the window.
         minibatches (int): minibatches in the window.
     """
 
@@ -20,9 +20,9 @@ class Average:
         """Adds one minibatch.
 
         Args:
-            samples (int): samples trained up to its end.
+            samples (int): samples trained up to the end of the minibatch.
             loss (float): average per sample of the minibatch.
-            metric (float): likewise; None where there is none.
+            metric (float): likewise; None if there is no metric.
         """
         count = samples - self.samples
         self.samples = samples
@@ -40,7 +40,7 @@ class Average:
 
     @property
     def metric(self):
-        """Average per sample over the window; None where no minibatch had one."""
+        """Average per sample over the window; None if no minibatch had a metric."""
         return self._metric / self._metric_count if self._metric_count else None
 
     def restart(self):

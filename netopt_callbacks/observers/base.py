@@ -1,4 +1,4 @@
-"""The contract of everything that watches a run without changing it."""
+"""Defines `Observer`, the base class of all that watches a run without changing it."""
 import sys
 from typing import TYPE_CHECKING
 
@@ -9,27 +9,26 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """What an observer is told once, when training starts.
+    """Facts about a run, which an observer receives once, when training starts.
 
     Attributes:
-        epoch_size (int): samples per epoch; None where epochs are sweeps of
-            a source that does not tell its size before it has made one.
-        max_samples (int): samples of the whole run; None where not known.
+        epoch_size (int): samples per epoch; None if epochs are sweeps of a source whose size is
+            unknown until its first sweep has ended.
+        max_samples (int): samples of the whole run; None if not known.
         samples (int): samples already trained when this run starts (more than 0 after a resume).
         metric_name (str): name of the criterion's second output, or 'metric'.
         has_held_out (bool): whether the held-out metric will be measured.
         larger_is_better (bool): direction of the metric.
-        optimizations (list of (str, int or tuple of int)): name and epoch of each as they were
-            given, in order; a tuple for one that is applied several times.
-        parameters, macs, binary_macs, bytes (int): weights, multiply-adds per sample, those of
-            them that are 1-bit, and bytes of the whole network as this run starts; None where not
+        optimizations (list of (str, int or tuple of int)): name and epoch of each, as given and in
+            order; a tuple for one that is applied several times.
+        parameters, macs, binary_macs, bytes (int): weights, multiply-adds per sample, the 1-bit
+            ones among them, and bytes of the whole network when this run starts; None if not
             counted.
         callbacks (list of (str, dict)): class name and options, as text, of each callback.
         baseline (nc.Baseline): the held-out metric of a run without optimizations, or None.
-        learning_rates (callable): returns the present learning rate of each learner, a list.
-        binary_weights (callable): returns (name, array) of each 1-bit layer of the present
-            network: a copy of its latent weights, scaled as the straight-through window
-            |w| <= 1 sees them.
+        learning_rates (callable): returns a list of the current learning rate of each learner.
+        binary_weights (callable): returns (name, array) of each 1-bit layer of the current network:
+            a copy of its latent weights, scaled to the straight-through window |w| <= 1.
     """
 
     def __init__(
@@ -71,21 +70,22 @@ class Evaluation:
     """One measurement of the metric on data that is not trained on.
 
     Attributes:
-        kind (str): 'start', 'epoch', 'before', 'after' or 'end' for ours, on the held-out
-            data; 'cross_validation' or 'test' for those of CNTK's session.
+        kind (str): 'start', 'epoch', 'before', 'after' or 'end' for the engine's measurements on
+            the held-out data; 'cross_validation' or 'test' for those of CNTK's session.
         samples (int): samples trained when it was measured.
         epoch (int): completed epochs.
         metric (float): average per sample.
-        optimization (str): the latest optimization applied (at 'after' the one just applied,
-            at 'before' the one before it), or None.
-        drop (float): after - before of the latest optimization (sign turned where larger is
-            better); None before the first.
-        recovered (float): (after - now) / (after - before) of the latest optimization, 1 where
-            nothing was lost; None before the first.
+        optimization (str): the latest optimization applied (at 'after' the one just applied, at
+            'before' the previous one), or None.
+        drop (float): after - before of the latest optimization (sign reversed if larger is better);
+            None before the first optimization.
+        recovered (float): (after - now) / (after - before) of the latest optimization, 1 if nothing
+            was lost; None before the first.
         worst (float): worst metric since the latest optimization; None before the first.
-        epochs (int): completed epochs since the latest optimization, up to the first measurement
-            as good as before it; None before the first.
-        baseline (float): metric of the run without optimizations at the same samples, or None.
+        epochs (int): completed epochs from the latest optimization to the first measurement as good
+            as before it, or so far if there is none; None before the first.
+        baseline (float): metric of the run without optimizations after the same number of samples,
+            or None.
     """
 
     def __init__(
@@ -114,9 +114,9 @@ class Evaluation:
 
 
 class Observer(cntk_py.ProgressWriter):
-    """Base class of what watches: override the events you want.
+    """Base class of observers: override the events you want.
 
-    The loop, as the events see it::
+    The order of the events in the training loop::
 
         on_start(run)
         on_evaluation('start')
@@ -126,15 +126,15 @@ class Observer(cntk_py.ProgressWriter):
                 on_evaluation('after')
             train
             on_minibatch(samples, loss, metric)
-            at the end of an epoch, or where an optimization is due now:
-                on_evaluation('before' where one is due, else 'epoch')
+            at the end of an epoch, or if an optimization is due now:
+                on_evaluation('before' if one is due, else 'epoch')
             at the end of an epoch:
                 on_epoch(epoch, samples)
-        on_evaluation('end') where the network has not been measured since
+        on_evaluation('end') if the network has not been measured since its last change
         on_end(result)
 
-    Besides, where CNTK does it: on_training_summary(samples, loss, metric) at each of its
-    progress windows, on_evaluation('cross_validation') and on_evaluation('test').
+    CNTK's own actions add: on_training_summary(samples, loss, metric) at each progress window,
+    on_evaluation('cross_validation') and on_evaluation('test').
 
     +-------------------+------------------------------------------------------------+
     | event             | arguments                                                  |
@@ -156,16 +156,16 @@ class Observer(cntk_py.ProgressWriter):
     | `on_end`          | `result`: an `nc.Result`                                   |
     +-------------------+------------------------------------------------------------+
 
-    An observer cannot change training: what it returns is ignored, and what it raises
-    ends training as an error of the observer, with its own traceback.
+    An observer cannot change training: its return values are ignored. If it raises, training ends
+    with that error and its own traceback.
 
-    It is a `cntk.logging.ProgressWriter` too. In a plain
-    `cntk.Trainer(..., progress_writers=[observer])` it gets the events a trainer knows:
-    `on_minibatch`, `on_training_summary`, and `on_evaluation` of kind 'test'.
+    It is also a `cntk.logging.ProgressWriter`. In a plain `cntk.Trainer(...,
+    progress_writers=[observer])` it receives the events a trainer knows: `on_minibatch`,
+    `on_training_summary`, and `on_evaluation` of kind 'test'.
 
     Attributes:
-        freq (int): minibatches per update, as CNTK's own writers have it;
-            `cntk.Function.train` reads it of the first of its `callbacks`.
+        freq (int): minibatches per update, as in CNTK's own writers; `cntk.Function.train` reads it
+            from the first of its `callbacks`.
     """
 
     freq = 1
@@ -176,7 +176,7 @@ class Observer(cntk_py.ProgressWriter):
         self._plain_samples = 0
 
     def on_start(self, run: Run) -> None:
-        """Training is about to start (or to go on, after a resume)."""
+        """Training is about to start, or to resume from a checkpoint."""
 
     def on_minibatch(self, samples: int, loss: float, metric: float) -> None:
         """A minibatch has been trained."""
@@ -191,12 +191,12 @@ class Observer(cntk_py.ProgressWriter):
         """An optimization has been applied."""
 
     def on_training_summary(self, samples: int, loss: float, metric: float) -> None:
-        """CNTK summarized a progress window: averages per sample over the window."""
+        """CNTK has summarized a progress window: averages per sample over the window."""
 
     def on_end(self, result: 'Result') -> None:
-        """Training has ended, also by an error or an interrupt: release what you hold."""
+        """Training has ended, possibly by an error or an interrupt: release what you hold."""
 
-    # What CNTK's trainer calls on a progress writer, told as the events above.
+    # CNTK's trainer calls these methods of a progress writer; they become the events above.
 
     def on_write_training_update(self, samples, updates, aggregate_loss, aggregate_metric):
         count = samples[1] - samples[0]
@@ -210,7 +210,7 @@ class Observer(cntk_py.ProgressWriter):
         )
 
     def on_training_update_end(self):
-        """Called by CNTK after every minibatch; the event above has told it already."""
+        """Called by CNTK after every minibatch; `on_minibatch` has already reported it."""
 
     def on_write_training_summary(
         self, samples, updates, summaries, aggregate_loss, aggregate_metric, elapsed_milliseconds
@@ -229,10 +229,10 @@ class Observer(cntk_py.ProgressWriter):
             )
 
     def on_write_test_update(self, samples, updates, aggregate_metric):
-        """Called by CNTK during a test; its summary is the event."""
+        """Called by CNTK during a test; the summary of the test is the event."""
 
     def on_write_distributed_sync_update(self, samples, updates, aggregate_metric):
         """Called by CNTK after a distributed synchronization."""
 
     def write(self, key, value):
-        """Called by learners for hyperparameters; kept out of the events."""
+        """Called by learners for hyperparameters, which are not events."""

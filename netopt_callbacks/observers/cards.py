@@ -1,4 +1,4 @@
-"""Texts of a run for TensorBoard, in Markdown: the plan, a card for each optimization, the end."""
+"""Writes the Markdown texts of a run for TensorBoard: plan, card of each optimization, result."""
 import platform
 
 import cntk as C
@@ -9,10 +9,10 @@ from ..table import Table
 
 
 def plan(run):
-    """Returns what a run is going to do.
+    """Returns the plan of a run.
 
     Args:
-        run (Run): as an observer is told.
+        run (Run): as an observer receives it.
     """
     callbacks = Table('callback', 'options')
     for name, options in run.callbacks:
@@ -68,11 +68,11 @@ def _cpu():
 
 
 def of_optimization(record, names):
-    """Returns the card of an optimization, as it is right after it.
+    """Returns the card of an optimization, as it is right after the optimization.
 
     Args:
-        record (nc.Record): of it.
-        names (list of str): of its layers, as they are in tags.
+        record (nc.Record): of the optimization.
+        names (list of str): its layers, named as in tags.
     """
     said = [f'**{record.optimization}** after epoch {record.epoch} ({record.samples:,} samples)']
     if record.drop is not None:
@@ -113,7 +113,7 @@ def of_result(result):
     """Returns the card of a run that has ended.
 
     Args:
-        result (nc.Result): also of one that was broken off.
+        result (nc.Result): may belong to an interrupted run.
     """
     said = ['**Result**']
     if not result.complete:

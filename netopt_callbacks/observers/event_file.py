@@ -1,4 +1,4 @@
-"""One TensorBoard event file, written as it is told."""
+"""Writes one TensorBoard event file, each event as soon as it is reported."""
 import collections
 import math
 import os
@@ -18,28 +18,29 @@ from .pictures import png
 
 
 class EventFile:
-    """Writes scalars and text for TensorBoard, each on disk when the call returns.
+    """Writes scalars and text for TensorBoard; each is on disk when the call returns.
 
-    It is tensorboardX's file format without its `SummaryWriter`, whose background thread
-    loses what is in its queue when the process is killed, and which waits for ever on a full
-    queue once that thread has died of a full disk.
+    It uses tensorboardX's file format without its `SummaryWriter`. The background thread of a
+    `SummaryWriter` loses its queue when the process is killed. Once that thread has died of a full
+    disk, the writer waits forever on a full queue.
 
-    Where something cannot be written once the file is open, as on a disk that has run full, it
-    warns once and leaves that out; the file stays whole, and what can be written again is.
+    If a write fails after the file is open, as on a full disk, it warns once and skips that event.
+    The file stays valid, and later events are written if they can be.
 
     Args:
-        folder (str): where the file goes; it exists.
-        first_step (int): first step this file will hold. What earlier files of the folder hold
-            from there on is hidden; 0 hides all of it. A point that is told again of a step
-            before, as by a run that was killed at its checkpoint's very step, is left out.
-        describe (callable): returns the description of a tag, which its first point holds.
+        folder (str): an existing folder for the file.
+        first_step (int): first step this file will hold. TensorBoard hides what earlier files of
+            the folder hold from this step on; 0 hides all of it. A point that repeats an earlier
+            step is skipped; a run that was killed at the very step of its checkpoint repeats such
+            points.
+        describe (callable): returns the description of a tag, which is stored with its first point.
 
     Attributes:
-        shown (collections.Counter): (tag, step) of what earlier files hold and still show, less
-            what was told again.
+        shown (collections.Counter): (tag, step) that earlier files still show, minus those repeated
+            since.
 
     Raises:
-        RuntimeError: the file cannot be made.
+        RuntimeError: the file cannot be created.
     """
 
     def __init__(self, folder, first_step=0, describe=None):
@@ -53,14 +54,14 @@ class EventFile:
             self._clock = Clock(latest)
             self._file = _new_file(folder, earlier)
             self._append(Event(file_version='brain.Event:2'))
-            # Readers that go by these marks take the first of a folder for no restart.
+            # Readers that use these marks do not treat the first one of a folder as a restart.
             for _ in range(2 if earlier and not starts else 1):
                 self._append(Event(session_log=SessionLog(status=SessionLog.START)), first_step)
         except OSError as error:
             raise RuntimeError(unwritable(folder, error)) from error
 
     def scalar(self, tag, value, step):
-        """Writes one point of a curve; what TensorBoard allows in no tag becomes '_'."""
+        """Writes one point of a curve; a character that no tag may hold becomes '_'."""
         self.write(summary.scalar(tag, value), step, tag)
 
     def text(self, tag, markdown, step):
@@ -68,7 +69,7 @@ class EventFile:
         self.write(summary.text(tag, markdown), step, tag)
 
     def histogram(self, tag, values, step):
-        """Writes how the finite numbers of an array are spread, in 64 bins."""
+        """Writes the distribution of the finite numbers of an array, in 64 bins."""
         values = values[np.isfinite(values)]
         if values.size:
             self.write(summary.histogram(tag, values, bins=64), step, tag)
@@ -82,7 +83,7 @@ class EventFile:
         self.write(Summary(value=[Summary.Value(tag=shown_tag(tag), image=image)]), step, tag)
 
     def write(self, written, step, tag=None):
-        """Writes a Summary of one value; `tag` is what its description is looked up under."""
+        """Writes a Summary of one value; `tag` is the key for its description."""
         value = written.value[0]
         if tag is not None and value.tag not in self._described:
             _describe(value, self._describe(tag))
@@ -115,7 +116,7 @@ class EventFile:
 
 
 class Nowhere:
-    """In the place of an `EventFile` that could not be made once training had begun."""
+    """Replaces an `EventFile` that could not be created after training had begun."""
 
     shown: Counter[str] = collections.Counter()
 
@@ -126,12 +127,12 @@ class Nowhere:
 
 
 class Clock:
-    """Seconds since 1970 that never go backward, whatever is done to the machine's clock.
+    """Seconds since 1970 that never go backward, even if the machine's clock is set back.
 
-    TensorBoard draws curves over time too, and one that runs backward is no curve.
+    TensorBoard also draws curves over time, and time must not decrease along a curve.
 
     Args:
-        latest (float): a time that has been told already; it goes on from there.
+        latest (float): the latest time already written; the clock continues from there.
     """
 
     def __init__(self, latest=0.0):
@@ -139,7 +140,7 @@ class Clock:
         self._ahead = 0.0
 
     def now(self):
-        """Returns the time: the machine's, or as much ahead of it as it has been set back."""
+        """Returns the machine's time, plus the amount by which its clock has been set back."""
         self._ahead = max(self._ahead, self._latest - time.time())
         self._latest = max(self._latest, time.time() + self._ahead)
         return self._latest
@@ -148,8 +149,8 @@ class Clock:
 def _describe(value, description):
     """Gives a value a description that both readers of TensorBoard show.
 
-    The default one takes metadata only where it names the plugin and, in field 4 that
-    tensorboardX does not know, the class of the data: 1 for scalars, 2 tensors, 3 images.
+    The default reader accepts metadata only if it names the plugin and the class of the data (1
+    scalars, 2 tensors, 3 images). The class is in field 4, which tensorboardX does not know.
     """
     value.metadata.summary_description = description
     plugin, data_class = _PLUGINS.get(value.WhichOneof('value'), (None, 2))
@@ -162,22 +163,21 @@ _PLUGINS = {'simple_value': ('scalars', 1), 'histo': ('histograms', 2), 'image':
 
 
 def shown_tag(tag):
-    """Returns a tag as TensorBoard shows it: with '_' for each character that it allows in none."""
+    """Returns a tag as TensorBoard shows it: each character that it does not allow becomes '_'."""
     return summary.scalar(tag, 0.0).value[0].tag
 
 
 def event_files(folder):
-    """Returns the names of the event files in a folder, in the order they are read: oldest
-    first."""
+    """Returns the names of the event files in a folder, in reading order: oldest first."""
     return sorted(name for name in os.listdir(folder) if 'tfevents' in name)
 
 
 def file_name(earlier):
-    """Returns a name that readers take after all `earlier` ones.
+    """Returns a name that sorts after all `earlier` ones.
 
-    They take the files of a folder in the order of their names, which hold the second they were
-    opened in. That need not be later than the last one's: of two within a second, or after the
-    clock was set back, the second one is told a second later than the first.
+    TensorBoard reads the files of a folder in the order of their names, which hold the second in
+    which they were opened. Two files may be opened within one second, or the clock may be set back.
+    The second file is then named one second later than the first.
     """
     prefix = 'events.out.tfevents.'
     ours = [name for name in earlier if name.startswith(prefix)]
@@ -194,13 +194,17 @@ def _new_file(folder, earlier):
     while True:
         try:
             return RecordFile(os.path.join(folder, file_name(earlier)))
-        except FileExistsError:  # of another process, made in the meantime
+        except FileExistsError:  # another process has created it in the meantime
             earlier = event_files(folder)
 
 
 def _shown(folder, names, first_step):
-    """Returns a Counter of the (tag, step) before `first_step` that event files show, the latest
-    time, and how many marks of a start they hold."""
+    """Returns what event files show before the step `first_step`.
+
+    Returns:
+        (Counter, float, int): the (tag, step) shown, the latest time, and the number of start
+            marks.
+    """
     shown, latest, starts = collections.Counter(), 0.0, 0
     for name in names:
         for event in events(os.path.join(folder, name)):
@@ -218,8 +222,10 @@ def _before(shown, step):
 
 
 def shown_scalars(folder, tags):
-    """Returns a dict {step: value} for each of the tags, as the event files of a folder show it;
-    where a step has several values, the last one."""
+    """Returns a dict {step: value} for each tag, as the event files of a folder show it.
+
+    If a step has several values, the last one counts.
+    """
     found = {tag: {} for tag in tags}
     for name in event_files(folder):
         for event in events(os.path.join(folder, name)):
@@ -233,10 +239,10 @@ def shown_scalars(folder, tags):
 
 
 def writable_folder(folder):
-    """Makes a folder where it is missing; returns its path, with `~` as the user's home.
+    """Creates a folder if it is missing; returns its path, with `~` as the user's home.
 
     Raises:
-        RuntimeError: it cannot be made, or no file can be written in it.
+        RuntimeError: it cannot be created, or no file can be written in it.
     """
     folder = os.path.expanduser(os.fspath(folder))
     try:
@@ -248,7 +254,7 @@ def writable_folder(folder):
 
 
 def unwritable(folder, error):
-    """Returns the message of an error that a file system raised."""
+    """Returns the message for an error that the file system raised."""
     return (
         'TensorBoard: cannot write to the folder %s: %s. Give a folder this user can write '
         'to, on a disk with room' % (folder, error.strerror or error)

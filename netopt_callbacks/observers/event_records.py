@@ -1,6 +1,7 @@
-"""The records of an event file: appended whole or not at all, read up to the first damaged one.
+"""Appends records to an event file, whole or not at all, and reads them up to a damaged one.
 
-A record is its length (8 bytes), a checksum of these (4), an event, and a checksum of it (4).
+A record is its length (8 bytes), a checksum of the length (4), an event, and a checksum of the
+event (4).
 """
 import collections
 import os
@@ -13,19 +14,19 @@ from tensorboardX.record_writer import masked_crc32c
 
 from .output import warn
 
-# The checksum of a longer event, an image of somebody else's, would take seconds; its encoding is
-# checked.
+# The checksum of a longer event (an image that another program wrote) would take seconds, so only
+# its encoding is checked.
 _CHECKED_BYTES = 1 << 16
 
 
 class RecordFile:
-    """A new file of events, each on disk as far as the system can tell when `append` returns.
+    """A new file of events; each is on disk, as far as the system can tell, when `append` returns.
 
     Args:
-        path (str): no file of that name exists.
+        path (str): a name that no file has yet.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the file cannot be created.
     """
 
     def __init__(self, path):
@@ -36,8 +37,9 @@ class RecordFile:
         """Writes one event.
 
         Raises:
-            OSError: it could not be written. The file then ends with the event before it; where
-                not even that could be seen to, it is closed, and nothing is appended any more.
+            OSError: it could not be written. The file then ends with the previous event. If even
+                the partial record cannot be removed, the file is closed and later calls write
+                nothing.
         """
         if self._stream is None:
             return
@@ -69,10 +71,10 @@ class RecordFile:
 
 
 def events(path):
-    """Yields the events of a file, up to one that a kill has cut or that is damaged.
+    """Yields the events of a file up to the first one that is damaged or cut by a kill.
 
-    TensorBoard too shows nothing of a file from its first damaged record on. Damage is warned of;
-    a file that cannot be read, or is none, has no events.
+    TensorBoard also ignores a file from its first damaged record on. A damaged or unreadable file
+    causes a warning. An unreadable or missing file yields no events.
     """
     if not os.path.isfile(path):
         return
@@ -104,8 +106,12 @@ def events(path):
 
 
 def _places(data):
-    """Returns (start, bytes of the event) of each whole record, and where a header is damaged,
-    else the end."""
+    """Returns the places of the whole records, and where the first damaged header is.
+
+    Returns:
+        (list of (int, int), int): (start, bytes of the event) of each record; the start of the
+            damaged header, or the length of the data.
+    """
     places, at, known = [], 0, {}
     while len(data) - at >= 12:
         header, checksum = data[at : at + 8], data[at + 8 : at + 12]
@@ -122,8 +128,10 @@ def _places(data):
 
 
 def _wrong_checksums(data, places):
-    """Yields the first record of each length that differs from its checksum: byte by byte, for
-    all of them at once."""
+    """Yields, for each length, the first record whose checksum does not match.
+
+    The checksums of all records of one length are computed together, byte by byte.
+    """
     values, by_length = np.frombuffer(data, np.uint8), collections.defaultdict(list)
     for start, length in places:
         if length <= _CHECKED_BYTES:
@@ -145,7 +153,7 @@ def _wrong_checksums(data, places):
 
 
 def _table():
-    """Returns CRC-32C of each byte, by its reversed polynomial."""
+    """Returns the CRC-32C of each byte, from the reversed polynomial."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = np.where(

@@ -1,30 +1,29 @@
-"""Output that may go away while training goes on: a terminal, a pipe, a disk."""
+"""Writes text to a terminal, a pipe or a disk that may fail during training."""
 import warnings
 
 
 def warn(message):
-    """Warns, and goes on where the warning cannot be shown: it may be `sys.stderr` that went
-    away."""
+    """Warns; does nothing if the warning cannot be shown, as when `sys.stderr` has failed."""
     try:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
-    except Warning:  # the user made warnings errors
+    except Warning:  # the user's filters turn warnings into errors
         raise
     except Exception:  # whatever a broken sys.stderr raises
         pass
 
 
 class TextOutput:
-    """A text stream whose troubles never reach training.
+    """A text stream whose errors never reach training.
 
-    A letter that its encoding lacks is written as an escape, as `\\xe9`. Where it has no
-    `flush` none is called. Its first error of any other kind ends it: one warning, and nothing is
-    written any more.
+    A character that the encoding lacks is written as an escape such as `\\xe9`. If the stream has
+    no `flush`, none is called. The first error of any other kind ends the output: it warns once and
+    writes nothing more.
 
-    In all else it is the stream: tqdm asks it for size and encoding, and compares it with
-    `sys.stderr`.
+    All other attributes are those of the stream: tqdm asks it for size and encoding, and compares
+    it with `sys.stderr`.
 
     Args:
-        stream: anything with `write`; None, as `sys.stderr` may be, is a stream that has gone.
+        stream: any object with `write`; None, as `sys.stderr` may be, counts as failed.
         what (str): who writes, for the warning.
     """
 
@@ -36,16 +35,16 @@ class TextOutput:
             self._give_up('there is no stream, sys.stderr is None')
 
     def attempt(self, call, *arguments):
-        """Calls what writes to the stream; an error of it ends the output and nothing else."""
+        """Calls a function that writes to the stream; an error ends the output and nothing else."""
         try:
             call(*arguments)
-        except Exception as error:  # a stream is whatever has a `write`, and raises what it likes
+        except Exception as error:  # any object with a `write` may raise anything
             self._give_up(f'{type(error).__name__}: {error}')
 
     def isatty(self):
         try:
             return not self.gone and bool(self._stream.isatty())
-        except Exception:  # none, or closed: then it is no terminal
+        except Exception:  # there is no stream, or it is closed: not a terminal
             return False
 
     def write(self, text):

@@ -1,4 +1,4 @@
-"""Pictures drawn with NumPy alone, as PNG files."""
+"""Draws pictures with NumPy alone and encodes them as PNG files."""
 import struct
 import zlib
 
@@ -12,15 +12,15 @@ _WHITE, _GREY, _TAKEN, _LEFT_OUT, _LINE = (
 
 
 def singular_values(values, rank):
-    """Returns a picture of singular values as bars: uint8 [HEIGHT, WIDTH, 3].
+    """Returns a bar chart of singular values: uint8 [HEIGHT, WIDTH, 3].
 
-    The bars are the values as shares of the largest, largest first. Those that the rank takes are
-    dark, those that it leaves out are light; a red line stands behind the last one taken. Grey
-    lines are at 0, 1/4, 1/2, 3/4 and 1.
+    The bars show the values as fractions of the largest, largest first. Values within the rank are
+    dark, the others are light. A red line follows the last value within the rank. Grey lines are at
+    0, 1/4, 1/2, 3/4 and 1.
 
     Args:
         values (array): singular values, largest first.
-        rank (int): how many of them were taken.
+        rank (int): how many of them were kept.
     """
     picture = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     picture[:] = _WHITE
@@ -42,8 +42,10 @@ def singular_values(values, rank):
 
 
 def png(picture):
-    """Returns a picture, uint8 [height, width, 3], as a PNG file (ISO/IEC 15948): 8 bits a
-    channel, no filter."""
+    """Encodes a picture, uint8 [height, width, 3], as a PNG file (ISO/IEC 15948).
+
+    The file has 8 bits per channel and no filter.
+    """
     height, width = picture.shape[:2]
     lines = np.zeros((height, 1 + 3 * width), np.uint8)  # each line begins with its filter: 0
     lines[:, 1:] = picture.reshape(height, -1)

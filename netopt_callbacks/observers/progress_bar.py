@@ -1,4 +1,4 @@
-"""A bar of the run, and a line for each epoch and each optimization."""
+"""Shows a progress bar of the run, and a line for each epoch and each optimization."""
 import io
 import sys
 from typing import Any
@@ -11,17 +11,17 @@ from .output import TextOutput
 
 
 class ProgressBar(Observer):
-    """Shows a run as one tqdm bar, in samples; where the output is no terminal, as lines.
+    """Shows a run as one tqdm bar, in samples; as lines of text if the output is not a terminal.
 
-    A line stands for every epoch up to the 99th, every 10th up to the 999th and so on, for every
-    optimization, cross-validation and test. Where the output goes away (a closed terminal, a full
-    disk) it warns once, and training goes on.
+    It prints a line for every epoch up to the 99th, every 10th up to the 999th and so on, and for
+    every optimization, cross-validation and test. If the output fails (a closed terminal, a full
+    disk), it warns once and training continues.
 
     Args:
-        file: where to write, a text file; None is `sys.stderr` as it is when training starts.
+        file: an open text file to write to; None is `sys.stderr` as it is when training starts.
 
     Raises:
-        TypeError: `file` is no open text file.
+        TypeError: `file` is not an open text file.
     """
 
     def __init__(self, file: Any = None) -> None:
@@ -39,9 +39,9 @@ class ProgressBar(Observer):
         self._loss = self._metric = self._held_out = None
 
     def close(self) -> None:
-        """Ends the bar.
+        """Closes the bar.
 
-        Only a plain `cntk.Trainer` leaves this to you: a session calls it when it ends.
+        Call it yourself only with a plain `cntk.Trainer`; a session calls it when it ends.
         """
         if self._bar is not None:
             self._bar.set_postfix_str(self._numbers(), refresh=False)
@@ -92,7 +92,7 @@ class ProgressBar(Observer):
         self._clear()
 
     def on_training_summary(self, samples, loss, metric):
-        if self._plain:  # a plain trainer's epochs are what it summarizes
+        if self._plain:  # a plain trainer reports no epochs, only summaries
             self._line(f'{samples} samples: loss {loss:.4f}, metric {metric:.4f}')
             self._average.restart()
 
@@ -128,7 +128,7 @@ class ProgressBar(Observer):
             self._file.flush()
 
     def _clear(self):
-        """Takes the bar away until the next minibatch: CNTK prints lines of its own at a swap."""
+        """Hides the bar until the next minibatch, since CNTK prints lines of its own at a swap."""
         if self._bar is not None:
             self._file.attempt(self._bar.clear)
 
@@ -137,8 +137,7 @@ class ProgressBar(Observer):
             self._bar.set_description_str('epoch %d' % (self._epoch + 1), refresh=False)
 
     def _numbers(self):
-        """Returns the averages of the epoch trained last, so far, and the latest held-out
-        metric."""
+        """Returns the averages of the current or last epoch, and the latest held-out metric."""
         numbers = [
             ('loss', self._loss),
             (self._metric_name, self._metric),
@@ -148,13 +147,15 @@ class ProgressBar(Observer):
 
 
 def _epochs_per_line(epoch):
-    """Returns 1 below epoch 100, 10 below 1000, and so on: at most 99 lines, then 90 for each
-    power."""
+    """Returns 1 below epoch 100, 10 below 1000, and so on.
+
+    This gives at most 99 lines, then 90 for each power of ten.
+    """
     return 10 ** max(0, len(str(epoch)) - 2)
 
 
 def _sentence(record, metric_name):
-    """Returns an optimization in one line."""
+    """Describes an optimization in one line."""
     changed = sum(layer.skipped is None for layer in record.layers)
     said = '%s after epoch %d: %d layer%s changed' % (
         record.optimization,

@@ -1,4 +1,4 @@
-"""What TensorBoard is told of each tag, and in which order it draws them."""
+"""Describes the TensorBoard tags and sets the order in which TensorBoard draws them."""
 from tensorboardX import summary
 
 _DESCRIPTIONS = {
@@ -41,7 +41,7 @@ _SINGULAR = (
 )
 _CARD = 'What the optimization did to each layer.'
 
-# Tags are regular expressions here.
+# In this layout, tags are regular expressions.
 _LAYOUT = (
     (
         'recovery',
@@ -80,10 +80,10 @@ _LAYOUT = (
 
 
 class Descriptions:
-    """Describes tags in the words of a run.
+    """Describes tags with the names that a run uses.
 
     Args:
-        run (Run): None in a plain trainer, which tells none.
+        run (Run): None in a plain trainer, which reports no run.
     """
 
     def __init__(self, run=None):
@@ -95,7 +95,7 @@ class Descriptions:
                 self._words['baseline'] = run.baseline.source
 
     def __call__(self, tag):
-        """Returns the description of a tag; '' of none that is known."""
+        """Returns the description of a tag; '' if the tag is unknown."""
         if tag.startswith('train/learning_rate/'):
             return 'Learning rate of another learner, as CNTK tells it.'
         if tag.startswith('singular_values/'):
@@ -109,7 +109,7 @@ class Descriptions:
 
 
 def layout():
-    """Returns the summary that lays the Custom Scalars tab out, recovery first."""
+    """Returns the summary that defines the layout of the Custom Scalars tab, recovery first."""
     return summary.custom_scalars(
         {
             category: {title: ['Multiline', list(tags)] for title, tags in charts}
@@ -119,8 +119,12 @@ def layout():
 
 
 def hparams(run):
-    """Returns the summaries (before the first point, after the last) for the HParams tab: options
-    of the callbacks, against how the run ended."""
+    """Returns the summaries for the HParams tab: options of the callbacks, and how the run ended.
+
+    Returns:
+        (tuple, Summary): those to write before the first point, and the one to write after the
+            last.
+    """
     options = {'epoch_size': run.epoch_size, 'max_samples': run.max_samples}
     taken = {}
     for name, given in run.callbacks:
@@ -133,7 +137,7 @@ def hparams(run):
 
 
 def _number(text):
-    """Returns an option as a number where it is one, else as it is."""
+    """Returns an option as a number if it is one, else unchanged."""
     try:
         return float(text)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Training and the recovery of each optimization as curves in TensorBoard.
+"""Writes training and the recovery from each optimization as curves for TensorBoard.
 
-`docs/tensorboard.md` lists what is written, under which tag, at which step.
+`docs/tensorboard.md` lists what is written, with tags and steps.
 """
 import os
 import time
@@ -27,20 +27,20 @@ _OPEN: 'weakref.WeakValueDictionary[Any, Any]' = (
 class TensorBoard(Observer):
     """Writes a run for TensorBoard; every step is in samples trained.
 
-    Look at it with `tensorboard --logdir FOLDER`. Where something cannot be written once training
-    has begun (a full disk) it warns once, and training goes on.
+    View it with `tensorboard --logdir FOLDER`. If a write fails after training has begun (a full
+    disk), it warns once and training continues.
 
     Args:
-        logdir (str): a folder for this run alone; made where it is missing, `~` is the user's
-            home. A resumed run goes on in its folder; a run from the start hides what an
-            earlier one wrote there.
-        every (int): minibatches per point of `train/loss` and `train/metric`, which are
-            averages over all samples of these minibatches.
+        logdir (str): a folder for this run alone; created if missing, `~` is the user's home. A
+            resumed run continues in its folder. A run from the start hides what an earlier run
+            wrote there.
+        every (int): minibatches per point of `train/loss` and `train/metric`, which are averages
+            over all samples of these minibatches.
 
     Raises:
         TypeError, ValueError: an argument is not one of these.
-        RuntimeError: the folder cannot be written to, now or when training starts, or then
-            another observer of this process writes there.
+        RuntimeError: the folder cannot be written to, now or when training starts; or another
+            observer of this process writes there when training starts.
     """
 
     def __init__(self, logdir: Path, every: int = 10) -> None:
@@ -61,22 +61,22 @@ class TensorBoard(Observer):
         self._begin(None)
 
     def _begin(self, run):
-        """Knows nothing yet of a run; None is a plain trainer, which tells of none."""
+        """Resets the observer for a run; None is a plain trainer, which reports no run."""
         self._run = run
         self._describe = tags.Descriptions(run)
         self._window = Average(run.samples if run else 0)
         self._speed = Speed()
         self._last_step = None  # of recovery/metric
-        self._size = None  # of the network, as a `Totals` has it
+        self._size = None  # of the network: an object with the fields of a `Totals`
         self._optimized_at = None
         self._tags = {}  # name of a layer -> its tag
         self._signs = {}  # tag of a 1-bit layer -> its signs at the last point, packed
         self._hparams_end = None
 
     def close(self) -> None:
-        """Closes the file and frees the folder.
+        """Closes the file and releases the folder.
 
-        Only a plain `cntk.Trainer` leaves this to you: a session calls it when it ends.
+        Call it yourself only with a plain `cntk.Trainer`; a session calls it when it ends.
         """
         if self._file is not None:
             self._end_window()
@@ -90,8 +90,7 @@ class TensorBoard(Observer):
 
     def on_start(self, run):
         self._begin(run)
-        # What the checkpoint had seen stays, its last point included; what was trained after
-        # it is trained again.
+        # Points up to and including the checkpoint's last one stay; later ones are trained again.
         self._open(run.samples + 1 if run.samples else 0)
         self._file.write(tags.layout(), 0)
         before, self._hparams_end = tags.hparams(run)
@@ -132,7 +131,7 @@ class TensorBoard(Observer):
         names = self._tags_of(record.layers)
         if step > 0:
             self._totals(step - 1)
-        # A free axis leaves a number unknown: its curve ends here.
+        # A free axis makes a number unknown: its curve ends here.
         self._size = record.network_after
         self._totals(step)
         for name, note in zip(names, record.layers):
@@ -172,7 +171,7 @@ class TensorBoard(Observer):
         _OPEN.pop(os.path.realpath(self.logdir), None)
 
     def _opened(self):
-        """Returns the open file; a plain trainer, which tells no start, opens it here."""
+        """Returns the open file; opens it here for a plain trainer, which reports no start."""
         if self._file is None:
             try:
                 self._open(0)
@@ -203,10 +202,10 @@ class TensorBoard(Observer):
         self._window.restart()
 
     def _corner(self, evaluation):
-        """Writes the value before a swap once more, one sample earlier.
+        """Writes the value before a swap a second time, one sample earlier.
 
-        TensorBoard's default loader keeps only the last of several points with one step, so
-        the drop would seem to begin at the epoch before. This point keeps it upright.
+        If several points have the same step, TensorBoard's default loader keeps only the last.
+        Without this point, the drop would seem to begin at the previous epoch.
         """
         step = evaluation.samples - 1
         if step >= 0 and (self._last_step is None or self._last_step < step):
@@ -222,8 +221,11 @@ class TensorBoard(Observer):
         self._scalar('recovery/epochs', evaluation.epochs, step)
 
     def _weights(self, step, known=True):
-        """Writes how the latent weights of the 1-bit layers are, and what became of their signs
-        since the last time; without `known`, of layers that have just become such."""
+        """Writes the distribution of the latent weights of the 1-bit layers, and their sign flips.
+
+        Sign flips are counted since the previous point. Without `known`, only layers that have just
+        become 1-bit are written.
+        """
         if self._run is None:
             return
         weights = self._run.binary_weights()
@@ -244,8 +246,8 @@ class TensorBoard(Observer):
     def _tags_of_names(self, names):
         """Returns a tag for the name of each layer; no two layers of the run have the same one.
 
-        TensorBoard allows fewer letters in a tag than CNTK in a name: 'a b' and 'a:b' are both a_b
-        there.
+        TensorBoard allows fewer characters in a tag than CNTK in a name: 'a b' and 'a:b' both
+        become a_b.
         """
         found = []
         for number, name in enumerate(names, 1):
@@ -273,14 +275,16 @@ class TensorBoard(Observer):
 
 
 class Speed:
-    """Samples per second of a window, of which only the time from `go_on` or a minibatch to the
-    next minibatch counts."""
+    """Samples per second of a window.
+
+    Only the time from `go_on` or a minibatch to the next minibatch counts.
+    """
 
     def __init__(self):
         self._samples, self._seconds, self._since = 0, 0.0, None
 
     def trained(self, samples):
-        """Notes a minibatch; one that nobody saw begin does not count."""
+        """Adds a minibatch; one whose start is unknown does not count."""
         now = time.perf_counter()
         if self._since is not None:
             self._samples += samples
@@ -288,11 +292,11 @@ class Speed:
         self._since = now
 
     def go_on(self):
-        """Notes that what took time since the last minibatch was no training."""
+        """Excludes the time since the last minibatch, which was not training."""
         self._since = time.perf_counter()
 
     def of_window(self):
-        """Returns the speed, and opens the next window; None where no minibatch counted."""
+        """Returns the speed and opens the next window; None if no minibatch counted."""
         speed = self._samples / self._seconds if self._seconds else None
         self._samples, self._seconds = 0, 0.0
         return speed
