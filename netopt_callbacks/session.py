@@ -162,7 +162,7 @@ def _warn_of_what_is_not_exact(trainer, source, workers, checkpoint_file):
     if checkpoint_file and not sources.has_position(source):
         warnings.warn(
             f'the minibatch source {type(source).__name__} keeps no position in a '
-            'checkpoint, so a resumed run begins its data anew: override '
+            'checkpoint, so a resumed run reads its data from the beginning: override '
             'get_checkpoint_state() and restore_from_checkpoint(state)',
             stacklevel=3,
         )

@@ -353,7 +353,7 @@ TABLE = [
         lambda: run(Identity(epoch=2), learner='user', epoch_size=None),
         ValueError,
         'Identity(epoch=2)',
-        'must have epochs that come',
+        'would never be applied',
         'counts no sweeps',
         'give epoch_size in samples',
     ),
@@ -1078,7 +1078,7 @@ TABLE = [
         'Checking: check(model)',
         'return a cntk.Function',
         "got 'z'",
-        'None is where',
+        'None means that',
     ),
     Row(
         'transform that returns text',

@@ -119,8 +119,8 @@ def refuse_epochs_that_never_come(optimizations, clock, learners, workers, sweep
         sweeps = clock.needs_sweeps(optimization)
         if sweeps and learner_facts.counts_nothing(learners):
             raise ValueError(
-                f'{optimization.name}(epoch={optimization.epoch!r}) must have epochs that come, '
-                'and CNTK counts no sweeps where a UserLearner is the only or the first learner: '
+                f'{optimization.name}(epoch={optimization.epoch!r}) would never be applied: CNTK '
+                'counts no sweeps if a UserLearner is the only or the first learner: '
                 'give epoch_size in samples, or put a learner of CNTK first'
             )
         if workers.count == 1 or optimization.epoch in (0, (0, DataUnit.sweep)):

@@ -230,7 +230,8 @@ class Checkpoints:
         wrong = _fault(file)
         if wrong is not None:
             raise ValueError(
-                f'the checkpoint {file} cannot be read ({wrong}): remove it to start anew, or put '
+                f'the checkpoint {file} cannot be read ({wrong}): remove it to start from the '
+                'beginning, or put '
                 f'a copy in its place{Generations(self._folder).said()}'
             )
         try:
@@ -239,7 +240,7 @@ class Checkpoints:
             learners = cntk_py.Dictionary.load(file + STATE)['Learners']
         except Exception as error:
             raise ValueError(
-                'the checkpoint %s cannot be read (%s): remove it to start anew, or '
+                'the checkpoint %s cannot be read (%s): remove it to start from the beginning, or '
                 'put a copy in its place' % (file, str(error).split('\n')[0])
             )
         label = label_in(graph)

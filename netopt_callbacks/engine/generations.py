@@ -110,9 +110,9 @@ class Generations:
                     file,
                     disk.disk_of(file),
                     torn,
-                    f'Make room, and go on from the one before, {left}'
+                    f'Make room, and resume from the one before, {left}'
                     if left
-                    else 'There is none before it: make room, and start anew',
+                    else 'There is none before it: make room, and start from the beginning',
                 )
             )
         with naming_disk(file, 'is whole, and beside it'):
@@ -252,8 +252,7 @@ def fault(file, folders):
         return f'{file} is not the file that was written with {file + STATE}, or has changed since'
     return (
         torn
-        or 'it is none of those that were written beside this folder, or both its files have '
-        'changed since'
+        or 'it matches no pair written beside this folder, or both its files have changed since'
     )
 
 
@@ -307,6 +306,6 @@ class naming_disk:
 def warn_of_going_back(file, wrong, before, damaged):
     """Warns that a run resumes from the previous checkpoint, because this one is damaged."""
     warnings.warn(
-        f'the checkpoint {file} is damaged ({wrong}): this run goes on from the one before it, '
+        f'the checkpoint {file} is damaged ({wrong}): this run resumes from the one before it, '
         f'{before}. The damaged one is kept as {damaged}'
     )

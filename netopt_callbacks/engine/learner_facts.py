@@ -127,7 +127,7 @@ def check_resumable(learners):
     for learner in learners:
         if _forgets(learner):
             raise ValueError(
-                f'the learner {type(learner).__name__} cannot go on from a checkpoint: a '
+                f'the learner {type(learner).__name__} cannot resume from a checkpoint: a '
                 'UserLearner needs create_checkpoint() and restore_from_checkpoint(checkpoint) of '
                 'its own for that'
             )
@@ -188,8 +188,8 @@ def not_rebuilt(learner):
         return (
             None
             if callable(getattr(learner, 'rebuilt', None))
-            else 'a UserLearner needs a method rebuilt(parameters) for that, which returns the '
-            'learner that goes on with these Parameters'
+            else 'a UserLearner needs a method rebuilt(parameters) for that, which returns a '
+            'learner of these Parameters'
         )
     name, arguments = remember.learner(learner)
     if name is None:

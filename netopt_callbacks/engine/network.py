@@ -180,8 +180,9 @@ class Network:
         if self.counts()[0] and random_state.stateful_blocks(now.whole):
             warnings.warn(
                 'this trainer has trained a block with random state (cntk.layers.Dropout is one), '
-                'and CNTK forgets the state of such a block where a trainer is built anew: its '
-                'random numbers begin anew. Attach before the first minibatch for an exact run'
+                'and CNTK forgets the state of such a block if a trainer is rebuilt: its random '
+                'numbers start from the beginning. Attach before the first minibatch for an '
+                'exact run'
             )
         if self._window_unknown:
             warnings.warn(

@@ -17,8 +17,8 @@ _LARGEST = 2**63  # the limit of C++'s counts
 _BEFORE = (
     'it is of version %r of its form, and this netopt_callbacks reads version %d: before it, '
     'factors were kept packed in the Parameters they replaced, for learners that were never '
-    'rebuilt; resume with the version of netopt_callbacks that wrote it, or start anew under '
-    'another name'
+    'rebuilt; resume with the version of netopt_callbacks that wrote it, or start from the '
+    'beginning under another name'
 )
 
 

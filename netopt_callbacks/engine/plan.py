@@ -248,7 +248,7 @@ def refuse_expected(optimizations, model, trained, others=()):
         if not isinstance(expected.model, C.Function):
             raise TypeError(
                 f'{optimization.name}: check(model) must return a cntk.Function, an nc.Transformed '
-                f'or None, got {expected.model!r}; None is where nothing is known yet'
+                f'or None, got {expected.model!r}; None means that nothing is known yet'
             )
         replaced = [one for one in expected.replaced if one.retired]
         _refuse_replaced(optimization, replaced, mine)

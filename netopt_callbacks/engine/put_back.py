@@ -50,8 +50,8 @@ def _saved(trainer, stack):
         return file
     except Exception as error:
         warnings.warn(
-            'should this restore raise half way, the trainer is left as it then is: a copy of '
-            'before could not be written (%s)' % str(error).split('\n')[0]
+            'if this restore fails half way, the trainer stays as it then is: a copy of its '
+            'state could not be written (%s)' % str(error).split('\n')[0]
         )
 
 

@@ -55,7 +55,7 @@ def of_one_batch(model):
     for function in graph.walk(model):
         if function.op_name in _FOR_ONE:
             return (
-                "%s '%s' (sequence.last, first, broadcast_as, past_value and Fold hold such) is "
+                "%s '%s' (sequence.last, first, broadcast_as, past_value and Fold contain it) is "
                 "written for a batch of one; end the network where it still gives a sequence, and "
                 "take the step from what the file gives"
                 % (function.op_name, function.name or function.uid)

@@ -75,7 +75,7 @@ class Block:
         if layer is not None and layer not in LAYERS:
             raise ValueError(
                 f"Block '{op_name}': layer must be 'Dense', 'Convolution' or None, got {layer!r}; "
-                "leave it out where the block is another thing"
+                "leave it out if the block is neither"
             )
         if was is not None and was not in LAYERS:
             raise ValueError(

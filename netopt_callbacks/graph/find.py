@@ -284,7 +284,7 @@ def _other_product(function, enclosing):
             data, weights, reason = (
                 right,
                 left,
-                'its W stands left of the data, as [outputs, inputs]',
+                'its W is on the left of the data, as [outputs, inputs]',
             )
         elif right.is_output and right.owner.op_name == 'TransposeAxes':
             reader = right.owner

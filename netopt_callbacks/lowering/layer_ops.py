@@ -39,8 +39,8 @@ def dense(node, layer, bits):
     if len(outputs) != 1 or tuple(node.inputs[0].shape) != inputs or size != np.prod(bits.shape):
         raise Unsupported(
             node,
-            f'a Dense from {inputs} to {outputs}, applied to {node.inputs[0].shape}, is none of '
-            'programs',
+            f'a Dense from {inputs} to {outputs}, applied to {node.inputs[0].shape}, is not '
+            'supported in programs',
         )
     weights = layer.signs().reshape(size, -1)
     if bits.inverted is not None:
@@ -70,7 +70,8 @@ def float_convolution(node):
     if node.function.attributes['transpose'] or node.operands[0][1].fixed is False:
         raise Unsupported(
             node,
-            'a transposed convolution, or one of weights that are computed, is none of programs',
+            'a transposed convolution, or one of weights that are computed, is not supported in '
+            'programs',
         )
     axes, shape = axes_of(node.function), node.inputs[0].shape
     weights, groups = fixed_value(node.fixed[0]), node.function.attributes['groups']
@@ -81,7 +82,9 @@ def float_convolution(node):
         or shape[0] != weights.shape[1] * groups
     ):
         raise Unsupported(
-            node, f'a convolution of weights {weights.shape} over {shape} is none of programs'
+            node,
+            f'a convolution of weights {weights.shape} over {shape} is not supported in '
+            'programs',
         )
     if max(axis.dilation for axis in axes) > 1:
         raise Unsupported(node, "CNTK's CPU has no dilated convolution to compare with")
@@ -100,7 +103,7 @@ def float_dense(node):
     weights, shape = fixed_value(node.fixed[0]), node.inputs[0].shape
     if node.operands[0][1].fixed or weights.shape[:-1] != shape:
         raise Unsupported(
-            node, f'a product of weights {weights.shape} with {shape} is none of programs'
+            node, f'a product of weights {weights.shape} with {shape} is not supported in programs'
         )
     image = tuple(shape) + (1, 1) * (len(shape) == 1)
     return dict(
@@ -116,7 +119,7 @@ def pooling(node):
     if len(shape) != 3 or attributes['ceilOutDim'] or attributes['includePad']:
         raise Unsupported(
             node,
-            'its pooling is none of programs (input %s, ceil_out_dim %s, include_pad %s)'
+            'its pooling is not supported in programs (input %s, ceil_out_dim %s, include_pad %s)'
             % (shape, attributes['ceilOutDim'], attributes['includePad']),
         )
 

@@ -28,7 +28,7 @@ class LoweringError(RuntimeError):
 
     def __init__(self, parity: Any) -> None:
         super().__init__(
-            'the lowered network does not compute what was trained, so it is not handed over; the '
+            'the lowered network does not compute what was trained, so it is not returned; the '
             'trained one is in result.model.%s\n'
             '%s'
             % (

@@ -329,7 +329,9 @@ def _per_channel(node, variable, value):
     shape = tuple(variable.shape)
     if int(np.prod(shape)) != 1 and shape != (value.channels,) + (1,) * (len(value.shape) - 1):
         raise Unsupported(
-            node, f'an operand of its {node.op_name} is none per channel: its shape is {shape}'
+            node,
+            f'an operand of its {node.op_name} is not one number per channel: its shape is '
+            f'{shape}',
         )
     return _vector(fixed_value(variable).ravel(), value)
 

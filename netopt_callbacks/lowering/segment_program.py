@@ -218,7 +218,7 @@ class SegmentProgram:
 
     def _magnitude(self, node):
         if any(reader is None or reader.kind != 'mean_abs' for reader in node.output.readers):
-            raise Unsupported(node, 'Abs is an operation of programs only where its mean is taken')
+            raise Unsupported(node, 'Abs is supported in programs only if its mean is taken')
         return self._known[id(node.inputs[0])]
 
     def _mean_abs(self, node):
@@ -243,7 +243,7 @@ class SegmentProgram:
         if isinstance(known, Bits) and len(shape) == 1:
             return Bits(known.name, known.shape, known.inverted)
         if len(shape) not in (1, 3):
-            raise Unsupported(node, f'a reshape to {shape} is none of programs')
+            raise Unsupported(node, f'a reshape to {shape} is not supported in programs')
         return self._emitted(
             dict(op='reshape', input=self._stored(self._floats(node.inputs[0])), shape=shape)
         )

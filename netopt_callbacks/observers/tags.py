@@ -37,7 +37,7 @@ _OF_A_LAYER = {
 }
 _SINGULAR = (
     'Singular values of this layer at the factoring, as shares of the largest. Dark: kept. Light: '
-    'left out. The red line stands behind the rank.'
+    'left out. The red line marks the rank.'
 )
 _CARD = 'What the optimization did to each layer.'
 

@@ -378,7 +378,7 @@ def _matrix(layer):
     if low_rank.not_finite(W):
         raise ValueError(
             f'{layer.label}: its weights must be finite, got {low_rank.not_finite(W)} NaN or '
-            f'infinite of {W.size}; where training diverges lower the learning rate, or factor at '
+            f'infinite of {W.size}; if training diverges, lower the learning rate, or factor at '
             'an earlier epoch'
         )
     return W.reshape(_matrix_shape(layer))

@@ -35,7 +35,7 @@ def trained(folder, preserve_all, sweeps=3):
     return one.state(), [
         str(warning.message)
         for warning in said
-        if 'goes on from the one before' in str(warning.message)
+        if 'resumes from the one before' in str(warning.message)
     ]
 
 

@@ -67,7 +67,7 @@ LOOPS = pytest.mark.parametrize('train', [in_a_session, in_a_hand_loop, in_nc_tr
 
 # A trainer that has trained a block with random state.
 
-TRAINED = 'random numbers begin anew. Attach before the first minibatch'
+TRAINED = 'random numbers start from the beginning. Attach before the first minibatch'
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_source_without_a_position_under_checkpoints(source, told, tmpdir):
     with First() as first:
         script = Images(source=source, sweeps=1, test=False, checkpoint=300, folder=str(tmpdir))
         script.run([Identity(epoch=1), first])
-    assert first.heard('a resumed run begins its data anew') == told
+    assert first.heard('a resumed run reads its data from the beginning') == told
 
 
 @pytest.mark.parametrize('dropout', [True, False])

@@ -175,7 +175,7 @@ def test_restore_goes_on_where_no_copy_of_before_can_be_written(run, tmpdir, mon
             told = [
                 warning
                 for warning in said
-                if 'a copy of before could not be written' in str(warning.message)
+                if 'a copy of its state could not be written' in str(warning.message)
             ]
             assert len(told) == (not writable)
             loop(script, 3, 5)

@@ -136,7 +136,7 @@ def test_killed_and_resumed_for_every_learner(learner, tmpdir):
 def test_learner_without_state_is_refused_before_training(learner, tmpdir):
     Script(learner=learner).trainer.save_checkpoint(str(tmpdir.join('model')))
     script = Script(learner=learner, checkpoint=300, folder=str(tmpdir))
-    with pytest.raises(ValueError, match='Halves cannot go on from a checkpoint.*restore_from'):
+    with pytest.raises(ValueError, match='Halves cannot resume from a checkpoint.*restore_from'):
         script.run([Identity(epoch=1)])
     assert not script.log.events
 

@@ -103,7 +103,7 @@ def test_checkpoint_that_is_not_whole(preserve_all, saves, end, share, cut, expe
     one = script(tmpdir, preserve_all)
     cut(saves, end, share)
     with pytest.raises(
-        RuntimeError, match=WORDS + 'Make room, and go on from the one before, .*model'
+        RuntimeError, match=WORDS + 'Make room, and resume from the one before, .*model'
     ):
         one.run([make() for make in CALLBACKS])
     result = one.session.result
@@ -124,7 +124,7 @@ def test_preserved_message_names_the_newest_whole_number(cut, tmpdir):
     one = script(tmpdir, True)
     cut(3, '', 0.3)
     with pytest.raises(
-        RuntimeError, match='model2 could not .*go on from the one before, .*model1$'
+        RuntimeError, match='model2 could not .*resume from the one before, .*model1$'
     ):
         one.run([Identity(epoch=3)])
     assert sorted(pairs(tmpdir)) == ['model0', 'model0.ckp', 'model1', 'model1.ckp']
@@ -135,7 +135,7 @@ def test_last_of_all_where_all_are_kept(cut, tmpdir):
     one = script(tmpdir, True, 1)
     cut(4, '.ckp', 0.5)
     with pytest.raises(
-        RuntimeError, match='model could not .*go on from the one before, .*model2$'
+        RuntimeError, match='model could not .*resume from the one before, .*model2$'
     ):
         one.run([Identity(epoch=0)])
     assert 'model' not in pairs(tmpdir) and 'model2' in pairs(tmpdir)
@@ -145,7 +145,7 @@ def test_first_checkpoint_of_all(cut, tmpdir):
     one = script(tmpdir)
     cut(1, '', 0.7)
     with pytest.raises(
-        RuntimeError, match=WORDS + 'There is none before it: make room, and start anew'
+        RuntimeError, match=WORDS + 'There is none before it: make room, and start from the beginning'
     ):
         one.run([Identity(epoch=3)])
     assert pairs(tmpdir) == {}
@@ -168,7 +168,7 @@ def test_save_by_hand_leaves_the_one_before(links, cut, monkeypatch, tmpdir):
         loop(one, 7, 9)
         cut(1, '.ckp', 0.5)
         with pytest.raises(
-            RuntimeError, match=WORDS + 'Make room, and go on from the one before, .*model$'
+            RuntimeError, match=WORDS + 'Make room, and resume from the one before, .*model$'
         ):
             one.trainer.save_checkpoint(file)
         assert pairs(tmpdir) == before

@@ -176,7 +176,7 @@ def test_forgotten_finish_warns_at_exit(tmpdir):
 def test_trainer_trained_with_a_hidden_dropout_is_told():
     script = Script()
     loop(script, 0, 2)
-    with pytest.warns(UserWarning, match='random numbers begin anew'):
+    with pytest.warns(UserWarning, match='random numbers start from the beginning'):
         with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=64):
             loop(script, 2, 5)
 

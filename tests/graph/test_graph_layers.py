@@ -116,8 +116,8 @@ def test_a_dense_is_found_however_its_bias_is_written(make, bias):
             lambda W: C.times_transpose(C.input_variable(3), W, name='p'),
             'times_transpose reads its W',
         ),
-        (lambda W: C.times(W, C.input_variable((3, 1)), name='p'), 'its W stands left'),
-        (lambda W: C.times(W, C.input_variable(3), name='p'), 'its W stands left'),
+        (lambda W: C.times(W, C.input_variable((3, 1)), name='p'), 'its W is on the left'),
+        (lambda W: C.times(W, C.input_variable(3), name='p'), 'its W is on the left'),
         (
             lambda W: C.times(C.input_variable(3), C.swapaxes(W), name='p'),
             'its W is transposed first',

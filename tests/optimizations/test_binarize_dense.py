@@ -144,7 +144,7 @@ def test_products_that_are_no_dense_layers_are_named():
     model = C.layers.Dense(3, name='b')(left)
     notes = binarize_dense(model).layers
     assert [note.name for note in notes] == ['a', 'b', "product 'left' (W of 6x6)"]
-    assert 'W stands left of the data' in notes[-1].skipped
+    assert 'W is on the left of the data' in notes[-1].skipped
 
 
 # What it keeps
