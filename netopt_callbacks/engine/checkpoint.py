@@ -24,9 +24,9 @@ from typing import NamedTuple, Optional
 import cntk as C
 from cntk import cntk_py
 
+from ..safe_load import load_model
 from . import generations, phase_file, saved_graph
 from .generations import Generations
-from .load import load_graph
 from .mark import label_of as label_in
 from .pair import STATE
 from .state import own
@@ -235,7 +235,7 @@ class Checkpoints:
                 f'a copy in its place{Generations(self._folder).said()}'
             )
         try:
-            graph = own(load_graph(file))
+            graph = own(load_model(file))
             # CNTK would find this one torn only after it has restored the graph.
             learners = cntk_py.Dictionary.load(file + STATE)['Learners']
         except Exception as error:

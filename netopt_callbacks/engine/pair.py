@@ -10,7 +10,7 @@ import zlib
 
 from cntk import cntk_py
 
-from .load import load_graph
+from ..safe_load import load_model
 from .mark import MARK
 
 STATE = '.ckp'
@@ -25,7 +25,7 @@ _PORTION = 1 << 22
 def fault(file):
     """Returns what is wrong with the pair `file`, `file`.ckp as CNTK 2.7 writes it, or None."""
     for path, entries, load in (
-        (file, _GRAPH_ENTRIES, load_graph),
+        (file, _GRAPH_ENTRIES, load_model),
         (file + STATE, _STATE_ENTRIES, cntk_py.Dictionary.load),
     ):
         try:

@@ -16,8 +16,8 @@ from cntk.ops.functions import UserFunction
 
 from ..graph.edit import with_outputs
 from ..graph.walk import functions
+from ..safe_load import load_model
 from . import remember, state
-from .load import load_graph
 from .state import OWN, signature
 
 # By Trainer and uid of an output before a change: the Variable that replaces it, which keeps its
@@ -274,7 +274,7 @@ def _refuse_other_structure(function, file):
     Raises:
         ValueError: the file and the Function are from before and after a change of the network.
     """
-    if signature(load_graph(file)) != signature(function):
+    if signature(load_model(file)) != signature(function):
         raise ValueError(
             f'{named(function)} cannot be restored from {file}: an optimization has changed the '
             'network, and the file holds another structure than the Function has now. '

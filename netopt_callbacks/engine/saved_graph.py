@@ -10,8 +10,8 @@ import cntk as C
 from cntk import cntk_py
 
 from .. import graph
+from ..safe_load import load_model
 from . import temporary
-from .load import load_graph
 from .mark import labelled, reaching
 from .plan import unread
 from .remember import native_trainer
@@ -79,7 +79,7 @@ def _saved(state):
         temporary.room_for(folder, loss, [], what)
         writer.save_checkpoint(folder + '/places')
         temporary.check(folder + '/places', what)
-        return own(load_graph(folder + '/places'))
+        return own(load_model(folder + '/places'))
 
 
 def rebound(saved, phase, original, arguments, leaf_of):
@@ -253,7 +253,7 @@ def refuse_other(trainer, file):
     Raises:
         ValueError: the checkpoint and the Trainer are from before and after that change.
     """
-    if original_outputs(load_graph(file), original_of(current(trainer))) is None:
+    if original_outputs(load_model(file), original_of(current(trainer))) is None:
         raise ValueError(
             f'the checkpoint {file} is of another network than this Trainer has now, since an '
             'optimization attached to another Trainer changed the layers both read: restore that '
