@@ -145,7 +145,8 @@ def test_first_checkpoint_of_all(cut, tmpdir):
     one = script(tmpdir)
     cut(1, '', 0.7)
     with pytest.raises(
-        RuntimeError, match=WORDS + 'There is none before it: make room, and start from the beginning'
+        RuntimeError,
+        match=WORDS + 'There is none before it: make room, and start from the beginning',
     ):
         one.run([Identity(epoch=3)])
     assert pairs(tmpdir) == {}
