@@ -437,6 +437,9 @@ class Engine:
             self.clock.samples, self.clock.epoch, len(self.phases.applied), len(self.optimizations)
         )
 
+    def _repr_html_(self):
+        return self.result._repr_html_()
+
     def _metric_name(self):
         metric = self._network.metric.output
         return metric.name or (metric.owner.op_name if metric.is_output else 'metric')

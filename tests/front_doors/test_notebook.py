@@ -46,6 +46,18 @@ def factor(epoch=1):
     return nc.FactorDense(epoch=epoch, rank=3, filter_function=hidden)
 
 
+def test_a_run_is_shown_in_a_cell():
+    script = Script()
+    script.run([Identity(epoch=2)], data=script.held_out)
+    shown = script.session
+    assert repr(shown) == f'<Session: {shown.result!r}>'
+    assert re.fullmatch(
+        r'<Engine: \d+ samples, \d+ epochs; 1 of 1 optimizations applied>', repr(shown.engine)
+    )
+    for one in shown, shown.engine:
+        assert one._repr_html_() == shown.result._repr_html_()
+
+
 # The cells that are interrupted: each trains for ever and returns its run, or None.
 
 
