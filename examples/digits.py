@@ -63,6 +63,7 @@ def main():
         labels,
     )
     print_speed(plain, result, images)
+    print('The curves of both runs are in runs/: python -m tensorboard.main --logdir runs')
 
 
 def digits():

@@ -85,7 +85,16 @@ class _Package(types.ModuleType):
         if name not in _NAMES:
             raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
         _cntk.require()
-        value = getattr(importlib.import_module(f'{__name__}.{_NAMES[name]}'), name)
+        try:
+            value = getattr(importlib.import_module(f'{__name__}.{_NAMES[name]}'), name)
+        except ImportError as error:
+            if error.name not in ('tensorboardX', 'tqdm'):
+                raise
+            raise ImportError(
+                f"nc.{name} needs {error.name}, which is not installed: "
+                "pip install 'netopt_callbacks[train]'",
+                name=error.name,
+            ) from error
         setattr(self, name, value)
         return value
 

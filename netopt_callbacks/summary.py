@@ -148,10 +148,8 @@ def optimizations(records, baseline):
             record.metric_now,
             baseline and record.curve and baseline.at(record.curve[-1][0]) or None,
             record.drop,
-            recovered_share(record.recovered),
-            record.epochs_to_recover
-            if record.epochs_to_recover is not None or record.drop is None or not record.epochs
-            else 'not',
+            recovered_share(record),
+            _epochs_to_recover(record),
         )
     return table
 
@@ -349,9 +347,26 @@ def _float_bytes(model):
     return None if len(sizes) > 1 else sizes.pop() if sizes else 4
 
 
-def recovered_share(share):
-    """Returns a recovered fraction as text; a gain beyond the drop is shown as '>100 %'."""
-    return '>100 %' if share is not None and share > 1 else _percent(share)
+def recovered_share(record):
+    """Returns the recovered fraction of a record as text.
+
+    It is '>100 %' for a gain beyond the drop, 'worse' if the metric is worse than right after the
+    optimization, and 'no drop' if nothing was lost.
+    """
+    if record.drop is not None and record.drop <= 0:
+        return 'no drop'
+    share = record.recovered
+    if share is not None and not 0 <= share <= 1:
+        return '>100 %' if share > 1 else 'worse'
+    return _percent(share)
+
+
+def _epochs_to_recover(record):
+    if record.drop is None or record.drop <= 0:
+        return None
+    if record.epochs_to_recover is None and record.epochs:
+        return 'not'
+    return record.epochs_to_recover
 
 
 def _percent(share):

@@ -239,6 +239,18 @@ def endless_source():
     script.run(data=C.io.MinibatchSourceFromData({'x': script.images, 'label': script.labels}))
 
 
+def endless_cross_validation():
+    script = Script()
+    source = C.io.MinibatchSourceFromData({'x': script.images, 'label': script.labels})
+    script.arguments['cv_config'] = C.CrossValidationConfig(source, minibatch_size=64)
+    script.run([nc.Observer()])
+
+
+def lower_as_a_writer():
+    script = Script()
+    C.Trainer(script.z, (script.loss, script.metric), script.learners, [nc.Lower()])
+
+
 class Unknown(C.io.MinibatchSourceFromData):
     """A source of the user's own, that does not tell how much it gives."""
 
@@ -1273,6 +1285,42 @@ TABLE = [
         'must end',
         'repeats for ever',
         'max_sweeps=1',
+    ),
+    Row(
+        'cross-validation source without an end',
+        endless_cross_validation,
+        ValueError,
+        'cross-validation source',
+        'must end',
+        'repeats for ever',
+        'max_samples=',
+    ),
+    Row(
+        'held-out dict without one of the arguments',
+        lambda: Script().run(data={'x': np.zeros((3, 1, 6, 6), np.float32)}),
+        ValueError,
+        'data as a dict',
+        'for each argument of the criterion, x, label',
+        'got x',
+        'add what is missing',
+    ),
+    Row(
+        'Lower among the progress writers of a Trainer',
+        lower_as_a_writer,
+        TypeError,
+        'progress_writers',
+        'of a Trainer takes no',
+        'Lower',
+        'callbacks=[...]',
+    ),
+    Row(
+        'filter that asks a Layer for what it does not have',
+        lambda: graph.layers(networks.sequential()[0], lambda layer: layer.nmae == 'hidden'),
+        AttributeError,
+        'filter_function',
+        "'nmae'",
+        'a Layer has',
+        'name',
     ),
     Row(
         'held-out source that cannot go back',

@@ -269,9 +269,16 @@ class _Column:
 
 
 def _fits(shape, expected):
-    """Whether an argument accepts a shape; a free side (negative) accepts any size."""
+    """Whether an argument accepts a shape; a free side (negative) accepts any size.
+
+    CNTK accepts axes of size 1 before the argument's own. Flat samples, which CNTK's readers give,
+    are unambiguous.
+    """
     if any(side < 0 for side in expected):
         return len(shape) == len(expected) and all(
             side < 0 or side == size for size, side in zip(shape, expected)
         )
-    return int(np.prod(shape)) == int(np.prod(expected))
+    shape, expected = tuple(shape), tuple(expected)
+    while len(shape) > len(expected) and shape[0] == 1:
+        shape = shape[1:]
+    return shape == expected or shape == (int(np.prod(expected)),)

@@ -102,8 +102,8 @@ def held_out(data, arguments, streams=None, cross_validation=None, minibatch_siz
     """Returns the held-out data of a run, or None if it has none.
 
     Args:
-        data: what the user gave as `data=`: arrays in the order of the criterion's arguments, or a
-            minibatch source; None takes `cross_validation`.
+        data: what the user gave as `data=`: arrays in the order of the criterion's arguments, a
+            dict of them by argument, or a minibatch source; None takes `cross_validation`.
         arguments (tuple of cntk.Variable): the criterion's.
         streams (dict): the training's map of arguments to stream infos; a source given as `data`
             must have streams of the same names.
@@ -117,6 +117,8 @@ def held_out(data, arguments, streams=None, cross_validation=None, minibatch_siz
         return _of_cross_validation(cross_validation or {}, streams)
     if isinstance(data, (MinibatchSource, UserMinibatchSource)):
         return Source(data, _streams_of(data, arguments, streams), minibatch_size)
+    if isinstance(data, dict):
+        data = _in_order(data, arguments)
     if isinstance(data, np.ndarray) or not isinstance(data, (tuple, list)):
         data = (data,)
     if not all(
@@ -130,16 +132,38 @@ def held_out(data, arguments, streams=None, cross_validation=None, minibatch_siz
     return Arrays(tuple(data), arguments, minibatch_size)
 
 
-def _of_cross_validation(given, streams):
-    """Returns the cross-validation data, or None if there is none or it is endless.
+def _in_order(data, arguments):
+    """Returns the arrays of a dict {argument: array}, in the order of the arguments."""
+    by_argument = {getattr(key, 'uid', key): array for key, array in data.items()}
+    if set(by_argument) != {argument.uid for argument in arguments}:
+        raise ValueError(
+            'data as a dict must have an array for each argument of the criterion, %s; got %s; '
+            'add what is missing, and leave out the rest'
+            % (
+                ', '.join(name_of(argument) for argument in arguments),
+                ', '.join(str(getattr(key, 'name', key)) for key in data) or 'none',
+            )
+        )
+    return tuple(by_argument[argument.uid] for argument in arguments)
 
-    CNTK itself refuses an endless source when it starts to cross-validate. A source that cannot go
-    back to its position is left to CNTK, so that CNTK's cross-validation reads the same data as
-    without this package.
+
+def _of_cross_validation(given, streams):
+    """Returns the cross-validation data, or None if there is none.
+
+    A source that cannot go back to its position is left to CNTK, so that CNTK's cross-validation
+    reads the same data as without this package.
+
+    Raises:
+        ValueError: the source never ends: CNTK would cross-validate for ever, or refuse it then.
     """
     source, limit = given.get('source'), given.get('max_samples')
-    if source is None or (limit in (None, sys.maxsize) and _is_endless(source)):
+    if source is None:
         return None
+    if limit in (None, sys.maxsize) and _is_endless(source):
+        raise ValueError(
+            'the cross-validation source must end, got one that repeats for ever; give the source '
+            'max_sweeps=1 or max_samples=, or CrossValidationConfig max_samples='
+        )
     if not has_position(source):
         warnings.warn(
             f'the cross-validation source {type(source).__name__} has no position to go back to, '

@@ -97,6 +97,12 @@ def _remember_trainer(construct):
     @functools.wraps(construct)
     def constructor(self, model, criterion, parameter_learners, progress_writers=None):
         parts = tuple(criterion) if isinstance(criterion, (tuple, list)) else (criterion,)
+        for writer in _as_list(progress_writers):
+            if not getattr(type(writer), 'works_in_cntks_train', True):
+                raise TypeError(
+                    f'progress_writers of a Trainer takes no {type(writer).__name__}; give it as '
+                    'callbacks=[...] of nc.training_session, nc.attach or nc.train'
+                )
         construct(self, model, criterion, parameter_learners, progress_writers)
         setattr(
             self, ATTRIBUTE, TrainerFacts(self, model, parts, parameter_learners, progress_writers)

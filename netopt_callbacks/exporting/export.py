@@ -38,10 +38,11 @@ class Exported:
         self.comparison = comparison
 
     def __str__(self):
-        return '%s: %s bytes, %d segments; %s' % (
+        return '%s: %s bytes with the graph of standard operators, %d segment%s; %s' % (
             self.path,
             format(self.bytes, ','),
             len(self.segments),
+            '' if len(self.segments) == 1 else 's',
             self.comparison,
         )
 
@@ -119,6 +120,10 @@ def _describe(file, cut, records, metric):
 def _put(data, path):
     """Writes a file whole or not at all."""
     folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            f'{path} cannot be written: there is no folder {folder}; make it, or give another path'
+        )
     handle, temporary = tempfile.mkstemp(dir=folder, prefix='.netopt_')
     try:
         with os.fdopen(handle, 'wb') as file:

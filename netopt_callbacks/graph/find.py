@@ -66,7 +66,7 @@ def layers(
     ]
     if filter_function is None:
         return found
-    taken = {layer: bool(filter_function(layer)) for layer in found if not layer.follows}
+    taken = {layer: takes(filter_function, layer) for layer in found if not layer.follows}
     for layer in found:
         for other in layer.shared_with:
             if taken.get(layer) and not taken.get(other, True):
@@ -114,6 +114,21 @@ def check_filter(filter_function: Optional[Filter]) -> None:
             "the filter_function of layers must be callable with a Layer, or None, got "
             f"{filter_function!r}; write for example lambda layer: layer.name == 'hidden'"
         )
+
+
+def takes(filter_function: Filter, layer: Layer) -> bool:
+    """Returns whether a filter takes a layer.
+
+    Raises:
+        AttributeError: the filter asks a Layer for an attribute that it does not have.
+    """
+    try:
+        return bool(filter_function(layer))
+    except AttributeError as error:
+        raise AttributeError(
+            f'filter_function, called with the Layer {layer.label}: {error}; a Layer has '
+            + ', '.join(sorted(name for name in dir(layer) if name[0] != '_'))
+        ) from error
 
 
 def no_layers_error(model: C.Function, what: str, op_name: Optional[str] = None) -> ValueError:

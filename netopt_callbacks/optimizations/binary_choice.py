@@ -89,7 +89,7 @@ def _in_order(everything, layers):
 
 def _filtered(layers, filter_function):
     """Returns {layer: reason} for the layers that the filter leaves."""
-    takes = {layer: bool(filter_function(layer)) for layer in layers if not layer.follows}
+    takes = {layer: graph.takes(filter_function, layer) for layer in layers if not layer.follows}
     by_weights = {}
     for layer in takes:
         other = by_weights.setdefault(layer.W.uid, layer)

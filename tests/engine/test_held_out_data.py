@@ -16,6 +16,7 @@ from user_script import Identity
 RANDOM = np.random.RandomState(7)
 LENGTHS = RANDOM.randint(2, 7, 30)
 FRAMES = [RANDOM.rand(length, 6).astype(np.float32) for length in LENGTHS]
+EYE4 = np.eye(4, dtype=np.float32)
 LETTERS = [2 * np.eye(4, dtype=np.float32)[RANDOM.randint(1, 4, length)] for length in LENGTHS]
 
 
@@ -235,6 +236,23 @@ def test_what_cntk_cannot_read_is_named_before_training(data, words):
     with pytest.raises(ValueError) as error:
         held_out(data, arguments)
     assert words in str(error.value) and 'in the order x, y' in str(error.value)
+
+
+def test_a_dict_flat_samples_and_axes_of_one_are_the_same_data():
+    x, y = C.input_variable((2, 3), name='x'), C.input_variable(4, name='y')
+    metric = C.classification_error(C.layers.Dense(4, init=C.glorot_uniform(seed=3))(x), y)
+    images, labels = RANDOM.rand(40, 2, 3).astype(np.float32), EYE4[RANDOM.randint(0, 4, 40)]
+    expected = cntks(metric, [({x: images, y: labels}, 40)])
+    for data in (
+        (images, labels),
+        {y: labels, x: images},
+        (images.reshape(40, 6), labels),
+        (images.reshape(40, 1, 2, 3), labels),
+    ):
+        assert Measure(metric)(held_out(data, [x, y])) == expected
+    for wrong in images.transpose(0, 2, 1), images.reshape(40, 2, 3, 1), images.reshape(40, 6, 1):
+        with pytest.raises(ValueError, match=r'argument x must have shape \[samples, 2, 3\], got'):
+            held_out((wrong, labels), [x, y])
 
 
 def test_dense_for_sparse_is_named():

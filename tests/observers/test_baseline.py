@@ -8,6 +8,7 @@ import pytest
 import netopt_callbacks as nc
 from netopt_callbacks.baseline import checked_baseline
 from netopt_callbacks.observers.base import Evaluation, Run
+from netopt_callbacks.summary import recovered_share
 
 
 def test_the_value_at_a_sample():
@@ -95,6 +96,21 @@ def test_whether_training_was_still_improving(before, improving):
     said = ' '.join(result.summary().split())
     assert 'baseline 0.15, this run 0.2, both at 500 samples' in said
     assert max(map(len, result.summary().splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    'after, now, shown',
+    [
+        (0.5, 0.4, '50 %'),
+        (0.5, 0.2, '>100 %'),
+        (0.5, 0.6, 'worse'),
+        (0.25, 0.6, 'no drop'),
+        (0.3, 0.3, 'no drop'),
+    ],
+)
+def test_recovery_in_words(after, now, shown):
+    made = nc.Record('X', 2, 200, 0.3, after, [(200, after), (300, now)], epochs=[2, 3])
+    assert recovered_share(made) == shown
 
 
 def test_records_pickle_go_to_json_and_are_shown():
