@@ -16,6 +16,26 @@ def labelled(outputs, label):
     return C.combine(list(outputs) + list(_carrier(label).outputs))
 
 
+def network_of(state, unread, label):
+    """Returns the model and the loss that a trainer of a State is built from.
+
+    Args:
+        state (State): the current one.
+        unread (list of cntk.Parameter): those of its learners that its loss does not read.
+        label (str): the label in its checkpoints, or None.
+
+    Returns:
+        (cntk.Function, cntk.Function): the model, None if there is none, and the loss.
+    """
+    loss = reaching(state.loss, unread)
+    if label is None:
+        return state.model, loss
+    outputs = list(state.model.outputs) if state.model is not None else []
+    if loss is not state.loss:
+        outputs += state.loss.outputs  # a checkpoint must have the plain one as an output
+    return labelled(outputs, label), loss
+
+
 def _carrier(label):
     return C.combine([C.constant(np.ones((), np.float32), name=MARK + label)])
 

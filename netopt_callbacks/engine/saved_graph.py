@@ -12,7 +12,7 @@ from cntk import cntk_py
 from .. import graph
 from ..safe_load import load_model
 from . import temporary
-from .mark import labelled, reaching
+from .mark import network_of
 from .plan import unread
 from .remember import native_trainer
 from .state import Original, current, operations_of, own, signature
@@ -71,8 +71,7 @@ def _place(uid, uids):
 
 def _saved(state):
     """Returns the graph in a checkpoint of a trainer of this network, as loaded."""
-    loss = reaching(state.loss, unread(state.trained, state.loss))
-    model = labelled(state.model.outputs if state.models else (), 'places')
+    model, loss = network_of(state, unread(state.trained, state.loss), 'places')
     writer = native_trainer(model, (loss, state.metric), [C.sgd(list(loss.parameters), 0.0)], [])
     what = 'a checkpoint of an optimized network'
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ own objects.
 from . import learner_facts
 from .exchanged import class_of
 from .learner_facts import describe_parameter
-from .mark import labelled, reaching
+from .mark import network_of
 from .plan import unread
 from .remember import native_trainer
 
@@ -79,10 +79,7 @@ def exchange(trainer, facts, state, begin_with, writers, label, undo):
     """
     learners = [learner_facts.rebuild(one, begin_with, undo) for one in state.trained]
     trained = tuple(one._replace(learner=learner) for one, learner in zip(state.trained, learners))
-    loss = reaching(state.loss, unread(trained, state.loss))
-    model = state.model
-    if label is not None:
-        model = labelled(model.outputs if model is not None else (), label)
+    model, loss = network_of(state, unread(trained, state.loss), label)
     new = native_trainer(model, (loss, state.metric), learners, list(writers))
     tested = facts.tracker is not None and facts.tracker.tested is not None
     for name, value in (

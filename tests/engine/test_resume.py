@@ -112,14 +112,8 @@ def test_killed_anywhere(plan, preserve_all, tmpdir):
         ), kill
 
 
-# The plan that a learner is resumed under where it cannot train packed factors.
-PLAN_OF = {
-    'adagrad': 'own learner',
-    'rmsprop': 'own learner',
-    'noise': 'own learner',
-    'clipping by norm': 'own learner',
-    'part': 'identity',
-}
+# The plan for a learner that cannot be rebuilt over factors, or holds none of the factored layers.
+PLAN_OF = {'sgd and user with state': 'own learner', 'part': 'identity'}
 WITHOUT_STATE = ('user', 'user and sgd')  # refused, see below
 
 
@@ -130,6 +124,21 @@ def test_killed_and_resumed_for_every_learner(learner, tmpdir):
     assert killed_and_resumed(tmpdir.mkdir('killed'), (16, 13), plan=plan, learner=learner) == run(
         tmpdir.mkdir('whole'), plan=plan, learner=learner
     )
+
+
+def test_a_learner_that_keeps_what_is_retired_is_resumed(tmpdir):
+    ended = []
+    for _ in range(2):
+        script = Script(
+            learner='sgd and user with state',
+            checkpoint=300,
+            folder=str(tmpdir),
+            test=False,
+            cross_validation=0,
+        )
+        script.run(PLANS['own learner'](), data=script.held_out)
+        ended.append((script.state(), [str(r) for r in script.session.result.records]))
+    assert ended[0] == ended[1] and len(ended[0][1]) == 2
 
 
 @pytest.mark.parametrize('learner', WITHOUT_STATE)
