@@ -284,8 +284,6 @@ def continues_sequences(arguments):
     data, new = _data_of(arguments)
     if new:
         return not all(new)
-    # Reading a mask unpacks the data, and CNTK then no longer accepts it for an input of another
-    # shape.
     values = (
         [value for name, value in data.items() if len(getattr(name, 'dynamic_axes', (0, 0))) > 1]
         if isinstance(data, dict)
@@ -296,9 +294,15 @@ def continues_sequences(arguments):
 
 
 def _mask(value):
-    """Returns CNTK's mask of the steps of a minibatch; None if every sequence is new and whole."""
+    """Returns CNTK's mask of the steps of a minibatch; None if every sequence is new and whole.
+
+    Reading a mask unpacks the data: CNTK then no longer accepts it for an input of another shape,
+    and its reader, which fills the same memory again, finds it in use. So a copy is read.
+    """
     value = value.data if isinstance(value, MinibatchData) else value
-    mask = C.cntk_py.Value.mask(value) if isinstance(value, C.cntk_py.Value) else None
+    if not isinstance(value, C.cntk_py.Value):
+        return None
+    mask = C.cntk_py.Value.mask(C.cntk_py.Value.deep_clone(value, True))
     return None if mask is None else mask.asarray()
 
 

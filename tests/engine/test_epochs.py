@@ -82,7 +82,7 @@ def test_sweep_behind_max_samples(epoch_size, epoch):
 
 @pytest.mark.parametrize('epoch_size, epoch', [(None, 1), (SAMPLES, (1, DataUnit.sweep))])
 def test_sweeps_under_a_users_learner(epoch_size, epoch):
-    assert 'no sweeps where a UserLearner is the only or the first' in never(
+    assert 'no sweeps if a UserLearner is the only or the first' in never(
         epoch_size, epoch, learner='user'
     )
 
@@ -256,3 +256,34 @@ def test_minibatches_that_go_on_with_sequences(tmpdir):
         C.sequence.input_variable(2), [np.zeros((3, 2), np.float32), np.zeros((1, 2), np.float32)]
     )
     assert not continues_sequences({1: whole}) and not continues_sequences({1: np.zeros((3, 2))})
+
+
+def test_a_reader_may_fill_again_what_a_script_still_holds(tmpdir):
+    """CNTK's reader fills the memory of an earlier minibatch, which must not be in use by us.
+
+    Sparse sequences, larger minibatch by minibatch, all of which the script holds.
+    """
+    path = tmpdir.join('sequences.txt')
+    lines = [(0, 3, 7), (0, 2, 8), (1, 4, 7), (1, 5, 8), (1, 3, 6), (1, 1, 2)]
+    path.write('\n'.join('%d\t|S0 %d:1\t|S1 %d:1' % line for line in lines))
+    stream = lambda field: C.io.StreamDef(field=field, shape=10, is_sparse=True)
+
+    def losses(callbacks):
+        source = C.io.MinibatchSource(
+            C.io.CTFDeserializer(str(path), C.io.StreamDefs(x=stream('S0'), y=stream('S1'))),
+            randomize=False,
+        )
+        x, y = C.sequence.input_variable(10), C.sequence.input_variable(10)
+        z = C.plus(x, C.reduce_sum(C.parameter(10, init=1)))
+        criterion = C.cross_entropy_with_softmax(z, y), C.classification_error(z, y)
+        learner = C.sgd(z.parameters, C.learning_parameter_schedule_per_sample(0.1))
+        trainer = C.Trainer(z, criterion, [learner])
+        run, held, found = nc.attach(trainer, callbacks, epoch_size=1), [], []
+        for size in (1, 1, 9, 30, 60):
+            held.append(source.next_minibatch(size, {x: source.streams.x, y: source.streams.y}))
+            trainer.train_minibatch(held[-1])
+            found.append(trainer.previous_minibatch_loss_average)
+        run.finish()
+        return found
+
+    assert losses([Identity(epoch=1)]) == losses([])
