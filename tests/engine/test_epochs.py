@@ -265,10 +265,10 @@ def test_a_reader_may_fill_again_what_a_script_still_holds(tmpdir):
     """
     path = tmpdir.join('sequences.txt')
     lines = [(0, 3, 7), (0, 2, 8), (1, 4, 7), (1, 5, 8), (1, 3, 6), (1, 1, 2)]
-    path.write('\n'.join('%d\t|S0 %d:1\t|S1 %d:1' % line for line in lines))
+    path.write(''.join('%d\t|S0 %d:1\t|S1 %d:1\n' % line for line in lines))
     stream = lambda field: C.io.StreamDef(field=field, shape=10, is_sparse=True)
 
-    def losses(callbacks):
+    def losses(callbacks, sizes):
         source = C.io.MinibatchSource(
             C.io.CTFDeserializer(str(path), C.io.StreamDefs(x=stream('S0'), y=stream('S1'))),
             randomize=False,
@@ -279,11 +279,12 @@ def test_a_reader_may_fill_again_what_a_script_still_holds(tmpdir):
         learner = C.sgd(z.parameters, C.learning_parameter_schedule_per_sample(0.1))
         trainer = C.Trainer(z, criterion, [learner])
         run, held, found = nc.attach(trainer, callbacks, epoch_size=1), [], []
-        for size in (4, 4, 9, 30):
+        for size in sizes:
             held.append(source.next_minibatch(size, {x: source.streams.x, y: source.streams.y}))
             trainer.train_minibatch(held[-1])
             found.append(trainer.previous_minibatch_loss_average)
         run.finish()
         return found
 
-    assert losses([Identity(epoch=1)]) == losses([])
+    for sizes in 3 * [(1, 1, 9, 30, 60), (1, 1, 1, 9, 30, 60), (4, 4, 9, 30)]:
+        assert losses([Identity(epoch=1)], sizes) == losses([], sizes)
