@@ -58,6 +58,12 @@ class ProgressBar(Observer):
         self._epoch = run.samples // run.epoch_size if run.epoch_size else 0
         self._average = Average(run.samples)
         self._open(run.samples, run.max_samples)
+        if run.samples:
+            nothing_left = run.max_samples and run.samples >= run.max_samples
+            self._line(
+                f'resumed after {run.samples:,} samples'
+                + (': nothing is left to train' if nothing_left else '')
+            )
 
     def on_minibatch(self, samples, loss, metric):
         self._average.add(samples, loss, metric)

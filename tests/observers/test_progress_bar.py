@@ -47,6 +47,22 @@ def test_the_bar_counts_samples_and_closes():
     bar.on_end(nc.Result())
 
 
+@pytest.mark.parametrize(
+    'samples, said',
+    [
+        (0, []),
+        (1100, ['resumed after 1,100 samples']),
+        (4000, ['resumed after 4,000 samples: nothing is left to train']),
+    ],
+)
+def test_a_resumed_run_says_so(samples, said):
+    out = io.StringIO()
+    bar = nc.ProgressBar(out)
+    bar.on_start(Run(epoch_size=1000, max_samples=4000, samples=samples))
+    bar.on_end(nc.Result())
+    assert out.getvalue().splitlines() == said
+
+
 def test_a_thousand_epochs_are_not_a_thousand_lines():
     out = io.StringIO()
     bar = nc.ProgressBar(out)
