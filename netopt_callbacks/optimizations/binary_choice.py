@@ -56,7 +56,7 @@ class Choice:
             self.skipped = _filtered(self.layers, filter_function)
         self.taken = [layer for layer in self.layers if layer not in self.skipped]
         if not self.taken:
-            raise _nothing_left(model, kind, self.skipped)
+            raise _nothing_left(model, kind, self.skipped, filter_function)
         for layer in self.taken:
             _check_supported(layer, kind)
             if operands == 'inputs' and layer in self.staged:
@@ -146,7 +146,7 @@ def _ends(model, kind, everything, layers, keys):
     return {layer: reasons[layer.W.uid] for layer in layers if layer.W.uid in reasons}
 
 
-def _nothing_left(model, kind, skipped):
+def _nothing_left(model, kind, skipped, filter_function):
     """Returns the error that says what was seen, and why none of it is taken."""
     reasons = [f'{layer.label}: {reason}' for layer, reason in skipped.items()]
     reasons += [
@@ -154,6 +154,12 @@ def _nothing_left(model, kind, skipped):
         for block in binary_blocks(model)
         if kind_of_block(block) is kind
     ]
+    if filter_function is not None:
+        reasons += [
+            f'{layer.label} is taken: use nc.Binarize{layer.op_name} for it'
+            for layer in graph.layers(model)
+            if layer.op_name != kind.layer_op_name and graph.takes(filter_function, layer)
+        ]
     error = graph.no_layers_error(model, kind.optimization, kind.layer_op_name)
     return ValueError('{}. {}'.format(error, '; '.join(reasons))) if reasons else error
 

@@ -421,3 +421,13 @@ def test_layers_inside_blocks_are_calibrated_and_binarized():
         block.op_name for block in graph.walk(lowered, into_blocks=True)
     ]
     np.testing.assert_array_equal(lowered.eval(data), new_model.eval(data))
+
+
+def test_a_filter_that_takes_a_dense_is_told_what_binarizes_one():
+    _, model = convolutions()
+    with pytest.raises(ValueError, match="Dense 'classify' .* is taken: use nc.BinarizeDense"):
+        binarize_convolution(model, named('classify'))
+    with pytest.raises(
+        ValueError, match="Convolution 'first' .* is taken: use nc.BinarizeConvolution"
+    ):
+        nc.BinarizeDense(filter_function=named('first')).transform(model)
