@@ -148,18 +148,20 @@ def _in_order(data, arguments):
 
 
 def _of_cross_validation(given, streams):
-    """Returns the cross-validation data, or None if there is none.
+    """Returns the cross-validation data, or None if there is none or CNTK will refuse it.
 
-    A source that cannot go back to its position is left to CNTK, so that CNTK's cross-validation
-    reads the same data as without this package.
+    CNTK itself refuses an endless source of its own. A source that cannot go back to its position
+    is left to CNTK, so that CNTK's cross-validation reads the same data as without this package.
 
     Raises:
-        ValueError: the source never ends: CNTK would cross-validate for ever, or refuse it then.
+        ValueError: a source in Python never ends: CNTK would cross-validate for ever.
     """
     source, limit = given.get('source'), given.get('max_samples')
     if source is None:
         return None
     if limit in (None, sys.maxsize) and _is_endless(source):
+        if not isinstance(source, UserMinibatchSource):
+            return None
         raise ValueError(
             'the cross-validation source must end, got one that repeats for ever; give the source '
             'max_sweeps=1 or max_samples=, or CrossValidationConfig max_samples='
