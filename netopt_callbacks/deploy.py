@@ -114,26 +114,9 @@ def export(model: 'cntk.Function', path: Path, data: Any = None) -> Any:
             name, and what to do.
         ExportError: the file does not compute what the network does; none is written.
     """
-    return writer()(model, path, data)
+    from .exporting import exporter
 
-
-def writer() -> Any:
-    """Returns the function that writes a file, `exporting.export.export`.
-
-    Raises:
-        ImportError: CNTK, `onnx` or `onnxruntime` is missing.
-    """
-    from . import _cntk
-
-    _cntk.require()
-    try:
-        from .exporting.export import export as write
-    except ImportError as error:
-        raise ImportError(
-            f"an export needs onnx and onnxruntime ({error}): "
-            "pip install 'netopt_callbacks[export]'"
-        ) from error
-    return write
+    return exporter()(model, path, data)
 
 
 def _runtime() -> Any:

@@ -243,12 +243,12 @@ class Result:
             RuntimeError: training has not begun, so there is no network.
             Whatever `nc.deploy.export` raises.
         """
-        from .deploy import writer
+        from .exporting import exporter
 
         if self.model is None:
             raise RuntimeError('there is no network to export: training has not begun')
         held_out = self.held_out if data is None and self.held_out else data
-        return writer()(
+        return exporter()(
             self.model,
             path,
             held_out,

@@ -1,12 +1,12 @@
-"""Exchanges the network inside a running trainer, and rebuilds it on resume.
+"""Exchanges the network inside a running trainer.
 
 Every change replaces one `State` with another, in one exchange, whole or not at all:
 
     take_over    the user's own network, blocks with random state opened, under writers we know
     transformed  prepare -> transform -> plan -> check; nothing has changed yet
     commit       ... -> exchange -> share values among workers
-    rebuild      the network of a checkpoint on the script's own inputs, Parameters and Constants
-    go_back      the network that the trainer was built with, which plain checkpoints belong to
+
+A restore is an exchange, too: see `restores`.
 """
 import contextlib
 import gc
@@ -21,7 +21,6 @@ from cntk.train.trainer import Trainer
 from .. import count, graph
 from ..optimizations import binary_block
 from . import (
-    difference,
     directors,
     edits,
     learner_facts,
@@ -36,9 +35,7 @@ from . import (
 )
 from .export import exported
 from .known import known_model
-from .learner_facts import Trained
 from .plan import planned, refuse_expected
-from .put_back import or_as_it_was
 from .schedule import UNITS
 from .state import own
 
@@ -60,12 +57,6 @@ class Change:
         self.readers = readers
         self.following = following  # uid of an output before: the Variable that replaces it
         self.others = others  # (other Trainer, its next State, what its learners begin with)
-
-
-class _Restore:
-    """The optimization that `planned` gets if a restore changes other Trainers' networks."""
-
-    name, learner, learner_state = 'the restore', None, 'reset'
 
 
 class Network:
@@ -99,7 +90,7 @@ class Network:
 
     def begin(self):
         """Reads the trainer's current state."""
-        self.given = self._began_with = list(self.facts.learners)
+        self.given = self.began_with = list(self.facts.learners)
         self._window_unknown = (
             self.facts.tracker is None and self.facts.writers and self.counts()[0]
         )
@@ -140,9 +131,9 @@ class Network:
 
     def go_on_from(self, before):
         """Takes over what the network of an earlier run knew about the trainer's learners."""
-        self.given, self._began_with = before.given, before._began_with
+        self.given, self.began_with = before.given, before.began_with
 
-    def _readers(self, whole):
+    def readers_of(self, whole):
         """Returns the other readers of a network, the same on each of several workers.
 
         Objects that wait to be collected do not count.
@@ -161,7 +152,7 @@ class Network:
         if optimizations and any(other is not self.trainer for other in remember.trainers()):
             others = [
                 (readers.named(now.whole), now.trained)
-                for now in map(state.current, self._readers(self.now.whole).trainers)
+                for now in map(state.current, self.readers_of(self.now.whole).trainers)
             ]
         refuse_expected(optimizations, self.now.whole, self.now.trained, others)
 
@@ -208,14 +199,14 @@ class Network:
             if random_state.has_state(now.whole):
                 self._open(now, label)
                 return
-            now, _ = self._numbered(now)
-        self._exchange(now, label)
+            now, _ = self.numbered(now)
+        self.exchange(now, label)
 
     def _open(self, now, label):
         """Takes over a network with random state; opens blocks with such state for all readers."""
-        found = self._readers(now.whole)
+        found = self.readers_of(now.whole)
         whole, others = edits.as_one(random_state.open_blocks, now.whole, found.outputs)
-        after, others = self._numbered(now._replace(whole=whole), others)
+        after, others = self.numbered(now._replace(whole=whole), others)
         following = {
             old.uid: new
             for old, new in zip(
@@ -223,7 +214,7 @@ class Network:
             )
         }
         _stay(found.trainers, now.whole, following)
-        self._exchange(after, label, rest=lambda undo: found.follow(following, undo))
+        self.exchange(after, label, rest=lambda undo: found.follow(following, undo))
 
     def transformed(self, optimization, index, minibatches):
         """Transforms the network; the trainer stays unchanged, even if this raises.
@@ -237,7 +228,7 @@ class Network:
             Change: to be committed.
         """
         before = self._pulled()
-        found = self._readers(before.whole)
+        found = self.readers_of(before.whole)
         outputs = list(before.whole.outputs)
         if self.workers.count > 1:
             self.workers.align_unique_id()  # CNTK aggregates gradients in the order of their uids
@@ -260,14 +251,14 @@ class Network:
         )
         if after.whole is not before.whole:
             whole, others = edits.as_one(random_state.open_blocks, after.whole, others)
-            after, others = self._numbered(after._replace(whole=whole), others)
+            after, others = self.numbered(after._replace(whole=whole), others)
         swap.check(before.whole, after, plan.trained, optimization.name)
         self.workers.agree(lambda: state.signature(after.whole), optimization.name)
         following = {old.uid: output for old, output in zip(outputs, after.whole.outputs)}
         following.update((old.uid, output) for old, output in zip(found.outputs, others))
         retired = edits.missing(before.whole, after.whole)
         left = found.left_behind(following, optimization.name, retired, touched)
-        others, messages = self._others(found, following, optimization, index, done.replaced)
+        others, messages = self.others_after(found, following, optimization, index, done.replaced)
         return Change(
             after,
             plan.begin_with,
@@ -279,7 +270,7 @@ class Network:
             others,
         )
 
-    def _others(self, found, following, optimization, index, replaced):
+    def others_after(self, found, following, optimization, index, replaced):
         """Returns the changes of other Trainers over the same layers, and notes for the record."""
         others, messages, staying = [], [], []
         for trainer in found.trainers:
@@ -317,7 +308,7 @@ class Network:
                 Network.of(trainer, self.workers).put(after, begin_with, undo)
             change.readers.follow(change.following, undo)
 
-        self._exchange(change.now, label, change.begin_with, rest)
+        self.exchange(change.now, label, change.begin_with, rest)
 
     @classmethod
     def of(cls, trainer, workers):
@@ -335,132 +326,12 @@ class Network:
                 'counts all its samples, but the loss and metric only from here on'
             )
         self._pulled()
-        self._exchange(after, self.facts.label, begin_with, None, undo)
-
-    def rebuild(self, saved, optimizations, label, restore):
-        """Rebuilds the network of a checkpoint and restores the checkpoint, whole or not at all.
-
-        Args:
-            saved (checkpoint.Saved): of a run with optimizations.
-            optimizations (list of nc.Optimization): those of the run; their `learner=` makes the
-                learners that are not the user's.
-            label (str): of the phase.
-            restore (callable): restores the checkpoint into the trainer.
-
-        Raises:
-            ValueError: this script did not write the checkpoint.
-        """
-        original = self.original
-        known = self._known_state(saved)
-        if known is None:
-            whole, learners = saved_graph.rebound(
-                saved.graph, saved.phase, original, self.facts.arguments, self._leaf_of(original)
-            )
-            given = self._given_for(saved, learners)
-            _check_given(saved, given, original)
-            trained = self._trained(learners, given, optimizations)
-            after = self.now._replace(whole=whole, trained=trained)
-            learner_facts.check_states(saved, trained)
-            after, _ = self._numbered(after, unique_id=saved.phase.unique_id)
-        else:
-            after, given = known, self.given
-            learner_facts.check_states(saved, after.trained)
-        learner_facts.keep_state(given)
-        with or_as_it_was(self.trainer, self.facts.learners):
-            self._exchange(after, label, rest=self._following(after, restore))
-        self.given = given
-
-    def _given_for(self, saved, learners):
-        """Returns the script's learners for those of a checkpoint, except the `learner=` ones."""
-        expected = sum(made_by is None for made_by, _ in learners)
-        given = self.given
-        if len(given) != expected:
-            given = self._began_with  # it went back to before a run that added learners
-        if len(given) != expected:
-            raise ValueError(
-                f'the checkpoint {saved.file} holds the state of {expected} learners, and this '
-                f'trainer has {len(given)}: build it with the same learners'
-            )
-        return given
-
-    def _trained(self, learners, given, optimizations):
-        """Returns the `Trained` of each learner of a checkpoint."""
-        mine, trained = iter(given), []
-        for made_by, parameters in learners:
-            if made_by is None:
-                learner = next(mine)
-                reason = learner_facts.not_rebuilt(learner)
-                if reason is not None and not learner_facts.trains(learner, parameters):
-                    raise ValueError(
-                        'the checkpoint holds a network whose learner '
-                        f'({learner_facts.describe(learner)}) trains other Parameters than it does '
-                        f'now, and {reason}'
-                    )
-            elif optimizations[made_by].learner is None:
-                raise ValueError(
-                    f'{optimizations[made_by].name}: the checkpoint was written with learner= for '
-                    'the Parameters it adds, got none now; give the same one'
-                )
-            else:
-                learner = optimizations[made_by].learner(list(parameters))
-            trained.append(Trained(learner, parameters, made_by))
-        return tuple(trained)
-
-    def go_back(self, saved, restore):
-        """Restores a checkpoint of plain CNTK into the user's own network, whole or not at all.
-
-        Args:
-            saved (checkpoint.Saved): of plain CNTK.
-            restore (callable): restores the checkpoint into the trainer.
-        """
-        if self.facts.label is None:  # the trainer has that network already
-            self.restore_in_place(restore)
-            return
-        after = self._plain(saved)
-        with or_as_it_was(self.trainer, self.facts.learners):
-            self._exchange(after, None, rest=self._following(after, restore))
-        self.given = after.learners
-
-    def restore_in_place(self, restore):
-        """Restores a checkpoint into the trainer as it is, whole or not at all.
-
-        Args:
-            restore (callable): restores the checkpoint into the trainer.
-
-        Returns:
-            Whatever `restore` returns.
-        """
-        with or_as_it_was(self.trainer, self.facts.learners):
-            return restore()
+        self.exchange(after, self.facts.label, begin_with, None, undo)
 
     @property
     def original(self):
         """The `Original` of the trainer: the network that plain checkpoints belong to."""
         return self.facts.original or saved_graph.original_of(self.now)
-
-    def check_plain(self, saved):
-        """Refuses a checkpoint of plain CNTK that does not belong to the user's original network.
-
-        Args:
-            saved (checkpoint.Saved): of plain CNTK.
-
-        Raises:
-            ValueError: the checkpoint belongs to another network, or to other learners.
-        """
-        if saved_graph.original_outputs(saved.graph, self.original) is None:
-            raise ValueError(
-                f'the checkpoint {saved.file} was written by another network than the one of this '
-                'script: give it another checkpoint name'
-            )
-        learner_facts.check_states(saved, self._plain(saved).trained)
-
-    def _plain(self, saved):
-        """Returns the State that a plain checkpoint belongs to."""
-        original = self.original
-        if original.state is not None:
-            return original.state
-        whole, trained = saved_graph.original_again(saved.graph, original, self._leaf_of(original))
-        return self.now._replace(whole=own(whole), trained=trained, unique_id=None)
 
     def places(self):
         """Returns what is where in a checkpoint of the current network, JSON-ready."""
@@ -507,7 +378,7 @@ class Network:
                 Trainer.save_checkpoint(self.trainer, folder + '/pulled')
         return now
 
-    def _numbered(self, after, others=(), unique_id=None):
+    def numbered(self, after, others=(), unique_id=None):
         """Returns the State with the uids its graph needs, and the outputs of its other readers.
 
         With several workers and random state, the uids must be the same on all workers and after a
@@ -528,50 +399,7 @@ class Network:
         whole, others = edits.as_one(graph.clone_shared, after.whole, others)
         return after._replace(whole=whole, unique_id=begin), others
 
-    def _known_state(self, saved):
-        """Returns the kept State that a checkpoint was saved from, or None.
-
-        Several workers keep States with random state: once the uid counter is past the uids of a
-        checkpoint, no new graph can get them.
-        """
-        known = self.facts.states.get(saved.phase.unique_id)
-        return known if known is not None and saved_graph.is_of(saved, known.whole) else None
-
-    def _leaf_of(self, original):
-        """Returns a function: uid -> the script's Parameter or Constant of `original`, or None."""
-        whole = self.now.whole
-        known = {leaf.uid: leaf for leaf in list(whole.parameters) + list(whole.constants)}
-        missing = {uid for uids in original.leaves for uid in uids if uid not in known}
-        known.update(readers.live_leaves(missing) if missing else {})
-        return known.get
-
-    def _following(self, after, restore):
-        """Returns a function that restores a checkpoint and makes the readers follow.
-
-        The function is called once the trainer has the network of the checkpoint.
-        """
-        before = self.now
-        found = self._readers(before.whole)
-        following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
-        others, touched, parts = difference.follow(before.whole, after.whole, found.outputs)
-        following.update((old.uid, new) for old, new in zip(found.outputs, others))
-        found.left_behind(
-            following, 'the restore', edits.missing(before.whole, after.whole), touched
-        )
-        trained = [parameter for one in after.trained for parameter in one.parameters]
-        others, _ = self._others(
-            found, following, _Restore(), None, difference.replaced(parts, trained)
-        )
-
-        def rest(undo):
-            for trainer, state_of, begin_with in others:
-                Network.of(trainer, self.workers).put(state_of, begin_with, undo)
-            found.follow(following, undo)
-            restore()
-
-        return rest
-
-    def _exchange(self, after, label, begin_with=None, rest=None, undo=None):
+    def exchange(self, after, label, begin_with=None, rest=None, undo=None):
         """Builds the next C++ trainer and puts it in, whole or not at all.
 
         Args:
@@ -624,31 +452,6 @@ class Network:
                 self.facts.original = original._replace(state=None)
         if label is not None and self.workers.count > 1 and random_state.has_state(after.whole):
             self.facts.states[after.unique_id] = self.now
-
-
-def _check_given(saved, given, original):
-    """Refuses a checkpoint whose learners train different Parameters than this script's learners.
-
-    Raises:
-        ValueError: this script did not write the checkpoint.
-    """
-    place_of = {
-        uid: place
-        for uid, place in zip(original.leaves[0], saved.phase.parameters)
-        if place is not None
-    }
-    theirs = [set(owned) for made_by, owned in saved.phase.learners if made_by is None]
-    for number, (owned, learner) in enumerate(zip(theirs, given)):
-        mine = next((trained for one, trained in original.learners if one.learner is learner), None)
-        if mine is not None and {
-            place_of[uid] for uid in mine if uid in place_of
-        } != owned.intersection(place_of.values()):
-            raise ValueError(
-                f'the checkpoint {saved.file} was written by another script: its learner number '
-                f'{number} trains other Parameters of the network than '
-                f'{learner_facts.describe(learner)} of this one does: build it with the same '
-                'learners'
-            )
 
 
 def _stay(trainers, whole, following):

@@ -13,6 +13,7 @@ from cntk.train.trainer import Trainer
 from ..records import Record
 from . import checkpoint, directors, learner_facts, phase_file
 from .lock import Lock
+from .restores import Restores
 
 
 class Restored(NamedTuple):
@@ -49,6 +50,7 @@ class Phases:
         self._starts = {}  # start counts of the checkpoints saved by hand, by path
         self._run = None  # id that tells this run's phases from those of all other runs
         self._network = network
+        self._restores = Restores(network)
         self._clock = clock
         self._changes = bool(optimizations)
         self._optimizations = optimizations
@@ -277,9 +279,9 @@ class Phases:
             )
 
         if phase is None:
-            self._network.check_plain(saved)
+            self._restores.check_plain(saved)
             with directors.uninterrupted():
-                self._network.go_back(saved, into_trainer)
+                self._restores.go_back(saved, into_trainer)
                 self._set_clock(
                     file, self._network.counts(), self._start if self._changes else self.base
                 )
@@ -291,7 +293,7 @@ class Phases:
             return Restored(state[0], changed=self.optimized)
         with directors.uninterrupted():
             label = checkpoint.label_of(len(phase.fired), phase.run)
-            self._network.rebuild(saved, self._optimizations, label, into_trainer)
+            self._restores.rebuild(saved, self._optimizations, label, into_trainer)
             self._begun, self._run = True, phase.run
             counts = self._network.counts()
             self._enter(
@@ -332,7 +334,7 @@ class Phases:
         saved = self._load(file)
         phase = saved.phase
         if phase is None and not self.optimized:
-            self._network.check_plain(saved)
+            self._restores.check_plain(saved)
         elif phase is None or phase.fired != self.applied:
             raise ValueError(
                 'while a session trains, a checkpoint must be of the network as it is now, with %d '
@@ -345,7 +347,7 @@ class Phases:
             )
         else:
             learner_facts.check_states(saved, self._network.now.trained)
-        return self._network.restore_in_place(lambda: restore(file))
+        return self._restores.in_place(lambda: restore(file))
 
     def restore_file(self, file, restore):
         """Restores a checkpoint for the user's code, during the run or after it.

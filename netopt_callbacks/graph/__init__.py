@@ -4,7 +4,8 @@ Public as `nc.graph`: it is what an optimization of your own is written with. Se
 """
 from .blocks import Block, made_of
 from .edit import clone_shared, placeholder_like, replace, substitute
-from .find import check_filter, frozen_layers, layers, no_layers_error, other_products, takes
+from .filters import check_filter, takes
+from .find import frozen_layers, layers, no_layers_error, other_products
 from .layer import Layer
 from .scope import is_trained, seen_first, trained_by, trained_part
 from .user_functions import cloned_whole

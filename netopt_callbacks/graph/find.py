@@ -5,6 +5,7 @@ import cntk as C
 
 from .._types import Filter
 from . import blocks
+from .filters import check_filter, takes
 from .layer import Layer, label_of
 from .scope import trained_part
 from .walk import Level, body
@@ -105,30 +106,6 @@ def _found(model):
         found += others
     _link(found)
     return found
-
-
-def check_filter(filter_function: Optional[Filter]) -> None:
-    """Raises TypeError for a `filter_function` that is neither a function nor None."""
-    if filter_function is not None and not callable(filter_function):
-        raise TypeError(
-            "the filter_function of layers must be callable with a Layer, or None, got "
-            f"{filter_function!r}; write for example lambda layer: layer.name == 'hidden'"
-        )
-
-
-def takes(filter_function: Filter, layer: Layer) -> bool:
-    """Returns whether a filter takes a layer.
-
-    Raises:
-        AttributeError: the filter asks a Layer for an attribute that it does not have.
-    """
-    try:
-        return bool(filter_function(layer))
-    except AttributeError as error:
-        raise AttributeError(
-            f'filter_function, called with the Layer {layer.label}: {error}; a Layer has '
-            + ', '.join(sorted(name for name in dir(layer) if name[0] != '_'))
-        ) from error
 
 
 def no_layers_error(model: C.Function, what: str, op_name: Optional[str] = None) -> ValueError:

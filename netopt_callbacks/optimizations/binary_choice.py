@@ -155,13 +155,19 @@ def _nothing_left(model, kind, skipped, filter_function):
         if kind_of_block(block) is kind
     ]
     if filter_function is not None:
-        reasons += [
-            f'{layer.label} is taken: use nc.Binarize{layer.op_name} for it'
-            for layer in graph.layers(model)
-            if layer.op_name != kind.layer_op_name and graph.takes(filter_function, layer)
-        ]
+        reasons += _for_another_kind(model, kind, filter_function)
     error = graph.no_layers_error(model, kind.optimization, kind.layer_op_name)
     return ValueError('{}. {}'.format(error, '; '.join(reasons))) if reasons else error
+
+
+def _for_another_kind(model, kind, filter_function):
+    """Returns hints: the layers of other kinds that a filter takes, and what binarizes them."""
+    others = [layer for layer in graph.layers(model) if layer.op_name != kind.layer_op_name]
+    try:
+        taken = [layer for layer in others if graph.takes(filter_function, layer)]
+    except Exception:  # it was written for layers of this kind, as one that asks for their shape
+        return []
+    return [f'{layer.label} is taken: use nc.Binarize{layer.op_name} for it' for layer in taken]
 
 
 def _check_supported(layer, kind):

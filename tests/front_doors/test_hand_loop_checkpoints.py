@@ -6,7 +6,7 @@ import cntk as C
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import network
+from netopt_callbacks.engine import restores
 from user_script import EPOCH, SAMPLES, Identity, Script, factor, hidden, loop
 
 
@@ -119,13 +119,13 @@ def test_ctrl_c_in_a_restore_comes_after_it(tmpdir, monkeypatch):
     script, file = Script(), str(tmpdir.join('model'))
     signal_before = signal.signal(signal.SIGINT, signal.default_int_handler)
     pressed = []
-    rebuild = network.Network.rebuild
+    rebuild = restores.Restores.rebuild
 
     def rebuilt(*arguments):
         rebuild(*arguments)
         pressed.append(os.kill(os.getpid(), signal.SIGINT))
 
-    monkeypatch.setattr(network.Network, 'rebuild', rebuilt)
+    monkeypatch.setattr(restores.Restores, 'rebuild', rebuilt)
     try:
         with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH) as run:
             loop(script, 0, 4)

@@ -283,7 +283,6 @@ def test_default_is_the_best():
 
 
 @pytest.mark.slow
-@native_builds.needs_compiler
 def test_a_new_instruction_set_is_one_file_and_one_line(tmp_path):
     sources = tmp_path / 'native'
     shutil.copytree(native_builds.SOURCES, str(sources))
@@ -333,7 +332,6 @@ print('exact')
 """
 
 
-@native_builds.needs_compiler
 def test_subnormals_where_the_process_flushes_them_to_zero(tmp_path):
     library, source = tmp_path / 'flush.so', tmp_path / 'flush.c'
     source.write_text(

@@ -260,7 +260,6 @@ def test_many_threads_call_one_program():
     assert not failures
 
 
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs os.fork')
 def test_after_a_fork():
     made = program()
     made(X)

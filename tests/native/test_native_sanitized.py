@@ -8,7 +8,6 @@ import native_builds
 from netopt_callbacks import native
 from paths import SUPPORT
 
-pytestmark = native_builds.needs_compiler
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import sysconfig
 
-import pytest
-
 from paths import CLONE
 
 SOURCES = os.path.join(CLONE, 'native')
@@ -21,11 +19,6 @@ SANITIZE = [
     '-fno-sanitize-recover=all',
     '-fsanitize=address,undefined',
 ]
-
-needs_compiler = pytest.mark.skipif(
-    COMPILER is None or not os.path.isdir(SOURCES),
-    reason='needs g++ and the sources of the extension',
-)
 
 
 def core_sources(folder=SOURCES):

@@ -1,0 +1,219 @@
+"""Restores checkpoints: into the trainer as it is, or with the network that they belong to.
+
+    rebuild      the network of a checkpoint on the script's own inputs, Parameters and Constants
+    go_back      the network that the trainer was built with, which a plain checkpoint belongs to
+    in_place     the current network
+"""
+from . import difference, edits, learner_facts, readers, saved_graph
+from .learner_facts import Trained
+from .put_back import or_as_it_was
+from .state import own
+
+
+class _Restore:
+    """The optimization that `planned` gets if a restore changes other Trainers' networks."""
+
+    name, learner, learner_state = 'the restore', None, 'reset'
+
+
+class Restores:
+    """The restores of one trainer.
+
+    Args:
+        network (network.Network): of the trainer.
+    """
+
+    def __init__(self, network):
+        self._network = network
+
+    def rebuild(self, saved, optimizations, label, restore):
+        """Rebuilds the network of a checkpoint and restores the checkpoint, whole or not at all.
+
+        Args:
+            saved (checkpoint.Saved): of a run with optimizations.
+            optimizations (list of nc.Optimization): those of the run; their `learner=` makes the
+                learners that are not the user's.
+            label (str): of the phase.
+            restore (callable): restores the checkpoint into the trainer.
+
+        Raises:
+            ValueError: this script did not write the checkpoint.
+        """
+        original = self._network.original
+        known = self._known_state(saved)
+        if known is None:
+            whole, learners = saved_graph.rebound(
+                saved.graph,
+                saved.phase,
+                original,
+                self._network.facts.arguments,
+                self._leaf_of(original),
+            )
+            given = self._given_for(saved, learners)
+            _check_given(saved, given, original)
+            trained = self._trained(learners, given, optimizations)
+            after = self._network.now._replace(whole=whole, trained=trained)
+            learner_facts.check_states(saved, trained)
+            after, _ = self._network.numbered(after, unique_id=saved.phase.unique_id)
+        else:
+            after, given = known, self._network.given
+            learner_facts.check_states(saved, after.trained)
+        learner_facts.keep_state(given)
+        with or_as_it_was(self._network.trainer, self._network.facts.learners):
+            self._network.exchange(after, label, rest=self._following(after, restore))
+        self._network.given = given
+
+    def _given_for(self, saved, learners):
+        """Returns the script's learners for those of a checkpoint, except the `learner=` ones."""
+        expected = sum(made_by is None for made_by, _ in learners)
+        given = self._network.given
+        if len(given) != expected:
+            given = self._network.began_with  # it went back to before a run that added learners
+        if len(given) != expected:
+            raise ValueError(
+                f'the checkpoint {saved.file} holds the state of {expected} learners, and this '
+                f'trainer has {len(given)}: build it with the same learners'
+            )
+        return given
+
+    def _trained(self, learners, given, optimizations):
+        """Returns the `Trained` of each learner of a checkpoint."""
+        mine, trained = iter(given), []
+        for made_by, parameters in learners:
+            if made_by is None:
+                learner = next(mine)
+                reason = learner_facts.not_rebuilt(learner)
+                if reason is not None and not learner_facts.trains(learner, parameters):
+                    raise ValueError(
+                        'the checkpoint holds a network whose learner '
+                        f'({learner_facts.describe(learner)}) trains other Parameters than it does '
+                        f'now, and {reason}'
+                    )
+            elif optimizations[made_by].learner is None:
+                raise ValueError(
+                    f'{optimizations[made_by].name}: the checkpoint was written with learner= for '
+                    'the Parameters it adds, got none now; give the same one'
+                )
+            else:
+                learner = optimizations[made_by].learner(list(parameters))
+            trained.append(Trained(learner, parameters, made_by))
+        return tuple(trained)
+
+    def go_back(self, saved, restore):
+        """Restores a checkpoint of plain CNTK into the user's own network, whole or not at all.
+
+        Args:
+            saved (checkpoint.Saved): of plain CNTK.
+            restore (callable): restores the checkpoint into the trainer.
+        """
+        if self._network.facts.label is None:  # the trainer has that network already
+            self.in_place(restore)
+            return
+        after = self._plain(saved)
+        with or_as_it_was(self._network.trainer, self._network.facts.learners):
+            self._network.exchange(after, None, rest=self._following(after, restore))
+        self._network.given = after.learners
+
+    def in_place(self, restore):
+        """Restores a checkpoint into the trainer as it is, whole or not at all.
+
+        Args:
+            restore (callable): restores the checkpoint into the trainer.
+
+        Returns:
+            Whatever `restore` returns.
+        """
+        with or_as_it_was(self._network.trainer, self._network.facts.learners):
+            return restore()
+
+    def check_plain(self, saved):
+        """Refuses a checkpoint of plain CNTK that does not belong to the user's original network.
+
+        Args:
+            saved (checkpoint.Saved): of plain CNTK.
+
+        Raises:
+            ValueError: the checkpoint belongs to another network, or to other learners.
+        """
+        if saved_graph.original_outputs(saved.graph, self._network.original) is None:
+            raise ValueError(
+                f'the checkpoint {saved.file} was written by another network than the one of this '
+                'script: give it another checkpoint name'
+            )
+        learner_facts.check_states(saved, self._plain(saved).trained)
+
+    def _plain(self, saved):
+        """Returns the State that a plain checkpoint belongs to."""
+        original = self._network.original
+        if original.state is not None:
+            return original.state
+        whole, trained = saved_graph.original_again(saved.graph, original, self._leaf_of(original))
+        return self._network.now._replace(whole=own(whole), trained=trained, unique_id=None)
+
+    def _known_state(self, saved):
+        """Returns the kept State that a checkpoint was saved from, or None.
+
+        Several workers keep States with random state: once the uid counter is past the uids of a
+        checkpoint, no new graph can get them.
+        """
+        known = self._network.facts.states.get(saved.phase.unique_id)
+        return known if known is not None and saved_graph.is_of(saved, known.whole) else None
+
+    def _leaf_of(self, original):
+        """Returns a function: uid -> the script's Parameter or Constant of `original`, or None."""
+        whole = self._network.now.whole
+        known = {leaf.uid: leaf for leaf in list(whole.parameters) + list(whole.constants)}
+        missing = {uid for uids in original.leaves for uid in uids if uid not in known}
+        known.update(readers.live_leaves(missing) if missing else {})
+        return known.get
+
+    def _following(self, after, restore):
+        """Returns a function that restores a checkpoint and makes the readers follow.
+
+        The function is called once the trainer has the network of the checkpoint.
+        """
+        before = self._network.now
+        found = self._network.readers_of(before.whole)
+        following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
+        others, touched, parts = difference.follow(before.whole, after.whole, found.outputs)
+        following.update((old.uid, new) for old, new in zip(found.outputs, others))
+        found.left_behind(
+            following, 'the restore', edits.missing(before.whole, after.whole), touched
+        )
+        trained = [parameter for one in after.trained for parameter in one.parameters]
+        others, _ = self._network.others_after(
+            found, following, _Restore(), None, difference.replaced(parts, trained)
+        )
+
+        def rest(undo):
+            for trainer, state_of, begin_with in others:
+                self._network.of(trainer, self._network.workers).put(state_of, begin_with, undo)
+            found.follow(following, undo)
+            restore()
+
+        return rest
+
+
+def _check_given(saved, given, original):
+    """Refuses a checkpoint whose learners train different Parameters than this script's learners.
+
+    Raises:
+        ValueError: this script did not write the checkpoint.
+    """
+    place_of = {
+        uid: place
+        for uid, place in zip(original.leaves[0], saved.phase.parameters)
+        if place is not None
+    }
+    theirs = [set(owned) for made_by, owned in saved.phase.learners if made_by is None]
+    for number, (owned, learner) in enumerate(zip(theirs, given)):
+        mine = next((trained for one, trained in original.learners if one.learner is learner), None)
+        if mine is not None and {
+            place_of[uid] for uid in mine if uid in place_of
+        } != owned.intersection(place_of.values()):
+            raise ValueError(
+                f'the checkpoint {saved.file} was written by another script: its learner number '
+                f'{number} trains other Parameters of the network than '
+                f'{learner_facts.describe(learner)} of this one does: build it with the same '
+                'learners'
+            )
