@@ -1,13 +1,14 @@
 """What the package shows of itself: its names, its version, its annotations."""
 import ast
 import inspect
+import os
 import subprocess
 import sys
 
 import pytest
 
 import netopt_callbacks as nc
-from paths import CLONE
+from paths import CLONE, PYTHONPATH
 
 NAMESPACES = (nc, nc.graph, nc.native, nc.deploy, nc.factorization, nc.quantization)
 
@@ -101,3 +102,35 @@ def test_a_script_is_checked_against_the_annotations(tmp_path):
     found = [line.split(': ', 2)[2] for line in done.stdout.splitlines() if 'script.py:' in line]
     assert len(found) == 2, done.stdout
     assert 'has type "Optional[float]"' in found[0] and '"epoch" to "BinarizeDense"' in found[1]
+
+
+@pytest.mark.parametrize(
+    'missing, line, words',
+    [
+        ('tensorboardX', "nc.TensorBoard('runs')", "pip install 'netopt_callbacks[train]'"),
+        ('tqdm', 'nc.ProgressBar()', "pip install 'netopt_callbacks[train]'"),
+        (
+            'onnx',
+            "nc.deploy.export(C.square(C.input_variable(2)), 'model.onnx')",
+            "pip install 'netopt_callbacks[export]'",
+        ),
+    ],
+)
+def test_a_missing_extra_is_named(missing, line, words, tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-W',
+            'ignore',
+            '-c',
+            f'import sys; sys.modules[{missing!r}] = None\n'
+            f'import cntk as C, netopt_callbacks as nc\n{line}',
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        cwd=str(tmp_path),
+        env=dict(os.environ, PYTHONPATH=PYTHONPATH),
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith('ImportError') and missing in last and words in last

@@ -431,3 +431,7 @@ def test_a_filter_that_takes_a_dense_is_told_what_binarizes_one():
         ValueError, match="Convolution 'first' .* is taken: use nc.BinarizeConvolution"
     ):
         nc.BinarizeDense(filter_function=named('first')).transform(model)
+    with pytest.raises(ValueError, match='filter_function leaves it out'):
+        binarize_convolution(
+            model, lambda layer: layer.W.shape[3] == 7
+        )  # no Dense has such an axis
