@@ -1,8 +1,7 @@
 """A segment of binary layers as a CNTK Function: one crossing into one `nc.native.Program`.
 
 The input is read where CNTK has it and the result is written into a buffer that CNTK copies from,
-where the values are dense float32 on the CPU with a batch axis alone; else (sequences, another
-device) NumPy arrays are exchanged.
+where the values are dense float32 on the CPU; else (another device) NumPy arrays are exchanged.
 """
 import base64
 import ctypes
@@ -55,7 +54,7 @@ class BinarySegmentOp(NativeOp):
             self._check(operand)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{OP_NAME} '{name}': {error}") from None
-        self._buffer = self._value = None
+        self._buffer = self._array = None
         self._sizes = [tuple(shape[1:]) or (1, 1) for shape in self.program.inputs]
         self._input_rank = len(self.program.inputs[0])
 
@@ -125,21 +124,21 @@ class BinarySegmentOp(NativeOp):
             )
 
     def _forward(self, arguments, outputs, device=None, outputs_to_retain=None):
-        data = arguments[0].data()
-        shape = data.shape().dimensions()
-        address = (
-            _address(arguments[0], data)
-            if len(shape) == self._input_rank + 1 and len(outputs) == 1
-            else None
-        )
+        (value,) = arguments
+        address = _address(value.data()) if len(outputs) == 1 else None
         if address is None:
             return super()._forward(arguments, outputs, device, outputs_to_retain)
-        if self._buffer is None or len(self._buffer) != shape[0]:
-            self._buffer = np.empty((shape[0],) + self.shape_of_output, np.float32)
-            self._value = cntk_py.Value(cntk_py.NDArrayView(self._buffer, C.cpu(), False, True))
-        self.program.run_at([address], [self._buffer.ctypes.data], shape[0], self._sizes)
+        shape = value.data().shape().dimensions()
+        leading = tuple(shape[: len(shape) - self._input_rank])  # batch, and steps of sequences
+        if self._buffer is None or self._buffer.shape[: len(leading)] != leading:
+            self._buffer = np.empty(leading + self.shape_of_output, np.float32)
+            self._array = cntk_py.NDArrayView(self._buffer, C.cpu(), False, True)
+        images = int(np.prod(leading))
+        self.program.run_at([address], [self._buffer.ctypes.data], images, self._sizes)
+        # The mask of the input: where sequences have no step, what lies there was computed too.
+        result = cntk_py.Value(*[self._array] + [value.mask()] * (value.mask() is not None))
         for output in outputs:
-            outputs[output] = self._value
+            outputs[output] = result
         self._state_wrapped = True
         return self._none_state, outputs
 
@@ -167,11 +166,10 @@ def _data_buffer():
 _data_buffer_of = _data_buffer()
 
 
-def _address(value, data):
-    """Returns the address of dense float32 data on the CPU, without gaps in it; else None."""
+def _address(data):
+    """Returns the address of dense float32 data on the CPU; else None."""
     if (
         _data_buffer_of is None
-        or value.mask() is not None
         or data.is_sparse()
         or data.get_data_type() != _FLOAT
         or data.device().type() != 0

@@ -29,6 +29,7 @@ MAPS = (
 )
 JOINS = ('ElementTimes', 'Plus')
 SIGN = 'StraightThrough'
+_DELAYS = ('PastValue', 'FutureValue')
 _CLOSED = ('LeakyReLU', 'PReLU')
 _POOLS = {0: 'max_pool', 1: 'average_pool'}
 
@@ -190,6 +191,7 @@ class FlatGraph:
         self._values = {}
         self._bodies = []
         level = Level(model.outputs)
+        self._looping = looping(level)
         self.units = [
             unit
             for unit in (self._unit(function, level) for function in level.functions)
@@ -237,14 +239,14 @@ class FlatGraph:
         if len(outputs) != 1:
             raise Unsupported(None, f'it has {len(outputs)} outputs')
         uid = outputs[0].uid
-        if uid in self._values:
+        if function.uid in self._looping:
             raise Unsupported(None, 'it is part of a loop')
         for variable in [variable for variable, value in operands if not value.fixed] + outputs:
             if not is_static_image(variable):
                 raise Unsupported(
                     None,
                     'programs know float32 [channels, height, width] or [channels], of fixed size, '
-                    f'one for each sample, and not {variable}',
+                    f'one for each sample or step, and not {variable}',
                 )
         result = self._flatten(function, operands, unit, outputs[0])
         if result.fixed or not unit.nodes:
@@ -302,15 +304,50 @@ class FlatGraph:
 
 def is_static_image(variable):
     """Whether a Variable is float32 [channels, height, width] or [channels], of fixed size, one
-    per sample."""
+    per sample or step of a sequence."""
     shape = tuple(variable.shape)
     return (
         variable.dtype == np.float32
         and len(shape) in (1, 3)
         and all(side > 0 for side in shape)
-        and len(variable.dynamic_axes) == 1
+        and len(variable.dynamic_axes) in (1, 2)
         and not variable.is_sparse
     )
+
+
+def looping(level):
+    """Returns the uids of the Functions of a Level that read what is computed from their own
+    output, a step before or after."""
+    found = set()
+    for function in level.functions:
+        if function.op_name not in _DELAYS or function.uid in found:
+            continue
+        after = _reached(
+            function,
+            lambda one: [
+                reader
+                for output in level.outputs(one)
+                for reader in level.readers[output.uid]
+                if reader is not None
+            ],
+        )
+        before = _reached(
+            function,
+            lambda one: [variable.owner for variable in level.inputs(one) if variable.is_output],
+        )
+        found |= after & before
+    return found
+
+
+def _reached(start, neighbours):
+    """Returns the uids of the Functions that lie behind `start`; its own where it is in a loop."""
+    seen, waiting = set(), [start]
+    while waiting:
+        for function in neighbours(waiting.pop()):
+            if function.uid not in seen:
+                seen.add(function.uid)
+                waiting.append(function)
+    return seen
 
 
 def opened_for_segments(model):

@@ -177,7 +177,8 @@ def _range(ends, turn, special, sign):
     no range."""
     at_minus, at_plus, flip = special
     inside = ends != flip  # which ends of the finite numbers are in the range
-    low = np.where(inside[0], -_LARGEST, np.nextafter(turn, _INFINITY))
+    with np.errstate(over='ignore'):  # what follows the largest number is infinity
+        low = np.where(inside[0], -_LARGEST, np.nextafter(turn, _INFINITY))
     high = np.where(inside[1], _LARGEST, turn)
     nothing = ~inside.any(axis=0)
     low, high = np.where(nothing, _INFINITY, low), np.where(nothing, -_INFINITY, high)

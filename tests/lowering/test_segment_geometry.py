@@ -89,7 +89,6 @@ def test_nothing_but_special_values():
     'make, reason',
     [
         (lambda: (C.input_variable((4, C.FreeDimension, 6)), {}), 'of fixed size'),
-        (lambda: (C.sequence.input_variable((4, 6, 6)), {}), 'one for each sample'),
         (lambda: (C.input_variable((4, 6, 6)), dict(dilation=2)), 'dilated'),
         (
             lambda: (C.input_variable((4, 6, 6), dtype=np.float32), dict(activation=C.sigmoid)),

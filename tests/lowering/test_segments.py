@@ -240,10 +240,9 @@ def test_a_sign_that_is_not_monotone_is_taken_of_floats():
     assert same_bits(lowering.model.eval(values), trained.eval(values))
 
 
-def test_dilated_free_axes_and_sequences_are_lowered_alone():
+def test_dilated_and_free_axes_are_lowered_alone():
     for x, dilation in (
         (C.input_variable((4, C.FreeDimension, 6)), 1),
-        (C.sequence.input_variable((4, 6, 6)), 1),
         (C.input_variable((4, 6, 6)), 2),
     ):
         y = C.layers.Convolution2D((3, 3), 8, pad=True, dilation=dilation, name='one')(x)
@@ -369,14 +368,67 @@ def test_a_result_is_not_overwritten_by_the_next_call():
     assert same_bits(kept[1], trained.eval(images(x.shape, 3, seed=2)))
 
 
-def test_sequences_go_through_numpy():
+def ragged(shape, counts, special=0.0):
+    """Returns a list of sequences with so many steps."""
+    random = np.random.RandomState(len(counts))
+    x = C.input_variable(shape)
+    return [values_of(x, count, random, special) for count in counts]
+
+
+RAGGED = [(3, 1, 4), (2, 2), (1,)]
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('float_layers', ['cntk', 'native'])
+def test_a_segment_over_sequences(seed, float_layers):
+    x, model = random_network(seed, 3, make_input=C.sequence.input_variable)
+    trained = binarized(model, input_scale=None)
+    lowering = lower_segments(trained, float_layers)
+    assert lowering.segments and not lowering.reasons
+    for counts in RAGGED:
+        data = ragged(x.shape, counts, special=0.02 if float_layers == 'cntk' else 0)
+        for one, other in zip(lowering.model.eval({x: data}), trained.eval({x: data})):
+            if float_layers == 'cntk':
+                assert same_bits(one, other)
+            else:
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(other).max())
+    data = [{x: ragged(x.shape, counts)} for counts in RAGGED]
+    _, found = Lower(float_layers=float_layers).run(trained, [nc.BinarizeConvolution()], data)
+    assert found.samples == 13 and [len(part.layers) for part in found.segments] == [
+        len(part.layers_at) for part in lowering.segments
+    ]
+
+
+def test_a_segment_before_and_behind_a_recurrence():
+    x = C.sequence.input_variable((4, 6, 6))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x)
+    y = C.layers.Dense(6, name='two')(y)
+    inner = C.layers.Dense(6, name='inner')
+    y = C.layers.Recurrence(lambda state, value: C.tanh(inner(state) + value))(y)
+    model = C.layers.Dense(4, name='three')(y)
+    unsettle(model, np.random.RandomState(2))
+    trained = binarized(model, input_scale=None)
+    lowering = lower_segments(trained)
+    assert [part.name for part in lowering.segments] == ['one_to_two', 'three']
+    assert lowering.reasons == [('inner', 'it is part of a loop')]
+    lowered, _ = Lower(tolerance=0).run(trained, [nc.BinarizeDense(), nc.BinarizeConvolution()])
+    for counts in RAGGED:
+        data = {x: ragged(x.shape, counts)}
+        for one, other in zip(lowered.eval(data), trained.eval(data)):
+            assert same_bits(one, other)
+
+
+def test_a_network_lowered_over_samples_may_be_cloned_over_sequences():
     x, trained = binary_net()
     lowered = lower_segments(trained).model
     steps = C.sequence.input_variable(x.shape)
     network = lowered.clone('share', {x: steps})
-    for counts in ((3, 1, 4), (2, 2), (1,)):
+    results = []
+    for counts in RAGGED:
         data = [images(x.shape, count, seed=count) for count in counts]
-        for one, other in zip(network.eval({steps: data}), data):
+        results.append((data, network.eval({steps: data})))
+    for data, result in results:
+        for one, other in zip(result, data):
             assert np.allclose(one, trained.eval(other), rtol=1e-5, atol=1e-5)
     values = images(x.shape, 3)
     assert same_bits(lowered.eval(values), trained.eval(values))

@@ -70,12 +70,12 @@ def pooling(random, x):
     return make((side, side), int(random.randint(1, 3)), pad=bool(random.randint(2)))(x)
 
 
-def random_network(seed, layers=4):
+def random_network(seed, layers=4, make_input=C.input_variable):
     """Returns (input, model): binary layers with what may stand between them; the last Dense is
     float."""
     random = np.random.RandomState(seed)
     channels = [1, 3, 31, 64, 65][seed % 5]
-    x = C.input_variable((channels,) + tuple(int(side) for side in random.randint(3, 9, 2)))
+    x = make_input((channels,) + tuple(int(side) for side in random.randint(3, 9, 2)))
     y = x
     for number in range(layers):
         skip = y
