@@ -3,7 +3,7 @@ from typing import Any, Callable, Optional
 
 import cntk as C
 
-from .engine.held_out import Minibatches, held_out
+from .engine.held_out import Minibatches, held_out_data
 from .lowering import Lower
 from .lowering.lower import check_applied
 from .optimizations.base import Optimization, as_transformed
@@ -91,4 +91,4 @@ def _check_shapes(new: C.Function, model: C.Function, optimization: Optimization
 
 
 def _minibatches(model: C.Function, data: Any) -> Any:
-    return Minibatches(None if data is None else held_out(data, model.arguments), model.arguments)
+    return Minibatches(None if data is None else held_out_data(data, model.arguments), model.arguments)

@@ -20,7 +20,7 @@ from .engine import directors, readers, remember
 from .engine.callbacks import refuse_epochs_that_never_come
 from .engine.engine import Engine
 from .engine.exchanged import Exchanged, class_of, subclass
-from .engine.held_out import held_out, samples_of
+from .engine.held_out import held_out_data, samples_of
 from .engine.schedule import Clock
 from .lowering import Lower
 from .records import Result
@@ -93,7 +93,7 @@ class Attached:
                 'nc.attach returned first'
             )
         self._trainer = trainer
-        self._data = held_out(data, facts.arguments)
+        self._data = held_out_data(data, facts.arguments)
         self.engine = Engine(
             trainer,
             facts,

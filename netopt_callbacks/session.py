@@ -15,7 +15,7 @@ from ._types import Callbacks, EpochSize, Path, Points
 from .engine import directors, random_state, remember, sources
 from .engine.callbacks import refuse_epochs_that_never_come
 from .engine.engine import Engine
-from .engine.held_out import held_out
+from .engine.held_out import held_out_data
 from .engine.schedule import Clock
 from .engine.segments import Arguments, Segments
 from .integers import plain
@@ -95,7 +95,7 @@ def training_session(
         facts,
         callbacks,
         Clock(plain(epoch_size), left, _source_length(source, left, restores)),
-        held_out(data, facts.arguments, streams, remember.config(cv_config, 'cv_config'), mb_size),
+        held_out_data(data, facts.arguments, streams, remember.config(cv_config, 'cv_config'), mb_size),
         larger_is_better,
         checkpoint['filename'],
         holds_trainer=True,

@@ -98,7 +98,7 @@ def _is_endless(source):
     )
 
 
-def held_out(data, arguments, streams=None, cross_validation=None, minibatch_size=None):
+def held_out_data(data, arguments, streams=None, cross_validation=None, minibatch_size=None):
     """Returns the held-out data of a run, or None if it has none.
 
     Args:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import __version__, _cntk
 from ..deploy import ExportError
-from ..engine.held_out import held_out
+from ..engine.held_out import held_out_data
 from ..lowering.lower import check_applied, random_minibatch
 from ..onnx_file import METADATA
 from . import refuse
@@ -86,7 +86,7 @@ def _minibatch(whole, model, data):
     ):
         minibatches = iter(data)  # of a run: held_out.Minibatches
     else:
-        minibatches = held_out(data, model.arguments).read(list(model.arguments))
+        minibatches = held_out_data(data, model.arguments).read(list(model.arguments))
     try:
         minibatch = next(minibatches)
     except StopIteration:

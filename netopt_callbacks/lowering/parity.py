@@ -27,7 +27,7 @@ from .float_gate import FloatLayerProbe, Signs
 from .output_parity import OutputParity
 from .parity_result import LayerParity, Parity, SegmentParity
 from .replace import OP_NAMES, native_integers
-from .undilated import undilated
+from .undilated import without_dilation
 
 TIE_ULPS = 8
 
@@ -89,7 +89,7 @@ class _Pair:
             binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(reference)
         ]
         parts = lowering.segments if lowering else []
-        self._trained = _Twin(undilated(reference), binary_block.OP_NAMES)
+        self._trained = _Twin(without_dilation(reference), binary_block.OP_NAMES)
         self._lowered = _Twin(lowered, OP_NAMES + (binary_segment.OP_NAME,))
         self._alone = lowering.alone if lowering else list(range(len(layers)))
         blocks = self._lowered.blocks

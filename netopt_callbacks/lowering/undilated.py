@@ -8,7 +8,7 @@ from ..optimizations import binary_block
 from ..optimizations.binary_kinds import CONVOLUTION
 
 
-def undilated(model):
+def without_dilation(model):
     """Returns `model` with its dilated binary convolutions written without dilation; for comparing
     only.
 
