@@ -91,4 +91,6 @@ def _check_shapes(new: C.Function, model: C.Function, optimization: Optimization
 
 
 def _minibatches(model: C.Function, data: Any) -> Any:
-    return Minibatches(None if data is None else held_out_data(data, model.arguments), model.arguments)
+    return Minibatches(
+        None if data is None else held_out_data(data, model.arguments), model.arguments
+    )

@@ -95,7 +95,9 @@ def training_session(
         facts,
         callbacks,
         Clock(plain(epoch_size), left, _source_length(source, left, restores)),
-        held_out_data(data, facts.arguments, streams, remember.config(cv_config, 'cv_config'), mb_size),
+        held_out_data(
+            data, facts.arguments, streams, remember.config(cv_config, 'cv_config'), mb_size
+        ),
         larger_is_better,
         checkpoint['filename'],
         holds_trainer=True,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from cntk.io import MinibatchData, UserMinibatchSource
 
-from netopt_callbacks.engine.held_out import Measure, held_out
+from netopt_callbacks.engine.held_out import Measure, held_out_data
 
 ROWS = np.random.RandomState(1).standard_normal((600, 4)).astype(np.float32)
 
@@ -12,7 +12,7 @@ ROWS = np.random.RandomState(1).standard_normal((600, 4)).astype(np.float32)
 def test_criterion_that_is_no_scalar_is_summed_as_cntk_does():
     x = C.input_variable(4)
     metric = C.square(x)
-    ours = Measure(metric)(held_out(ROWS, [x]))
+    ours = Measure(metric)(held_out_data(ROWS, [x]))
     evaluator = C.eval.Evaluator(metric)
     theirs = np.mean(
         [evaluator.test_minibatch({x: ROWS[start : start + 200]}) for start in range(0, 600, 200)]
@@ -58,7 +58,7 @@ class RowsWithPosition(Rows):
 def test_source_is_left_where_it_was():
     x = C.input_variable(4, name='x')
     source = RowsWithPosition()
-    data, measure = held_out(source, [x]), Measure(C.reduce_sum(C.square(x)))
+    data, measure = held_out_data(source, [x]), Measure(C.reduce_sum(C.square(x)))
     first = measure(data)
     assert source.at == 0 and measure(data) == first
     assert first == pytest.approx(np.sum(np.square(ROWS, dtype=np.float64)) / 600, rel=1e-5)
@@ -67,7 +67,7 @@ def test_source_is_left_where_it_was():
 def test_source_without_a_position_is_refused():
     x = C.input_variable(4, name='x')
     with pytest.raises(ValueError, match='Rows has no position.*restore_from_checkpoint'):
-        held_out(Rows(), [x])
+        held_out_data(Rows(), [x])
 
 
 def test_cross_validation_source_without_a_position_is_left_to_cntk():
@@ -76,5 +76,5 @@ def test_cross_validation_source_without_a_position_is_left_to_cntk():
 
     source = Once()
     with pytest.warns(UserWarning, match='Once has no position'):
-        assert held_out(None, [], None, {'source': source, 'streams': {}}) is None
+        assert held_out_data(None, [], None, {'source': source, 'streams': {}}) is None
     assert source.at == 0

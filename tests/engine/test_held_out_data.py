@@ -9,7 +9,7 @@ from cntk import cntk_py
 from scipy import sparse
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine.held_out import Measure, held_out, samples_of
+from netopt_callbacks.engine.held_out import Measure, held_out_data, samples_of
 from test_held_out import RowsWithPosition
 from user_script import Identity
 
@@ -40,7 +40,7 @@ def test_criterion_without_dynamic_axes_over_all_data():
     arguments, metric = speech()
     expected = cntks(metric, [(dict(zip(arguments, (FRAMES, LETTERS))), sum(LENGTHS))])
     # CNTK's evaluator multiplies and divides in another order than it sums here.
-    assert Measure(metric)(held_out((FRAMES, LETTERS), arguments)) == pytest.approx(
+    assert Measure(metric)(held_out_data((FRAMES, LETTERS), arguments)) == pytest.approx(
         expected, rel=1e-12
     )
 
@@ -60,7 +60,7 @@ def test_criterion_without_dynamic_axes_in_minibatches_of_the_training(size, lim
             )
         )
         begin = end
-    data = held_out((FRAMES, LETTERS), arguments, minibatch_size=size)
+    data = held_out_data((FRAMES, LETTERS), arguments, minibatch_size=size)
     assert Measure(metric)(data) == pytest.approx(cntks(metric, parts), rel=1e-12)
     whole = cntks(metric, [(dict(zip(arguments, (FRAMES, LETTERS))), sum(LENGTHS))])
     assert abs(cntks(metric, parts) - whole) > 1e-4  # the size does matter
@@ -83,9 +83,9 @@ def test_source_is_read_in_minibatches_of_the_users_size(as_data):
     x, source = C.input_variable(4, name='x'), Sized()
     schedule = C.minibatch_size_schedule([(1, 50), (1, 100)], 200)
     if as_data:
-        data = held_out(source, [x], minibatch_size=schedule)
+        data = held_out_data(source, [x], minibatch_size=schedule)
     else:
-        data = held_out(
+        data = held_out_data(
             None,
             [x],
             cross_validation=dict(
@@ -154,7 +154,7 @@ def test_all_forms_of_samples(rows, labels, one_hot):
     arguments, metric = classes(one_hot)
     given = sparse.csr_matrix(EYE[NUMBERS]) if one_hot else EYE[NUMBERS]
     expected = C.eval.Evaluator(metric).test_minibatch(dict(zip(arguments, (ROWS, given))))
-    assert Measure(metric)(held_out((rows, labels), arguments)) == pytest.approx(
+    assert Measure(metric)(held_out_data((rows, labels), arguments)) == pytest.approx(
         expected, rel=1e-12
     )
 
@@ -182,7 +182,7 @@ def test_all_forms_of_sequences(labels, one_hot, value):
     )
     expected = C.eval.Evaluator(metric).test_minibatch(dict(zip(arguments, (FRAMES, plain))))
     frames = C.Value.create(arguments[0], FRAMES) if value else FRAMES
-    assert Measure(metric)(held_out((frames, labels), arguments)) == pytest.approx(
+    assert Measure(metric)(held_out_data((frames, labels), arguments)) == pytest.approx(
         expected, rel=1e-12
     )
 
@@ -193,9 +193,9 @@ def test_images_of_any_size():
     sizes = [8, 9, 9, 7, 8]
     images = [RANDOM.rand(1, size, size + 1).astype(np.float32) for size in sizes]
     expected = np.mean([np.sum(np.square(image, dtype=np.float64)) for image in images])
-    assert Measure(metric)(held_out((images,), [x])) == pytest.approx(expected, rel=1e-6)
+    assert Measure(metric)(held_out_data((images,), [x])) == pytest.approx(expected, rel=1e-6)
     one_size = np.stack(images[1:3])
-    assert Measure(metric)(held_out(one_size, [x])) == pytest.approx(
+    assert Measure(metric)(held_out_data(one_size, [x])) == pytest.approx(
         np.square(one_size, dtype=np.float64).sum() / 2, rel=1e-6
     )
 
@@ -234,7 +234,7 @@ def test_images_of_any_size_calibrate_a_binarization():
 def test_what_cntk_cannot_read_is_named_before_training(data, words):
     arguments, _ = speech()
     with pytest.raises(ValueError) as error:
-        held_out(data, arguments)
+        held_out_data(data, arguments)
     assert words in str(error.value) and 'in the order x, y' in str(error.value)
 
 
@@ -249,16 +249,16 @@ def test_a_dict_flat_samples_and_axes_of_one_are_the_same_data():
         (images.reshape(40, 6), labels),
         (images.reshape(40, 1, 2, 3), labels),
     ):
-        assert Measure(metric)(held_out(data, [x, y])) == expected
+        assert Measure(metric)(held_out_data(data, [x, y])) == expected
     for wrong in images.transpose(0, 2, 1), images.reshape(40, 2, 3, 1), images.reshape(40, 6, 1):
         with pytest.raises(ValueError, match=r'argument x must have shape \[samples, 2, 3\], got'):
-            held_out((wrong, labels), [x, y])
+            held_out_data((wrong, labels), [x, y])
 
 
 def test_dense_for_sparse_is_named():
     arguments, _ = classes(one_hot=True)
     with pytest.raises(ValueError, match='data for argument y.*got dense numbers.*one_hot'):
-        held_out((ROWS, EYE[NUMBERS]), arguments)
+        held_out_data((ROWS, EYE[NUMBERS]), arguments)
 
 
 @pytest.mark.parametrize('make', [lambda rows: rows, list, sparse.csr_matrix])
@@ -267,10 +267,10 @@ def test_nan_is_told_early(make):
     rows[7, 2] = np.nan
     x = C.input_variable(6, name='x', is_sparse=make is sparse.csr_matrix)
     with pytest.warns(UserWarning, match='data for argument x holds NaN, first in sample 7'):
-        held_out((make(rows),), [x])
+        held_out_data((make(rows),), [x])
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        held_out((make(ROWS),), [x])
+        held_out_data((make(ROWS),), [x])
 
 
 class Metrics(nc.Observer):
