@@ -30,10 +30,10 @@ class BinarySegmentOp(NativeOp):
     Args:
         operand (cntk.Variable): float32, of the shape the segment was read off with.
         program (bytes): the state of a `nc.native.Program` of one input and one output.
-        shape (tuple of int): of the output, without the batch.
+        shape (tuple of int): of the output, without the batch; sides may be free.
         layers (list of dict): per layer `name`, `kind`, `weights` (shape of those that are bits),
             `floats` (how many numbers are float32), `macs` (with bits) and, of a float layer,
-            `float_macs`.
+            `float_macs`; None where free sides leave it open.
         machine (str): where the thresholds were read off.
         name (str): of the Function.
 
@@ -55,7 +55,6 @@ class BinarySegmentOp(NativeOp):
         except (TypeError, ValueError) as error:
             raise type(error)(f"{OP_NAME} '{name}': {error}") from None
         self._buffer = self._array = None
-        self._sizes = [tuple(shape[1:]) or (1, 1) for shape in self.program.inputs]
         self._input_rank = len(self.program.inputs[0])
 
     def infer_outputs(self):
@@ -106,19 +105,22 @@ class BinarySegmentOp(NativeOp):
 
     def _check(self, operand):
         read = self.program.inputs
-        if len(read) != 1 or None in read[0]:
-            raise ValueError(f'its program must have one input of fixed size, got {read}')
-        ((_, *computed),) = self.program.output_shapes((1,) + tuple(read[0]))
-        if int(np.prod(computed)) != int(np.prod(self.shape_of_output)):
-            raise ValueError(
-                f'its program must compute the shape {self.shape_of_output}, got {tuple(computed)}'
-            )
+        if len(read) != 1:
+            raise ValueError(f'its program must have one input, got {read}')
+        expected = tuple(C.FreeDimension if side is None else side for side in read[0])
+        if C.FreeDimension not in expected:
+            ((_, *computed),) = self.program.output_shapes((1,) + expected)
+            if int(np.prod(computed)) != int(np.prod(self.shape_of_output)):
+                raise ValueError(
+                    f'its program must compute the shape {self.shape_of_output}, got '
+                    f'{tuple(computed)}'
+                )
         # A placeholder has no type yet, and where C++ calls, as in a clone, the operand may be
         # unknown altogether.
         known = hasattr(operand, 'dtype') and not operand.is_placeholder
-        if known and (tuple(operand.shape) != tuple(read[0]) or operand.dtype != np.float32):
+        if known and (tuple(operand.shape) != expected or operand.dtype != np.float32):
             raise ValueError(
-                f'its operand must be float32 of shape {tuple(read[0])}, got '
+                f'its operand must be float32 of shape {expected}, got '
                 f'{np.dtype(operand.dtype).name} of shape {tuple(operand.shape)}; lower the '
                 'trained model for it'
             )
@@ -128,13 +130,19 @@ class BinarySegmentOp(NativeOp):
         address = _address(value.data()) if len(outputs) == 1 else None
         if address is None:
             return super()._forward(arguments, outputs, device, outputs_to_retain)
-        shape = value.data().shape().dimensions()
-        leading = tuple(shape[: len(shape) - self._input_rank])  # batch, and steps of sequences
-        if self._buffer is None or self._buffer.shape[: len(leading)] != leading:
-            self._buffer = np.empty(leading + self.shape_of_output, np.float32)
+        shape = tuple(value.data().shape().dimensions())
+        leading = shape[: len(shape) - self._input_rank]  # batch, and steps of sequences
+        image = shape[len(leading) :]
+        result_shape = leading + self._shape_for(image)
+        if self._buffer is None or self._buffer.shape != result_shape:
+            self._buffer = np.empty(result_shape, np.float32)
             self._array = cntk_py.NDArrayView(self._buffer, C.cpu(), False, True)
-        images = int(np.prod(leading))
-        self.program.run_at([address], [self._buffer.ctypes.data], images, self._sizes)
+        self.program.run_at(
+            [address],
+            [self._buffer.ctypes.data],
+            int(np.prod(leading)),
+            [image[1:] or (1, 1)],
+        )
         # The mask of the input: where sequences have no step, what lies there was computed too.
         result = cntk_py.Value(*[self._array] + [value.mask()] * (value.mask() is not None))
         for output in outputs:
@@ -142,13 +150,19 @@ class BinarySegmentOp(NativeOp):
         self._state_wrapped = True
         return self._none_state, outputs
 
+    def _shape_for(self, image):
+        """Returns the shape of the output for an input of a shape."""
+        if C.FreeDimension not in self.shape_of_output:
+            return self.shape_of_output
+        return tuple(self.program.output_shapes((1,) + image)[0][1:])
+
     def _run(self, values):
         """Evaluates [..., ...shape of the operand]; the leading axes are batch and steps."""
         values = np.asarray(values, np.float32)
-        images = values.reshape((-1,) + values.shape[values.ndim - self._input_rank :])
-        return self.program(np.ascontiguousarray(images)).reshape(
-            values.shape[: values.ndim - self._input_rank] + self.shape_of_output
-        )
+        leading = values.shape[: values.ndim - self._input_rank]
+        image = values.shape[len(leading) :]
+        images = np.ascontiguousarray(values.reshape((-1,) + image))
+        return self.program(images).reshape(leading + self._shape_for(image))
 
 
 def _data_buffer():
@@ -192,10 +206,9 @@ def count_segment(block, row):
     row.shape = tuple(layers[0]['weights']) if len(layers) == 1 else ()
     row.binary_weights += sum(weights)
     row.parameters += row.binary_weights + sum(layer['floats'] for layer in layers)
-    row.binary_macs = sum(layer['macs'] for layer in layers)
-    row.macs = count.total(
-        [row.macs, row.binary_macs, sum(layer.get('float_macs', 0) for layer in layers)]
-    )
+    row.binary_macs = count.total(layer['macs'] for layer in layers)
+    float_macs = count.total(layer.get('float_macs', 0) for layer in layers)
+    row.macs = count.total([row.macs, row.binary_macs, float_macs])
 
 
 declare(BinarySegmentOp, [Block(OP_NAME, count=count_segment)])

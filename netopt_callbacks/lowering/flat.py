@@ -5,6 +5,7 @@ The nodes of a graph's top level stay what they are (`Unit`): a segment takes a 
 it, so that every other can still be lowered alone. What a block computes is looked up inside it,
 but not copied out.
 """
+import cntk as C
 import numpy as np
 
 from .. import graph
@@ -71,6 +72,15 @@ class Value:
     def channels(self):
         return self.shape[0]
 
+    @property
+    def image(self):
+        """The shape as `nc.native.Program` takes it: None for a free side."""
+        return tuple(side if side > 0 else None for side in self.shape)
+
+    @property
+    def is_free(self):
+        return None in self.image
+
     def __repr__(self):
         return f'<Value {self.uid} {self.shape}>'
 
@@ -117,6 +127,8 @@ class Node:
             return 'product'
         if one and name in IDENTITIES:
             return 'identity'
+        if one and name == 'BatchNormalization' and self.inputs[0].is_free:
+            raise Unsupported(self, 'CNTK normalizes images of a second size wrongly')
         if one and name in MAPS:
             return 'map'
         if name in JOINS and len(self.inputs) == 2 and self.inputs[0] is not self.inputs[1]:
@@ -242,11 +254,11 @@ class FlatGraph:
         if function.uid in self._looping:
             raise Unsupported(None, 'it is part of a loop')
         for variable in [variable for variable, value in operands if not value.fixed] + outputs:
-            if not is_static_image(variable):
+            if not is_image(variable):
                 raise Unsupported(
                     None,
-                    'programs know float32 [channels, height, width] or [channels], of fixed size, '
-                    f'one for each sample or step, and not {variable}',
+                    'programs know float32 [channels, height, width] or [channels], one for each '
+                    f'sample or step, of which height and width may be free, and not {variable}',
                 )
         result = self._flatten(function, operands, unit, outputs[0])
         if result.fixed or not unit.nodes:
@@ -302,14 +314,15 @@ class FlatGraph:
         return self.value(variable)
 
 
-def is_static_image(variable):
-    """Whether a Variable is float32 [channels, height, width] or [channels], of fixed size, one
-    per sample or step of a sequence."""
+def is_image(variable):
+    """Whether a Variable is float32 [channels, height, width] or [channels], one per sample or step
+    of a sequence; height and width may be free."""
     shape = tuple(variable.shape)
     return (
         variable.dtype == np.float32
         and len(shape) in (1, 3)
-        and all(side > 0 for side in shape)
+        and shape[0] > 0
+        and all(side > 0 or side == C.FreeDimension for side in shape)
         and len(variable.dynamic_axes) in (1, 2)
         and not variable.is_sparse
     )

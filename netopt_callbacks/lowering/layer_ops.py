@@ -34,6 +34,7 @@ def convolution(node, layer, bits):
 
 
 def dense(node, layer, bits):
+    _refuse_free(node)
     inputs, outputs = DENSE.input_shape(layer.core), DENSE.output_shape(layer.core)
     size = int(np.prod(inputs))
     if len(outputs) != 1 or tuple(node.inputs[0].shape) != inputs or size != np.prod(bits.shape):
@@ -100,6 +101,7 @@ def float_convolution(node):
 
 
 def float_dense(node):
+    _refuse_free(node)
     weights, shape = fixed_value(node.fixed[0]), node.inputs[0].shape
     if node.operands[0][1].fixed or weights.shape[:-1] != shape:
         raise Unsupported(
@@ -134,7 +136,7 @@ def pooling(node):
             window, both('strides'), (1, 1), both('autoPadding'), both('lowerPad'), both('upperPad')
         )
     ]
-    outputs = tuple(axis.outputs(size) for axis, size in zip(axes, shape[1:]))
+    outputs = tuple(axis.outputs(size) if size > 0 else size for axis, size in zip(axes, shape[1:]))
     if len(attributes['poolingWindowShape']) != 2 or outputs != node.output.shape[1:]:
         raise Unsupported(node, 'its pooling goes over the channels too')
     return dict(
@@ -144,8 +146,18 @@ def pooling(node):
     )
 
 
+def _refuse_free(node):
+    if node.inputs[0].is_free:
+        raise Unsupported(node, 'it reads images of free size as vectors')
+
+
 def _padding(node, axes, sizes):
-    padding = tuple(axis.padding(size) for axis, size in zip(axes, sizes))
+    padding = tuple(
+        axis.padding(size) if size > 0 else axis.padding_of_any_size()
+        for axis, size in zip(axes, sizes)
+    )
+    if None in padding:
+        raise Unsupported(node, 'its automatic padding depends on the size of the image')
     if min(min(sides) for sides in padding) < 0:
         # What CNTK does not read after the last place is not read by a program either.
         padding = tuple((lower, max(upper, 0)) for lower, upper in padding)

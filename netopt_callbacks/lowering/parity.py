@@ -219,11 +219,10 @@ class _Probe:
             values, lowered_values: what the layer reads in the two networks.
             explained (array of bool): samples in which a bit upstream differs and ties.
         """
-        none = np.zeros(len(explained), bool)
         if isinstance(lowered_values, Signs):
-            return self._trace_signs(flat(values), lowered_values, explained)
+            return self._trace_signs(values, lowered_values, explained)
         if np.array_equal(_bits(flat(values)), _bits(flat(lowered_values))):
-            return none
+            return np.zeros(len(explained), bool)
         one, other = (_run(self._trained, read)[3] for read in (values, lowered_values))
         values, lowered_values = flat(values), flat(lowered_values)
         flips = (one > 0) != (other > 0)
@@ -235,29 +234,33 @@ class _Probe:
         reach = (TIE_ULPS * np.spacing(largest)).reshape((-1,) + (1,) * (one.ndim - 1))
         with np.errstate(invalid='ignore'):
             tied = flips & (np.abs(one - other) <= reach)
-        if len(values) != len(explained):
-            # Steps here, whole sequences at the output: which step belongs where is not kept.
-            explained, none = np.full(len(values), explained.any()), np.full(
-                len(explained), tied.any()
-            )
-        follows = explained.reshape((-1,) + (1,) * (one.ndim - 1))
-        self.parity.ties += int(np.sum(tied & ~follows))
-        self.parity.strays += int(np.sum(flips & ~tied & ~follows))
-        return none if len(none) != len(tied) else tied.reshape(len(tied), -1).any(axis=1)
+        return self._counted(flips, tied, explained)
 
     def _trace_signs(self, values, signs, explained):
-        """As `trace`, of a layer of which the lowered network knows the bits alone; a segment
-        has no sequences."""
+        """As `trace`, of a layer of which the lowered network knows the bits alone."""
         signed = _run(self._trained, values)[3]
+        values = flat(values)
         flips = (signed > 0) != signs.positive.reshape(signed.shape)
         largest = _finite(values).reshape(len(values), -1).max(axis=1)
         reach = np.maximum(TIE_ULPS * np.spacing(largest), np.float32(signs.tolerance) * largest)
         with np.errstate(invalid='ignore'):
             tied = flips & (np.abs(signed) <= reach.reshape((-1,) + (1,) * (signed.ndim - 1)))
-        follows = explained.reshape((-1,) + (1,) * (signed.ndim - 1))
+        return self._counted(flips, tied, explained)
+
+    def _counted(self, flips, tied, explained):
+        """Counts the bits that differ; returns, per sample, whether one ties."""
+        of_rows = tied.reshape(len(tied), -1).any(axis=1)
+        steps = len(tied) != len(explained)
+        if steps:
+            # Steps here, whole sequences at the output: which step belongs where is not kept.
+            of_rows, explained = (
+                np.full(len(other), each.any())
+                for each, other in ((of_rows, explained), (explained, of_rows))
+            )
+        follows = explained.reshape((-1,) + (1,) * (tied.ndim - 1))
         self.parity.ties += int(np.sum(tied & ~follows))
         self.parity.strays += int(np.sum(flips & ~tied & ~follows))
-        return tied.reshape(len(tied), -1).any(axis=1)
+        return of_rows
 
 
 class _SegmentProbe:
@@ -291,7 +294,9 @@ class _SegmentProbe:
 
     def compare(self, values):
         """Compares the output and every layer's integers, both networks reading `values`."""
-        read = _run(self._trained, values)
+        # Sequences stay whole: CNTK's float layers give a step other bits in another packing.
+        read = evaluate(list(self._trained.outputs), {self._trained.arguments[0]: values})
+        expected = flat(read[0])
         (found,) = _run(self._lowered, values)
         entry = np.ascontiguousarray(flat(values), np.float32)
         count = 1 + len(self._probes)
@@ -301,11 +306,11 @@ class _SegmentProbe:
             )
             products = [probe.compare(given) for probe, given in zip(self._floats, read[count:])]
             found, *sums = _as_tuple(self._sums(entry, *products))
-            found = found.reshape(read[0].shape)
+            found = found.reshape(expected.shape)
         else:
             sums = _as_tuple(self._sums(entry))
         self.parity.values += found.size
-        self.parity.different_values += _count_different(read[0], found)
+        self.parity.different_values += _count_different(expected, found)
         for probe, layer_reads, integers in zip(self._probes, read[1:count], sums):
             probe.compare_integers(layer_reads, integers)
 

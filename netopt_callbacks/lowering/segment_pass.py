@@ -8,7 +8,7 @@ import platform
 import cntk as C
 import numpy as np
 
-from .. import graph
+from .. import count, graph
 from ..optimizations import binary_block
 from .binary_segment import OP_NAME, BinarySegmentOp
 from .flat import FlatGraph, Unsupported, opened_for_segments
@@ -185,20 +185,20 @@ def _described(layer):
     """Returns what a summary says of a binary layer in a segment."""
     weights = tuple(layer.kind.weights_of(layer.core).shape)
     floats = [layer.scale(), layer.bias(), layer.threshold()]
-    computed = int(np.prod(layer.core.outputs[0].shape, dtype=np.int64))
+    computed = count.elements(layer.core.outputs[0].shape)
     return {
         'name': layer.name,
         'kind': layer.kind.op_name,
         'weights': weights,
         'floats': sum(numbers.size for numbers in floats if numbers is not None),
-        'macs': terms(layer) * computed,
+        'macs': None if computed is None else terms(layer) * computed,
     }
 
 
 def _described_float(node):
     """The same of a float layer, of which no weight is a bit."""
     weights = tuple(node.fixed[0].shape)
-    outputs = int(np.prod(node.output.shape))
+    outputs = count.elements(node.output.shape)
     taps = int(np.prod(weights[1:] if node.op_name == 'Convolution' else weights[:-1]))
     return {
         'name': node.unit.function.name,
@@ -206,7 +206,7 @@ def _described_float(node):
         'weights': [],
         'floats': int(np.prod(weights)),
         'macs': 0,
-        'float_macs': taps * outputs,
+        'float_macs': None if outputs is None else taps * outputs,
     }
 
 

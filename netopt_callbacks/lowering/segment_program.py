@@ -72,7 +72,7 @@ class SegmentProgram:
 
     def __init__(self, segment):
         self.segment = segment
-        self.inputs = {ENTRY: segment.entry.shape}
+        self.inputs = {ENTRY: segment.entry.image}
         self.ops = []
         self.sums = {}
         self.bits = {}
@@ -113,7 +113,7 @@ class SegmentProgram:
         inputs, fed = dict(self.inputs), {}
         for number, (node, op) in enumerate(self.products):
             name = f'product {number}'
-            inputs[name] = node.output.shape
+            inputs[name] = node.output.image
             fed[id(op)] = dict({key: op[key] for key in _ENDING if key in op}, op='map', input=name)
         names, ops = self._sums()
         return Program(
@@ -125,7 +125,7 @@ class SegmentProgram:
         node, op = self.products[number]
         bare = {key: value for key, value in op.items() if key not in _ENDING}
         return Program(
-            [dict(bare, input=ENTRY, values='y', steps=[])], {ENTRY: node.inputs[0].shape}, ['y']
+            [dict(bare, input=ENTRY, values='y', steps=[])], {ENTRY: node.inputs[0].image}, ['y']
         )
 
     def program_with_bits(self):
@@ -238,14 +238,16 @@ class SegmentProgram:
         return self._emitted(dict(op=node.kind, input=source, **layer_ops.pooling(node)))
 
     def _reshape(self, node):
-        shape = node.output.shape
-        known = self._known[id(node.inputs[0])]
+        read, shape = node.inputs[0], node.output.shape
+        if len(shape) not in (1, 3) or read.is_free:
+            raise Unsupported(
+                node, f'a reshape of {read.shape} to {shape} is not supported in programs'
+            )
+        known = self._known[id(read)]
         if isinstance(known, Bits) and len(shape) == 1:
             return Bits(known.name, known.shape, known.inverted)
-        if len(shape) not in (1, 3):
-            raise Unsupported(node, f'a reshape to {shape} is not supported in programs')
         return self._emitted(
-            dict(op='reshape', input=self._stored(self._floats(node.inputs[0])), shape=shape)
+            dict(op='reshape', input=self._stored(self._floats(read)), shape=shape)
         )
 
     def _sign(self, node):

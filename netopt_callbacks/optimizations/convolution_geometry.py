@@ -52,6 +52,12 @@ class Axis:
             lower = (self.extent - 1) // 2 - spare // 2
         return lower, (outputs - 1) * self.stride + self.extent - size - lower
 
+    def padding_of_any_size(self):
+        """Returns (lower, upper) in pixels where they are the same for every size, else None."""
+        if not self.automatic:
+            return self.lower, self.upper
+        return self.padding(self.extent) if self.stride == 1 else None
+
     def is_left_to_fallback(self, size):
         """Whether CNTK's CPU cannot pad an input of `size` pixels for its fast engine, which pads
         both ends alike.

@@ -88,7 +88,6 @@ def test_nothing_but_special_values():
 @pytest.mark.parametrize(
     'make, reason',
     [
-        (lambda: (C.input_variable((4, C.FreeDimension, 6)), {}), 'of fixed size'),
         (lambda: (C.input_variable((4, 6, 6)), dict(dilation=2)), 'dilated'),
         (
             lambda: (C.input_variable((4, 6, 6), dtype=np.float32), dict(activation=C.sigmoid)),

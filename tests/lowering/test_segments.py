@@ -10,6 +10,7 @@ import pytest
 
 import netopt_callbacks as nc
 from binary_networks import blocks, images
+from netopt_callbacks import summary
 from netopt_callbacks.lowering import Lower, LoweringError, lower_segments, read_off, segment_pass
 from netopt_callbacks.lowering.binary_segment import BinarySegmentOp
 from netopt_callbacks.lowering.flat import FlatGraph, opened_for_segments
@@ -240,19 +241,89 @@ def test_a_sign_that_is_not_monotone_is_taken_of_floats():
     assert same_bits(lowering.model.eval(values), trained.eval(values))
 
 
-def test_dilated_and_free_axes_are_lowered_alone():
-    for x, dilation in (
-        (C.input_variable((4, C.FreeDimension, 6)), 1),
-        (C.input_variable((4, 6, 6)), 2),
-    ):
-        y = C.layers.Convolution2D((3, 3), 8, pad=True, dilation=dilation, name='one')(x)
-        trained = binarized(
-            C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(y), input_scale=None
+def test_dilated_layers_are_lowered_alone():
+    x = C.input_variable((4, 6, 6))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, dilation=2, name='one')(x)
+    trained = binarized(
+        C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(y), input_scale=None
+    )
+    lowering = lower_segments(trained)
+    assert 'one' in [name for name, _ in lowering.reasons]
+    lowered, _ = Lower().run(trained, [nc.BinarizeConvolution()])
+    assert 'one' in of_segments(lowered, 'BinaryConvolveOp')
+
+
+SIZES = [(8, 12), (9, 12), (13, 12), (8, 12)]
+
+
+def free_net(x):
+    """Returns a network whose layers take images of any size; its last convolution is float."""
+    shift = C.constant(np.linspace(-3, 3, 8, dtype=np.float32).reshape(8, 1, 1))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, bias=False, name='one')(x)
+    y = C.layers.MaxPooling((2, 2), 2)(C.relu(y + shift))
+    y = C.relu(C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(y)) + y
+    y = C.layers.Convolution2D((1, 1), 8, strides=2, name='three')(y)
+    return C.layers.Convolution2D((1, 1), 3, name='float')(y)
+
+
+@pytest.mark.parametrize('options', [dict(input_scale=None), dict()], ids=str)
+@pytest.mark.parametrize(
+    'make_input, shape',
+    [
+        (C.input_variable, (4, C.FreeDimension, C.FreeDimension)),
+        (C.input_variable, (4, C.FreeDimension, 12)),
+        (C.sequence.input_variable, (4, C.FreeDimension, C.FreeDimension)),
+    ],
+)
+def test_images_of_any_size(tmp_path, make_input, shape, options):
+    x = make_input(shape)
+    trained = binarized(free_net(x), **options)
+    lowering = lower_segments(trained)
+    (part,) = lowering.segments
+    assert [layer.name for layer in part.segment.layers] == ['one', 'two', 'three']
+    lowering.model.save(str(tmp_path / 'lowered.model'))
+    loaded = C.load_model(str(tmp_path / 'lowered.model'))
+    data = [images((4,) + size, 3, seed=sum(size)) for size in SIZES]
+    if make_input is C.sequence.input_variable:
+        data = [[values, values[:2]] for values in data]
+    for values in data:
+        for network in (lowering.model, lowering.model.clone('clone'), loaded):
+            result = network.eval({network.arguments[0]: values})
+            for one, other in zip(result, trained.eval({x: values})):
+                assert same_bits(one, other)
+    for float_layers in ('cntk', 'native'):
+        _, found = Lower(float_layers=float_layers).run(
+            trained, [nc.BinarizeConvolution()], [{x: values} for values in data]
         )
-        lowering = lower_segments(trained)
-        assert 'one' in [name for name, _ in lowering.reasons]
-        lowered, _ = Lower().run(trained, [nc.BinarizeConvolution()])
-        assert 'one' in of_segments(lowered, 'BinaryConvolveOp')
+        assert len(found.segments) == 1
+    assert 'BinarySegmentOp' in summary.of_model(lowering.model)
+
+
+def test_what_a_program_does_not_do_to_images_of_any_size():
+    x = C.input_variable((4, C.FreeDimension, C.FreeDimension))
+
+    def reasons(make):
+        y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x)
+        y = C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(make(y))
+        return [reason for _, reason in lower_segments(binarized(y, input_scale=None)).reasons]
+
+    assert reasons(C.relu) == []
+    strided = C.layers.Convolution2D((3, 3), 8, pad=True, strides=2, name='strided')
+    assert reasons(strided) == ['its automatic padding depends on the size of the image']
+
+
+def test_batch_normalization_of_images_of_any_size_stays_in_cntk():
+    """CNTK normalizes images wrongly once they have another size than its first ones."""
+    x = C.input_variable((4, C.FreeDimension, C.FreeDimension))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x)
+    y = C.layers.BatchNormalization(map_rank=1)(y)
+    model = C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(y)
+    unsettle(model, np.random.RandomState(1))
+    trained = binarized(model, input_scale=None)
+    lowering = lower_segments(trained)
+    assert [part.name for part in lowering.segments] == ['one', 'two']
+    values = images((4,) + SIZES[0], 3)
+    assert same_bits(lowering.model.eval({x: values}), trained.eval({x: values}))
 
 
 def test_a_value_that_is_read_twice_ends_a_segment():
