@@ -31,7 +31,7 @@ def network_of(state, unread, label):
     if label is None:
         return state.model, loss
     outputs = list(state.model.outputs) if state.model is not None else []
-    if loss is not state.loss:
+    if unread:
         outputs += state.loss.outputs  # a checkpoint must have the plain one as an output
     return labelled(outputs, label), loss
 

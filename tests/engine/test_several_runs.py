@@ -212,7 +212,7 @@ def test_checkpoint_of_a_later_run_behind_which_it_went_back(tmpdir):
 
 
 @pytest.mark.few(1)
-@pytest.mark.parametrize('loss_of', ['the script', 'the trainer', 'a checkpoint', 'variables'])
+@pytest.mark.parametrize('loss_of', ['a checkpoint', 'the script', 'the trainer', 'variables'])
 def test_trainer_built_anew_over_the_loss_of_an_optimized_one(loss_of, tmpdir):
     """Its checkpoints are plain CNTK's, of the network as it is now: they need no folder."""
     file, marked = str(tmpdir.join('again')), str(tmpdir.join('marked'))
