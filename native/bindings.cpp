@@ -17,6 +17,7 @@
 #include "implementations.h"
 #include "measure.h"
 #include "program_bindings.h"
+#include "size_plan.h"
 #include "thread_pool.h"
 
 namespace py = pybind11;
@@ -155,6 +156,8 @@ PYBIND11_MODULE(_native, module) {
     module.def("implementations", [] { return names(true); });
     module.def("num_threads", &num_threads);
     module.def("set_num_threads", &set_num_threads, py::arg("threads"));
+    module.def("least_shared_seconds", &least_shared_seconds);
+    module.def("set_least_shared_seconds", &set_least_shared_seconds, py::arg("seconds"));
     module.def("cpu_name", [] { return std::string(cpu_name()); });
     module.def("peak", &peak_of, py::arg("implementation"), py::arg("seconds"));
     module.def("port_limit", &port_limit_of, py::arg("implementation"), py::arg("seconds"));

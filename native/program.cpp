@@ -57,48 +57,6 @@ bool same(Form a, Form b) {
 
 }  // namespace
 
-// Where a value lies: in the arena of a worker, or with the caller.
-struct Place {
-    enum Where { arena, input, output } where;
-    std::size_t index;  // byte of the arena for one image; number of the input or output
-    std::size_t bytes;  // of an image
-};
-
-// What a call of one size needs, kept for the next call.
-struct Workspace {
-    std::vector<Buffer<std::uint8_t>> arenas, scratch;  // [worker]
-    std::vector<std::uint8_t*> scratch_of;
-    std::vector<std::vector<View>> views;  // [worker][value]
-};
-
-struct SizePlan {
-    std::vector<ImageSize> sizes;
-    std::vector<Extent> extents;  // [value]
-    std::vector<Place> places;    // [value]
-    std::vector<std::unique_ptr<Planned>> ops;
-    std::size_t arena_bytes = 0;  // for one image
-    std::size_t scratch_bytes = 0;
-    int most_images = 1;  // worked on together
-
-    std::unique_ptr<Workspace> take() const {
-        const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-        if (!lock || idle_.empty()) return std::make_unique<Workspace>();
-        std::unique_ptr<Workspace> taken = std::move(idle_.back());
-        idle_.pop_back();
-        return taken;
-    }
-    void give_back(std::unique_ptr<Workspace> workspace) const {
-        const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-        if (lock && idle_.size() < idle_.capacity()) idle_.push_back(std::move(workspace));
-    }
-    SizePlan() { idle_.reserve(16); }
-
-private:
-    // Only tried: in the child of a fork it may be held by a thread that the child does not have.
-    mutable std::mutex mutex_;
-    mutable std::vector<std::unique_ptr<Workspace>> idle_;
-};
-
 Program::Program(const std::uint8_t* state, std::size_t size, const Implementation& implementation)
     : implementation_(implementation), state_(state, state + size) {
     build(read_state(state_.data(), state_.size()));
@@ -203,43 +161,6 @@ int Program::converted(int value, Form wanted, const std::string& title) {
 
 // Planning: extents, then places by lifetime.
 
-namespace {
-
-struct Lifetime {
-    int first, last;  // nodes
-};
-
-// First fit, in order of birth: the lowest place of the arena that no value alive at the same time
-// has.
-std::size_t lay_out(const std::vector<Lifetime>& lifetimes, std::vector<Place>& places) {
-    std::size_t whole = 0;
-    std::vector<std::size_t> order;
-    for (std::size_t value = 0; value < places.size(); ++value)
-        if (places[value].where == Place::arena) order.push_back(value);
-    // Not stable_sort: the address sanitizer takes its temporary buffer for one that is freed in
-    // another way.
-    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-        return std::make_pair(lifetimes[a].first, a) < std::make_pair(lifetimes[b].first, b);
-    });
-    std::vector<std::size_t> alive;  // by place
-    for (const std::size_t value : order) {
-        const auto gone = [&](std::size_t other) {
-            return lifetimes[other].last < lifetimes[value].first;
-        };
-        alive.erase(std::remove_if(alive.begin(), alive.end(), gone), alive.end());
-        std::size_t at = 0;
-        auto before = alive.begin();
-        for (; before != alive.end() && at + places[value].bytes > places[*before].index; ++before)
-            at = std::max(at, places[*before].index + places[*before].bytes);
-        places[value].index = at;
-        alive.insert(before, value);
-        whole = std::max(whole, at + places[value].bytes);
-    }
-    return whole;
-}
-
-}  // namespace
-
 std::shared_ptr<const SizePlan> Program::make_plan(const std::vector<ImageSize>& sizes) const {
     require(sizes.size() == inputs_.size(), "received " + std::to_string(sizes.size()) +
                                                 " inputs, expected " +
@@ -287,6 +208,7 @@ std::shared_ptr<const SizePlan> Program::make_plan(const std::vector<ImageSize>&
         plan->places[results_[o]].index = o;
     }
     plan->arena_bytes = lay_out(lifetimes, plan->places);
+    plan->pace.of_ops(plan->ops.size());
     require(plan->arena_bytes <= most_arena_bytes,
             "the values of one image take " + std::to_string(plan->arena_bytes) +
                 " bytes, more than " + std::to_string(most_arena_bytes));
@@ -366,8 +288,11 @@ void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, st
     std::unique_ptr<Workspace> space = plan->take();
     Parallel parallel;
     const int workers = parallel.workers();
-    const bool whole_images =
-        workers > 1 && !seconds && (images % workers == 0 || images >= 4 * workers);
+    Pace& pace = plan->pace;
+    const bool many = images >= 4 * workers, paced = least_shared_seconds() == 0 || pace.known();
+    const bool timed = workers > 1 && !paced && !many;
+    const bool whole_images = workers > 1 && !seconds && (many || images % workers == 0) &&
+                              (paced ? pace.whole_pays(images) : many);
     const std::int64_t share = whole_images ? (images + workers - 1) / workers : images;
     const int together = int(std::min<std::int64_t>(plan->most_images, share));
     const int arenas = whole_images ? workers : 1;
@@ -392,16 +317,18 @@ void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, st
                            &space->scratch_of[shared_out ? 0 : worker]};
         for (std::size_t index_of_op = 0; index_of_op < plan->ops.size(); ++index_of_op) {
             const std::unique_ptr<Planned>& op = plan->ops[index_of_op];
-            const auto began = seconds ? Clock::now() : Clock::time_point();
+            const auto began = seconds || timed ? Clock::now() : Clock::time_point();
             const int items = op->items(call);
-            if (shared_out && items > 1) {
+            if (shared_out && items > 1 && !timed && (!paced || pace.pays(index_of_op, count))) {
                 const auto work = [&](int item, int by) { op->run(call, item, by); };
                 shared_out->run(items, std::ref(work));
             } else {
                 for (int item = 0; item < items; ++item) op->run(call, item, 0);
             }
-            if (seconds)
-                seconds[index_of_op] += std::chrono::duration<double>(Clock::now() - began).count();
+            if (!seconds && !timed) continue;
+            const double took = std::chrono::duration<double>(Clock::now() - began).count();
+            if (seconds) seconds[index_of_op] += took;
+            if (timed) pace.add(index_of_op, took, count);
         }
     };
     const int chunks = int((images + together - 1) / together);
@@ -412,6 +339,7 @@ void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, st
         for (int index = 0; index < chunks; ++index)
             chunk(index, 0, workers > 1 ? &parallel : nullptr);
     }
+    if (timed) pace.add_call();
     plan->give_back(std::move(space));
 }
 

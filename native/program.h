@@ -7,14 +7,9 @@
 #include <vector>
 
 #include "ops.h"
+#include "size_plan.h"
 
 namespace bitconv {
-
-struct ImageSize {
-    std::int64_t height, width;
-};
-
-struct SizePlan;  // of one size of the inputs (program.cpp)
 
 class Program {
 public:

@@ -30,9 +30,11 @@ from netopt_callbacks.native_machine import (
     cpu_name,
     implementation,
     implementations,
+    least_shared_seconds,
     num_threads,
     peak,
     port_limit,
+    set_least_shared_seconds,
     set_num_threads,
     stream,
 )
@@ -48,9 +50,11 @@ __all__ = [
     'empty',
     'implementation',
     'implementations',
+    'least_shared_seconds',
     'num_threads',
     'peak',
     'port_limit',
+    'set_least_shared_seconds',
     'set_num_threads',
     'stream',
 ]

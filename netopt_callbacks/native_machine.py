@@ -64,6 +64,25 @@ def set_num_threads(threads: int) -> None:
     _native.set_num_threads(checked_integer(threads, 'threads', 1, 256))
 
 
+def least_shared_seconds() -> float:
+    """What `set_least_shared_seconds` has set; 30 microseconds by default."""
+    return _native.least_shared_seconds()
+
+
+def set_least_shared_seconds(seconds: float) -> None:
+    """Sets which work of a `Program` threads share, for the whole process: an op, or images, that
+    take one thread at least so long. 0 shares all of it. The first four calls of an image size that
+    have few images are run by one thread, to learn what its ops take. Results do not depend on any
+    of this.
+
+    Raises:
+        ValueError: `seconds` is negative or not a number.
+    """
+    if not seconds >= 0:
+        raise ValueError(f'seconds must be at least 0, got {seconds!r}')
+    _native.set_least_shared_seconds(seconds)
+
+
 def cpu_name() -> str:
     """The processor's name as it gives it itself."""
     return _native.cpu_name().strip('\0 ')
@@ -80,8 +99,7 @@ def port_limit(name: str, seconds: float) -> Optional[float]:
     or None where not known.
 
     Measured: how many of its instructions of either kind the processor takes when nothing else
-        runs. A check of `peak`,
-    which should come near it."""
+    runs. A check of `peak`, which should come near it."""
     return _native.port_limit(name, seconds) or None
 
 

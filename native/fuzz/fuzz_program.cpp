@@ -376,6 +376,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (!damaged && !expected.refused.empty())
         fail(expected.refused.c_str(), *implementations().back());
     set_num_threads(bytes.between(1, 3));
+    set_least_shared_seconds(0);
     for (const Implementation* implementation : implementations())
         if (implementation->supported() &&
             !same(outcome(state, *implementation, values, images), expected))

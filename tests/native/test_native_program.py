@@ -155,9 +155,12 @@ def test_sums_beyond_int16(length):
 
 @pytest.fixture
 def threads():
-    before = native.num_threads()
+    """Returns what sets the number of threads, which share all work, however little."""
+    before = native.num_threads(), native.least_shared_seconds()
+    native.set_least_shared_seconds(0)
     yield native.set_num_threads
-    native.set_num_threads(before)
+    native.set_num_threads(before[0])
+    native.set_least_shared_seconds(before[1])
 
 
 @pytest.mark.parametrize('count', [2, 3, 8])
@@ -172,6 +175,37 @@ def test_threads(threads, count):
                 batch,
                 implementations=IMPLEMENTATIONS[:1],
             )
+
+
+@pytest.mark.parametrize('batch', [1, 2, 9])
+def test_calls_that_time_the_ops_and_calls_after_them(threads, batch):
+    """An op that takes long is shared out from the fifth call on, one that does not is not."""
+    threads(2)
+    native.set_least_shared_seconds(100e-6)
+    random = np.random.RandomState(5)
+    ops = [
+        dict(
+            op='float_convolution',
+            input='x',
+            weights=random.standard_normal((64, 16, 3, 3)).astype(F),
+            padding=((1, 1), (1, 1)),
+            values='y',
+        ),
+        dict(op='max_pool', input='y', kernel=(2, 2), strides=(2, 2), values='z'),
+    ]
+    program = native.Program(ops, dict(x=(16, 40, 40)), ['z'])
+    x = cases.special(random, (batch, 16, 40, 40), 0.01)
+    first, *others = [program(x) for _ in range(8)]
+    for other in others:
+        assert oracle.same(other, first)
+    threads(1)
+    assert oracle.same(native.Program(ops, dict(x=(16, 40, 40)), ['z'])(x), first)
+
+
+@pytest.mark.parametrize('seconds', [-1, float('nan')])
+def test_a_least_time_that_is_none(seconds):
+    with pytest.raises(ValueError, match='seconds must be at least 0, got'):
+        native.set_least_shared_seconds(seconds)
 
 
 def test_fused_multiply_add_of_the_oracle():
