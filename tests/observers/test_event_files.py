@@ -6,6 +6,9 @@ import time
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.util import tensor_util
+from tensorboardX import SummaryWriter
 
 import netopt_callbacks as nc
 from netopt_callbacks.count import Totals
@@ -108,6 +111,57 @@ def test_what_is_no_file_is_left_alone(tmp_path):
     os.symlink('/nowhere', str(tmp_path / 'events.out.tfevents.link'))
     run(tmp_path, 0, 200)
     assert len(os.listdir(str(tmp_path))) == 4
+
+
+# TensorBoard's slow loader: what `--load_fast=false` reads a folder with.
+
+
+def two_runs(folder):
+    run(folder, 0, 500)
+    run(folder, 0, 500)
+
+
+def another_writer(folder):
+    """Writes as tensorboardX does by itself, without a START mark."""
+    with SummaryWriter(str(folder)) as writer:
+        for samples in range(100, 501, 100):
+            writer.add_scalar('recovery/metric', samples / 1000.0, samples)
+
+
+def shown(loader, folder):
+    """Returns {tag: events} as the loader shows a folder now."""
+    loader.AddRunsFromDirectory(str(folder))
+    loader.Reload()
+    accumulator = loader.GetAccumulator('.')
+    return {tag: accumulator.Tensors(tag) for tag in accumulator.Tags()['tensors']}
+
+
+@pytest.mark.parametrize('watches', [False, True], ids=['opened later', 'open all the while'])
+@pytest.mark.parametrize(
+    'earlier',
+    [lambda folder: run(folder, 0, 500), two_runs, another_writer],
+    ids=['one run', 'two runs', 'no mark'],
+)
+def test_the_slow_loader_shows_the_latest_run_alone(earlier, watches, tmp_path):
+    """The later run has other steps, and no train/loss yet. Without its START mark the loader shows
+    the points of both."""
+    loader = EventMultiplexer()
+    earlier(tmp_path)
+    if watches:
+        assert shown(loader, tmp_path)['recovery/metric'][-1].step == 500
+    board = nc.TensorBoard(tmp_path)
+    board.on_start(Run())
+    board.on_evaluation(Evaluation('start', 0, 0, 0.75))
+    board.on_evaluation(Evaluation('epoch', 250, 1, 0.25))
+    found = shown(loader, tmp_path)
+    board.close()
+    assert [
+        (event.step, tensor_util.make_ndarray(event.tensor_proto).item())
+        for event in found.pop('recovery/metric')
+    ] == [(0, 0.75), (250, 0.25)]
+    assert not found.pop('train/loss', [])
+    assert len(found['netopt/plan/text_summary']) == 1
+    assert {event.step for events in found.values() for event in events} == {0}
 
 
 # The clock.
