@@ -67,13 +67,11 @@ class _Value:
 class _Body:
     def __init__(self, description, x, source, y, prefix):
         self.nodes, self.prefix, self.source = [], prefix, source
-        self._count, self._constants = 0, {}
+        self._count, self._constants, self._integers = 0, {}, {}
         ((shape,),) = description.inputs
         self.values = {}
         if len(shape) == 1:
-            x, shape = self.add(
-                'Unsqueeze', [x, self.constant(np.array([2, 3], np.int64))]
-            ), shape + (1, 1)
+            x, shape = self.add('Unsqueeze', [x, self.integers(2, 3)]), shape + (1, 1)
         self.values[0] = _Value(x, shape)
         for number, op in enumerate(description.ops):
             try:
@@ -91,9 +89,7 @@ class _Body:
         ((value, rank),) = description.outputs
         result = self.values[value]
         if rank == 1 and result.shape[1:] == (1, 1):
-            self.add(
-                'Reshape', [result.name, self.constant(np.array([0, result.shape[0]], np.int64))], y
-            )
+            self.add('Reshape', [result.name, self.integers(0, result.shape[0])], y)
         else:
             self.add('Identity', [result.name], y)
 
@@ -119,7 +115,15 @@ class _Body:
         return self._constants[key]
 
     def integers(self, *values):
-        return self.constant(np.array(values, np.int64))
+        """A shape, places or axes.
+
+        Behind an Identity, so that no runtime infers shapes from the Constant itself: ONNX Runtime
+        1.14 reads it after it has freed it where the two are in a function, and crashes.
+        """
+        if values not in self._integers:
+            constant = self.constant(np.array(values, np.int64))
+            self._integers[values] = self.add('Identity', [constant])
+        return self._integers[values]
 
     def cast(self, value, to):
         return self.add('Cast', [value], to=to)

@@ -30,8 +30,10 @@ class Comparison:
         samples (int): compared.
         segments (int): of which the bits were compared.
         largest_error (float): of an output, as a share of its sample's scale, where no bit ties.
-        tied (int): samples in which a bit ties.
-        predictions, different_predictions (int): argmax compared, and different, all samples.
+        tied (int): samples in which a bit ties, with the library or without it.
+        predictions (int): samples whose argmax was compared; 0 where no output is a vector.
+        different_predictions (int): those among them in which the argmax of an output differs,
+            likewise, with a tie or not.
     """
 
     def __init__(self):
@@ -63,13 +65,19 @@ def compare(data, mended, cut, names, minibatch):
     truth = _Truth(cut, minibatch)
     comparison = Comparison()
     comparison.samples, comparison.segments = truth.samples, len(cut.segments)
+    tied, differ = np.zeros((2, truth.samples), bool)  # in any of the runs below
     _compare_rest(mended, cut, truth)
     for with_library in (True, False) if cut.segments else (False,):
         opened = assembled(mended, cut, names, inline=not with_library, inner=True)
         inner = _Session(opened.SerializeToString(), with_library)
         _compare_segments(cut, mended, truth, with_library)
         for first, last in ((0, 1), (0, truth.samples)):
-            _compare_whole(inner, names, cut, truth, first, last, comparison)
+            ties, differs = _compare_whole(inner, names, cut, truth, first, last, comparison)
+            tied[first:last] |= ties
+            differ[first:last] |= differs
+    comparison.tied = int(tied.sum())
+    if any(map(_is_vector, truth.outputs, truth.output_axes)):
+        comparison.predictions, comparison.different_predictions = truth.samples, int(differ.sum())
     file = _Session(data, bool(cut.segments))
     found = file.run(truth.feed(names.inputs, 0, truth.samples))
     if [value.name for value in file.inputs] != names.inputs or file.outputs != names.outputs:
@@ -245,10 +253,11 @@ def _compare_segments(cut, mended, truth, with_library):
 
 
 def _compare_whole(session, names, cut, truth, first, last, comparison):
-    """The file from one end to the other."""
+    """The file from one end to the other; returns in which samples a bit ties, and in which an
+    argmax differs."""
     found = session.run(truth.feed(names.inputs, first, last))
     count = last - first
-    explained = np.zeros(count, bool)
+    explained, differ = np.zeros(count, bool), np.zeros(count, bool)
     for index in range(len(cut.segments)):
         entry = _differing(
             truth.part(truth.entries[index], truth.entry_axes[index], first, last),
@@ -276,11 +285,13 @@ def _compare_whole(session, names, cut, truth, first, last, comparison):
         error = _parity(expected, found[name], axis, ~explained, comparison)
         if error is not None:
             raise ExportError(f"at batch {count} '{name}' differs from CNTK: {error}")
-        if expected.ndim == 2 and expected.shape[1] > 1 and count > 1:
-            differ = expected.argmax(1) != found[name].argmax(1)
-            comparison.predictions += len(expected)
-            comparison.different_predictions += int(differ.sum())
-    comparison.tied = max(comparison.tied, int(explained.sum()))
+        if _is_vector(expected, axis):
+            differ |= expected.argmax(axis=1) != found[name].argmax(axis=1)
+    return explained, differ
+
+
+def _is_vector(output, axis):
+    return axis == 0 and output.ndim == 2 and output.shape[1] > 1
 
 
 def _differing(expected, found, axis):

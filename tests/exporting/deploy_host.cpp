@@ -37,7 +37,7 @@ int main(int count, char** words) {
     void* runtime = dlopen(words[1], RTLD_NOW);
     if (runtime == nullptr) return std::printf("error: %s\n", dlerror()), 2;
     const ApiBase* base = reinterpret_cast<const ApiBase* (*)()>(dlsym(runtime, "OrtGetApiBase"))();
-    api = base->get(14);
+    api = base->get(10);  // the oldest that the library works with
     const char* input = words[3];
     const int rank = std::atoi(words[4]);
     std::vector<std::int64_t> shape;

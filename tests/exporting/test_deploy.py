@@ -69,6 +69,39 @@ def test_random_networks_are_exported_or_refused_by_name(seed, tmp_path):
         assert bool(exported.segments) == (kind != 'float')
 
 
+def test_predictions_are_counted_once_a_sample(tmp_path, monkeypatch):
+    x, model = small(classes=2)
+    for parameter in model.parameters:
+        if parameter.shape in ((20, 2), (2,)):  # of the last Dense: both classes get 1
+            parameter.value = np.full(parameter.shape, len(parameter.shape) == 1, np.float32)
+    binary = binarized(model)
+    images = np.random.RandomState(11).randn(20, 3, 9, 8).astype(np.float32)
+    path = str(tmp_path / 'file.onnx')
+
+    def compared(network, data=images):
+        found = deploy.export(network, path, data=data).comparison
+        return found.samples, found.predictions, found.different_predictions
+
+    heads = C.combine([binary, C.layers.Dense(3)(binary), C.layers.Dense((2, 2))(binary)])
+    assert compared(binary) == compared(heads) == (20, 20, 0)
+    assert compared(binary, images[:1]) == (1, 1, 0)
+    assert compared(C.layers.Dense((2, 2))(binary)) == (20, 0, 0)
+    scalar_of_a_step = C.reduce_sum(C.sequence.input_variable(6), axis=0)
+    steps = [np.random.RandomState(12).randn(5, 6).astype(np.float32) for _ in range(4)]
+    assert compared(C.reshape(scalar_of_a_step, ()), (steps,)) == (4, 0, 0)
+    run_file = check._Session.run
+
+    def a_little_more(session, feed):
+        outputs = run_file(session, feed)
+        for output in outputs.values():
+            if output.shape == (20, 2):
+                output[[3, 5], 1] += 1e-6
+        return outputs
+
+    monkeypatch.setattr(check._Session, 'run', a_little_more)
+    assert compared(binary) == (20, 20, 2)
+
+
 def test_any_batch_under_the_user_s_names_with_one_bit_a_weight(tmp_path):
     x, model = small()
     binary = binarized(model)

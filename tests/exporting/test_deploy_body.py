@@ -100,6 +100,21 @@ def test_every_op_gives_the_oracle_s_bits_in_either_form(first):
                 assert same_but_for_zeros(found, expected), (seed, ops)
 
 
+def test_no_operator_reads_a_shape_from_a_constant_itself():
+    # In a function, ONNX Runtime 1.14 would end the process.
+    programs = [random_program(seed, first)[:3] for first in ROWS for seed in range(6)]
+    programs.append(([dict(op='map', input='x', values='y', steps=[('relu',)])], {'x': (4,)}, 'y'))
+    read = set()
+    for ops, inputs, output in programs:
+        nodes = body.function('Segment0', native.Program(ops, inputs, [output]).state()).node
+        constants = {node.output[0] for node in nodes if node.op_type == 'Constant'}
+        for node in nodes:
+            if node.op_type in ('Pad', 'Reshape', 'Slice', 'Unsqueeze'):
+                assert not constants.intersection(node.input[1:]), (ops, node)
+                read.add(node.op_type)
+    assert len(read) == 4
+
+
 def test_a_fused_multiply_add_is_rounded_once_where_twice_is_wrong():
     # (1 + 2^-12)^2 = 1 + 2^-11 + 2^-24 is the middle of two float32 numbers, and float64 loses what
     # is added to it.
