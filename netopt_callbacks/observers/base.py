@@ -80,7 +80,7 @@ class Evaluation:
         drop (float): after - before of the latest optimization (sign reversed if larger is better);
             None before the first optimization.
         recovered (float): (after - now) / (after - before) of the latest optimization, 1 if nothing
-            was lost; None before the first.
+            was lost; None before the first, or if its drop may be chance.
         worst (float): worst metric since the latest optimization; None before the first.
         epochs (int): completed epochs from the latest optimization to the first measurement as good
             as before it, or so far if there is none; None before the first.
