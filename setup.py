@@ -58,7 +58,7 @@ mpi_cxx = Extension(
     'netopt_callbacks._mpi_cxx',
     ['native/mpi_cxx/shim.cpp'],
     language='c++',
-    extra_compile_args=['-std=c++11'],
+    extra_compile_args=['-std=c++11', '-g0'],
 )
 
 
@@ -68,7 +68,8 @@ class BuildExtensions(build_ext):
         super().run()
 
     def get_libraries(self, ext):
-        return [] if ext in (mpi_cxx, onnx) else super().get_libraries(ext)
+        # On Linux no libpython: the interpreter has it, or is built without it and finds none.
+        return list(ext.libraries) if sys.platform == 'linux' else super().get_libraries(ext)
 
 
 CNTK_EXISTS_HERE = sys.platform == 'linux' and sys.version_info < (3, 7)

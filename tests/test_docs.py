@@ -23,6 +23,7 @@ LEFT = {
     'make demo': 'tests/examples/test_demo.py runs what it runs',
     'make test': 'this is a part of it',
     'make docs': 'installs packages',
+    'make wheel': 'compiles for minutes',
     'tensorboard': 'serves a browser; tests/observers/test_event_files.py reads such files',
     'pip': 'installs packages; tests/test_setup.py installs the package',
     'python -m netopt_callbacks doctor --fix': 'changes the environment; see tests/test_runtime.py',

@@ -1,4 +1,6 @@
-"""How `make` looks for CPython 3.6, tried with made-up interpreters; and the pins it installs."""
+"""How `make` looks for CPython 3.6, tried with made-up interpreters; the pins it installs; what it
+compiles."""
+import glob
 import os
 import re
 import shutil
@@ -100,3 +102,10 @@ def test_every_requirement_is_pinned_once_and_comes_from_no_named_host():
     assert all(re.match(r'[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*$', line) for line in requirements)
     names = [line.partition('==')[0].lower() for line in requirements]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize('name', ['native', 'onnx', 'mpi_cxx'])
+def test_compiled_files_load_where_no_libpython_is(name):
+    (file,) = glob.glob(os.path.join(CLONE, f'netopt_callbacks/_{name}.cpython-36m-*.so'))
+    needed = subprocess.check_output(['readelf', '-d', file], universal_newlines=True)
+    assert 'libc.so' in needed and 'libpython' not in needed
