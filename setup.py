@@ -2,8 +2,15 @@
 import sys
 from glob import glob
 
-from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import Extension, setup
+
+try:
+    from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
+except ImportError as error:
+    sys.exit(
+        f'setup.py: {error}. pyproject.toml names what it needs, and pip 10 and newer bring that; '
+        'on CPython 3.6: python -m pip install pip==21.3.1'
+    )
 
 # The same flags for every file: an instruction set is named inside a file, for the functions that
 # are entered only where the machine has it, so that no other function can come to depend on it.

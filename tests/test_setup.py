@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -102,6 +103,19 @@ def test_every_requirement_is_pinned_once_and_comes_from_no_named_host():
     assert all(re.match(r'[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*$', line) for line in requirements)
     names = [line.partition('==')[0].lower() for line in requirements]
     assert len(names) == len(set(names))
+
+
+def test_without_pybind11_setup_py_says_what_to_do():
+    """pip older than 10 does not read pyproject.toml."""
+    done = subprocess.run(
+        [sys.executable, '-c']
+        + ["import runpy, sys; sys.modules['pybind11'] = None; runpy.run_path('setup.py')"],
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        cwd=CLONE,
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith('on CPython 3.6: python -m pip install pip==21.3.1\n')
 
 
 @pytest.mark.parametrize('name', ['native', 'onnx', 'mpi_cxx'])
