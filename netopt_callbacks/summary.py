@@ -25,7 +25,8 @@ def of_result(result):
         parts.append('The run did not come to its end; this is how far it came.')
     if result.records:
         parts += [_metric_line(result), optimizations(result.records, result.baseline)]
-        parts += [improving(record, result.baseline) for record in result.records]
+        for record in result.records:
+            parts += [chance(record), improving(record, result.baseline)]
         parts += [_layers(record, _float_bytes(result.model)) for record in result.records]
     else:
         parts.append('No optimization was applied.')
@@ -39,7 +40,8 @@ def of_result(result):
 
 def of_record(record):
     """Returns one `nc.Record` as text."""
-    parts = [optimizations([record], None), improving(record, None), _layers(record, None)]
+    parts = [optimizations([record], None), chance(record)]
+    parts += [improving(record, None), _layers(record, None)]
     return '\n\n'.join(_fitted(part) for part in parts if part)
 
 
@@ -154,13 +156,31 @@ def optimizations(records, baseline):
     return table
 
 
+def chance(record):
+    """Says that a drop may be chance, and how the metric has changed instead of its share.
+
+    Returns:
+        str: a sentence; None if the drop is none, or is larger than chance.
+    """
+    if not record.drop_may_be_chance:
+        return None
+    worse = (record.metric_now - record.metric_before) * (-1 if record.larger_is_better else 1)
+    now = f'{abs(worse):.2g} {"better than" if worse < 0 else "worse than"}' if worse else 'as'
+    return (
+        f'The drop of {record.optimization} ({record.drop:.2g}) is within the standard error of '
+        f'the held-out metric ({record.error_after:.2g}) and may be chance, and so may the share '
+        f'that is recovered. The metric is now {now} before.'
+    )
+
+
 def improving_before(record):
     """Says what else `recovered` counts if the metric was still improving before an optimization.
 
     Returns:
-        str: a sentence; None if the metric was not improving or that is not known.
+        str: a sentence; None if the metric was not improving, if that is not known, or if the drop
+            may be chance.
     """
-    if not record.was_improving:
+    if not record.was_improving or record.drop_may_be_chance:
         return None
     at, metric = record.curve_before[0]
     return (
@@ -351,10 +371,12 @@ def recovered_share(record):
     """Returns the recovered fraction of a record as text.
 
     It is '>100 %' for a gain beyond the drop, 'worse' if the metric is worse than right after the
-    optimization, and 'no drop' if nothing was lost.
+    optimization, 'no drop' if nothing was lost, and 'chance' if the drop may be that.
     """
     if record.drop is not None and record.drop <= 0:
         return 'no drop'
+    if record.drop_may_be_chance:
+        return 'chance'
     share = record.recovered
     if share is not None and not 0 <= share <= 1:
         return '>100 %' if share > 1 else 'worse'

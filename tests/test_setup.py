@@ -1,8 +1,11 @@
-"""How `make` looks for CPython 3.6, tried with made-up interpreters; and the pins it installs."""
+"""How `make` looks for CPython 3.6, tried with made-up interpreters; the pins it installs; what it
+compiles."""
+import glob
 import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -100,3 +103,23 @@ def test_every_requirement_is_pinned_once_and_comes_from_no_named_host():
     assert all(re.match(r'[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*$', line) for line in requirements)
     names = [line.partition('==')[0].lower() for line in requirements]
     assert len(names) == len(set(names))
+
+
+def test_without_pybind11_setup_py_says_what_to_do():
+    """pip older than 10 does not read pyproject.toml."""
+    done = subprocess.run(
+        [sys.executable, '-c']
+        + ["import runpy, sys; sys.modules['pybind11'] = None; runpy.run_path('setup.py')"],
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        cwd=CLONE,
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith('on CPython 3.6: python -m pip install pip==21.3.1\n')
+
+
+@pytest.mark.parametrize('name', ['native', 'onnx', 'mpi_cxx'])
+def test_compiled_files_load_where_no_libpython_is(name):
+    (file,) = glob.glob(os.path.join(CLONE, f'netopt_callbacks/_{name}.cpython-36m-*.so'))
+    needed = subprocess.check_output(['readelf', '-d', file], universal_newlines=True)
+    assert 'libc.so' in needed and 'libpython' not in needed

@@ -375,7 +375,7 @@ class Engine:
         if record is None:
             return
         self._measure()
-        record.metric_after = self._recovery.metric
+        record.metric_after, record.error_after = self._recovery.metric, self._recovery.error
         self.phases.write()
         self._unreported = None
         self._audience.notify('on_optimization', record)

@@ -1,4 +1,5 @@
 """Reads held-out data for recovery, calibration and the parity gate; measures the metric on it."""
+import math
 import sys
 import warnings
 
@@ -217,6 +218,11 @@ class Measure:
 
     Args:
         metric (cntk.Function): summed over its elements for each sample, as in CNTK's trainer.
+
+    Attributes:
+        error (float): standard error of the last average, which is the spread of the metric over
+            the samples, divided by the root of their number; None if that is not finite, or the
+            metric is one number for a minibatch.
     """
 
     def __init__(self, metric):
@@ -226,12 +232,13 @@ class Measure:
             copy = own(C.reduce_sum(copy, C.Axis.all_static_axes()))
         self.arguments = list(copy.arguments)
         self._per_sample = bool(copy.output.dynamic_axes)
+        self.error = None
         # A copy that draws random numbers would draw other numbers in a second measurement.
         self.repeats = not draws_when_evaluated(copy)
         if self._per_sample:
             every = C.Axis.all_axes()
             self._sums = C.combine(
-                [C.reduce_sum(copy, every), C.reduce_sum(C.ones_like(copy), every)]
+                [C.reduce_sum(each, every) for each in (copy, C.ones_like(copy), C.square(copy))]
             )
         else:
             self._counted = (
@@ -242,17 +249,22 @@ class Measure:
 
     def __call__(self, data, device=None):
         """Returns the average over `data`, an `Arrays` or `Source`, as a float."""
-        total, count = 0.0, 0.0
+        total, count, squares = 0.0, 0.0, 0.0
         for minibatch in data.read(self.arguments, as_trained=not self._per_sample):
             _, values = self._sums.forward(
                 minibatch, list(self._sums.outputs), device=device, as_numpy=False
             )
-            summed, counted = (values[output] for output in self._sums.outputs)
+            summed, counted, *squared = (values[output] for output in self._sums.outputs)
             total += _number(summed)
             count += _number(counted) if self._per_sample else _sample_count(self._counted, counted)
+            squares += sum(map(_number, squared))
         if not count:
             raise ValueError('the held-out data is empty')
-        return total / count
+        mean = total / count
+        if self._per_sample:
+            variance = squares / count - mean * mean
+            self.error = math.sqrt(max(0.0, variance) / count) if math.isfinite(variance) else None
+        return mean
 
 
 def _number(value):

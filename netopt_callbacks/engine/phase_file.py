@@ -215,8 +215,9 @@ def _these(*checks):
     return each
 
 
-def _fields(checks):
-    """A check for an object with exactly the fields of `checks`."""
+def _fields(checks, later=()):
+    """A check for an object with exactly the fields of `checks`; files of earlier versions may lack
+    those of `later`."""
 
     def each(name, value):
         _must(isinstance(value, dict), name, 'an object with fields', value)
@@ -228,9 +229,10 @@ def _fields(checks):
                 value[field],
             )
         for field, check in sorted(checks.items()):
-            if field not in value:
+            if field in value:
+                check(f'{name}.{field}', value[field])
+            elif field not in later:
                 raise ValueError(f'its field "{name}.{field}" is missing')
-            check(f'{name}.{field}', value[field])
 
     return each
 
@@ -277,7 +279,9 @@ _record = _fields(
         'network_after': _totals,
         'epochs': _list_of(_count),
         'curve_before': _curve,
-    }
+        'error_after': _or_null(_number),
+    },
+    later=('error_after',),
 )
 _CHECKS = (
     ('outputs', _some_places),

@@ -17,6 +17,7 @@ class Recovery:
     Attributes:
         metric (float): of the current network; None if it has not been measured since its last
             change.
+        error (float): its standard error; None if it is not known.
         device (cntk.device.DeviceDescriptor): where to measure; None is CNTK's default.
     """
 
@@ -27,7 +28,7 @@ class Recovery:
         self._records = records
         self._early = early
         self._baseline = baseline
-        self.metric = None
+        self.metric = self.error = None
         self.device = None
         self._of = self._built = None  # the network that was measured last, and its Measure
 
@@ -38,7 +39,7 @@ class Recovery:
 
     def forget(self):
         """Notes that the network has changed since the last measurement."""
-        self.metric = None
+        self.metric = self.error = None
 
     def measure(self):
         """Measures, and appends to the curve of the latest record; does nothing without data.
@@ -47,7 +48,9 @@ class Recovery:
         """
         if self._data is None:
             return
-        self.metric = self._measure()(self._data, self.device)
+        measure = self._measure()
+        self.metric = measure(self._data, self.device)
+        self.error = measure.error
         samples = self._clock.samples
         if self._records:
             self._records[-1].measured(samples, self.metric, self._clock.epoch)

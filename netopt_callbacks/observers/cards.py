@@ -80,8 +80,10 @@ def of_optimization(record, names):
             f'held-out metric {record.metric_before:.6g} before, {record.metric_after:.6g} right '
             f'after: drop {record.drop:.6g}'
         )
-    if record.was_improving:
-        said.append(summary.improving_before(record) + '.')
+    said += filter(None, [summary.chance(record)])
+    improving = summary.improving_before(record)
+    if improving:
+        said.append(improving + '.')
     table = Table(
         'layer',
         'shape',
@@ -122,7 +124,8 @@ def of_result(result):
         if result.records[-1].metric_now is not None:
             said.append(f'held-out {result.metric_name}: {result.records[-1].metric_now:.6g}')
         said.append(summary.optimizations(result.records, result.baseline).markdown())
-        said += filter(None, (summary.improving(each, result.baseline) for each in result.records))
+        for each in result.records:
+            said += filter(None, [summary.chance(each), summary.improving(each, result.baseline)])
     else:
         said.append('No optimization was applied.')
     if result.model is not None:

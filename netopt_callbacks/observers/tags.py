@@ -16,7 +16,8 @@ _DESCRIPTIONS = {
     'it, turned so that more than 0 is worse.',
     'recovery/recovered': 'How much of that drop has been made up for: 0 right after, 1 as good as '
     'before. Above 1 the network is better than before the optimization. Where training was still '
-    'improving, it would be so without it too: compare with recovery/baseline.',
+    'improving, it would be so without it too: compare with recovery/baseline. Of a drop '
+    'within the standard error of the metric it may be any number.',
     'recovery/epochs': 'Epochs since the latest optimization, up to the first at which {metric} is '
     'as good again as before it; flat from there on.',
     'size/parameters': 'Weights of the whole network; a 1-bit weight counts as one.',

@@ -1,10 +1,14 @@
 """The held-out metric against CNTK's own evaluator, and what it does to its source."""
+import math
+
 import cntk as C
 import numpy as np
 import pytest
 from cntk.io import MinibatchData, UserMinibatchSource
 
+import netopt_callbacks as nc
 from netopt_callbacks.engine.held_out import Measure, held_out_data
+from user_script import Script, factor
 
 ROWS = np.random.RandomState(1).standard_normal((600, 4)).astype(np.float32)
 
@@ -19,6 +23,46 @@ def test_criterion_that_is_no_scalar_is_summed_as_cntk_does():
     )
     # Sums of up to 2400 float32 terms.
     assert ours == pytest.approx(theirs, rel=2400 * 2.0**-24)
+
+
+def test_error_is_that_of_the_mean():
+    x = C.input_variable(4)
+    measure = Measure(C.square(x))
+    assert measure.error is None
+    measure(held_out_data(ROWS, [x]))
+    each = np.sum(np.square(ROWS, dtype=np.float64), axis=1)
+    assert measure.error == pytest.approx(each.std() / math.sqrt(600), rel=1e-4)
+    constant = Measure(C.reduce_sum(0 * x) + 3)  # float32 sums of 9 are exact
+    assert constant(held_out_data(ROWS, [x])) == 3 and constant.error == 0
+    huge = Measure(C.reduce_sum(1e20 * x))  # its squares are beyond float32
+    assert huge(held_out_data(ROWS, [x])) and huge.error is None
+    once = Measure(C.reduce_mean(C.square(x), C.Axis.all_axes()))
+    once(held_out_data(ROWS, [x]))
+    assert once.error is None  # one number for a minibatch
+
+
+class Seen(nc.Observer):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_evaluation(self, evaluation):
+        self.seen.append(evaluation)
+
+
+def test_record_has_the_error_of_a_share_of_wrong_samples():
+    """Of 120, the standard error of a share p is the root of p (1 - p) / 120."""
+    script, seen = Script(sweeps=3, test=False, cross_validation=None), Seen()
+    script.run([factor(epoch=1, rank=2), seen], data=script.held_out)
+    (record,) = script.session.result.records
+    p = record.metric_after
+    assert 0 < p < 1
+    assert record.error_after == pytest.approx(math.sqrt(p * (1 - p) / 120), rel=1e-5)
+    # And observers are told what the record says.
+    after = [each for each in seen.seen if each.optimization]
+    assert [each.recovered for each in after] == [
+        record.recovered_at(metric) for _, metric in record.curve
+    ]
 
 
 class Rows(UserMinibatchSource):

@@ -128,6 +128,7 @@ WRONG = [
     (('records', 0, 'samples'), -1),
     (('records', 0, 'metric_before'), '0.5'),
     (('records', 0, 'metric_after'), [0.5]),
+    (('records', 0, 'error_after'), 'small'),
     (('records', 0, 'curve'), 5),
     (('records', 0, 'curve', 0), [1]),
     (('records', 0, 'curve', 0, 0), None),
@@ -208,6 +209,14 @@ def test_value_that_fits_its_field_and_not_the_checksum(saved):
 def test_numbers_that_are_none_fit(saved):
     saved.write(changed(saved.fields, ('records', 0, 'metric_before'), float('nan')))
     assert phase_file.read(str(saved.path)).records[0]['metric_before'] != 0
+
+
+def test_record_without_the_error_that_older_files_lack(saved):
+    fields = copy.deepcopy(saved.fields)
+    assert 0 < fields['records'][0].pop('error_after') < 0.05
+    saved.write(fields)
+    (record,) = phase_file.read(str(saved.path)).records
+    assert nc.Record.from_dict(record).error_after is None
 
 
 def test_any_bit(saved):

@@ -9,6 +9,7 @@ import netopt_callbacks as nc
 from netopt_callbacks.baseline import checked_baseline
 from netopt_callbacks.observers.base import Evaluation, Run
 from netopt_callbacks.summary import recovered_share
+from test_observers import curve, read
 
 
 def test_the_value_at_a_sample():
@@ -111,6 +112,51 @@ def test_whether_training_was_still_improving(before, improving):
 def test_recovery_in_words(after, now, shown):
     made = nc.Record('X', 2, 200, 0.3, after, [(200, after), (300, now)], epochs=[2, 3])
     assert recovered_share(made) == shown
+
+
+def of_accuracy(fields):
+    """The same record of a metric of which larger is better."""
+    turned = {name: 1 - fields[name] for name in ('metric_before', 'metric_after')}
+    curve = [(at, 1 - metric) for at, metric in fields['curve']]
+    return dict(fields, larger_is_better=True, curve=curve, **turned)
+
+
+@pytest.mark.parametrize('turn', [dict, of_accuracy], ids=['error', 'accuracy'])
+@pytest.mark.parametrize('end, said', [(0.03, '0.01 worse than'), (0.01, '0.01 better than')])
+def test_a_drop_that_may_be_chance_is_said_to_be(end, said, turn, tmp_path):
+    """2 % of 10,000 samples are wrong, one more after the swap, and then 100 more or less: a share of
+    -99 or 101."""
+    fields = dict(metric_before=0.02, metric_after=0.0201, curve=[(200, 0.0201), (300, end)])
+    made = nc.Record('X', 2, 200, **turn(fields), error_after=0.0014, epochs=[2, 3])
+    for again in (made, nc.Record.from_dict(json.loads(made.to_json()))):
+        assert again.drop_may_be_chance and again.recovered == made.recovered
+        assert recovered_share(again) == 'chance'
+    result = nc.Result()
+    result.records = [made]
+    text = ' '.join(result.summary().split())
+    assert (
+        f'may be chance, and so may the share that is recovered. The metric is now {said}' in text
+    )
+    board = nc.TensorBoard(tmp_path)
+    board.on_start(Run())
+    board.on_optimization(made)
+    board.on_evaluation(
+        Evaluation('end', 300, 3, end, 'X', made.drop, made.recovered, made.worst[1], 1)
+    )
+    board.on_end(result)
+    assert curve(tmp_path, 'recovery/drop') == [(300, 0.0001)]
+    share = pytest.approx(-99 if end == 0.03 else 101, rel=1e-3)
+    assert curve(tmp_path, 'recovery/recovered') == [(300, share)]
+    for tag in ('netopt/X/text_summary', 'netopt/result/text_summary'):
+        ((text,),) = [event.tensor_proto.string_val for event in read(tmp_path).Tensors(tag)]
+        assert 'may be chance' in text.decode('utf-8')
+
+
+@pytest.mark.parametrize('error', [None, 0.00005, 0.0])
+def test_a_drop_beyond_the_error_has_its_share_however_large(error):
+    made = nc.Record('X', 2, 200, 0.02, 0.0201, [(200, 0.0201), (300, 0.03)], error_after=error)
+    assert not made.drop_may_be_chance and made.recovered == pytest.approx(-99)
+    assert recovered_share(made) == 'worse' and 'chance' not in made._repr_html_()
 
 
 def test_records_pickle_go_to_json_and_are_shown():
