@@ -5,7 +5,7 @@ from ..onnx_file import DOMAIN, VERSION
 from . import assemble, body
 
 
-def alone(segment, like, inline):
+def segment_alone(segment, like, inline):
     """Returns the ModelProto of a CutSegment; `inline` as of `assemble.assembled`."""
     model = type(like)()
     graph = model.graph

@@ -15,7 +15,7 @@ import onnxruntime
 from .. import graph
 from ..deploy import ExportError, library
 from ..lowering.output_parity import OutputParity
-from .alone import alone
+from .alone import segment_alone
 from .assemble import assembled
 from .cut import ENTRY, EXIT, INPUT, OUTPUT
 
@@ -232,7 +232,8 @@ def _compare_segments(cut, mended, truth, with_library):
     """Every segment on its own, fed with what CNTK's reads."""
     for segment, entry, exit in zip(cut.segments, truth.entries, truth.exits):
         session = _Session(
-            alone(segment, mended, inline=not with_library).SerializeToString(), with_library
+            segment_alone(segment, mended, inline=not with_library).SerializeToString(),
+            with_library,
         )
         found = session.run({'x': entry})['y']
         differ = (

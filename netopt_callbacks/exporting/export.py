@@ -16,7 +16,7 @@ from .assemble import Names, assembled
 from .check import compare
 from .cut import CutNetwork
 from .mend import exported
-from .ready import ready
+from .ready import make_ready
 
 FORMAT = 1  # of the metadata
 
@@ -60,7 +60,7 @@ def export(model, path, data=None, records=(), metric=None):
     cut = CutNetwork(model)
     refuse.refuse(cut.model)
     names = Names(model)
-    mended = exported(ready(cut.model))
+    mended = exported(make_ready(cut.model))
     file = assembled(mended, cut, names)
     _describe(file, cut, records, metric)
     written = file.SerializeToString()

@@ -5,7 +5,7 @@ import numpy as np
 from .. import graph
 
 
-def ready(model):
+def make_ready(model):
     """Returns a network (cntk.Function) that computes the same.
 
     * A BatchNormalization read in two places is written twice under one name where it is a block,
