@@ -34,7 +34,7 @@ def convolution(node, layer, bits):
 
 
 def dense(node, layer, bits):
-    _refuse_free(node)
+    refuse_any_size(node, node.inputs[0])
     inputs, outputs = DENSE.input_shape(layer.core), DENSE.output_shape(layer.core)
     size = int(np.prod(inputs))
     if len(outputs) != 1 or tuple(node.inputs[0].shape) != inputs or size != np.prod(bits.shape):
@@ -101,7 +101,7 @@ def float_convolution(node):
 
 
 def float_dense(node):
-    _refuse_free(node)
+    refuse_any_size(node, node.inputs[0])
     weights, shape = fixed_value(node.fixed[0]), node.inputs[0].shape
     if node.operands[0][1].fixed or weights.shape[:-1] != shape:
         raise Unsupported(
@@ -146,9 +146,14 @@ def pooling(node):
     )
 
 
-def _refuse_free(node):
-    if node.inputs[0].is_free:
-        raise Unsupported(node, 'it reads images of free size as vectors')
+def refuse_any_size(node, value):
+    """Refuses a node that a program computes for one size of images, where the size is free.
+
+    Raises:
+        Unsupported: it is.
+    """
+    if value.is_free:
+        raise Unsupported(node, f'{node.op_name} over images of free size stays in CNTK')
 
 
 def _padding(node, axes, sizes):

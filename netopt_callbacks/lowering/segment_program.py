@@ -223,6 +223,7 @@ class SegmentProgram:
 
     def _mean_abs(self, node):
         value = node.inputs[0].producer.inputs[0]
+        layer_ops.refuse_any_size(node, value)
         if not read_off.is_mean_of_magnitudes(node, value):
             raise Unsupported(node, 'native code does not give the bits of its ReduceElements')
         return self._emitted(dict(op='mean_abs', input=self._stored(self._floats(value))))
@@ -231,6 +232,7 @@ class SegmentProgram:
         return self._pool(node)
 
     def _average_pool(self, node):
+        layer_ops.refuse_any_size(node, node.inputs[0])
         return self._pool(node)
 
     def _pool(self, node):
@@ -239,7 +241,8 @@ class SegmentProgram:
 
     def _reshape(self, node):
         read, shape = node.inputs[0], node.output.shape
-        if len(shape) not in (1, 3) or read.is_free:
+        layer_ops.refuse_any_size(node, read)
+        if len(shape) not in (1, 3):
             raise Unsupported(
                 node, f'a reshape of {read.shape} to {shape} is not supported in programs'
             )

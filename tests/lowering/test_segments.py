@@ -266,7 +266,6 @@ def free_net(x):
     return C.layers.Convolution2D((1, 1), 3, name='float')(y)
 
 
-@pytest.mark.parametrize('options', [dict(input_scale=None), dict()], ids=str)
 @pytest.mark.parametrize(
     'make_input, shape',
     [
@@ -275,9 +274,9 @@ def free_net(x):
         (C.sequence.input_variable, (4, C.FreeDimension, C.FreeDimension)),
     ],
 )
-def test_images_of_any_size(tmp_path, make_input, shape, options):
+def test_images_of_any_size(tmp_path, make_input, shape):
     x = make_input(shape)
-    trained = binarized(free_net(x), **options)
+    trained = binarized(free_net(x), input_scale=None)
     lowering = lower_segments(trained)
     (part,) = lowering.segments
     assert [layer.name for layer in part.segment.layers] == ['one', 'two', 'three']
@@ -302,14 +301,22 @@ def test_images_of_any_size(tmp_path, make_input, shape, options):
 def test_what_a_program_does_not_do_to_images_of_any_size():
     x = C.input_variable((4, C.FreeDimension, C.FreeDimension))
 
-    def reasons(make):
+    def lowered(make, input_scale=None):
         y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x)
         y = C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(make(y))
-        return [reason for _, reason in lower_segments(binarized(y, input_scale=None)).reasons]
+        return lower_segments(binarized(y, input_scale=input_scale))
 
-    assert reasons(C.relu) == []
+    assert [part.name for part in lowered(C.relu).segments] == ['one_to_two']
     strided = C.layers.Convolution2D((3, 3), 8, pad=True, strides=2, name='strided')
-    assert reasons(strided) == ['its automatic padding depends on the size of the image']
+    assert [reason for _, reason in lowered(strided).reasons] == [
+        'its automatic padding depends on the size of the image'
+    ]
+    averaged = lowered(C.layers.AveragePooling((2, 2)))
+    assert [part.name for part in averaged.segments] == ['one', 'two']
+    scaled = lowered(C.relu, 'sample')
+    assert [reason for _, reason in scaled.reasons] == [
+        'ReduceElements over images of free size stays in CNTK'
+    ] * 2
 
 
 def test_batch_normalization_of_images_of_any_size_stays_in_cntk():
