@@ -6,7 +6,7 @@
 namespace bitconv {
 namespace {
 
-std::atomic<double> least_shared{30e-6};
+std::atomic<double> least_shared{50e-6};
 
 }  // namespace
 

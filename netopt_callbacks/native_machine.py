@@ -65,7 +65,7 @@ def set_num_threads(threads: int) -> None:
 
 
 def least_shared_seconds() -> float:
-    """What `set_least_shared_seconds` has set; 30 microseconds by default."""
+    """What `set_least_shared_seconds` has set; 50 microseconds by default."""
     return _native.least_shared_seconds()
 
 
