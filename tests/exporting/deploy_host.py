@@ -4,13 +4,14 @@ library.
     python deploy_host.py FOLDER [THREADS]
 
 FOLDER holds pairs NAME.onnx and NAME.npz, which has the arrays `in:<input>`, `out:<output>`, and
-`exact` (whether bits must be equal). Prints a line of JSON: the versions, and the faults found with
-the library and without it.
+`exact` (whether bits must be equal). Prints a line of JSON: the versions, the faults found with the
+library and without it, and a checksum of all outputs of each way.
 """
 import glob
 import json
 import os
 import sys
+import zlib
 
 import numpy as np
 import onnxruntime
@@ -26,12 +27,13 @@ def session_without_library(path, threads):
     return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
 
 
-def fault(session, arrays):
-    """What is wrong, in words; None where nothing is."""
+def fault(session, arrays, outputs):
+    """What is wrong, in words; None where nothing is. Adds what the session gives to a list."""
     feed = {name[3:]: arrays[name] for name in arrays.files if name.startswith('in:')}
     for name in sorted(name for name in arrays.files if name.startswith('out:')):
         expected = arrays[name]
         found = session.run([name[4:]], feed)[0]
+        outputs.append(found)
         if found.shape != expected.shape or found.dtype != expected.dtype:
             return f'{name} is {found.dtype} {found.shape}, expected {expected.shape}'
         if arrays['exact']:
@@ -47,16 +49,20 @@ def fault(session, arrays):
 
 def main(folder, threads=1):
     faults = {'library': {}, 'standard': {}}
+    checksums = {'library': 0, 'standard': 0}
     files = sorted(glob.glob(os.path.join(folder, '*.onnx')))
     for path in files:
         with np.load(path[: -len('onnx')] + 'npz') as arrays:
             for way, make in (('library', deploy.session), ('standard', session_without_library)):
+                outputs = []
                 try:
-                    found = fault(make(path, threads), arrays)
+                    found = fault(make(path, threads), arrays, outputs)
                 except Exception as error:  # of ONNX Runtime: any
                     found = f'{type(error).__name__}: {str(error)[:300]}'
                 if found:
                     faults[way][os.path.basename(path)] = found
+                for output in outputs:
+                    checksums[way] = zlib.crc32(output.tobytes(), checksums[way])
     print(
         json.dumps(
             {
@@ -65,6 +71,7 @@ def main(folder, threads=1):
                 'files': len(files),
                 'cntk': 'cntk' in sys.modules,
                 'faults': faults,
+                'checksums': checksums,
             }
         )
     )

@@ -1,5 +1,6 @@
 """The loader and the library against files that are damaged, foreign, of a later version, or
 meant to do harm."""
+import os
 import subprocess
 import sys
 
@@ -10,10 +11,11 @@ onnx = pytest.importorskip('onnx', reason='the onnx package is not installed')
 onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
 
 from netopt_callbacks import deploy, native, onnx_file  # noqa: E402
-from paths import CLONE, SUPPORT  # noqa: E402
+from paths import CLONE  # noqa: E402
 from test_deploy_body import model_of, random_program  # noqa: E402
 
 MUTATIONS = 10000
+MUTATIONS_OF = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'deploy_mutations.py')
 
 
 @pytest.fixture
@@ -147,60 +149,10 @@ def test_cntk_is_not_needed():
     )
 
 
-MUTATED = r'''
-import os, struct, sys, zlib
-import numpy as np
-sys.path[:0] = [%r, %r]
-import onnxruntime
-onnxruntime.set_default_logger_severity(4)
-from netopt_callbacks import deploy, onnx_file
-data, first, last = open(sys.argv[1], 'rb').read(), int(sys.argv[2]), int(sys.argv[3])
-at = data.index(b'netoptPR')
-size = 24 + struct.unpack_from('<Q', data, at + 16)[0]
-path = sys.argv[1] + '.mutated'
-counts = {}
-for seed in range(first, last):
-    random = np.random.RandomState(seed)
-    mutated = bytearray(data)
-    low, high = [(0, len(data)), (at, at + size), (at + 24, at + size), (0, at)][seed %% 4]
-    for _ in range(random.randint(1, 6)):
-        place = random.randint(low, high)
-        kind = random.randint(3)
-        mutated[place] = [
-            random.randint(256),
-            mutated[place] ^ 1 << random.randint(8),
-            [0, 1, 127, 128, 255][random.randint(5)],
-        ][kind]
-    if seed %% 4 == 2:      # a checksum that is right again: the state is read to its end
-        checksum = zlib.crc32(bytes(mutated[at + 24:at + size])) & 0xffffffff
-        struct.pack_into('<I', mutated, at + 12, checksum)
-    with open(path, 'wb') as file:
-        file.write(mutated)
-    try:
-        session = deploy.session(path)
-    except (ValueError, MemoryError) as error:
-        said = 'refused'
-    else:
-        try:
-            session.run(None, {
-                value.name: np.zeros(
-                    [side if isinstance(side, int) and side < 4096 else 2 for side in value.shape],
-                    np.float32)
-                for value in session.get_inputs()})
-            said = 'ran'
-        except Exception as error:
-            said = 'refused when run'
-    counts[said] = counts.get(said, 0) + 1
-print(sum(counts.values()), counts)
-'''
-
-
 def mutate(model, tmp_path, first, last):
     path = write(model, tmp_path / 'file.onnx')
-    program = tmp_path / 'mutate.py'
-    program.write_text(MUTATED % (CLONE, SUPPORT))
     done = subprocess.run(
-        [sys.executable, str(program), path, str(first), str(last)],
+        [sys.executable, MUTATIONS_OF, str(first), str(last), path],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,

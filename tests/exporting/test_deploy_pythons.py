@@ -16,91 +16,27 @@ import subprocess
 import numpy as np
 import pytest
 
-C = pytest.importorskip('cntk')
-onnx = pytest.importorskip('onnx', reason='the onnx package is not installed')
+pytest.importorskip('cntk')
+pytest.importorskip('onnx', reason='the onnx package is not installed')
 pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
 
-from netopt_callbacks import deploy, lowering, native  # noqa: E402
-from netopt_callbacks.exporting import body  # noqa: E402
+from deploy_files import FILES, write_files  # noqa: E402
+from netopt_callbacks import deploy  # noqa: E402
 from segment_networks import binarized  # noqa: E402
 from test_deploy import small  # noqa: E402
-from test_deploy_body import ROWS, model_of, random_program  # noqa: E402
 
 PYTHONS = [python for python in os.environ.get('NETOPT_DEPLOY_PYTHONS', '').split(':') if python]
 LIBRARIES = [path for path in os.environ.get('NETOPT_DEPLOY_ORT_LIBRARIES', '').split(':') if path]
 HOST = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'deploy_host.py')
-IMAGES = 1000
-PROGRAMS = 4 * len(ROWS)
 
 pytestmark = pytest.mark.slow
-
-
-def put(folder, name, feed, expected, exact):
-    np.savez(
-        str(folder / (name + '.npz')),
-        exact=exact,
-        **dict(
-            [('in:' + key, value) for key, value in feed.items()]
-            + [('out:' + key, value) for key, value in expected.items()]
-        ),
-    )
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('exported')
-    x, model = small(classes=10)
-    binary = binarized(model)
-    images = np.random.RandomState(8).randn(IMAGES, 3, 9, 8).astype(np.float32)
-    for name, network in (
-        ('float', model),
-        ('binary', binary),
-        ('alone', lowering.lower_binary_layers(binary)),
-    ):
-        exported = deploy.export(network, str(folder / (name + '.onnx')), data=images[:100])
-        put(
-            folder,
-            name,
-            {exported.inputs[0]: images},
-            {exported.outputs[0]: network.eval({network.arguments[0]: images})},
-            False,
-        )
-    for seed in range(PROGRAMS):
-        ops, inputs, output, x = random_program(seed, ROWS[seed % len(ROWS)])
-        one(folder, f'program{seed}', ops, inputs, output, x)
-    one(
-        folder,
-        'middle',
-        [
-            dict(
-                op='map',
-                input='x',
-                values='y',
-                steps=[
-                    (
-                        'normalize',
-                        0.0,
-                        np.full(2, 1 + 2.0**-12, np.float32),
-                        np.array([2.0**-60, -(2.0**-60)], np.float32),
-                    )
-                ],
-            )
-        ],
-        {'x': (2, 1, 1)},
-        'y',
-        np.full((1, 2, 1, 1), 1 + 2.0**-12, np.float32),
-    )
+    write_files(folder)
     return folder
-
-
-def one(folder, name, ops, inputs, output, x):
-    program = native.Program(ops, inputs, [output])
-    expected = program(x)
-    model = model_of(program.state(), inputs['x'], expected.ndim, True)
-    model.functions.extend([body.function('Segment7', program.state())])
-    model.ir_version = 8
-    onnx.save(model, str(folder / (name + '.onnx')))
-    put(folder, name, {'x': x}, {'y': expected}, True)
 
 
 @pytest.mark.skipif(not PYTHONS, reason='NETOPT_DEPLOY_PYTHONS names no interpreter')
@@ -116,7 +52,7 @@ def test_the_same_predictions_and_bits_without_cntk(python, threads, folder):
         )
     )
     print(said)
-    assert said['files'] == PROGRAMS + 4 and not said['cntk']
+    assert said['files'] == FILES and not said['cntk']
     assert said['faults'] == {'library': {}, 'standard': {}}
 
 

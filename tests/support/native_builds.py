@@ -1,5 +1,5 @@
-"""Builds of native/ that the tests make for themselves: sanitized extensions and the fuzz
-target."""
+"""Builds of native/ that the tests make for themselves: sanitized extensions, the sanitized
+library of operators and the fuzz target."""
 import glob
 import os
 import shutil
@@ -62,16 +62,23 @@ def build_fuzz_targets(folder):
     return programs
 
 
+def make_package(folder, *patterns):
+    """A package netopt_callbacks of the files that the patterns match; returns its path."""
+    package = os.path.join(str(folder), 'netopt_callbacks')
+    os.mkdir(package)
+    open(os.path.join(package, '__init__.py'), 'w').close()
+    for pattern in patterns:
+        for path in glob.glob(os.path.join(CLONE, 'netopt_callbacks', pattern)):
+            shutil.copy(path, package)
+    return package
+
+
 def build_sanitized_package(folder):
     """A folder with a package netopt_callbacks that holds native*.py and a sanitized extension;
     returns the folder."""
     import pybind11
 
-    package = os.path.join(str(folder), 'netopt_callbacks')
-    os.mkdir(package)
-    open(os.path.join(package, '__init__.py'), 'w').close()
-    for path in glob.glob(os.path.join(CLONE, 'netopt_callbacks', 'native*.py')):
-        shutil.copy(path, package)
+    package = make_package(folder, 'native*.py')
     extension = os.path.join(package, '_native' + sysconfig.get_config_var('EXT_SUFFIX'))
     include = ['-I', pybind11.get_include(), '-I', sysconfig.get_paths()['include']]
     sources = sorted(glob.glob(os.path.join(SOURCES, '*.cpp')))
@@ -85,6 +92,23 @@ def build_sanitized_package(folder):
     return str(folder)
 
 
+def build_sanitized_library(folder):
+    """A folder with a package netopt_callbacks that holds deploy.py and a sanitized library of
+    operators for ONNX Runtime; returns the folder."""
+    package = make_package(folder, 'deploy.py', 'onnx_file.py', '_types.py')
+    onnx = os.path.join(SOURCES, 'onnx')
+    # onnx/threads.cpp stands for the thread pool; setup.py leaves the same out.
+    not_in_it = [os.path.join(SOURCES, name) for name in ('measure.cpp', 'thread_pool.cpp')]
+    compile_sources(
+        SANITIZE
+        + ['-shared', '-fPIC', '-fvisibility=hidden', '-I', onnx]
+        + [source for source in core_sources() + core_sources(onnx) if source not in not_in_it]
+        + ['-Wl,--version-script=' + os.path.join(onnx, 'exports.map'), '-Wl,-z,nodelete']
+        + ['-o', os.path.join(package, '_onnx.so')]
+    )
+    return str(folder)
+
+
 def run_sanitized(command, python_path=None, timeout_seconds=1800, **variables):
     """Runs a command with the sanitizers' libraries loaded first; leaks of the interpreter are
     not ours."""
@@ -93,8 +117,9 @@ def run_sanitized(command, python_path=None, timeout_seconds=1800, **variables):
         for name in ('libasan.so', 'libubsan.so', 'libstdc++.so')
     ]
     environment = dict(
-        os.environ, ASAN_OPTIONS='detect_leaks=0', UBSAN_OPTIONS='print_stacktrace=1', **variables
+        os.environ, ASAN_OPTIONS='detect_leaks=0', UBSAN_OPTIONS='print_stacktrace=1'
     )
+    environment.update(variables)
     if python_path is not None:
         environment.update(PYTHONPATH=python_path, LD_PRELOAD=' '.join(libraries))
     return subprocess.run(

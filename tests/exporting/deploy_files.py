@@ -1,0 +1,81 @@
+"""Exported files of every kind with inputs and what they give, for `deploy_host.py`: pairs
+NAME.onnx and NAME.npz."""
+import numpy as np
+import onnx
+
+from netopt_callbacks import deploy, lowering, native
+from netopt_callbacks.exporting import body
+from segment_networks import binarized
+from test_deploy import small
+from test_deploy_body import ROWS, model_of, random_program
+
+IMAGES = 1000
+PROGRAMS = 4 * len(ROWS)
+FILES = PROGRAMS + 4
+
+
+def put(folder, name, feed, expected, exact):
+    np.savez(
+        str(folder / (name + '.npz')),
+        exact=exact,
+        **dict(
+            [('in:' + key, value) for key, value in feed.items()]
+            + [('out:' + key, value) for key, value in expected.items()]
+        ),
+    )
+
+
+def one(folder, name, ops, inputs, output, x):
+    program = native.Program(ops, inputs, [output])
+    expected = program(x)
+    model = model_of(program.state(), inputs['x'], expected.ndim, True)
+    model.functions.extend([body.function('Segment7', program.state())])
+    model.ir_version = 8
+    onnx.save(model, str(folder / (name + '.onnx')))
+    put(folder, name, {'x': x}, {'y': expected}, True)
+
+
+def write_files(folder):
+    """Writes all of them: networks, programs that begin with each of the ops, and one whose result
+    is in the middle of two numbers."""
+    x, model = small(classes=10)
+    binary = binarized(model)
+    images = np.random.RandomState(8).randn(IMAGES, 3, 9, 8).astype(np.float32)
+    for name, network in (
+        ('float', model),
+        ('binary', binary),
+        ('alone', lowering.lower_binary_layers(binary)),
+    ):
+        exported = deploy.export(network, str(folder / (name + '.onnx')), data=images[:100])
+        put(
+            folder,
+            name,
+            {exported.inputs[0]: images},
+            {exported.outputs[0]: network.eval({network.arguments[0]: images})},
+            False,
+        )
+    for seed in range(PROGRAMS):
+        ops, inputs, output, x = random_program(seed, ROWS[seed % len(ROWS)])
+        one(folder, f'program{seed}', ops, inputs, output, x)
+    one(
+        folder,
+        'middle',
+        [
+            dict(
+                op='map',
+                input='x',
+                values='y',
+                steps=[
+                    (
+                        'normalize',
+                        0.0,
+                        np.full(2, 1 + 2.0**-12, np.float32),
+                        np.array([2.0**-60, -(2.0**-60)], np.float32),
+                    )
+                ],
+            )
+        ],
+        {'x': (2, 1, 1)},
+        'y',
+        np.full((1, 2, 1, 1), 1 + 2.0**-12, np.float32),
+    )
