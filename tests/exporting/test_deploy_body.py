@@ -180,6 +180,21 @@ def test_a_batch_of_any_size_and_none():
     assert session.run(None, {'x': x[:0]})[0].shape == (0,) + whole.shape[1:]
 
 
+def test_the_threads_of_a_session_share_what_takes_long():
+    """The first calls are timed in one thread; an op that takes long is shared out after them."""
+    random = np.random.RandomState(4)
+    weights = np.where(random.standard_normal((64, 64, 3, 3)) > 0, 1, -1).astype(np.float32)
+    ops = [
+        dict(op='pack', input='x', threshold=0.0, bits='b'),
+        dict(op='convolution', input='b', weights=weights, padding=((1, 1), (1, 1)), values='y'),
+    ]
+    program = native.Program(ops, dict(x=(64, 112, 112)), ['y'])
+    x = random.standard_normal((1, 64, 112, 112)).astype(np.float32)
+    session = session_of(model_of(program.state(), (64, 112, 112), 4, True), True, threads=2)
+    for _ in range(8):
+        assert oracle.same(session.run(None, {'x': x})[0], program(x))
+
+
 @pytest.mark.parametrize(
     'change, said',
     [
