@@ -289,10 +289,9 @@ void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, st
     Parallel parallel;
     const int workers = parallel.workers();
     Pace& pace = plan->pace;
-    const bool many = images >= 4 * workers, paced = least_shared_seconds() == 0 || pace.known();
-    const bool timed = workers > 1 && !paced && !many;
-    const bool whole_images = workers > 1 && !seconds && (many || images % workers == 0) &&
-                              (paced ? pace.whole_pays(images) : many);
+    const bool many = images >= 4 * workers, timed = workers > 1 && !many && !pace.known();
+    const bool whole_images = workers > 1 && !seconds && !timed &&
+                              (many || images % workers == 0) && pace.whole_pays(images);
     const std::int64_t share = whole_images ? (images + workers - 1) / workers : images;
     const int together = int(std::min<std::int64_t>(plan->most_images, share));
     const int arenas = whole_images ? workers : 1;
@@ -319,7 +318,7 @@ void Program::run(const float* const* x, const std::vector<ImageSize>& sizes, st
             const std::unique_ptr<Planned>& op = plan->ops[index_of_op];
             const auto began = seconds || timed ? Clock::now() : Clock::time_point();
             const int items = op->items(call);
-            if (shared_out && items > 1 && !timed && (!paced || pace.pays(index_of_op, count))) {
+            if (shared_out && items > 1 && !timed && pace.pays(index_of_op, count)) {
                 const auto work = [&](int item, int by) { op->run(call, item, by); };
                 shared_out->run(items, std::ref(work));
             } else {

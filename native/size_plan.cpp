@@ -21,13 +21,14 @@ void Pace::add(std::size_t op, double seconds, int images) {
 }
 
 bool Pace::pays(std::size_t op, int images) const {
-    return double(shortest_[op].load(std::memory_order_relaxed)) * images >= least_shared_seconds();
+    return !known() ||
+           double(shortest_[op].load(std::memory_order_relaxed)) * images >= least_shared_seconds();
 }
 
 bool Pace::whole_pays(std::int64_t images) const {
     double seconds = 0;
     for (const std::atomic<float>& op : shortest_) seconds += op.load(std::memory_order_relaxed);
-    return seconds * double(images) >= least_shared_seconds();
+    return !known() || seconds * double(images) >= least_shared_seconds();
 }
 
 std::unique_ptr<Workspace> SizePlan::take() const {

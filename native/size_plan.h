@@ -38,11 +38,13 @@ double least_shared_seconds();
 void set_least_shared_seconds(double seconds);
 
 // How long each op takes in one thread. The first calls of a size are timed, in one thread; the
-// shortest time counts.
+// shortest time counts. All work pays until it is known.
 class Pace {
 public:
     void of_ops(std::size_t ops) { shortest_ = std::vector<std::atomic<float>>(ops); }
-    bool known() const { return timed_.load(std::memory_order_relaxed) >= timed_calls; }
+    bool known() const {
+        return least_shared_seconds() == 0 || timed_.load(std::memory_order_relaxed) >= timed_calls;
+    }
     void add(std::size_t op, double seconds, int images);
     void add_call() { timed_.fetch_add(1, std::memory_order_relaxed); }
     bool pays(std::size_t op, int images) const;  // to share the op out

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 
-from . import count, safe_load
+from . import count, recovery_text, safe_load
 from .table import UNKNOWN, Table, wrapped
 
 
@@ -26,7 +26,10 @@ def of_result(result):
     if result.records:
         parts += [_metric_line(result), optimizations(result.records, result.baseline)]
         for record in result.records:
-            parts += [chance(record), improving(record, result.baseline)]
+            parts += [
+                recovery_text.chance(record),
+                recovery_text.improving(record, result.baseline),
+            ]
         parts += [_layers(record, _float_bytes(result.model)) for record in result.records]
     else:
         parts.append('No optimization was applied.')
@@ -40,8 +43,8 @@ def of_result(result):
 
 def of_record(record):
     """Returns one `nc.Record` as text."""
-    parts = [optimizations([record], None), chance(record)]
-    parts += [improving(record, None), _layers(record, None)]
+    parts = [optimizations([record], None), recovery_text.chance(record)]
+    parts += [recovery_text.improving(record, None), _layers(record, None)]
     return '\n\n'.join(_fitted(part) for part in parts if part)
 
 
@@ -150,66 +153,10 @@ def optimizations(records, baseline):
             record.metric_now,
             baseline and record.curve and baseline.at(record.curve[-1][0]) or None,
             record.drop,
-            recovered_share(record),
-            _epochs_to_recover(record),
+            recovery_text.share(record),
+            recovery_text.epochs(record),
         )
     return table
-
-
-def chance(record):
-    """Says that a drop may be chance, and how the metric has changed instead of its share.
-
-    Returns:
-        str: a sentence; None if the drop is none, or is larger than chance.
-    """
-    if not record.drop_may_be_chance:
-        return None
-    worse = (record.metric_now - record.metric_before) * (-1 if record.larger_is_better else 1)
-    now = f'{abs(worse):.2g} {"better than" if worse < 0 else "worse than"}' if worse else 'as'
-    return (
-        f'The drop of {record.optimization} ({record.drop:.2g}) is within the standard error of '
-        f'the held-out metric ({record.error_after:.2g}) and may be chance, and so may the share '
-        f'that is recovered. The metric is now {now} before.'
-    )
-
-
-def improving_before(record):
-    """Says what else `recovered` counts if the metric was still improving before an optimization.
-
-    Returns:
-        str: a sentence; None if the metric was not improving, if that is not known, or if the drop
-            may be chance.
-    """
-    if not record.was_improving or record.drop_may_be_chance:
-        return None
-    at, metric = record.curve_before[0]
-    return (
-        f'Training was still improving before {record.optimization} (held-out metric {metric:.4g} '
-        f'at {at:,} samples, {record.metric_before:.4g} at {record.samples:,}), so "recovered" '
-        'also counts what training alone would have gained'
-    )
-
-
-def improving(record, baseline):
-    """Returns `improving_before` and a comparison with a run without optimizations.
-
-    Args:
-        record (nc.Record): of the optimization.
-        baseline (nc.Baseline): the held-out metric of a run without optimizations, or None.
-    """
-    at = record.curve[-1][0] if record.curve else record.samples
-    alone = baseline and baseline.at(at)
-    compared = None
-    if alone is not None and record.metric_now is not None:
-        compared = f'baseline {alone:.4g}, this run {record.metric_now:.4g}, both at {at:,} samples'
-    said = improving_before(record)
-    if said is None:
-        return compared and f'{record.optimization}: {compared}.'
-    if compared is not None:
-        return f'{said}: {compared}.'
-    if baseline is not None:
-        return f'{said}; the baseline was not measured at {at:,} samples.'
-    return said + '. A run without optimizations, given as baseline=, tells the two apart.'
 
 
 def _layers(record, float_bytes):
@@ -365,30 +312,6 @@ def _float_bytes(model):
         else {np.dtype(parameter.dtype).itemsize for parameter in model.parameters}
     )
     return None if len(sizes) > 1 else sizes.pop() if sizes else 4
-
-
-def recovered_share(record):
-    """Returns the recovered fraction of a record as text.
-
-    It is '>100 %' for a gain beyond the drop, 'worse' if the metric is worse than right after the
-    optimization, 'no drop' if nothing was lost, and 'chance' if the drop may be that.
-    """
-    if record.drop is not None and record.drop <= 0:
-        return 'no drop'
-    if record.drop_may_be_chance:
-        return 'chance'
-    share = record.recovered
-    if share is not None and not 0 <= share <= 1:
-        return '>100 %' if share > 1 else 'worse'
-    return _percent(share)
-
-
-def _epochs_to_recover(record):
-    if record.drop is None or record.drop <= 0:
-        return None
-    if record.epochs_to_recover is None and record.epochs:
-        return 'not'
-    return record.epochs_to_recover
 
 
 def _percent(share):

@@ -143,8 +143,9 @@ class BinarySegmentOp(NativeOp):
             int(np.prod(leading)),
             [image[1:] or (1, 1)],
         )
-        # The mask of the input: where sequences have no step, what lies there was computed too.
-        result = cntk_py.Value(*[self._array] + [value.mask()] * (value.mask() is not None))
+        # Where sequences have no step, what lies there was computed too.
+        mask = value.mask()
+        result = cntk_py.Value(self._array) if mask is None else cntk_py.Value(self._array, mask)
         for output in outputs:
             outputs[output] = result
         self._state_wrapped = True

@@ -250,8 +250,7 @@ class _Probe:
     def _counted(self, flips, tied, explained):
         """Counts the bits that differ; returns, per sample, whether one ties."""
         of_rows = tied.reshape(len(tied), -1).any(axis=1)
-        steps = len(tied) != len(explained)
-        if steps:
+        if len(tied) != len(explained):
             # Steps here, whole sequences at the output: which step belongs where is not kept.
             of_rows, explained = (
                 np.full(len(other), each.any())

@@ -4,7 +4,7 @@ import platform
 import cntk as C
 import numpy as np
 
-from .. import summary
+from .. import recovery_text, summary
 from ..table import Table
 
 
@@ -80,8 +80,8 @@ def of_optimization(record, names):
             f'held-out metric {record.metric_before:.6g} before, {record.metric_after:.6g} right '
             f'after: drop {record.drop:.6g}'
         )
-    said += filter(None, [summary.chance(record)])
-    improving = summary.improving_before(record)
+    said += filter(None, [recovery_text.chance(record)])
+    improving = recovery_text.improving_before(record)
     if improving:
         said.append(improving + '.')
     table = Table(
@@ -125,7 +125,9 @@ def of_result(result):
             said.append(f'held-out {result.metric_name}: {result.records[-1].metric_now:.6g}')
         said.append(summary.optimizations(result.records, result.baseline).markdown())
         for each in result.records:
-            said += filter(None, [summary.chance(each), summary.improving(each, result.baseline)])
+            said += filter(
+                None, [recovery_text.chance(each), recovery_text.improving(each, result.baseline)]
+            )
     else:
         said.append('No optimization was applied.')
     if result.model is not None:

@@ -7,7 +7,7 @@ from netopt_callbacks import deploy, lowering, native
 from netopt_callbacks.exporting import body
 from segment_networks import binarized
 from test_deploy import small
-from test_deploy_body import ROWS, model_of, random_program
+from test_deploy_body import ROWS, model_of, near_the_middle, random_program
 
 IMAGES = 1000
 PROGRAMS = 4 * len(ROWS)
@@ -57,25 +57,5 @@ def write_files(folder):
     for seed in range(PROGRAMS):
         ops, inputs, output, x = random_program(seed, ROWS[seed % len(ROWS)])
         one(folder, f'program{seed}', ops, inputs, output, x)
-    one(
-        folder,
-        'middle',
-        [
-            dict(
-                op='map',
-                input='x',
-                values='y',
-                steps=[
-                    (
-                        'normalize',
-                        0.0,
-                        np.full(2, 1 + 2.0**-12, np.float32),
-                        np.array([2.0**-60, -(2.0**-60)], np.float32),
-                    )
-                ],
-            )
-        ],
-        {'x': (2, 1, 1)},
-        'y',
-        np.full((1, 2, 1, 1), 1 + 2.0**-12, np.float32),
-    )
+    ops, x = near_the_middle([2.0**-60, -(2.0**-60)])
+    one(folder, 'middle', ops, {'x': (2, 1, 1)}, 'y', x)

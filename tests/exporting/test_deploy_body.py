@@ -115,30 +115,23 @@ def test_no_operator_reads_a_shape_from_a_constant_itself():
     assert len(read) == 4
 
 
+def near_the_middle(offsets):
+    """Returns (ops, x): a fused multiply-add a channel, rounded wrongly where it is rounded twice.
+
+    (1 + 2^-12)^2 = 1 + 2^-11 + 2^-24 is the middle of two float32 numbers, and float64 loses what
+    is added to it.
+    """
+    number, channels = np.float32(1 + 2.0**-12), len(offsets)
+    step = 'normalize', 0.0, np.full(channels, number), np.array(offsets, np.float32)
+    ops = [dict(op='map', input='x', values='y', steps=[step])]
+    return ops, np.full((1, channels, 1, 1), number)
+
+
 def test_a_fused_multiply_add_is_rounded_once_where_twice_is_wrong():
-    # (1 + 2^-12)^2 = 1 + 2^-11 + 2^-24 is the middle of two float32 numbers, and float64 loses what
-    # is added to it.
-    ops = [
-        dict(
-            op='map',
-            input='x',
-            values='y',
-            steps=[
-                (
-                    'normalize',
-                    0.0,
-                    np.full(4, 1 + 2.0**-12, np.float32),
-                    np.array([2.0**-60, -(2.0**-60), 0, 2.0**-70], np.float32),
-                )
-            ],
-        )
-    ]
-    x = np.full((1, 4, 1, 1), 1 + 2.0**-12, np.float32)
+    offsets = [2.0**-60, -(2.0**-60), 0, 2.0**-70]
+    ops, x = near_the_middle(offsets)
     expected = oracle.run(ops, {'x': x})['y']
-    twice = (
-        x.astype(np.float64) ** 2
-        + np.array([2.0**-60, -(2.0**-60), 0, 2.0**-70]).reshape(1, 4, 1, 1)
-    ).astype(np.float32)
+    twice = (x.astype(np.float64) ** 2 + np.array(offsets).reshape(1, 4, 1, 1)).astype(np.float32)
     assert not np.array_equal(twice, expected)
     state = native.Program(ops, {'x': (4, 1, 1)}, ['y']).state()
     for with_library in (True, False):

@@ -6,9 +6,9 @@ import pickle
 import pytest
 
 import netopt_callbacks as nc
+from netopt_callbacks import recovery_text
 from netopt_callbacks.baseline import checked_baseline
 from netopt_callbacks.observers.base import Evaluation, Run
-from netopt_callbacks.summary import recovered_share
 from test_observers import curve, read
 
 
@@ -111,7 +111,7 @@ def test_whether_training_was_still_improving(before, improving):
 )
 def test_recovery_in_words(after, now, shown):
     made = nc.Record('X', 2, 200, 0.3, after, [(200, after), (300, now)], epochs=[2, 3])
-    assert recovered_share(made) == shown
+    assert recovery_text.share(made) == shown
 
 
 def of_accuracy(fields):
@@ -130,7 +130,7 @@ def test_a_drop_that_may_be_chance_is_said_to_be(end, said, turn, tmp_path):
     made = nc.Record('X', 2, 200, **turn(fields), error_after=0.0014, epochs=[2, 3])
     for again in (made, nc.Record.from_dict(json.loads(made.to_json()))):
         assert again.drop_may_be_chance and again.recovered == made.recovered
-        assert recovered_share(again) == 'chance'
+        assert recovery_text.share(again) == 'chance'
     result = nc.Result()
     result.records = [made]
     text = ' '.join(result.summary().split())
@@ -156,7 +156,7 @@ def test_a_drop_that_may_be_chance_is_said_to_be(end, said, turn, tmp_path):
 def test_a_drop_beyond_the_error_has_its_share_however_large(error):
     made = nc.Record('X', 2, 200, 0.02, 0.0201, [(200, 0.0201), (300, 0.03)], error_after=error)
     assert not made.drop_may_be_chance and made.recovered == pytest.approx(-99)
-    assert recovered_share(made) == 'worse' and 'chance' not in made._repr_html_()
+    assert recovery_text.share(made) == 'worse' and 'chance' not in made._repr_html_()
 
 
 def test_records_pickle_go_to_json_and_are_shown():
