@@ -17,7 +17,8 @@ except ImportError as error:
 # No contraction: a fused multiply-add rounds once where the portable code rounds twice.
 FLAGS = ['-std=c++17', '-O3', '-g0', '-ffp-contract=off', '-pthread', '-fvisibility=hidden']
 PYTHON_ONLY = [
-    f'native/{name}.cpp' for name in ('bindings', 'program_bindings', 'measure', 'thread_pool')
+    f'native/{name}.cpp'
+    for name in ('bindings', 'measure', 'object_bindings', 'program_bindings', 'thread_pool')
 ]
 HEADERS = sorted(glob('native/*.h') + glob('native/*.inc'))
 

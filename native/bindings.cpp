@@ -16,6 +16,7 @@
 #include "cpu.h"
 #include "implementations.h"
 #include "measure.h"
+#include "object_bindings.h"
 #include "program_bindings.h"
 #include "size_plan.h"
 #include "thread_pool.h"
@@ -162,6 +163,7 @@ PYBIND11_MODULE(_native, module) {
     module.def("peak", &peak_of, py::arg("implementation"), py::arg("seconds"));
     module.def("port_limit", &port_limit_of, py::arg("implementation"), py::arg("seconds"));
     module.def("stream", &stream_of, py::arg("x"), py::arg("out"));
-    bind_program(module);
     module.def("clock_rate", &clock_rate, py::arg("seconds"));
+    module.def("live_objects", &live_objects, py::arg("kinds"));
+    bind_program(module);
 }

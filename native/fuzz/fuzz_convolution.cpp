@@ -2,7 +2,7 @@
 // must give exactly the result of a naive convolution, or all must refuse. Not part of the
 // extension.
 //
-// Built from this file and all of native/*.cpp but bindings.cpp, with -std=c++17 -ffp-contract=off
+// Built from this file and all of native/*.cpp but *bindings.cpp, with -std=c++17 -ffp-contract=off
 // -pthread -I native and
 //   libFuzzer:   clang++ -fsanitize=fuzzer,address,undefined
 //   standalone:  g++ -fsanitize=address,undefined -DBITCONV_FUZZ_MAIN; then CASES SEED, or one FILE

@@ -4,18 +4,16 @@ A script evaluates other Functions than those it gave to the Trainer: `softmax(z
 it applied twice, the network inside a criterion. A live object belongs to a network if it reads one
 of its Parameters. CNTK does not list live objects; the interpreter's garbage collector does.
 """
-import gc
-import itertools
 import warnings
 import weakref
 from typing import Any
 
 import cntk as C
-from cntk import cntk_py
 from cntk.ops.functions import UserFunction
 
 from ..graph.edit import with_outputs
 from ..graph.walk import functions
+from ..native_machine import _native
 from ..safe_load import load_model
 from . import remember, state
 from .state import OWN, signature
@@ -35,22 +33,23 @@ def now(variable):
 
 
 def _moves_of(uid):
-    return next((moved for moved in _moved.values() if uid in moved), None)
+    # `keyrefs` is one step for all threads; another one may add a trainer while we look.
+    live = [trainer for trainer in (one() for one in _moved.keyrefs()) if trainer is not None]
+    every = (_moved.get(trainer, {}) for trainer in live)
+    return next((moved for moved in every if uid in moved), None)
 
 
 def live_functions():
-    """Returns the live Function objects, except the engine's own."""
+    """Returns the live Function objects, except the engine's own.
+
+    One of class `cntk_py.Function` is left out: CNTK gives it the class that users know before
+    anybody gets it, so another thread is making it.
+    """
     return [
         function
-        for function in _live(_kinds(cntk_py.Function))
+        for function in _native.live_objects(_kinds(C.Function))
         if 'this' in function.__dict__ and OWN not in function.__dict__
     ]
-
-
-def _live(kinds):
-    """Yields the live objects of some classes; searches in C, since there may be a million."""
-    objects = gc.get_objects()
-    return itertools.compress(objects, map(kinds.__contains__, map(type, objects)))
 
 
 def _with_outputs(function):
@@ -84,7 +83,8 @@ def live_leaves(uids):
     Args:
         uids (set of str): the leaves to look for.
     """
-    return {leaf.uid: leaf for leaf in _live({C.Parameter, C.Constant}) if leaf.uid in uids}
+    leaves = _native.live_objects([C.Parameter, C.Constant])
+    return {leaf.uid: leaf for leaf in leaves if leaf.uid in uids}
 
 
 class Readers:
