@@ -1,10 +1,17 @@
 """Applies optimizations to the graphs of a network and of its readers; pure functions of graphs."""
+import threading
+
 import cntk as C
 
 from .. import graph
 from ..optimizations.base import as_transformed
 from . import difference, swap
 from .state import own
+
+# Held while a graph is edited. CNTK takes a Function where an operation wants a Variable, but its
+# conversion fails in one thread while another converts; and CNTK numbers all nodes of a process by
+# one counter, which `Network.numbered` relies on.
+in_turn = threading.RLock()
 
 
 def applied(optimization, outputs, others):

@@ -20,7 +20,7 @@ from cntk.train.training_session import DataUnit
 from ..baseline import checked_baseline
 from ..observers.base import Run
 from ..records import Record, Result
-from . import directors, learner_facts
+from . import directors, edits, learner_facts
 from .audience import Audience
 from .callbacks import (
     described,
@@ -138,9 +138,11 @@ class Engine:
         self.phases.count_from(self._network.counts())
         if file:
             restored = self.restore(file, restore)
-        self._network.refuse_expected(self._pending())
+        with edits.in_turn:
+            self._network.refuse_expected(self._pending())
+            if not file:
+                self.phases.take_over()
         if not file:
-            self.phases.take_over()
             self.phases.write()
         self.result.metric_name = self._metric_name()
         self._audience.notify('on_start', self._described())
@@ -174,7 +176,8 @@ class Engine:
 
     def restore(self, file, restore=None):
         """Restores a checkpoint into the structure it was written with: see `Phases.restore`."""
-        restored = self.phases.restore(file, restore)
+        with edits.in_turn:
+            restored = self.phases.restore(file, restore)
         self._recovery.forget()
         self.phases.write_missing()
         return restored
@@ -232,7 +235,7 @@ class Engine:
         self.check()
         if self._recovery.pending:
             self._evaluate('end')
-        with self._spending('export and lowering'):
+        with self._spending('export and lowering'), edits.in_turn:
             self._export()
         if self._pending():
             raise on_all_workers(
@@ -249,7 +252,7 @@ class Engine:
         held_out = self._minibatches(self.result.model.arguments)
         self.result.held_out = held_out
         if self._lower is not None:
-            with self._spending('export and lowering'):
+            with self._spending('export and lowering'), edits.in_turn:
                 self.result.lowered, self.result.parity = self._lower.run(
                     self.result.model, self.optimizations, held_out, timed=True
                 )
@@ -324,7 +327,8 @@ class Engine:
     def _restore_file(self, file, restore):
         """Restores for the user's code during the run: see `phases.Phases.restore_file`."""
         if self._holds_trainer:
-            return self.phases.restore_in_place(file, restore)
+            with edits.in_turn:
+                return self.phases.restore_in_place(file, restore)
         begin = self.restore if self.started else self.start
         return begin(file, restore).state
 
@@ -346,7 +350,7 @@ class Engine:
     def _apply(self, index):
         optimization = self.optimizations[index]
         # CNTK turns a Ctrl-C in what it calls while it clones into a RuntimeError.
-        with self._spending('optimizations'), directors.uninterrupted():
+        with self._spending('optimizations'), directors.uninterrupted(), edits.in_turn:
             change = self._network.transformed(optimization, index, self._minibatches)
         record = Record(
             optimization.name,
@@ -357,7 +361,7 @@ class Engine:
             network_before=self._network.totals(),
             curve_before=self._recovery.curve_before(),
         )
-        with self._spending('optimizations'), directors.uninterrupted():
+        with self._spending('optimizations'), directors.uninterrupted(), edits.in_turn:
             self._network.commit(change, self.phases.next_label)
             record.layers, record.notes = change.layers, change.messages
             record.network_after = self._network.totals()

@@ -22,7 +22,9 @@ _CONSTRUCTOR = '_netopt_callbacks_constructor'
 _RUN = '_netopt_callbacks_run'
 CHECK = '_netopt_callbacks_check'  # of a Function: checks a file before it is restored into it
 
-_trainers: 'weakref.WeakSet[Any]' = weakref.WeakSet()
+# By identity. Not a WeakSet: another thread may add a trainer while we look through them, and only
+# `valuerefs` is one step for all threads.
+_trainers: 'weakref.WeakValueDictionary[int, Any]' = weakref.WeakValueDictionary()
 
 
 class TrainerFacts:
@@ -107,7 +109,7 @@ def _remember_trainer(construct):
         setattr(
             self, ATTRIBUTE, TrainerFacts(self, model, parts, parameter_learners, progress_writers)
         )
-        _trainers.add(self)
+        _trainers[id(self)] = self
 
     return constructor
 
@@ -299,13 +301,14 @@ def trainer(trainer, progress_writers=None):
         progress_writers,
     )
     setattr(trainer, ATTRIBUTE, facts)
-    _trainers.add(trainer)
+    _trainers[id(trainer)] = trainer
     return facts
 
 
 def trainers():
     """Returns the live Trainers whose constructor arguments are known."""
-    return [trainer for trainer in _trainers if ATTRIBUTE in trainer.__dict__]
+    live = [reference() for reference in _trainers.valuerefs()]
+    return [one for one in live if one is not None and ATTRIBUTE in one.__dict__]
 
 
 def facts(trainer):
