@@ -193,7 +193,7 @@ def compared(images, float_seconds, lowered_seconds):
         before,
         after,
         '%.1f x as fast' % (before / after)
-        if after <= before
+        if round(after / before, 2) <= 1
         else 'SLOWER by a factor of %.2f' % (after / before),
     )
 

@@ -39,8 +39,8 @@ class Timing:
 
     @property
     def pays(self):
-        """Whether the lowered network is not slower."""
-        return self.lowered_seconds <= self.float_seconds
+        """Whether the lowered network is not slower, to two digits after the point."""
+        return round(self.lowered_seconds / self.float_seconds, 2) <= 1
 
     def to_dict(self):
         """Returns the JSON-ready fields."""

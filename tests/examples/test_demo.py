@@ -260,3 +260,7 @@ def test_the_demo_says_in_words_which_network_is_slower(digits):
         digits.compared(1, [0.001], [0.0025])
         == '1 at once 1.00 ms float, 2.50 ms lowered, SLOWER by a factor of 2.50'
     )
+    assert (
+        digits.compared(1, [1.000], [1.004])
+        == '1 at once 1000.00 ms float, 1004.00 ms lowered, 1.0 x as fast'
+    )

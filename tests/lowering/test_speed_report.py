@@ -40,7 +40,8 @@ def test_faster_and_slower_in_words_with_both_times():
         '1 sample: 0.14 ms with float layers, 0.35 ms lowered, SLOWER, by a factor of '
         '2.50: lowering does not pay here'
     )
-    assert Timing(1, 2.0, 2.0).pays
+    assert Timing(1, 2.0, 2.0).pays and Timing(1, 2.0, 2.009).pays
+    assert not Timing(1, 2.0, 2.011).pays
     assert str(Timing(8, 0.012, 0.003, 0.006)).endswith(
         "; float_layers='native' makes it 2.00 x as fast (6 ms without)"
     )
