@@ -47,12 +47,17 @@ def load_model(file, device=None):
     """
     import cntk
 
+    return load_by(cntk.load_model, file, device)
+
+
+def load_by(load, file, device=None):
+    """Returns what a function like `cntk.load_model` loads: see `load_model`."""
     file = os.fspath(file)
     check_model(file)
     if all(ord(letter) < 128 for letter in file) or not os.path.isfile(file):
-        return cntk.load_model(file, device)
+        return load(file, device)
     with open(file, 'rb') as stream:  # what CNTK makes of the name depends on the locale
-        return cntk.load_model(stream.read(), device)
+        return load(stream.read(), device)
 
 
 def check_model(file):

@@ -24,12 +24,12 @@ from typing import NamedTuple, Optional
 import cntk as C
 from cntk import cntk_py
 
-from ..safe_load import load_model
 from . import generations, phase_file, saved_graph
 from .generations import Generations
 from .mark import label_of as label_in
 from .pair import STATE
 from .state import own
+from .uids import load_as_saved
 
 FOLDER = '.netopt'
 TEMPORARY = '.tmp'
@@ -235,7 +235,7 @@ class Checkpoints:
                 f'a copy in its place{Generations(self._folder).said()}'
             )
         try:
-            graph = own(load_model(file))
+            graph = own(load_as_saved(file))
             # CNTK would find this one torn only after it has restored the graph.
             learners = cntk_py.Dictionary.load(file + STATE)['Learners']
         except Exception as error:

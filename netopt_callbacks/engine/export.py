@@ -5,7 +5,7 @@ import warnings
 import cntk as C
 
 from .. import graph
-from ..safe_load import load_model
+from .uids import load_as_saved
 
 
 def exported(model):
@@ -28,7 +28,7 @@ def exported(model):
         try:
             with tempfile.TemporaryDirectory() as folder:
                 model.save(folder + '/model')
-                copy = load_model(folder + '/model')
+                copy = load_as_saved(folder + '/model')
         except Exception as error:
             warnings.warn(
                 f'a network that CNTK cannot clone ({_first_line(refused)}) cannot be saved either '

@@ -30,6 +30,7 @@ from . import (
     saved_graph,
     state,
     swap,
+    uids,
     temporary,
     windows,
 )
@@ -148,6 +149,9 @@ class Network:
         Args:
             optimizations (list of nc.Optimization): those still to be applied.
         """
+        if optimizations:
+            uids.refuse_doubles(self.now.whole.outputs)
+            uids.outnumber(self.now.whole.outputs)
         others = []
         if optimizations and any(other is not self.trainer for other in remember.trainers()):
             others = [
@@ -230,6 +234,7 @@ class Network:
         before = self._pulled()
         found = self.readers_of(before.whole)
         outputs = list(before.whole.outputs)
+        uids.outnumber(outputs + found.outputs)
         if self.workers.count > 1:
             self.workers.align_unique_id()  # CNTK aggregates gradients in the order of their uids
         with graph.trained_by(
@@ -391,7 +396,7 @@ class Network:
         """
         own(after.whole)
         if self.workers.count == 1:
-            saved_graph.advance_unique_id(unique_id or 0)
+            uids.advance(unique_id or 0)
             return after._replace(unique_id=cntk_py.new_unique_id()), list(others)
         if not random_state.has_state(after.whole):
             return after._replace(unique_id=self.workers.align_unique_id()), list(others)

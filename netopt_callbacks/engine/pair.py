@@ -10,8 +10,8 @@ import zlib
 
 from cntk import cntk_py
 
-from ..safe_load import load_model
 from .mark import MARK
+from .uids import load_as_saved
 
 STATE = '.ckp'
 _GRAPH_ENTRIES = {'version', 'type', 'root', 'uid', 'inputs', 'primitive_functions'}
@@ -25,7 +25,7 @@ _PORTION = 1 << 22
 def fault(file):
     """Returns what is wrong with the pair `file`, `file`.ckp as CNTK 2.7 writes it, or None."""
     for path, entries, load in (
-        (file, _GRAPH_ENTRIES, load_model),
+        (file, _GRAPH_ENTRIES, load_as_saved),
         (file + STATE, _STATE_ENTRIES, cntk_py.Dictionary.load),
     ):
         try:

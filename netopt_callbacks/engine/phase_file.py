@@ -5,12 +5,11 @@ reveals a changed field. An error names the field.
 """
 import hashlib
 import json
-import re
 
-from .. import graph
 from ..count import Totals
 from ..optimizations.base import LayerNote
 from ..records import Record
+from .uids import NEAR, numbers
 
 VERSION = 3
 _LARGEST = 2**63  # the limit of C++'s counts
@@ -85,9 +84,6 @@ def read(path):
     return Phase(**fields)
 
 
-_COUNTED_ON = 10**6
-
-
 def check_outputs(phase, saved):
     """Refuses outputs that a saved graph does not have: see `check_against`."""
     _check_places('outputs', phase.outputs, len(saved.outputs))
@@ -119,8 +115,8 @@ def check_against(phase, saved, label):
         _check_places(f'learners[{number}][1]', owned, len(saved.parameters))
     # A resumed process advances its uid counter before it writes, so the field may be past the
     # graph's numbers. But a resume counts up to it, so it must not be far past.
-    largest = max(_numbers(saved))
-    if phase.unique_id is not None and phase.unique_id > largest + _COUNTED_ON:
+    largest = max(numbers(saved.outputs))
+    if phase.unique_id is not None and phase.unique_id > largest + NEAR:
         raise ValueError(
             'its field "unique_id" must not be past the numbers of the graph, which end with '
             f'{largest}, and is {phase.unique_id}'
@@ -131,16 +127,6 @@ def _check_places(name, places, count):
     for place in places:
         if place is not None and place >= count:
             raise ValueError(f'its field "{name}" has {place}, and the graph has but {count} such')
-
-
-def _numbers(saved):
-    """Yields the numbers that CNTK gave the parts of a graph; 0 is among them."""
-    parts = (
-        list(saved.parameters) + list(saved.constants) + list(graph.walk(saved, into_blocks=True))
-    )
-    for part in parts:
-        yield int(re.search('[0-9]*$', part.uid).group() or 0)
-    yield 0
 
 
 def _checksum(fields):

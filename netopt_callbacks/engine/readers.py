@@ -12,31 +12,31 @@ import cntk as C
 from cntk.ops.functions import UserFunction
 
 from ..graph.edit import with_outputs
-from ..graph.walk import functions
 from ..native_machine import _native
-from ..safe_load import load_model
 from . import remember, state
-from .state import OWN, signature
+from .state import OWN, identity, signature
+from .uids import load_as_saved
 
-# By Trainer and uid of an output before a change: the Variable that replaces it, which keeps its
-# whole graph alive.
+# By Trainer and identity of an output before a change: the Variable that replaces it, which keeps
+# its whole graph alive.
 _moved: 'weakref.WeakKeyDictionary[Any, Any]' = weakref.WeakKeyDictionary()
 
 
 def now(variable):
     """Returns the Variable that now replaces one of a Function that has followed a change."""
     while True:
-        moved = _moves_of(variable.uid)
+        key = identity(variable)
+        moved = _moves_of(key)
         if moved is None:
             return variable
-        variable = moved[variable.uid]
+        variable = moved[key]
 
 
-def _moves_of(uid):
+def _moves_of(key):
     # `keyrefs` is one step for all threads; another one may add a trainer while we look.
     live = [trainer for trainer in (one() for one in _moved.keyrefs()) if trainer is not None]
     every = (_moved.get(trainer, {}) for trainer in live)
-    return next((moved for moved in every if uid in moved), None)
+    return next((moved for moved in every if key in moved), None)
 
 
 def live_functions():
@@ -77,14 +77,14 @@ def _kinds(base):
     return found
 
 
-def live_leaves(uids):
+def live_leaves(identities):
     """Returns {uid: Parameter or Constant} of the leaves that the script holds.
 
     Args:
-        uids (set of str): the leaves to look for.
+        identities (set): of the leaves to look for, see `state.identity`.
     """
     leaves = _native.live_objects([C.Parameter, C.Constant])
-    return {leaf.uid: leaf for leaf in leaves if leaf.uid in uids}
+    return {leaf.uid: leaf for leaf in leaves if identity(leaf) in identities}
 
 
 class Readers:
@@ -190,51 +190,42 @@ class Readers:
 
 
 class _Reading:
-    """Finds which Functions of some graphs read which leaves; visits each Function once."""
+    """Finds which Functions of some graphs read which leaves; visits each Function once.
+
+    It goes by the Variables, not by their uids: see `state.identity`.
+    """
 
     def __init__(self, groups):
-        self._leaf_readers = {}  # uid of a leaf: (the leaf, uid of a Function that reads it)
-        self._readers = {}  # uid of a Function: uids of the Functions that read it
-        self._owner = {}  # uid of an output that is read or asked for: uid of its Function
-        seen = set()
-        for outputs in groups:
-            for function in functions(outputs, stop=self._owner):
-                if function.uid not in seen:
-                    seen.add(function.uid)
-                    self._add(function)
-            self._owner.update(
-                (output.uid, output.owner.uid) for output in outputs if output.is_output
-            )
+        self._readers = {}  # a leaf, or an output that stands for its Function: such outputs
+        self._of = {}  # an output: the first output of its Function
+        pending = []
 
-    def _add(self, function):
-        uid = function.uid
-        for variable in function.inputs:
-            if variable.is_output:
-                owner = self._owner[variable.uid] = variable.owner.uid
-                self._readers.setdefault(owner, []).append(uid)
-            else:
-                self._leaf_readers.setdefault(variable.uid, []).append((variable, uid))
+        def enter(output):
+            if output not in self._of:
+                function = output.owner
+                outputs = function.outputs
+                self._of.update((each, outputs[0]) for each in outputs)
+                pending.append((function, outputs[0]))
+            return self._of[output]
+
+        for outputs in groups:
+            for output in outputs:
+                if output.is_output:
+                    enter(output)
+        while pending:
+            function, reader = pending.pop()
+            for variable in function.inputs:
+                read = enter(variable) if variable.is_output else variable
+                self._readers.setdefault(read, []).append(reader)
 
     def of(self, leaves):
-        """Returns a predicate: whether any of some Variables depends on one of these leaves.
-
-        A loaded graph has leaves of its own with the uids of the saved ones, so leaves are compared
-        as objects, too.
-        """
-        pending = [
-            uid
-            for leaf in leaves
-            for mine, uid in self._leaf_readers.get(leaf.uid, ())
-            if mine == leaf
-        ]
-        reached = set(pending)
+        """Returns a predicate: whether any of some Variables depends on one of these leaves."""
+        pending, reached = list(leaves), set()
         while pending:
-            new = [uid for uid in self._readers.get(pending.pop(), ()) if uid not in reached]
-            reached.update(new)
+            new = set(self._readers.get(pending.pop(), ())) - reached
+            reached |= new
             pending.extend(new)
-        return lambda variables: any(
-            self._owner.get(variable.uid) in reached for variable in variables
-        )
+        return lambda variables: any(self._of.get(variable) in reached for variable in variables)
 
 
 def named(function):
@@ -274,7 +265,7 @@ def _refuse_other_structure(function, file):
     Raises:
         ValueError: the file and the Function are from before and after a change of the network.
     """
-    if signature(load_model(file)) != signature(function):
+    if signature(load_as_saved(file)) != signature(function):
         raise ValueError(
             f'{named(function)} cannot be restored from {file}: an optimization has changed the '
             'network, and the file holds another structure than the Function has now. '
@@ -285,18 +276,20 @@ def _refuse_other_structure(function, file):
 
 def move(trainer, old, new, undo):
     """Records that one Variable replaces another from now on, while the trainer lives."""
-    if old.uid == new.uid:
+    if old == new:
         return
+    key = identity(old)
     mine = _moved.setdefault(trainer, {})
-    undo.callback(_put_back, mine, old.uid, mine.get(old.uid))
-    mine[old.uid] = new
-    again = _moves_of(new.uid)
+    undo.callback(_put_back, mine, key, mine.get(key))
+    mine[key] = new
+    key = identity(new)
+    again = _moves_of(key)
     if again is not None:  # the script has returned to an earlier graph
-        undo.callback(_put_back, again, new.uid, again.pop(new.uid))
+        undo.callback(_put_back, again, key, again.pop(key))
 
 
-def _put_back(moved, uid, variable):
+def _put_back(moved, key, variable):
     if variable is None:
-        moved.pop(uid, None)
+        moved.pop(key, None)
     else:
-        moved[uid] = variable
+        moved[key] = variable

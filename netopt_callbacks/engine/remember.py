@@ -17,6 +17,8 @@ from cntk.ops.functions import Function
 from cntk.train.trainer import Trainer
 from cntk.train.training_session import TrainingSession
 
+from . import uids
+
 ATTRIBUTE = '_netopt_callbacks'
 _CONSTRUCTOR = '_netopt_callbacks_constructor'
 _RUN = '_netopt_callbacks_run'
@@ -250,6 +252,7 @@ def install():
     TrainingSession.__init__ = _unless_attached(TrainingSession.__init__)
     Function.restore = _checked_restore(Function.restore)
     Function.train = _refusing_ours(Function.train)
+    Function.load = staticmethod(uids.outnumbering(Function.load))
     for config, names in (
         (cntk_py.CheckpointConfig, _CHECKPOINT),
         (cntk_py.CrossValidationConfig, _CROSS_VALIDATION),

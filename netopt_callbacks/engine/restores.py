@@ -163,7 +163,7 @@ class Restores:
         """Returns a function: uid -> the script's Parameter or Constant of `original`, or None."""
         whole = self._network.now.whole
         known = {leaf.uid: leaf for leaf in list(whole.parameters) + list(whole.constants)}
-        missing = {uid for uids in original.leaves for uid in uids if uid not in known}
+        missing = {(uid, place) for uid, place in original.identities if uid not in known}
         known.update(readers.live_leaves(missing) if missing else {})
         return known.get
 

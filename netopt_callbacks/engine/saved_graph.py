@@ -7,20 +7,20 @@ import hashlib
 import tempfile
 
 import cntk as C
-from cntk import cntk_py
 
 from .. import graph
-from ..safe_load import load_model
 from . import temporary
 from .mark import network_of
 from .plan import unread
 from .remember import native_trainer
-from .state import Original, current, operations_of, own, signature
+from .state import Original, current, identity, operations_of, own, signature
+from .uids import load_as_saved
 
 
 def original_of(state):
     """Returns the `Original` of a network."""
     whole = state.whole
+    parameters, constants = list(whole.parameters), list(whole.constants)
     return Original(
         state,
         state.models,
@@ -28,7 +28,8 @@ def original_of(state):
         signature(whole),
         signature(state.metric) if state.has_metric else None,
         list(whole.arguments),
-        ([leaf.uid for leaf in whole.parameters], [leaf.uid for leaf in whole.constants]),
+        ([leaf.uid for leaf in parameters], [leaf.uid for leaf in constants]),
+        frozenset(map(identity, parameters + constants)),
         [(one._replace(parameters=()), [p.uid for p in one.parameters]) for one in state.trained],
     )
 
@@ -78,7 +79,7 @@ def _saved(state):
         temporary.room_for(folder, loss, [], what)
         writer.save_checkpoint(folder + '/places')
         temporary.check(folder + '/places', what)
-        return own(load_model(folder + '/places'))
+        return own(load_as_saved(folder + '/places'))
 
 
 def rebound(saved, phase, original, arguments, leaf_of):
@@ -224,12 +225,6 @@ def _uids(whole):
     }
 
 
-def advance_unique_id(at_least):
-    """Makes the uids of new Variables differ from all those in a checkpoint."""
-    while cntk_py.new_unique_id() < at_least:
-        pass
-
-
 def fingerprint(saved, places_of_outputs):
     """Returns a hash of the operations and shapes of a saved graph.
 
@@ -252,7 +247,7 @@ def refuse_other(trainer, file):
     Raises:
         ValueError: the checkpoint and the Trainer are from before and after that change.
     """
-    if original_outputs(load_model(file), original_of(current(trainer))) is None:
+    if original_outputs(load_as_saved(file), original_of(current(trainer))) is None:
         raise ValueError(
             f'the checkpoint {file} is of another network than this Trainer has now, since an '
             'optimization attached to another Trainer changed the layers both read: restore that '

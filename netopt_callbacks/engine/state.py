@@ -62,6 +62,15 @@ class State(NamedTuple):
         return named(C.combine(outputs, name=combined), name)
 
 
+def identity(variable):
+    """Returns what tells a Variable from every other one, and does not keep its graph alive.
+
+    A uid alone does not: CNTK loads a graph with the uids of the saved one, which may live on.
+    CNTK's hash of a Variable is the address of its C++ object.
+    """
+    return variable.uid, hash(variable)
+
+
 def own(function):
     """Marks a Function as the engine's, so that it does not count as a reader; returns it."""
     function.__dict__[OWN] = True
@@ -105,6 +114,7 @@ class Original(NamedTuple):
     metric_signature: str
     arguments: list  # its inputs (cntk.Variable), in order
     leaves: tuple  # lists of str: the uids of its Parameters and of its Constants, in order
+    identities: frozenset  # of these leaves, see `identity`
     learners: list  # (Trained without Parameters, list of str: the uids of what it trained)
 
 

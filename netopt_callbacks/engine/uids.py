@@ -1,0 +1,97 @@
+"""Keeps the uids that CNTK gives to the parts of a network different.
+
+CNTK loads a model with the uids it was saved with, and counts on from where it was: new layers may
+get the same uids again. A trainer then ends with "Duplicated name" or, where only blocks have them,
+trains; but a block can no longer be told from the other by its uid.
+"""
+import functools
+import re
+
+from cntk import cntk_py
+from cntk.ops.functions import Function
+
+from ..safe_load import load_by
+
+# How many uids are counted at most; a model from elsewhere may have any numbers.
+NEAR = 10**6
+
+
+def advance(at_least):
+    """Makes the numbers of new Variables greater than `at_least`."""
+    while cntk_py.new_unique_id() < at_least:
+        pass
+
+
+def outnumber(outputs):
+    """Makes the uids of new Variables differ from all those in a graph.
+
+    Args:
+        outputs (list of cntk.Variable): of the graph.
+    """
+    begin = cntk_py.new_unique_id()
+    advance(max([number for number in numbers(outputs) if number < begin + NEAR] + [0]))
+
+
+def outnumbering(load):
+    """Wraps CNTK's `Function.load`, so that what is built after it has other uids."""
+
+    @functools.wraps(load)
+    def method(*arguments, **options):
+        loaded = load(*arguments, **options)
+        outnumber(loaded.outputs)
+        return loaded
+
+    method.of_cntk = load
+    return method
+
+
+def load_as_saved(file):
+    """Returns the graph of a file, and lets CNTK count on from where it was.
+
+    A resume on several workers begins its uids at a number that was saved, which must lie ahead.
+    """
+    return load_by(Function.load.of_cntk, file)
+
+
+def numbers(outputs):
+    """Yields the numbers that CNTK gave the parts of a graph."""
+    for variable in _variables(outputs):
+        yield int(re.search('([0-9]*)(_Output_[0-9]+)?$', variable.uid).group(1) or 0)
+
+
+def refuse_doubles(outputs):
+    """Refuses a graph in which two parts have one uid.
+
+    Raises:
+        ValueError: names both.
+    """
+    found = {}
+    for variable in _variables(outputs):
+        if variable.is_output:
+            first = found.setdefault(variable.uid, variable)
+            if first != variable:
+                raise ValueError(
+                    f'two parts of the network have the uid {variable.uid}: {_named(first)} and '
+                    f'{_named(variable)}. CNTK loads a model with the uids it was saved with, and '
+                    'later layers may get them again. Import netopt_callbacks before the model is '
+                    "loaded, or build on model.clone('clone')"
+                )
+
+
+def _named(output):
+    return f"'{output.name}' (shape {tuple(output.shape)})"
+
+
+def _variables(outputs):
+    """Yields each Variable of a graph once, those in blocks too; not by uid, see above."""
+    pending, seen = list(outputs), set()
+    while pending:
+        variable = pending.pop()
+        if variable not in seen:
+            seen.add(variable)
+            yield variable
+            if variable.is_output:
+                owner = variable.owner
+                pending.extend(owner.inputs)
+                if owner.is_block:
+                    pending.extend(owner.block_root.outputs)
