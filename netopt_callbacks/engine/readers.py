@@ -1,14 +1,17 @@
-"""Finds the live Functions and Trainers that read a network, and makes them follow its changes.
+"""Finds the live objects that read a network, and makes them follow its changes.
 
 A script evaluates other Functions than those it gave to the Trainer: `softmax(z)`, a layer function
-it applied twice, the network inside a criterion. A live object belongs to a network if it reads one
-of its Parameters. CNTK does not list live objects; the interpreter's garbage collector does.
+it applied twice, the network inside a criterion, an Evaluator. A live object belongs to a network
+if it reads one of its Parameters. CNTK does not list live objects; the interpreter's garbage
+collector does.
 """
 import warnings
 import weakref
 from typing import Any
 
 import cntk as C
+from cntk import cntk_py
+from cntk.eval.evaluator import Evaluator
 from cntk.ops.functions import UserFunction
 
 from ..graph.edit import with_outputs
@@ -39,28 +42,31 @@ def _moves_of(key):
     return next((moved for moved in every if key in moved), None)
 
 
-def live_functions():
-    """Returns the live Function objects, except the engine's own.
+def live():
+    """Returns the live Functions, except the engine's own, and the live Evaluators.
 
-    One of class `cntk_py.Function` is left out: CNTK gives it the class that users know before
-    anybody gets it, so another thread is making it.
+    A Function of class `cntk_py.Function` is left out: CNTK gives it the class that users know
+    before anybody gets it, so another thread is making it.
     """
-    return [
-        function
-        for function in _native.live_objects(_kinds(C.Function))
-        if 'this' in function.__dict__ and OWN not in function.__dict__
+    found = [
+        one
+        for one in _native.live_objects(_kinds(C.Function) | _kinds(Evaluator))
+        if 'this' in one.__dict__ and OWN not in one.__dict__
     ]
+    return tuple(
+        [one for one in found if isinstance(one, kind)] for kind in (C.Function, Evaluator)
+    )
 
 
-def _with_outputs(function):
-    """Returns (a Function, its outputs).
+def _with_outputs(one):
+    """Returns (a Function or an Evaluator, its outputs).
 
     There are no outputs if the graph it was part of is gone, so that nothing can read it.
     """
     try:
-        return function, function.outputs
+        return one, (one.evaluation_function if isinstance(one, Evaluator) else one).outputs
     except RuntimeError:
-        return function, ()
+        return one, ()
 
 
 def _kinds(base):
@@ -88,7 +94,7 @@ def live_leaves(identities):
 
 
 class Readers:
-    """The Functions and Trainers of the script, other than the trainer itself, that read a network.
+    """The objects of the script, other than the trainer itself, that read a network.
 
     Args:
         trainer (cntk.Trainer): of the network.
@@ -97,30 +103,30 @@ class Readers:
     Attributes:
         functions (list of cntk.Function): the script's own objects, including those it gave to the
             trainer.
+        evaluators (list of cntk.Evaluator): those that are no Trainer.
         trainers (list of cntk.Trainer): the other ones.
         outputs (list of cntk.Variable): what they compute and `whole` does not, each once.
     """
 
     def __init__(self, trainer, whole):
         # CNTK walks the graph each time `outputs` is read.
-        live = [
-            (function, outputs)
-            for function, outputs in map(_with_outputs, live_functions())
-            if outputs
-        ]
+        functions, evaluators = (
+            [(one, outputs) for one, outputs in map(_with_outputs, group) if outputs]
+            for group in live()
+        )
         others = [
             (other, state.current(other).whole.outputs)
             for other in remember.trainers()
             if other is not trainer
         ]
-        reads = _Reading([outputs for _, outputs in live + others]).of(whole.parameters)
-        reading, trainers = (
-            [(one, outputs) for one, outputs in group if reads(outputs)] for group in (live, others)
+        groups = functions, evaluators, others
+        reads = _Reading([outputs for group in groups for _, outputs in group]).of(whole.parameters)
+        reading = [[(one, outputs) for one, outputs in group if reads(outputs)] for group in groups]
+        self.functions, self.evaluators, self.trainers = (
+            [one for one, _ in group] for group in reading
         )
-        self.functions = [function for function, _ in reading]
-        self.trainers = [other for other, _ in trainers]
         mine = {output.uid for output in whole.outputs}
-        theirs = [output for _, outputs in reading + trainers for output in outputs]
+        theirs = [output for group in reading for _, outputs in group for output in outputs]
         self.outputs = list(
             {output.uid: output for output in theirs if output.uid not in mine}.values()
         )
@@ -152,8 +158,12 @@ class Readers:
         trainers = [(one, state.current(one).whole.outputs) for one in self.trainers]
         # Only a composite can be evaluated; most others are remains of a graph search.
         composites = [(one, one.outputs) for one in self.functions if one.is_composite]
+        evaluators = [_with_outputs(one) for one in self.evaluators]
         reading = _Reading(
-            [[new.get(output.uid, output) for output in old] for _, old in trainers + composites]
+            [
+                [new.get(output.uid, output) for output in old]
+                for _, old in trainers + composites + evaluators
+            ]
         )
         reads_retired, reads_touched = reading.of(retired), reading.of(touched)
         for trainer, old in trainers:
@@ -170,6 +180,14 @@ class Readers:
             for function, old in composites
             if not all(output.uid in self._mine for output in old) and left(old)
         ]
+        messages += [
+            f'the Evaluator of {named(evaluator.evaluation_function)} reads layers that {change} '
+            'changed and could not follow: it computes what it did. Make it again with '
+            'cntk.Evaluator(...)'
+            for evaluator, old in evaluators
+            if left(old)
+            or not (_stays(old, new) or remember.evaluator_writers(evaluator) is not None)
+        ]
         for message in messages:
             warnings.warn(message)
         return messages
@@ -182,11 +200,35 @@ class Readers:
             undo (contextlib.ExitStack): receives what restores the old ones.
         """
         for function in self.functions:
-            outputs = [new.get(output.uid) for output in function.outputs]
-            if None not in outputs and [o.uid for o in outputs] != [
-                o.uid for o in function.outputs
-            ]:
-                point(self._trainer, function, outputs, undo)
+            if not _stays(function.outputs, new):
+                point(self._trainer, function, [new[o.uid] for o in function.outputs], undo)
+        for evaluator in self.evaluators:
+            if not _stays(evaluator.evaluation_function.outputs, new):
+                _renew(evaluator, new, undo)
+
+
+def _stays(outputs, new):
+    """Whether a change, a dict as `Readers.follow` gets it, replaces none of some outputs."""
+    return any(new.get(output.uid) is None for output in outputs) or all(
+        new[output.uid].uid == output.uid for output in outputs
+    )
+
+
+def _renew(evaluator, new, undo):
+    """Makes an Evaluator evaluate what replaces its Function."""
+    writers = remember.evaluator_writers(evaluator)
+    if writers is None:  # `left_behind` has named it
+        return
+    if writers and remember.is_testing(evaluator):
+        warnings.warn(
+            f'the test of an Evaluator ({named(evaluator.evaluation_function)}) was not summarized '
+            'when its network changed: its summary is written now, and a new test begins'
+        )
+        evaluator.summarize_test_progress()
+    function = evaluator.evaluation_function
+    changed = _like(function, [new[output.uid] for output in function.outputs])
+    undo.callback(setattr, evaluator, 'this', evaluator.this)
+    evaluator.this = cntk_py.create_evaluator(changed, writers).this
 
 
 class _Reading:
@@ -240,6 +282,13 @@ def named(function):
     )
 
 
+def _like(function, outputs):
+    """Returns some outputs as a Function of the kind of another one."""
+    if not function.is_composite and len(outputs) == 1 and len(outputs[0].owner.outputs) == 1:
+        return outputs[0].owner
+    return with_outputs(function, outputs)
+
+
 def point(trainer, function, outputs, undo):
     """Makes a Function object of the script compute other outputs.
 
@@ -249,9 +298,7 @@ def point(trainer, function, outputs, undo):
         outputs (list of cntk.Variable): what it computes from now on, one for each of its outputs.
         undo (contextlib.ExitStack): receives what restores the old ones.
     """
-    new = with_outputs(function, outputs)
-    if not function.is_composite and len(outputs) == 1 and len(outputs[0].owner.outputs) == 1:
-        new = outputs[0].owner
+    new = _like(function, outputs)
     for old, output in zip(function.outputs, outputs):
         move(trainer, old, output, undo)
     undo.callback(setattr, function, 'this', function.this)
