@@ -14,6 +14,9 @@ from ..safe_load import load_by
 
 # How many uids are counted at most; a model from elsewhere may have any numbers.
 NEAR = 10**6
+# The same after a load by the script. Less than `distributed._UIDS`: several workers must be able
+# to begin where a checkpoint did, also if the script has loaded a model of the same time.
+_NEAR_A_SCRIPT = 50000
 
 
 def advance(at_least):
@@ -22,14 +25,15 @@ def advance(at_least):
         pass
 
 
-def outnumber(outputs):
+def outnumber(outputs, near=NEAR):
     """Makes the uids of new Variables differ from all those in a graph.
 
     Args:
         outputs (list of cntk.Variable): of the graph.
+        near (int): numbers that lie further ahead are left.
     """
     begin = cntk_py.new_unique_id()
-    advance(max([number for number in numbers(outputs) if number < begin + NEAR] + [0]))
+    advance(max([number for number in numbers(outputs) if number < begin + near] + [0]))
 
 
 def outnumbering(load):
@@ -38,7 +42,7 @@ def outnumbering(load):
     @functools.wraps(load)
     def method(*arguments, **options):
         loaded = load(*arguments, **options)
-        outnumber(loaded.outputs)
+        outnumber(loaded.outputs, _NEAR_A_SCRIPT)
         return loaded
 
     method.of_cntk = load
