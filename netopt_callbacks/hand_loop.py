@@ -16,7 +16,7 @@ from cntk.train.training_session import DataUnit
 
 from ._types import Callbacks, EpochSize, Path, Points
 from . import graph
-from .engine import directors, readers, remember
+from .engine import directors, readers, remember, uids
 from .engine.callbacks import refuse_epochs_that_never_come
 from .engine.engine import Engine
 from .engine.exchanged import Exchanged, class_of, subclass
@@ -172,13 +172,19 @@ class Attached:
         Args:
             function (cntk.Function): reads the model, the loss or the metric that the user gave to
                 the trainer, as they were at any time of the run.
+
+        Raises:
+            ValueError: two of its parts have one uid, as of a network and a loaded copy of it.
         """
         replacements = {
             variable: readers.now(variable)
             for variable in _variables(function)
             if readers.now(variable) is not variable
         }
-        return graph.substitute(function, replacements) if replacements else function
+        if not replacements:
+            return function
+        uids.refuse_doubles(function.outputs)
+        return graph.substitute(function, replacements)
 
     def _complete(self):
         self.start()

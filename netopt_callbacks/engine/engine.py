@@ -20,7 +20,7 @@ from cntk.train.training_session import DataUnit
 from ..baseline import checked_baseline
 from ..observers.base import Run
 from ..records import Record, Result
-from . import directors, edits, learner_facts
+from . import directors, edits, learner_facts, uids
 from .audience import Audience
 from .callbacks import (
     described,
@@ -135,6 +135,8 @@ class Engine:
             phases.Restored: see `restore`; None without a checkpoint.
         """
         restored = None
+        if self.optimizations:
+            uids.refuse_doubles(self._network.now.whole.outputs)
         self.phases.count_from(self._network.counts())
         if file:
             restored = self.restore(file, restore)

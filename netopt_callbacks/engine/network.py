@@ -150,13 +150,14 @@ class Network:
             optimizations (list of nc.Optimization): those still to be applied.
         """
         if optimizations:
-            uids.refuse_doubles(self.now.whole.outputs)
             uids.outnumber(self.now.whole.outputs)
         others = []
         if optimizations and any(other is not self.trainer for other in remember.trainers()):
+            found = self.readers_of(self.now.whole)
+            found.refuse_mixed(optimizations[0].name)
             others = [
                 (readers.named(now.whole), now.trained)
-                for now in map(state.current, self.readers_of(self.now.whole).trainers)
+                for now in map(state.current, found.trainers)
             ]
         refuse_expected(optimizations, self.now.whole, self.now.trained, others)
 

@@ -5,6 +5,7 @@ it applied twice, the network inside a criterion, an Evaluator. A live object be
 if it reads one of its Parameters. CNTK does not list live objects; the interpreter's garbage
 collector does.
 """
+import itertools
 import warnings
 import weakref
 from typing import Any
@@ -16,9 +17,14 @@ from cntk.ops.functions import UserFunction
 
 from ..graph.edit import with_outputs
 from ..native_machine import _native
-from . import remember, state
+from . import remember, state, uids
 from .state import OWN, identity, signature
-from .uids import load_as_saved
+
+# The reason why an object that reads a network cannot follow it.
+SAME_UID = (
+    'It also reads a part that has the uid of another one, as a loaded copy of the network does. '
+    "Build it on copy.clone('clone') instead of the copy"
+)
 
 # By Trainer and identity of an output before a change: the Variable that replaces it, which keeps
 # its whole graph alive.
@@ -90,7 +96,8 @@ def live_leaves(identities):
         identities (set): of the leaves to look for, see `state.identity`.
     """
     leaves = _native.live_objects([C.Parameter, C.Constant])
-    return {leaf.uid: leaf for leaf in leaves if identity(leaf) in identities}
+    made = (leaf for leaf in leaves if 'this' in leaf.__dict__)  # a constructor may have raised
+    return {leaf.uid: leaf for leaf in made if identity(leaf) in identities}
 
 
 class Readers:
@@ -105,7 +112,10 @@ class Readers:
             trainer.
         evaluators (list of cntk.Evaluator): those that are no Trainer.
         trainers (list of cntk.Trainer): the other ones.
-        outputs (list of cntk.Variable): what they compute and `whole` does not, each once.
+        mixed (list): those of all three kinds that also read a part with a uid of the network or of
+            another reader, such as a loaded copy. Edits go by uid, so these cannot follow; they are
+            in no other list.
+        outputs (list of cntk.Variable): what the others compute and `whole` does not, each once.
     """
 
     def __init__(self, trainer, whole):
@@ -120,8 +130,13 @@ class Readers:
             if other is not trainer
         ]
         groups = functions, evaluators, others
-        reads = _Reading([outputs for group in groups for _, outputs in group]).of(whole.parameters)
-        reading = [[(one, outputs) for one, outputs in group if reads(outputs)] for group in groups]
+        graphs = _Reading([outputs for group in groups for _, outputs in group])
+        reads, mixes = graphs.of(whole.parameters), graphs.of(graphs.doubles(whole))
+        found = [[(one, outputs) for one, outputs in group if reads(outputs)] for group in groups]
+        self.mixed = [one for group in found for one, outputs in group if mixes(outputs)]
+        reading = [
+            [(one, outputs) for one, outputs in group if not mixes(outputs)] for group in found
+        ]
         self.functions, self.evaluators, self.trainers = (
             [one for one, _ in group] for group in reading
         )
@@ -155,6 +170,9 @@ class Readers:
             found = [new.get(output.uid, output) for output in old]
             return reads_retired(found) or (stays and reads_touched(found))
 
+        self.refuse_mixed(change)
+        changes = any(output.uid != uid for uid, output in new.items())
+        messages = self._mixed_messages(change) if changes else []
         trainers = [(one, state.current(one).whole.outputs) for one in self.trainers]
         # Only a composite can be evaluated; most others are remains of a graph search.
         composites = [(one, one.outputs) for one in self.functions if one.is_composite]
@@ -174,7 +192,7 @@ class Readers:
                     f'network reads them in a way that {change} does not handle. Leave these '
                     'layers out with filter_function, or train both tasks in one Trainer'
                 )
-        messages = [
+        messages += [
             f'{named(function)} reads layers that {change} changed and could not follow: it '
             'computes what it did. Rebuild it over the present network with run.current(function)'
             for function, old in composites
@@ -190,6 +208,32 @@ class Readers:
         ]
         for message in messages:
             warnings.warn(message)
+        return messages
+
+    def refuse_mixed(self, change):
+        """Refuses a change if another Trainer is among those of `mixed`.
+
+        Raises:
+            ValueError: there is one.
+        """
+        for one in self.mixed:
+            if isinstance(one, C.Trainer):
+                raise ValueError(
+                    f'{change}: another Trainer over the same layers '
+                    f'({named(state.current(one).whole)}) cannot follow the change. {SAME_UID}'
+                )
+
+    def _mixed_messages(self, change):
+        """Returns the warnings of `left_behind` for those of `mixed`."""
+        messages = []
+        for one in self.mixed:
+            evaluates = isinstance(one, Evaluator)
+            function = one.evaluation_function if evaluates else one
+            if function.is_composite:
+                messages.append(
+                    f"{'the Evaluator of ' * evaluates}{named(function)} reads layers that "
+                    f'{change} changed and could not follow: it computes what it did. {SAME_UID}'
+                )
         return messages
 
     def follow(self, new, undo):
@@ -240,6 +284,7 @@ class _Reading:
     def __init__(self, groups):
         self._readers = {}  # a leaf, or an output that stands for its Function: such outputs
         self._of = {}  # an output: the first output of its Function
+        self._leaves = set()
         pending = []
 
         def enter(output):
@@ -257,12 +302,31 @@ class _Reading:
         while pending:
             function, reader = pending.pop()
             for variable in function.inputs:
-                read = enter(variable) if variable.is_output else variable
+                if variable.is_output:
+                    read = enter(variable)
+                else:
+                    read = variable
+                    self._leaves.add(variable)
                 self._readers.setdefault(read, []).append(reader)
 
+    def doubles(self, whole):
+        """Returns the Variables outside a network that have the uid of another Variable.
+
+        Args:
+            whole (cntk.Function): the outputs of the network.
+        """
+        by_uid = {}
+        for variable in itertools.chain(self._of, self._leaves):
+            by_uid.setdefault(variable.uid, []).append(variable)
+        shared = [variable for same in by_uid.values() if len(same) > 1 for variable in same]
+        if not shared:
+            return []
+        mine = set(uids.variables(whole.outputs))
+        return [self._of.get(variable, variable) for variable in shared if variable not in mine]
+
     def of(self, leaves):
-        """Returns a predicate: whether any of some Variables depends on one of these leaves."""
-        pending, reached = list(leaves), set()
+        """Returns a predicate: whether any of some Variables is or depends on one of these."""
+        pending, reached = list(leaves), set(leaves)
         while pending:
             new = set(self._readers.get(pending.pop(), ())) - reached
             reached |= new
@@ -312,7 +376,7 @@ def _refuse_other_structure(function, file):
     Raises:
         ValueError: the file and the Function are from before and after a change of the network.
     """
-    if signature(load_as_saved(file)) != signature(function):
+    if signature(uids.load_as_saved(file)) != signature(function):
         raise ValueError(
             f'{named(function)} cannot be restored from {file}: an optimization has changed the '
             'network, and the file holds another structure than the Function has now. '

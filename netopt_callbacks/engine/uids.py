@@ -59,7 +59,7 @@ def load_as_saved(file):
 
 def numbers(outputs):
     """Yields the numbers that CNTK gave the parts of a graph."""
-    for variable in _variables(outputs):
+    for variable in variables(outputs):
         yield int(re.search('([0-9]*)(_Output_[0-9]+)?$', variable.uid).group(1) or 0)
 
 
@@ -70,15 +70,15 @@ def refuse_doubles(outputs):
         ValueError: names both.
     """
     found = {}
-    for variable in _variables(outputs):
+    for variable in variables(outputs):
         if variable.is_output:
             first = found.setdefault(variable.uid, variable)
             if first != variable:
                 raise ValueError(
                     f'two parts of the network have the uid {variable.uid}: {_named(first)} and '
                     f'{_named(variable)}. CNTK loads a model with the uids it was saved with, and '
-                    'later layers may get them again. Import netopt_callbacks before the model is '
-                    "loaded, or build on model.clone('clone')"
+                    "other layers may have the same. Build on loaded.clone('clone') instead of the "
+                    'loaded model: a clone gets uids of its own'
                 )
 
 
@@ -86,7 +86,7 @@ def _named(output):
     return f"'{output.name}' (shape {tuple(output.shape)})"
 
 
-def _variables(outputs):
+def variables(outputs):
     """Yields each Variable of a graph once, those in blocks too; not by uid, see above."""
     pending, seen = list(outputs), set()
     while pending:

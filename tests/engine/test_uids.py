@@ -8,7 +8,7 @@ from cntk import cntk_py
 
 import netopt_callbacks as nc
 from netopt_callbacks.engine import uids
-from readers_scripts import BATCH, OPTIMIZATIONS, Shared, first
+from readers_scripts import BATCH, OPTIMIZATIONS, Shared, first, momentum
 
 EPOCH = 4 * BATCH
 every = pytest.mark.parametrize('kind', sorted(OPTIMIZATIONS))
@@ -34,6 +34,39 @@ def test_a_loaded_copy_is_another_network(kind, tmp_path):
         assert run.current(reader) is reader and copy.outputs == outputs
         case.check()
     assert [first(copy, case.few).tobytes(), first(reader, case.few).tobytes()] == before
+
+
+@pytest.mark.few(1)
+@every
+def test_what_mixes_the_network_with_a_copy_is_named(kind, tmp_path):
+    """CNTK cannot evaluate it (two parts have one name), but it may be alive."""
+    case = Shared()
+    copy = copy_of(case.z, tmp_path)
+    before = first(copy, case.few).tobytes()
+    mixed = C.reduce_max(C.abs(case.z - copy), name='difference')
+    evaluator = C.Evaluator(C.reduce_sum(mixed, name='of the difference'))
+    with nc.attach(case.trainer, [OPTIMIZATIONS[kind]()], epoch_size=EPOCH) as run:
+        case.train(4)
+        with pytest.warns(UserWarning, match="the Function 'difference' reads layers that"):
+            case.train(1)
+        case.check()
+        with pytest.raises(ValueError, match='two parts of the network have the uid'):
+            run.current(mixed)
+        case.train(4)
+    notes = '\n'.join(run.result.records[0].notes)
+    assert "clone('clone')" in notes and "the Evaluator of the Function 'of the diff" in notes
+    assert first(copy, case.few).tobytes() == before and evaluator
+
+
+def test_another_trainer_that_mixes_the_network_with_a_copy_is_refused(tmp_path):
+    case = Shared()
+    loss = C.squared_error(case.z, copy_of(case.z, tmp_path))
+    other = C.Trainer(case.z, (loss, None), [momentum(case.z.parameters)])
+    error = pytest.raises(ValueError, match=r"another Trainer.*copy.clone\('clone'\)")
+    with error, nc.attach(case.trainer, [OPTIMIZATIONS['factor']()], epoch_size=EPOCH):
+        case.train(1)
+    assert case.trainer.total_number_of_samples_seen == 0 and other.model
+    case.train(1)
 
 
 def test_a_restore_takes_no_leaves_of_a_loaded_copy(tmp_path):
