@@ -235,7 +235,6 @@ class Network:
         before = self._pulled()
         found = self.readers_of(before.whole)
         outputs = list(before.whole.outputs)
-        uids.outnumber(outputs + found.outputs)
         if self.workers.count > 1:
             self.workers.align_unique_id()  # CNTK aggregates gradients in the order of their uids
         with graph.trained_by(
