@@ -103,6 +103,7 @@ class _Comparison:
         if (
             f.op_name != g.op_name
             or f.name != g.name
+            or f.is_block != g.is_block  # a Dropout of the script, and an opened one
             or len(f.inputs) != len(g.inputs)
             or [o.uid for o in f.outputs].index(old.uid)
             != [o.uid for o in g.outputs].index(new.uid)

@@ -297,6 +297,37 @@ def new_process(folder, main, *arguments, kill=0):
     return told
 
 
+@pytest.mark.parametrize('minibatches', [1, 2])
+def test_readers_follow_a_resume_of_a_network_with_dropout(minibatches, tmp_path):
+    """The restore comes first: the script's Dropout is a block yet, that of the file no more."""
+
+    def script():
+        x, y = C.input_variable(8), C.input_variable(4)
+        layers = [C.layers.Dense(8, name='first'), C.layers.Dropout(0.1, seed=3), C.layers.Dense(4)]
+        z = C.layers.Sequential(layers)(x)
+        trainer = C.Trainer(z, (C.squared_error(z, y), None), [momentum(z.parameters)])
+        factor = nc.FactorDense(1, rank=2, filter_function=lambda layer: layer.name == 'first')
+        run = nc.attach(trainer, [factor, Identity(epoch=3)], epoch_size=BATCH)
+        minibatch = {x: np.ones((BATCH, 8), np.float32), y: np.ones((BATCH, 4), np.float32)}
+        return run, trainer, minibatch, C.softmax(z), z
+
+    file = str(tmp_path / 'model')
+    run, trainer, minibatch, _, _ = script()
+    with run:
+        for number in range(4):
+            trainer.train_minibatch(minibatch)
+            if number + 1 == minibatches:
+                trainer.save_checkpoint(file)
+    resumed, trainer, minibatch, soft, z = script()
+    with resumed:
+        trainer.restore_from_checkpoint(file)
+        for _ in range(4 - minibatches):
+            trainer.train_minibatch(minibatch)
+            data = minibatch[z.arguments[0]]
+            assert np.array_equal(soft.eval(data), C.softmax(trainer.model).eval(data))
+    assert resumed.result.records[0].notes == []
+
+
 # Networks that are no model of a Trainer.
 
 
