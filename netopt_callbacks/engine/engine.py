@@ -144,8 +144,7 @@ class Engine:
             self._network.refuse_expected(self._pending())
             if not file:
                 self.phases.take_over()
-        if not file:
-            self.phases.write()
+                self.phases.write()
         self.result.metric_name = self._metric_name()
         self._audience.notify('on_start', self._described())
         self.started = True

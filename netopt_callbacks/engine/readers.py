@@ -5,19 +5,18 @@ it applied twice, the network inside a criterion, an Evaluator. A live object be
 if it reads one of its Parameters. CNTK does not list live objects; the interpreter's garbage
 collector does.
 """
-import itertools
 import warnings
 import weakref
 from typing import Any
 
 import cntk as C
-from cntk import cntk_py
 from cntk.eval.evaluator import Evaluator
 from cntk.ops.functions import UserFunction
 
 from ..graph.edit import with_outputs
 from ..native_machine import _native
-from . import remember, state, uids
+from . import evaluators, remember, state, uids
+from .reading import Reading
 from .state import OWN, identity, signature
 
 # The reason why an object that reads a network cannot follow it.
@@ -70,9 +69,14 @@ def _with_outputs(one):
     There are no outputs if the graph it was part of is gone, so that nothing can read it.
     """
     try:
-        return one, (one.evaluation_function if isinstance(one, Evaluator) else one).outputs
+        return one, _evaluated(one).outputs
     except RuntimeError:
         return one, ()
+
+
+def _evaluated(one):
+    """Returns the Function of an Evaluator; a Function is its own."""
+    return one.evaluation_function if isinstance(one, Evaluator) else one
 
 
 def _kinds(base):
@@ -130,7 +134,7 @@ class Readers:
             if other is not trainer
         ]
         groups = functions, evaluators, others
-        graphs = _Reading([outputs for group in groups for _, outputs in group])
+        graphs = Reading([outputs for group in groups for _, outputs in group])
         reads, mixes = graphs.of(whole.parameters), graphs.of(graphs.doubles(whole))
         found = [[(one, outputs) for one, outputs in group if reads(outputs)] for group in groups]
         self.mixed = [one for group in found for one, outputs in group if mixes(outputs)]
@@ -149,7 +153,7 @@ class Readers:
         self._trainer = trainer
 
     def left_behind(self, new, change, retired, touched=()):
-        """Warns of each Function that still reads what a change removed from the network.
+        """Warns of each Function and Evaluator that still reads what a change removed from the network.
 
         Args:
             new (dict): uid of an output to the Variable that replaces it; others stay.
@@ -171,16 +175,14 @@ class Readers:
             return reads_retired(found) or (stays and reads_touched(found))
 
         self.refuse_mixed(change)
-        changes = any(output.uid != uid for uid, output in new.items())
-        messages = self._mixed_messages(change) if changes else []
         trainers = [(one, state.current(one).whole.outputs) for one in self.trainers]
+        evaluating = [_with_outputs(one) for one in self.evaluators]
         # Only a composite can be evaluated; most others are remains of a graph search.
         composites = [(one, one.outputs) for one in self.functions if one.is_composite]
-        evaluators = [_with_outputs(one) for one in self.evaluators]
-        reading = _Reading(
+        reading = Reading(
             [
                 [new.get(output.uid, output) for output in old]
-                for _, old in trainers + composites + evaluators
+                for _, old in trainers + composites + evaluating
             ]
         )
         reads_retired, reads_touched = reading.of(retired), reading.of(touched)
@@ -192,19 +194,22 @@ class Readers:
                     f'network reads them in a way that {change} does not handle. Leave these '
                     'layers out with filter_function, or train both tasks in one Trainer'
                 )
-        messages += [
-            f'{named(function)} reads layers that {change} changed and could not follow: it '
-            'computes what it did. Rebuild it over the present network with run.current(function)'
-            for function, old in composites
+        changes = any(output.uid != uid for uid, output in new.items())
+        stale = [(one, SAME_UID) for one in self.mixed if changes and _evaluated(one).is_composite]
+        stale += [
+            (one, 'Rebuild it over the present network with run.current(function)')
+            for one, old in composites
             if not all(output.uid in self._mine for output in old) and left(old)
         ]
-        messages += [
-            f'the Evaluator of {named(evaluator.evaluation_function)} reads layers that {change} '
-            'changed and could not follow: it computes what it did. Make it again with '
-            'cntk.Evaluator(...)'
-            for evaluator, old in evaluators
-            if left(old)
-            or not (_stays(old, new) or remember.evaluator_writers(evaluator) is not None)
+        stale += [
+            (one, 'Make it again with cntk.Evaluator(...)')
+            for one, old in evaluating
+            if left(old) or not (_stays(old, new) or evaluators.can_follow(one))
+        ]
+        messages = [
+            f"{'the Evaluator of ' * isinstance(one, Evaluator)}{named(_evaluated(one))} reads "
+            f'layers that {change} changed and could not follow: it computes what it did. {remedy}'
+            for one, remedy in stale
         ]
         for message in messages:
             warnings.warn(message)
@@ -223,21 +228,8 @@ class Readers:
                     f'({named(state.current(one).whole)}) cannot follow the change. {SAME_UID}'
                 )
 
-    def _mixed_messages(self, change):
-        """Returns the warnings of `left_behind` for those of `mixed`."""
-        messages = []
-        for one in self.mixed:
-            evaluates = isinstance(one, Evaluator)
-            function = one.evaluation_function if evaluates else one
-            if function.is_composite:
-                messages.append(
-                    f"{'the Evaluator of ' * evaluates}{named(function)} reads layers that "
-                    f'{change} changed and could not follow: it computes what it did. {SAME_UID}'
-                )
-        return messages
-
     def follow(self, new, undo):
-        """Makes the Functions compute what replaces their outputs.
+        """Makes the Functions and the Evaluators compute what replaces their outputs.
 
         Args:
             new (dict): uid of an output to the Variable that replaces it.
@@ -247,91 +239,18 @@ class Readers:
             if not _stays(function.outputs, new):
                 point(self._trainer, function, [new[o.uid] for o in function.outputs], undo)
         for evaluator in self.evaluators:
-            if not _stays(evaluator.evaluation_function.outputs, new):
-                _renew(evaluator, new, undo)
+            function = evaluator.evaluation_function
+            if evaluators.can_follow(evaluator) and not _stays(function.outputs, new):
+                changed = _like(function, [new[o.uid] for o in function.outputs])
+                evaluators.renew(evaluator, changed, named(function), undo)
 
 
 def _stays(outputs, new):
-    """Whether a change, a dict as `Readers.follow` gets it, replaces none of some outputs."""
+    """Whether a change, a dict as `Readers.follow` gets it, does not replace all of some outputs,
+    or only by themselves."""
     return any(new.get(output.uid) is None for output in outputs) or all(
         new[output.uid].uid == output.uid for output in outputs
     )
-
-
-def _renew(evaluator, new, undo):
-    """Makes an Evaluator evaluate what replaces its Function."""
-    writers = remember.evaluator_writers(evaluator)
-    if writers is None:  # `left_behind` has named it
-        return
-    if writers and remember.is_testing(evaluator):
-        warnings.warn(
-            f'the test of an Evaluator ({named(evaluator.evaluation_function)}) was not summarized '
-            'when its network changed: its summary is written now, and a new test begins'
-        )
-        evaluator.summarize_test_progress()
-    function = evaluator.evaluation_function
-    changed = _like(function, [new[output.uid] for output in function.outputs])
-    undo.callback(setattr, evaluator, 'this', evaluator.this)
-    evaluator.this = cntk_py.create_evaluator(changed, writers).this
-
-
-class _Reading:
-    """Finds which Functions of some graphs read which leaves; visits each Function once.
-
-    It goes by the Variables, not by their uids: see `state.identity`.
-    """
-
-    def __init__(self, groups):
-        self._readers = {}  # a leaf, or an output that stands for its Function: such outputs
-        self._of = {}  # an output: the first output of its Function
-        self._leaves = set()
-        pending = []
-
-        def enter(output):
-            if output not in self._of:
-                function = output.owner
-                outputs = function.outputs
-                self._of.update((each, outputs[0]) for each in outputs)
-                pending.append((function, outputs[0]))
-            return self._of[output]
-
-        for outputs in groups:
-            for output in outputs:
-                if output.is_output:
-                    enter(output)
-        while pending:
-            function, reader = pending.pop()
-            for variable in function.inputs:
-                if variable.is_output:
-                    read = enter(variable)
-                else:
-                    read = variable
-                    self._leaves.add(variable)
-                self._readers.setdefault(read, []).append(reader)
-
-    def doubles(self, whole):
-        """Returns the Variables outside a network that have the uid of another Variable.
-
-        Args:
-            whole (cntk.Function): the outputs of the network.
-        """
-        by_uid = {}
-        for variable in itertools.chain(self._of, self._leaves):
-            by_uid.setdefault(variable.uid, []).append(variable)
-        shared = [variable for same in by_uid.values() if len(same) > 1 for variable in same]
-        if not shared:
-            return []
-        mine = set(uids.variables(whole.outputs))
-        return [self._of.get(variable, variable) for variable in shared if variable not in mine]
-
-    def of(self, leaves):
-        """Returns a predicate: whether any of some Variables is or depends on one of these."""
-        pending, reached = list(leaves), set(leaves)
-        while pending:
-            new = set(self._readers.get(pending.pop(), ())) - reached
-            reached |= new
-            pending.extend(new)
-        return lambda variables: any(self._of.get(variable) in reached for variable in variables)
 
 
 def named(function):

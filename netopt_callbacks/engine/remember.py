@@ -12,18 +12,16 @@ from typing import Any
 
 import cntk as C
 from cntk import cntk_py
-from cntk.eval.evaluator import Evaluator
 from cntk.io import INFINITELY_REPEAT, MinibatchSource
 from cntk.ops.functions import Function
 from cntk.train.trainer import Trainer
 from cntk.train.training_session import TrainingSession
 
-from . import uids
+from . import evaluators, uids
 
 ATTRIBUTE = '_netopt_callbacks'
 _CONSTRUCTOR = '_netopt_callbacks_constructor'
 _RUN = '_netopt_callbacks_run'
-_TESTING = '_netopt_callbacks_testing'
 CHECK = '_netopt_callbacks_check'  # of a Function: checks a file before it is restored into it
 
 # By identity. Not a WeakSet: another thread may add a trainer while we look through them, and only
@@ -116,37 +114,6 @@ def _remember_trainer(construct):
         _trainers[id(self)] = self
 
     return constructor
-
-
-def _remember_evaluator(construct):
-    @functools.wraps(construct)
-    def constructor(self, eval_function, progress_writers=None):
-        construct(self, eval_function, progress_writers)
-        setattr(self, ATTRIBUTE, _as_list(progress_writers))
-
-    return constructor
-
-
-def _testing(method, is_open):
-    """Wraps a method of Evaluator that opens or closes the window of a test."""
-
-    @functools.wraps(method)
-    def wrapper(self, *arguments, **options):
-        result = method(self, *arguments, **options)
-        self.__dict__[_TESTING] = is_open
-        return result
-
-    return wrapper
-
-
-def evaluator_writers(evaluator):
-    """Returns the progress writers of an Evaluator; None if it was made before the import."""
-    return evaluator.__dict__.get(ATTRIBUTE)
-
-
-def is_testing(evaluator):
-    """Whether an Evaluator has tested since its last summary."""
-    return evaluator.__dict__.get(_TESTING, False)
 
 
 def native_trainer(*arguments):
@@ -282,12 +249,10 @@ def install():
     setattr(Trainer, _CONSTRUCTOR, Trainer.__init__)
     Trainer.__init__ = _remember_trainer(Trainer.__init__)
     MinibatchSource.__init__ = _remember_truncation(MinibatchSource.__init__)
-    Evaluator.__init__ = _remember_evaluator(Evaluator.__init__)
-    Evaluator.test_minibatch = _testing(Evaluator.test_minibatch, True)
-    Evaluator.summarize_test_progress = _testing(Evaluator.summarize_test_progress, False)
     TrainingSession.__init__ = _unless_attached(TrainingSession.__init__)
     Function.restore = _checked_restore(Function.restore)
     Function.train = _refusing_ours(Function.train)
+    evaluators.install()
     Function.load = staticmethod(uids.outnumbering(Function.load))
     for config, names in (
         (cntk_py.CheckpointConfig, _CHECKPOINT),

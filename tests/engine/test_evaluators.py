@@ -3,7 +3,7 @@ import cntk as C
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import remember
+from netopt_callbacks.engine import evaluators
 from readers_scripts import BATCH, OPTIMIZATIONS, Shared
 from user_script import Log
 
@@ -35,10 +35,10 @@ def result_of(evaluator, case):
 def test_an_evaluator_follows_and_comes_back(kind, tmp_path):
     case = Shared()
     functions = measures(case)
-    evaluators = [C.Evaluator(function) for function in functions]
+    made = [C.Evaluator(function) for function in functions]
 
     def check():
-        found = [result_of(evaluator, case) for evaluator in evaluators]
+        found = [result_of(evaluator, case) for evaluator in made]
         assert found == [result_of(C.Evaluator(function), case) for function in functions]
         return found
 
@@ -84,7 +84,7 @@ def test_an_open_test_is_summarized_at_the_swap():
 def test_an_evaluator_from_before_the_import_is_named():
     case = Shared()
     evaluator = C.Evaluator(case.error)
-    del evaluator.__dict__[remember.ATTRIBUTE]
+    del evaluator.__dict__[evaluators.WRITERS]
     with nc.attach(case.trainer, [OPTIMIZATIONS['factor']()], epoch_size=EPOCH) as run:
         case.train(4)
         with pytest.warns(UserWarning, match='Make it again with cntk.Evaluator'):
