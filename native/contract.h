@@ -143,12 +143,14 @@ enum class StepKind {
                 // multiply-add
     normalize_apart,  // (v - a) * b + c, rounded three times
     relu,             // v < 0 ? 0 : v
-    relu_halves,     // 0.5 * v + 0.5 * |v|, the form of CNTK's ReLU: infinity for infinity, NaN for
-                     // -infinity
-    leaky,           // v > 0 ? v : v * a
-    clip,            // v < a ? a : v, then v > b ? b : v
-    add_value,       // v + value[pixel][channel]
-    multiply_value,  // v * value[pixel][channel]
+    relu_halves,      // 0.5 * v + 0.5 * |v|, rounded three times, the form of CNTK's ReLU: infinity
+                      // for infinity, NaN for -infinity
+    relu_fused,       // fma(v, 0.5, 0.5 * |v|), its form where MKL runs AVX2 code: of some
+                      // negative subnormal numbers it is -0
+    leaky,            // v > 0 ? v : v * a
+    clip,             // v < a ? a : v, then v > b ? b : v
+    add_value,        // v + value[pixel][channel]
+    multiply_value,   // v * value[pixel][channel]
 };
 
 struct Step {

@@ -23,6 +23,7 @@ const StepName step_names[] = {
     {"normalize_apart", StepKind::normalize_apart, 3, false},
     {"relu", StepKind::relu, 0, false},
     {"relu_halves", StepKind::relu_halves, 0, false},
+    {"relu_fused", StepKind::relu_fused, 0, false},
     {"leaky", StepKind::leaky, 1, false},
     {"clip", StepKind::clip, 2, false},
     {"add_value", StepKind::add_value, 0, true},

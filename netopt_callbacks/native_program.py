@@ -49,10 +49,11 @@ class Program:
     An ending is `steps`, each a tuple of a name and vectors, in order and each rounded to float32:
     `('multiply', a)`, `('add', a)`, `('normalize', mean, k, beta)` for fma(v - mean, k, beta),
     `('normalize_apart', mean, k, beta)` for the same with three roundings, `('relu',)` for 0 where
-    v < 0, `('relu_halves',)` for 0.5 * v + 0.5 * |v| (CNTK's own: -infinity gives NaN), `('leaky',
-    alpha)`, `('clip', least, most)`, `('add_value', name)` and `('multiply_value', name)` with
-    another value of the same shape, or of one channel, or of one pixel. What the steps give is
-    stored as `values`, compared to give `bits`, or both.
+    v < 0, `('relu_halves',)` for 0.5 * v + 0.5 * |v| and `('relu_fused',)` for fma(v, 0.5, 0.5 *
+    |v|) (CNTK's own, by machine: -infinity gives NaN), `('leaky', alpha)`, `('clip', least, most)`,
+    `('add_value', name)` and `('multiply_value', name)` with another value of the same shape, or of
+    one channel, or of one pixel. What the steps give is stored as `values`, compared to give
+    `bits`, or both.
 
     Bits are compared by `threshold`, a vector: the bit is v > threshold, or v < threshold where
     `decreasing` (bool `[channels]`) is True. Or by `low` and `high`, vectors: low <= v <= high,

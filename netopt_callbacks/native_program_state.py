@@ -21,7 +21,15 @@ from netopt_callbacks.native_machine import _native
 
 MAGIC = b'netoptPR'
 STEPS = dict(
-    multiply=1, add=1, normalize=3, normalize_apart=3, relu=0, relu_halves=0, leaky=1, clip=2
+    multiply=1,
+    add=1,
+    normalize=3,
+    normalize_apart=3,
+    relu=0,
+    relu_halves=0,
+    relu_fused=0,
+    leaky=1,
+    clip=2,
 )
 VALUE_STEPS = ('add_value', 'multiply_value')
 INFINITY = np.float32(np.inf)

@@ -132,14 +132,14 @@ private:
 
     void ending(Writer& fields, std::vector<int>& reads, Value of) {
         static const char* const names[] = {
-            "multiply",    "add",   "normalize", "normalize_apart", "relu",
-            "relu_halves", "leaky", "clip",      "add_value",       "multiply_value"};
-        static const int vectors[] = {1, 1, 3, 3, 0, 0, 1, 2, 0, 0};
+            "multiply",   "add",   "normalize", "normalize_apart", "relu",          "relu_halves",
+            "relu_fused", "leaky", "clip",      "add_value",       "multiply_value"};
+        static const int vectors[] = {1, 1, 3, 3, 0, 0, 0, 1, 2, 0, 0};
         std::string steps;
         const int count = bytes_.between(0, 4);
         for (int i = 0, made = 0; i < count; ++i) {
-            const int step = bytes_.between(0, 9);
-            if (step >= 8) {
+            const int step = bytes_.between(0, 10);
+            if (step >= 9) {
                 const int other = value(false);
                 if (other < 0 || is_input_[other] || values_[other].channels != of.channels ||
                     values_[other].height != of.height || values_[other].width != of.width)

@@ -414,6 +414,9 @@ class _Body:
             [self.add('Mul', [value, half]), self.add('Mul', [self.add('Abs', [value]), half])],
         )
 
+    # The fused form differs in the sign of a zero alone: of -k * 2^-149 where k % 4 = 1.
+    _step_relu_fused = _step_relu_halves
+
     def _step_leaky(self, value, a):
         return self.add(
             'Where',

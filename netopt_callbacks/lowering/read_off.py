@@ -283,6 +283,7 @@ def _candidates(node, value):
     name, fixed = node.op_name, node.fixed
     if name == 'ReLU':
         yield [('relu_halves',)]
+        yield [('relu_fused',)]
         yield [('relu',)]
     elif name == 'Negate':
         yield [('multiply', _vector(-1, value))]

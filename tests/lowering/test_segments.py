@@ -65,6 +65,17 @@ def entry_and_exit(part, lowering, values):
 # Exact
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('instructions', ['SSE4_2', 'AVX', 'AVX2', 'AVX512'])
+def test_cntk_s_bits_are_met_whatever_instructions_mkl_takes(instructions, tmp_path):
+    # On another processor than Intel's MKL may take the same ones in all four.
+    subprocess.check_call(
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-k', 'same_bits']
+        + ['--basetemp', str(tmp_path / 'inner'), os.path.abspath(__file__)],
+        env=dict(os.environ, MKL_ENABLE_INSTRUCTIONS=instructions),
+    )
+
+
 @pytest.mark.parametrize(
     'options',
     [

@@ -88,6 +88,7 @@ class Builder:
                     'normalize_apart',
                     'relu',
                     'relu_halves',
+                    'relu_fused',
                     'leaky',
                     'clip',
                     'add_value',
@@ -113,7 +114,7 @@ class Builder:
                 )
             elif name == 'clip':
                 steps.append((name, -abs(float(F(random.randn()))), abs(vector(random, channels))))
-            elif name in ('relu', 'relu_halves'):
+            elif name in ('relu', 'relu_halves', 'relu_fused'):
                 steps.append((name,))
             else:
                 steps.append((name, vector(random, channels, 0.3 if name != 'add' else scale)))

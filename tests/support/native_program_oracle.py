@@ -73,6 +73,8 @@ def step(v, name, arguments, values):
         return np.where(v < 0, F(0), v)
     if name == 'relu_halves':
         return v * F(0.5) + np.abs(v) * F(0.5)
+    if name == 'relu_fused':
+        return fused_multiply_add(v, F(0.5), np.abs(v) * F(0.5))
     if name == 'leaky':
         return np.where(v > 0, v, v * a)
     if name == 'clip':
