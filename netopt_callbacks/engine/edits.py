@@ -1,9 +1,11 @@
 """Applies optimizations to the graphs of a network and of its readers; pure functions of graphs."""
+import contextlib
 import threading
 
 import cntk as C
 
 from .. import graph
+from ..graph import user_functions
 from ..optimizations.base import as_transformed
 from . import difference, swap
 from .state import own
@@ -12,6 +14,14 @@ from .state import own
 # conversion fails in one thread while another converts; and CNTK numbers all nodes of a process by
 # one counter, which `Network.numbered` relies on.
 in_turn = threading.RLock()
+
+
+@contextlib.contextmanager
+def of_the_network():
+    """Context of the edits of a network in training: one thread after the other, and its
+    UserFunctions go on as the script's own objects."""
+    with in_turn, user_functions.cloned_sharing():
+        yield
 
 
 def applied(optimization, outputs, others):

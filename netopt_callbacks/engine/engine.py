@@ -18,6 +18,7 @@ import warnings
 from cntk.train.training_session import DataUnit
 
 from ..baseline import checked_baseline
+from ..graph import user_functions
 from ..observers.base import Run
 from ..records import Record, Result
 from . import directors, edits, learner_facts, uids
@@ -137,10 +138,11 @@ class Engine:
         restored = None
         if self.optimizations:
             uids.refuse_doubles(self._network.now.whole.outputs)
+            user_functions.share(self._network.now.whole.outputs)
         self.phases.count_from(self._network.counts())
         if file:
             restored = self.restore(file, restore)
-        with edits.in_turn:
+        with edits.of_the_network():
             self._network.refuse_expected(self._pending())
             if not file:
                 self.phases.take_over()
@@ -177,7 +179,7 @@ class Engine:
 
     def restore(self, file, restore=None):
         """Restores a checkpoint into the structure it was written with: see `Phases.restore`."""
-        with edits.in_turn:
+        with edits.of_the_network():
             restored = self.phases.restore(file, restore)
         self._recovery.forget()
         self.phases.write_missing()
@@ -328,7 +330,7 @@ class Engine:
     def _restore_file(self, file, restore):
         """Restores for the user's code during the run: see `phases.Phases.restore_file`."""
         if self._holds_trainer:
-            with edits.in_turn:
+            with edits.of_the_network():
                 return self.phases.restore_in_place(file, restore)
         begin = self.restore if self.started else self.start
         return begin(file, restore).state
@@ -351,7 +353,7 @@ class Engine:
     def _apply(self, index):
         optimization = self.optimizations[index]
         # CNTK turns a Ctrl-C in what it calls while it clones into a RuntimeError.
-        with self._spending('optimizations'), directors.uninterrupted(), edits.in_turn:
+        with self._spending('optimizations'), directors.uninterrupted(), edits.of_the_network():
             change = self._network.transformed(optimization, index, self._minibatches)
         record = Record(
             optimization.name,
@@ -362,7 +364,7 @@ class Engine:
             network_before=self._network.totals(),
             curve_before=self._recovery.curve_before(),
         )
-        with self._spending('optimizations'), directors.uninterrupted(), edits.in_turn:
+        with self._spending('optimizations'), directors.uninterrupted(), edits.of_the_network():
             self._network.commit(change, self.phases.next_label)
             record.layers, record.notes = change.layers, change.messages
             record.network_after = self._network.totals()

@@ -19,6 +19,7 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from .. import count, graph
+from ..graph import user_functions
 from ..optimizations import binary_block
 from . import (
     directors,
@@ -141,7 +142,9 @@ class Network:
         """
         if self.workers.count > 1:
             gc.collect()
-        return readers.Readers(self.trainer, whole)
+        found = readers.Readers(self.trainer, whole)
+        user_functions.share(found.outputs)
+        return found
 
     def refuse_expected(self, optimizations):
         """Refuses, before training, optimizations that are known not to be applicable.

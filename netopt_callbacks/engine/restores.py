@@ -4,6 +4,7 @@
     go_back      the network that the trainer was built with, which a plain checkpoint belongs to
     in_place     the current network
 """
+from ..graph import user_functions
 from . import difference, edits, learner_facts, readers, saved_graph
 from .learner_facts import Trained
 from .put_back import or_as_it_was
@@ -42,6 +43,7 @@ class Restores:
         original = self._network.original
         known = self._known_state(saved)
         if known is None:
+            user_functions.adopt(saved.graph.outputs, self._network.now.whole.outputs)
             whole, learners = saved_graph.rebound(
                 saved.graph,
                 saved.phase,
@@ -147,6 +149,7 @@ class Restores:
         original = self._network.original
         if original.state is not None:
             return original.state
+        user_functions.adopt(saved.graph.outputs, self._network.now.whole.outputs)
         whole, trained = saved_graph.original_again(saved.graph, original, self._leaf_of(original))
         return self._network.now._replace(whole=own(whole), trained=trained, unique_id=None)
 
