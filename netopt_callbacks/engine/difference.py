@@ -216,7 +216,12 @@ def _followed(outputs, differences):
             new_functions[place] = copy
     if not new_functions:
         return list(outputs)
-    return list(graph.replace(whole, new_functions).outputs)
+    try:
+        return list(graph.replace(whole, new_functions).outputs)
+    except (RuntimeError, ValueError):  # CNTK cannot copy one of them, which is then left behind
+        if len(outputs) == 1:
+            return list(outputs)
+        return [_followed([output], differences)[0] for output in outputs]
 
 
 def _applications(whole, path):

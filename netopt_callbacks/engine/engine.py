@@ -371,6 +371,11 @@ class Engine:
             self.phases.begin(index, record)
             self._recovery.forget()
             self._unreported = record
+        if record.layers and all(layer.skipped for layer in record.layers):
+            warnings.warn(
+                f'{optimization.name} after {record.epoch} epochs has changed no layer: '
+                + '; '.join(f'{layer.name}: {layer.skipped}' for layer in record.layers)
+            )
         self._report_optimization()
 
     def _report_optimization(self):

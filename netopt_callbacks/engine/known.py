@@ -54,7 +54,12 @@ def _candidates(trainer, state):
                 outputs, (len(trained & {p.uid for p in function.parameters}), function)
             )
     most = max([count for count, _ in reading.values()] + [1])
-    full = [function for count, function in reading.values() if count == most]
+    delays = _delays(state.whole)  # a decoder around the model has more
+    full = [
+        function
+        for count, function in reading.values()
+        if count == most and _delays(function) <= delays
+    ]
     lowest = [
         function
         for function in full
@@ -66,6 +71,10 @@ def _candidates(trainer, state):
 def _labels(function, state):
     """Whether a Function reads as many inputs as a criterion that has several: it is one, too."""
     return 1 < len(state.whole.arguments) <= len(function.arguments)
+
+
+def _delays(function):
+    return sum(part.op_name in ('PastValue', 'FutureValue') for part in graph.walk(function))
 
 
 def _is_over(function, other):

@@ -42,12 +42,7 @@ class Piece:
 def clone_shared(model: C.Function) -> C.Function:
     """Returns a copy of `model`, of the same name, that shares its Parameters, its Constants
     and its arguments."""
-    with cloned_whole():
-        copy = model.clone(
-            C.CloneMethod.share, {argument: argument for argument in model.arguments}
-        )
-    # CNTK forgets what was named by `z.name = 'z'`: only the composite has that name.
-    return named(copy, model.name)
+    return _edited(model, {}, {})
 
 
 def substitute(model: C.Function, replacements: Dict[C.Variable, C.Variable]) -> C.Function:
@@ -166,7 +161,12 @@ def _edited(model, cuts, names):
             'Variables from the very model that is edited, not from a clone' % ', '.join(missing)
         )
     if new_model is None:
-        return clone_shared(model)
+        with cloned_whole():
+            new_model = model.clone(
+                C.CloneMethod.share, {argument: argument for argument in model.arguments}
+            )
+        # CNTK forgets what was named by `z.name = 'z'`: only the composite has that name.
+        return named(new_model, model.name)
     _check_shapes(model.outputs, new_model.outputs)
     return new_model
 
@@ -208,6 +208,10 @@ def _cuts_of_level(level, outputs, cuts, used):
             if not variable.is_output:
                 cut(variable)
         if not any([cut(output) for output in level.outputs(function)]) and function.is_block:
+            passed = _passed_on(function)
+            if passed:
+                here.update((output.uid, (output, read, 0)) for output, read in passed.items())
+                continue
             piece = _opened(function, cuts, used)
             if piece is not None:
                 one = [level.output(function)] if len(piece.outputs) == 1 else function.outputs
@@ -215,6 +219,20 @@ def _cuts_of_level(level, outputs, cuts, used):
                     (output.uid, (output, piece, index)) for index, output in enumerate(one)
                 )
     return here
+
+
+def _passed_on(block):
+    """Returns {output: what it is} of a block that computes nothing, of several outputs; else {}.
+
+    CNTK makes one ('Tuple') where a Function of several outputs is applied to a Constant and an
+    input, as `UnfoldFrom` is, and cannot clone it.
+    """
+    inside = block.block_root.outputs
+    passed = {output.is_placeholder for output in inside}
+    if len(passed) == 1 or any(output.is_output for output in inside):
+        return {}
+    actual = {inner.uid: outer for inner, outer in block.block_arguments_mapping}
+    return {output: actual.get(read.uid, read) for output, read in zip(block.outputs, inside)}
 
 
 def _opened(block, cuts, used):

@@ -270,17 +270,27 @@ _STAYS = (
 
 
 def _read_elsewhere(model, layers):
-    """Returns the uids of the layers' weights that something else reads too: tied, or an L2
-    term."""
+    """Returns the uids of the layers' weights that something else reads too: tied, or an L2 term.
+
+    What the script computes of weights alone beside its network, such as their norm, does not
+    count: the engine names it, and it goes on computing what it did.
+    """
     cores = {layer.core.uid for layer in layers}
     mine = {layer.W.uid for layer in layers}
-    return {
-        read.uid
-        for function in graph.walk(model)
-        if not function.is_block and function.uid not in cores
-        for read in function.inputs
-        if read.uid in mine
-    }
+    trained = len(graph.trained_part(model).outputs)
+    beside = [output for output in model.outputs[trained:] if C.combine([output]).arguments]
+    found = set()
+    for function in graph.walk(C.combine(list(model.outputs[:trained]) + beside)):
+        read = function.inputs
+        if function.is_block:  # those that it is applied to; its own are read inside
+            read = [actual for _, actual in function.block_arguments_mapping]
+        read = {variable.uid for variable in read} & mine
+        if function.is_block and read:
+            inside = graph.walk(graph.body(function))
+            read = set() if any(part.uid in cores for part in inside) else read
+        if function.uid not in cores:
+            found |= read
+    return found
 
 
 def _factor(layer, rank, factor_function, split, every, stays):

@@ -56,10 +56,20 @@ def test_layer_whose_weights_a_reader_applies_in_another_way_stays_as_it_is():
     )
 
 
-def test_function_that_watches_the_weights_does_not_keep_a_layer_from_being_factored():
+@pytest.mark.parametrize(
+    'watch',
+    [
+        lambda W, name: C.reduce_l2(W, axis=C.Axis.all_static_axes(), name=name),  # a block
+        lambda W, name: C.reduce_sum(W * W, name=name),
+        lambda W, name: C.clip(W, -1, 1, name=name),
+        lambda W, name: C.assign(C.parameter(W.shape), W, name=name),
+    ],
+    ids=['reduce_l2', 'reduce_sum', 'clip', 'assign'],
+)
+def test_function_that_watches_the_weights_does_not_keep_a_layer_from_being_factored(watch):
     """It cannot follow: what it reads is gone. It is named."""
     case = Shared()
-    norm = C.reduce_l2(case.z.hidden.W, axis=C.Axis.all_static_axes(), name='norm of W')
+    norm = watch(case.z.hidden.W, 'norm of W')
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         with attached(case, OPTIMIZATIONS['factor']()) as run:
@@ -69,6 +79,41 @@ def test_function_that_watches_the_weights_does_not_keep_a_layer_from_being_fact
     assert [w for w in said if 'norm of W' in str(w.message)] and 'norm of W' in str(
         run.result.records[0].notes
     )
+
+
+@pytest.mark.parametrize(
+    'penalty',
+    [lambda W: C.reduce_l2(W, axis=C.Axis.all_static_axes()), lambda W: C.reduce_sum(W * W)],
+    ids=['reduce_l2', 'reduce_sum'],
+)
+def test_a_penalty_in_the_loss_keeps_a_layer_as_it_is_and_the_user_is_told(penalty):
+    x, y = C.input_variable(12), C.input_variable(3)
+    z = C.layers.Sequential([C.layers.Dense(16, name='hidden'), C.layers.Dense(3)])(x)
+    loss = C.squared_error(z, y) + 0.01 * penalty(z.hidden.W)
+    trainer = C.Trainer(z, (loss, None), [momentum(loss.parameters)])
+    minibatch = {x: np.ones((4, 12), np.float32), y: np.ones((4, 3), np.float32)}
+    factor = nc.FactorDense(epoch=1, rank=2, filter_function=lambda layer: layer.name == 'hidden')
+    with pytest.warns(UserWarning, match='has changed no layer: hidden: its weights are read else'):
+        with nc.attach(trainer, [factor], epoch_size=4):
+            for _ in range(3):
+                trainer.train_minibatch(minibatch)
+    assert 'DenseFactored' not in operations(z)
+
+
+def test_a_reader_that_cntk_cannot_copy_is_named():
+    """Its block gives a Constant, what it reads, and more."""
+    case = Shared()
+    inner = C.placeholder()
+    several = C.as_block(
+        C.combine([C.constant(1), inner, inner * 2]), [(inner, case.z.output)], 'Several', 'several'
+    )
+    side = C.combine([several.outputs[2]], name='side')
+    with pytest.warns(UserWarning, match="'side' reads layers that FactorDense changed and could"):
+        with attached(case, OPTIMIZATIONS['factor']()) as run:
+            case.train(8)
+            case.check()
+    assert case.has('factor') and "'side'" in str(run.result.records[0].notes)
+    assert 'DenseFactored' not in operations(side)
 
 
 def test_functions_let_go_by_the_script_are_let_go():
