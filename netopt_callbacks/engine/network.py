@@ -199,6 +199,13 @@ class Network:
                 'a resume, the losses differ from those of one trainer by what the estimate is '
                 'uncertain. With allow_duplicates=True they are computed and equal'
             )
+        if changes and random_state.draws_normal(now.whole):
+            warnings.warn(
+                'this network draws from a normal distribution (C.random.normal): CNTK saves how '
+                'many numbers were drawn, and not where its generator is, so that from each '
+                'optimization on, and after a resume (as in plain CNTK), it draws other numbers of '
+                'the same distribution. Uniform, Gumbel and Bernoulli numbers go on exactly'
+            )
         if changes:
             learner_facts.keep_state(self.given)
             # A learner made by `learner=` in an earlier run counts as the script's own in this run.
@@ -222,7 +229,13 @@ class Network:
             )
         }
         _stay(found.trainers, now.whole, following)
-        self.exchange(after, label, rest=lambda undo: found.follow(following, undo))
+
+        def rest(undo):
+            found.follow(following, undo)
+            inside = random_state.moved(now.whole, after.whole)
+            readers.follow_inside(self.trainer, inside, undo)
+
+        self.exchange(after, label, rest=rest)
 
     def transformed(self, optimization, index, minibatches):
         """Transforms the network; the trainer stays unchanged, even if this raises.

@@ -22,20 +22,32 @@ def stateful_blocks(model):
     ]
 
 
+def _stateful(model):
+    """Yields the primitives of `model` with random state, those in blocks too, inputs first."""
+    for function in graph.walk(model, into_blocks=True):
+        if not function.is_block and function.op_name in STATEFUL:
+            yield function
+
+
 def has_state(model):
     """Whether any primitive of `model`, in a block or not, has random state."""
-    return any(
-        not function.is_block and function.op_name in STATEFUL
-        for function in graph.walk(model, into_blocks=True)
-    )
+    return any(True for _ in _stateful(model))
+
+
+def moved(before, after):
+    """Returns (output before, output after) of the primitives with random state.
+
+    Args:
+        before, after (cntk.Function): a graph, and what `open_blocks` made of it.
+    """
+    return [
+        (old.outputs[0], new.outputs[0]) for old, new in zip(_stateful(before), _stateful(after))
+    ]
 
 
 def draws_when_evaluated(model):
     """Whether `model` draws random numbers even outside training, unlike Dropout."""
-    return any(
-        not function.is_block and function.op_name in STATEFUL and function.op_name != 'Dropout'
-        for function in graph.walk(model, into_blocks=True)
-    )
+    return any(function.op_name != 'Dropout' for function in _stateful(model))
 
 
 def estimates(model):
@@ -46,8 +58,20 @@ def estimates(model):
     return any(
         function.op_name == 'RandomSampleInclusionFrequency'
         and not function.attributes['allowDuplicates']
-        for function in graph.walk(model, into_blocks=True)
-        if not function.is_block
+        for function in _stateful(model)
+    )
+
+
+def draws_normal(model):
+    """Whether `model` draws from a normal distribution (`C.random.normal`), except to initialize.
+
+    CNTK saves how many numbers were drawn; a normal one takes more than that of its generator, so
+    that a trainer that goes on from a save draws others.
+    """
+    return any(
+        function.op_name == 'RandomDistribution'
+        and 'normal' in str(function.attributes['randomDistributionType']).lower()
+        for function in _stateful(model)
     )
 
 

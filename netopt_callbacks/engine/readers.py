@@ -289,6 +289,24 @@ def point(trainer, function, outputs, undo):
     function.__dict__[remember.CHECK] = _refuse_other_structure
 
 
+def follow_inside(trainer, moved, undo):
+    """Makes live Functions that are inside a block follow where the block is opened.
+
+    A script finds the primitive in a `cntk.layers.Dropout` to set its rate; it reads a placeholder
+    of the block, so that it is none of the network's `Readers`.
+
+    Args:
+        trainer (cntk.Trainer): of the network.
+        moved (list): (output before, output after) of the Functions.
+        undo (contextlib.ExitStack): receives what restores the old ones.
+    """
+    new = {identity(before): after for before, after in moved}
+    functions = [one for one in live()[0] if not one.is_composite]
+    for function, outputs in map(_with_outputs, functions):
+        if len(outputs) == 1 and identity(outputs[0]) in new:
+            point(trainer, function, [new[identity(outputs[0])]], undo)
+
+
 def _refuse_other_structure(function, file):
     """Refuses a file of another structure in `Function.restore`; CNTK does not look inside blocks.
 

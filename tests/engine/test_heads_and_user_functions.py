@@ -170,3 +170,65 @@ def test_sampled_softmax_equals_plain_or_is_told_before_training(duplicates):
         changed = losses([Identity(epoch=1)])
     assert changed[:4] == plain[:4]
     np.testing.assert_allclose(changed, plain, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    'draw',
+    [C.random.normal_like, C.random.uniform_like, C.random.gumbel_like],
+    ids=lambda f: f.__name__,
+)
+def test_numbers_that_cntk_saves_inexactly_are_told_before_training(draw):
+    """As in a variational autoencoder."""
+
+    def losses(callbacks):
+        C.cntk_py.reset_random_seed(3)
+        x = C.input_variable(6)
+        mean = C.layers.Dense(4, name='mean')(x)
+        z = C.layers.Dense(6)(mean + 0.1 * draw(mean, seed=5))
+        loss = C.squared_error(z, x)
+        trainer = C.Trainer(z, (loss, None), [C.sgd(loss.parameters, 0.1)])
+        run = nc.attach(trainer, callbacks, epoch_size=80) if callbacks is not None else None
+        data, found = np.random.RandomState(0).randn(40, 6).astype(np.float32), []
+        for _ in range(6):
+            trainer.train_minibatch({x: data})
+            found.append(trainer.previous_minibatch_loss_average)
+        if run is not None:
+            run.finish()
+        return found
+
+    plain = losses(None)
+    assert losses([nc.Observer()]) == plain
+    if draw is not C.random.normal_like:
+        assert losses([Identity(epoch=1)]) == plain
+        return
+    with pytest.warns(UserWarning, match='draws from a normal distribution'):
+        changed = losses([Identity(epoch=1)])
+    assert changed[:2] == plain[:2]
+
+
+@pytest.mark.parametrize('optimization', [None, Identity(epoch=1)], ids=['observer', 'identity'])
+def test_the_dropout_inside_a_layer_takes_the_rates_of_the_script(optimization):
+    def losses(callbacks):
+        C.cntk_py.reset_random_seed(3)
+        x = C.input_variable(6)
+        z = C.layers.Dense(6)(C.layers.Dropout(0.3, seed=5)(C.layers.Dense(40)(x)))
+        (dropout,) = C.logging.depth_first_search(
+            z,
+            lambda part: isinstance(part, C.Function)
+            and part.op_name == 'Dropout'
+            and not part.is_block,
+            depth=-1,
+        )
+        loss = C.squared_error(z, x)
+        trainer = C.Trainer(z, (loss, None), [C.sgd(loss.parameters, 0.01)])
+        run = nc.attach(trainer, callbacks, epoch_size=80) if callbacks is not None else None
+        data, found = np.random.RandomState(0).randn(40, 6).astype(np.float32), []
+        for number in range(6):
+            dropout.set_attribute('dropoutRate', 0.1 * number)
+            trainer.train_minibatch({x: data})
+            found.append(trainer.previous_minibatch_loss_average)
+        if run is not None:
+            run.finish()
+        return found
+
+    assert losses([optimization or nc.Observer()]) == losses(None)
