@@ -8,6 +8,7 @@ import os
 import sys
 
 import cntk as C
+import cntk_own_tests_workers
 import pytest
 
 MODE = os.environ['NETOPT_SESSION']
@@ -48,6 +49,8 @@ if MODE != 'cntk':
     if MODE in ('observers', 'identity'):
         C.Trainer.train_minibatch = attached
 
+
+cntk_own_tests_workers.redirect()
 
 # What the conftest of CNTK's source tree does on a machine without a GPU.
 C.debugging.set_checked_mode(True)
