@@ -13,6 +13,7 @@ from ..graph.blocks import declared
 from ..graph.walk import Level
 from ..optimizations import binary_block
 from ..optimizations.binary_kinds import KINDS
+from . import per_channel
 
 # Operations by what they are in a segment. A CNTK block that is one operation stands here with its
 # own name.
@@ -130,6 +131,7 @@ class Node:
         if one and name == 'BatchNormalization' and self.inputs[0].is_free:
             raise Unsupported(self, 'CNTK normalizes images of a second size wrongly')
         if one and name in MAPS:
+            self._check_same_for_each_pixel()
             return 'map'
         if name in JOINS and len(self.inputs) == 2 and self.inputs[0] is not self.inputs[1]:
             return 'join'
@@ -158,6 +160,17 @@ class Node:
                 )
             return 'float_product'
         raise Unsupported(self, f'{name} is not an operation of programs')
+
+    def _check_same_for_each_pixel(self):
+        reason = per_channel.why_not(
+            self.op_name,
+            self.inputs[0].shape,
+            tuple(self.function.shape),
+            [tuple(variable.shape) for variable in self.fixed],
+            self.function.attributes,
+        )
+        if reason is not None:
+            raise Unsupported(self, reason)
 
 
 class Unit:

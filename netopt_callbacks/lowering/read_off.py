@@ -213,11 +213,9 @@ def steps_of(node):
         list of tuple: steps.
 
     Raises:
-        Unsupported: no steps give CNTK's bits, or an operand is none per channel.
+        Unsupported: no steps give CNTK's bits.
     """
     value = node.inputs[0]
-    if node.output.shape != value.shape:
-        raise Unsupported(node, f'{node.op_name} computes another shape than it reads')
     probes = _probes(value.channels)
     expected = Chain([node], value)(probes)[-1]
     most = 0
@@ -291,11 +289,11 @@ def _candidates(node, value):
         yield from _normalizations(node, value)
     elif name in ('LeakyReLU', 'PReLU'):
         for alpha in fixed:
-            yield [('leaky', _per_channel(node, alpha, value))]
+            yield [('leaky', _per_channel(alpha, value))]
     elif name == 'Clip':
-        yield [('clip', _per_channel(node, fixed[0], value), _per_channel(node, fixed[1], value))]
+        yield [('clip', _per_channel(fixed[0], value), _per_channel(fixed[1], value))]
     else:
-        operand = _per_channel(node, fixed[0], value)
+        operand = _per_channel(fixed[0], value)
         if name == 'ElementTimes':
             yield [('multiply', operand)]
         elif name == 'Plus':
@@ -309,11 +307,7 @@ def _candidates(node, value):
 def _normalizations(node, value):
     """Yields CNTK's form of BatchNormalization, fma(x - mean, k, beta) or unfused, with factors
     near the formula's."""
-    if len(value.shape) == 3 and not node.function.attributes['spatial']:
-        raise Unsupported(node, 'its BatchNormalization has statistics for each pixel')
     gamma, beta, mean, variance = (fixed_value(variable).ravel() for variable in node.fixed[:4])
-    if len(mean) != value.channels:
-        raise Unsupported(node, 'its BatchNormalization has no statistics per channel')
     with np.errstate(all='ignore'):
         k = gamma * (
             1 / np.sqrt(variance.astype(np.float64) + node.function.attributes['epsilon'])
@@ -327,14 +321,7 @@ def _normalizations(node, value):
             yield [(name, mean, factor, beta)]
 
 
-def _per_channel(node, variable, value):
-    shape = tuple(variable.shape)
-    if int(np.prod(shape)) != 1 and shape != (value.channels,) + (1,) * (len(value.shape) - 1):
-        raise Unsupported(
-            node,
-            f'an operand of its {node.op_name} is not one number per channel: its shape is '
-            f'{shape}',
-        )
+def _per_channel(variable, value):
     return _vector(fixed_value(variable).ravel(), value)
 
 

@@ -241,6 +241,47 @@ def test_what_no_program_does_stays_in_cntk_and_is_named():
     ]
 
 
+def per_pixel(shape, seed=7):
+    """Returns a Constant with another number for each pixel of a channel."""
+    return C.constant(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
+
+
+PER_PIXEL = {
+    'BatchNormalization': lambda x: C.layers.BatchNormalization()(x),
+    'Plus': lambda x: x + per_pixel(x.shape),
+    'Minus': lambda x: x - per_pixel((1, 1) + x.shape[2:]),
+    'ElementTimes': lambda x: x * C.parameter(x.shape, init=C.uniform(1, seed=3)),
+    'ElementDivide': lambda x: x / per_pixel(x.shape),
+    'PReLU': lambda x: C.param_relu(per_pixel(x.shape), x),
+    'Clip': lambda x: C.clip(x, -1, per_pixel(x.shape)),
+}
+
+
+@pytest.mark.parametrize('op_name', sorted(PER_PIXEL))
+@pytest.mark.parametrize('place, names', [(0, ['one_to_two']), (1, ['one', 'two'])])
+@pytest.mark.parametrize('maps', [8, 1])
+def test_what_is_not_the_same_for_each_pixel_stays_in_cntk(op_name, place, names, maps):
+    x = C.input_variable((maps, 6, 6))
+    y = x
+    for number, name in enumerate(('one', 'two')):
+        if number == place:
+            y = C.relu(PER_PIXEL[op_name](y))
+        y = C.layers.Convolution2D((3, 3), maps, pad=True, name=name)(y)
+    unsettle(y, np.random.RandomState(3))
+    trained = binarized(y, input_scale=None)
+    lowering = lower_segments(trained)
+    assert [part.name for part in lowering.segments] == names
+    for samples in (1, 16):
+        values = images(x.shape, samples)
+        assert same_bits(lowering.model.eval(values), trained.eval(values))
+    (reason,) = [
+        unit.reason
+        for unit in FlatGraph(opened_for_segments(trained)).units
+        if unit.function.op_name == op_name
+    ]
+    assert 'statistics for each pixel' in reason or 'is not one number per channel' in reason
+
+
 def test_a_sign_that_is_not_monotone_is_taken_of_floats():
     x = C.input_variable((4, 6, 6))
     alpha = C.constant(np.linspace(-1, 1, 8, dtype=np.float32).reshape(8, 1, 1))
