@@ -299,11 +299,10 @@ class FlatGraph:
                 f"it is a block '{block.op_name}', of which another optimization says what it is",
             )
         outer = {variable.uid: value for variable, value in operands}
-        body = graph.body(block)
+        mapping = block.block_arguments_mapping
+        values = [outer.get(actual.uid) or self.value(actual) for _, actual in mapping]
+        body, inner = _opened(block, values)
         self._bodies.append(body)
-        inner = {}
-        for placeholder, actual in block.block_arguments_mapping:
-            inner[placeholder.uid] = outer.get(actual.uid) or self.value(actual)
         level = Level(body.outputs)
         for function in level.functions:
             read = [
@@ -325,6 +324,28 @@ class FlatGraph:
         if not (variable.is_parameter or variable.is_constant):
             raise Unsupported(None, f'it reads {variable} from outside')
         return self.value(variable)
+
+
+def _opened(block, values):
+    """Returns what a block computes, and by uid the Values that it reads.
+
+    Fixed operands take the place of their placeholders in a copy: so CNTK can evaluate what depends
+    on them alone.
+
+    Args:
+        block (cntk.Function): applied.
+        values (list of Value): what it is applied to.
+    """
+    body, mapping = graph.body(block), block.block_arguments_mapping
+    read = [inner for inner, _ in mapping]
+    if any(value.fixed for value in values):
+        read = [
+            actual if value.fixed else graph.placeholder_like(actual)
+            for (_, actual), value in zip(mapping, values)
+        ]
+        with graph.cloned_whole():
+            body = body.clone(C.CloneMethod.share, dict(zip(dict(mapping), read)))
+    return body, {variable.uid: value for variable, value in zip(read, values)}
 
 
 def is_image(variable):

@@ -142,6 +142,27 @@ def test_a_float_convolution_of_every_geometry(options, implementation):
     assert np.abs(sums - products[0]).max() <= 1e-5 * np.abs(products[0]).max()
 
 
+def test_the_network_of_cntk_103d_with_its_division_is_one_program():
+    x = C.input_variable((1, 28, 28))
+    with C.layers.default_options(activation=C.relu, pad=True):
+        model = C.layers.Sequential(
+            [
+                C.layers.Convolution2D((5, 5), 8, strides=2, name='first_conv'),
+                C.layers.Convolution2D((5, 5), 16, strides=2, name='second_conv'),
+                C.layers.Dense(10, activation=None, name='classify'),
+            ]
+        )(x / 255.0)
+    trained = binarized(model, keep=('first_conv', 'classify'), input_scale=None)
+    data = np.random.RandomState(0).randint(0, 256, (20, 1, 28, 28)).astype(np.float32)
+    lowering = lower_segments(trained, 'native')
+    (part,) = lowering.segments
+    assert part.segment.entry.variable.uid == x.uid
+    entry, products, expected = entry_and_products(part, lowering, data)
+    assert same_bits(part.program.program_with_products()(entry, *products)[0], expected)
+    _, found = Lower(float_layers='native').run(trained, [KINDS[0]()], [{x: data}])
+    assert [each.name for each in found.segments[0].floats] == ['first_conv', 'classify']
+
+
 def test_layers_without_blocks_are_taken_in():
     x = C.input_variable((4, 6, 6))
     W = C.parameter((8, 4, 3, 3), init=C.glorot_uniform())

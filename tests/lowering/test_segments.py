@@ -282,6 +282,43 @@ def test_what_is_not_the_same_for_each_pixel_stays_in_cntk(op_name, place, names
     assert 'statistics for each pixel' in reason or 'is not one number per channel' in reason
 
 
+def divided_in_blocks(x):
+    """A division in a block in a block, by an operand of the outer one."""
+
+    @C.BlockFunction('Outer', 'outer')
+    def divided(x, factor):
+        return x * (factor / 7) / factor
+
+    return divided(x, C.parameter((8, 1, 1), init=0.3))
+
+
+DIVISIONS = {
+    'a number': lambda x: x / 255.0,
+    'a number per channel': lambda x: x / per_pixel((8, 1, 1)),
+    'a Parameter': lambda x: C.element_divide(x, C.parameter((8, 1, 1), init=-0.7)),
+    'an expression over one': lambda x: x / C.softplus(C.parameter((1,), init=0.1)),
+    'a zero': lambda x: x / C.constant(np.array([0, -0.0] + [3] * 6, np.float32).reshape(8, 1, 1)),
+    'in a block': divided_in_blocks,
+    'with a Stabilizer': lambda x: C.layers.Stabilizer()(x),
+}
+
+
+@pytest.mark.parametrize('divided', sorted(DIVISIONS))
+def test_a_division_by_what_is_fixed_is_inside(divided):
+    x = C.input_variable((8, 6, 6))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(DIVISIONS[divided](x))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(DIVISIONS[divided](y))
+    y = DIVISIONS[divided](y)
+    unsettle(y, np.random.RandomState(3))
+    trained = binarized(y, input_scale=None)
+    lowering = lower_segments(trained)
+    (part,) = lowering.segments
+    assert part.name == 'one_to_two' and part.segment.entry.variable.uid == x.uid
+    assert part.segment.exit.variable.uid == lowering.reference.outputs[0].uid
+    values = values_of(x, 16, np.random.RandomState(4))
+    assert same_bits(lowering.model.eval(values), trained.eval(values))
+
+
 def test_a_sign_that_is_not_monotone_is_taken_of_floats():
     x = C.input_variable((4, 6, 6))
     alpha = C.constant(np.linspace(-1, 1, 8, dtype=np.float32).reshape(8, 1, 1))
