@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import graph
 from ..graph.blocks import declared
+from ..graph.edit import with_outputs
 from ..graph.walk import Level
 from ..optimizations import binary_block
 from ..optimizations.binary_kinds import KINDS
@@ -398,8 +399,18 @@ def _reached(start, neighbours):
 
 
 def opened_for_segments(model):
-    """Returns `model` with its binary blocks on its own level."""
-    return graph.opened(model, lambda function: binary_block.kind_of_block(function) is not None)
+    """Returns `model` with its binary blocks on its own level; its outputs keep their names where
+    they are those of blocks that are opened."""
+    opened = graph.opened(model, lambda function: binary_block.kind_of_block(function) is not None)
+    outputs = [named_output(new, old.name) for new, old in zip(opened.outputs, model.outputs)]
+    if all(new.uid == old.uid for new, old in zip(outputs, opened.outputs)):
+        return opened
+    return with_outputs(opened, outputs)
+
+
+def named_output(variable, name):
+    """Returns a Variable as one of that name: an alias, which CNTK copies, where it has another."""
+    return variable if name in ('', variable.name) else C.alias(variable, name).output
 
 
 def fixed_value(variable):

@@ -11,7 +11,7 @@ import numpy as np
 from .. import count, graph
 from ..optimizations import binary_block
 from .binary_segment import OP_NAME, BinarySegmentOp
-from .flat import FlatGraph, Unsupported, opened_for_segments
+from .flat import FlatGraph, Unsupported, named_output, opened_for_segments
 from .layer_ops import terms
 from .segment import largest_segment
 from .segment_program import SegmentProgram
@@ -106,8 +106,8 @@ def lower_segments(model, float_layers='cntk'):
         return Lowering(model, reasons=reasons)
     replacements = {}
     for part in written:
-        entry = part.segment.entry.variable
-        replacements[part.segment.exit.variable] = _block(part, entry)(entry).outputs[0]
+        entry, exit = part.segment.entry.variable, part.segment.exit.variable
+        replacements[exit] = named_output(_block(part, entry)(entry).outputs[0], exit.name)
     reference = C.combine(
         list(flat.model.outputs) + [C.alias(part.segment.entry.variable).output for part in written]
     )

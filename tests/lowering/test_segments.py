@@ -513,6 +513,64 @@ def test_the_lowered_network_is_an_ordinary_function():
         assert same_bits(lowered.eval(values), trained.eval(values))
 
 
+def in_one_block(y):
+    convolution = C.layers.Convolution2D((3, 3), 8, pad=True, name='three')
+
+    @C.BlockFunction('Tower', 'end')
+    def tower(y):
+        return C.relu(convolution(y))
+
+    return tower(y)
+
+
+def later(y):
+    y = C.relu(y)
+    y.name = 'later'
+    return y
+
+
+ENDS = {
+    'an operation': lambda y: C.plus(y, 1, name='end'),
+    'a binary layer': lambda y: C.layers.Convolution2D((3, 3), 8, name='end')(y),
+    'a float layer': lambda y: C.layers.Dense(3, name='float')(y),
+    'what a program does not do': lambda y: C.tanh(y, name='end'),
+    'behind that': lambda y: C.relu(C.tanh(C.layers.Dense(4)(y)), name='end'),
+    'a block with a layer in it': in_one_block,
+    'a Sequential': lambda y: C.layers.Sequential([C.layers.Dense(4), C.relu], name='end')(y),
+    'a Function that was named later': later,
+    'no name': C.relu,
+    'two outputs': lambda y: C.combine(
+        [C.layers.Dense(3, name='float')(y), C.plus(y, 1, name='end')], name='both'
+    ),
+}
+
+
+@pytest.mark.parametrize('end', sorted(ENDS))
+@pytest.mark.parametrize('float_layers', ['cntk', 'native'])
+def test_outputs_keep_their_names(end, float_layers, tmp_path):
+    x = C.input_variable((4, 6, 6))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x)
+    middle = C.relu(C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(y), name='middle')
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='four')(C.tanh(middle))
+    trained = binarized(ENDS[end](y), keep=('float',), input_scale=None)
+    lowered, found = Lower(float_layers=float_layers).run(trained, [])
+    names = [output.name for output in trained.outputs]
+    lowered.save(str(tmp_path / 'lowered.model'))
+    values = images(x.shape)
+    for network in (lowered, C.load_model(str(tmp_path / 'lowered.model'))):
+        assert [output.name for name, output in zip(names, network.outputs) if name] == [
+            name for name in names if name
+        ]
+        for name in {'middle', *names} - {''}:
+            (one,), (other,) = (
+                nc.graph.evaluate([model.find_by_name(name).output], {model.arguments[0]: values})
+                for model in (network, trained)
+            )
+            assert float_layers == 'native' or same_bits(one, other)
+    assert lowered.name == trained.name or not trained.name
+    assert sorted(of_segments(lowered)) == sorted(part.name for part in found.segments)
+
+
 def test_a_result_is_not_overwritten_by_the_next_call():
     x, trained = binary_net(keep=('float', ''))
     trained = C.combine(
