@@ -56,7 +56,7 @@ def compare(model, lowered, minibatches, tolerance, data='held-out', lowering=No
     pair = _Pair(model, lowered, lowering, tolerance)
     parity.layers = [probe.parity for probe in pair.probes]
     parity.segments = [probe.parity for probe in pair.segments]
-    parity.alone = list(lowering.reasons) if pair.segments else []
+    parity.alone = list(lowering.reasons) if lowering else []
     outputs = [OutputParity() for _ in model.outputs]
     for minibatch in minibatches:
         expected, actual, explained = pair.evaluate(minibatch)

@@ -241,6 +241,21 @@ def test_what_no_program_does_stays_in_cntk_and_is_named():
     ]
 
 
+def test_layers_are_named_with_the_reason_where_there_is_no_segment():
+    x = C.input_variable(20)
+    y = C.layers.Dense(16, activation=C.tanh, name='one')(x)
+    y = C.layers.Dense(16, activation=C.tanh, name='two')(y)
+    trained = binarized(y, input_scale=None)
+    lowered, found = Lower().run(trained, [nc.BinarizeDense()])
+    reason = 'Tanh is not an operation of programs'
+    assert found.segments == [] and found.alone == [('one', reason), ('two', reason)]
+    assert f"'two' is lowered alone: {reason}" in str(found)
+    # Whoever asks for one block a layer is not told why.
+    _, found = Lower().run(trained, [nc.BinarizeDense()], segments=False)
+    assert found.alone == [] and 'alone' not in str(found)
+    assert of_segments(lowered, 'BinaryDenseOp') == ['two', 'one']
+
+
 def per_pixel(shape, seed=7):
     """Returns a Constant with another number for each pixel of a channel."""
     return C.constant(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
