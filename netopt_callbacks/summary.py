@@ -234,19 +234,19 @@ def ratios(result):
     before, after = _before_and_after(result)
     said = []
     if before is not None and after is not None:
-        for field, less, more in (
-            ('parameters', 'fewer parameters', 'MORE parameters'),
-            ('macs', 'fewer multiply-adds', 'MORE multiply-adds'),
-            ('bytes', 'smaller in bytes', 'LARGER in bytes'),
+        for field, less, more, same in (
+            ('parameters', 'fewer parameters', 'MORE parameters', 'as many parameters'),
+            ('macs', 'fewer multiply-adds', 'MORE multiply-adds', 'as many multiply-adds'),
+            ('bytes', 'smaller in bytes', 'LARGER in bytes', 'as large in bytes'),
         ):
             old, new = getattr(before, field), getattr(after, field)
             if old and new and old != new:
-                said.append(_times(old, new, less, more))
+                said.append(_times(old, new, less, more, same))
     speed = getattr(result.parity, 'speed', None)
     timings = speed.timings if speed is not None else []
     for timing in timings:
         said.append(
-            _times(timing.float_seconds, timing.lowered_seconds, 'faster', 'SLOWER')
+            _times(timing.float_seconds, timing.lowered_seconds, 'faster', 'SLOWER', 'as fast')
             + ' with {} a call'.format(
                 '1 sample' if timing.samples == 1 else f'{timing.samples:,} samples'
             )
@@ -257,9 +257,10 @@ def ratios(result):
     return 'In all: {}.'.format(', '.join(said)) if said else None
 
 
-def _times(before, after, less, more):
+def _times(before, after, less, more, same):
     ratio, word = (before / after, less) if before >= after else (after / before, more)
-    return (f'{ratio:.1f}' if ratio >= 1.1 else f'{ratio:.2f}') + f' x {word}'
+    said = f'{ratio:.1f}' if ratio >= 1.1 else f'{ratio:.2f}'
+    return same if said == '1.00' else f'{said} x {word}'
 
 
 def _short(name):

@@ -320,6 +320,26 @@ def test_the_summary_ends_with_ratios_and_says_what_is_slower():
     )
 
 
+@pytest.mark.parametrize(
+    'before, said',
+    [
+        (5419, 'as many parameters'),
+        (5469, 'as many parameters'),
+        (5380, '1.01 x MORE parameters'),
+        (5500, '1.01 x fewer parameters'),
+        (21768, '4.0 x fewer parameters'),
+    ],
+)
+def test_ratios_of_which_two_digits_are_one_say_as_many(before, said):
+    run = result()
+    run.records[0].network_before = count.Totals(before, 20841, 0, 21767)
+    run.model = network()[1]  # 5,442 parameters, 20,840 multiply-adds, 21,768 bytes
+    run.parity = mock.Mock(speed=Speed([Timing(1, 1.0, 1.004)]))
+    assert summary.ratios(run).startswith(
+        f'In all: {said}, as many multiply-adds, as large in bytes, as fast with 1 sample a call'
+    )
+
+
 def test_a_run_without_held_out_data_without_records_and_a_partial_one():
     run = result()
     run.records = [nc.Record('X', 1, 10, layers=[nc.LayerNote('l', (2, 2))])]
