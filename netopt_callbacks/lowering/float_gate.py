@@ -12,8 +12,15 @@ import cntk as C
 import numpy as np
 
 from .. import graph
+from ..optimizations.binary_choice import named_candidates
+from ..optimizations.binary_kinds import KINDS
 from .output_parity import OutputParity
 from .parity_result import FloatParity
+
+
+def names_of_layers(model):
+    """Returns {uid of a product: name} of the float layers of a model, as records name them."""
+    return {layer.core.uid: layer.name for kind in KINDS for layer in named_candidates(model, kind)}
 
 
 class FloatLayerProbe:
@@ -23,12 +30,13 @@ class FloatLayerProbe:
         part (LoweredSegment): with `program.products`.
         number (int): which of them.
         tolerance (float): as of `Lower`.
+        names (dict): what `names_of_layers` returns.
     """
 
-    def __init__(self, part, number, tolerance):
+    def __init__(self, part, number, tolerance, names):
         node, _ = part.program.products[number]
         function = node.unit.function
-        name = function.name or node.function.name or '(unnamed)'
+        name = function.name or node.function.name or names.get(node.function.uid, '(unnamed)')
         self.parity = FloatParity(name, tolerance)
         self.variable = node.unit.inputs[0].variable
         self._program = part.program.program_of_product(number)

@@ -23,7 +23,7 @@ from .. import graph
 from ..graph import evaluate, flat, opened
 from ..optimizations import binary_block
 from . import binary_segment
-from .float_gate import FloatLayerProbe, Signs
+from .float_gate import FloatLayerProbe, Signs, names_of_layers
 from .output_parity import OutputParity
 from .parity_result import LayerParity, Parity, SegmentParity
 from .replace import OP_NAMES, native_integers
@@ -109,9 +109,15 @@ class _Pair:
             for index, (layer, block) in enumerate(zip(layers, self._trained.blocks))
         ]
         self._entries = [by_name[part.name] for part in parts]
+        taken_in = any(part.program.products for part in parts)
+        names = names_of_layers(reference) if taken_in else {}
         self.segments = [
             _SegmentProbe(
-                part, blocks[place], [self.probes[index] for index in part.layers_at], tolerance
+                part,
+                blocks[place],
+                [self.probes[index] for index in part.layers_at],
+                tolerance,
+                names,
             )
             for part, place in zip(parts, self._entries)
         ]
@@ -265,10 +271,11 @@ class _Probe:
 class _SegmentProbe:
     """A segment, trained and lowered, as networks of their own that read the same input."""
 
-    def __init__(self, part, block, probes, tolerance):
+    def __init__(self, part, block, probes, tolerance, names):
         self._tolerance = tolerance
         self._floats = [
-            FloatLayerProbe(part, number, tolerance) for number in range(len(part.program.products))
+            FloatLayerProbe(part, number, tolerance, names)
+            for number in range(len(part.program.products))
         ]
         self.parity = SegmentParity(
             block.name, [probe.parity for probe in probes], [probe.parity for probe in self._floats]

@@ -82,6 +82,13 @@ def candidates(model, kind):
     )
 
 
+def named_candidates(model, kind):
+    """Returns the `candidates`, those without a name with the one that a `Choice` gives them."""
+    everything, layers = list(graph.walk(model)), candidates(model, kind)
+    _name(kind, everything, layers, keys_of(kind, everything, layers))
+    return layers
+
+
 def _in_order(everything, layers):
     order = {function.uid: index for index, function in enumerate(everything)}
     return sorted(layers, key=lambda layer: order[layer.root.uid])

@@ -21,7 +21,8 @@ def keys_of(kind, everything, layers):
     keys = {layer.root.uid: layer.W.uid for layer in layers}
     for function in everything:
         if kind_of_block(function) is kind:
-            keys[function.uid] = BinaryLayer(function).W.uid
+            W = BinaryLayer(function).W
+            keys[function.uid] = function.uid if W is None else W.uid  # None: it holds bare signs
         elif function.is_block and function.op_name in kind.other_op_names:
             keys[function.uid] = next(parameter.uid for parameter in function.parameters)
     return keys

@@ -23,7 +23,7 @@ def entry_and_products(part, lowering, values):
         [part.segment.entry.variable, part.segment.exit.variable], data
     )
     probes = [
-        float_gate.FloatLayerProbe(part, number, 1e-5)
+        float_gate.FloatLayerProbe(part, number, 1e-5, {})
         for number in range(len(part.program.products))
     ]
     products = [
@@ -161,6 +161,27 @@ def test_the_network_of_cntk_103d_with_its_division_is_one_program():
     assert same_bits(part.program.program_with_products()(entry, *products)[0], expected)
     _, found = Lower(float_layers='native').run(trained, [KINDS[0]()], [{x: data}])
     assert [each.name for each in found.segments[0].floats] == ['first_conv', 'classify']
+
+
+def test_float_layers_without_a_name_are_told_apart_as_in_records():
+    x = C.input_variable((4, 6, 6))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='first')(x)
+    for _ in range(3):
+        y = C.layers.Convolution2D((3, 3), 8, pad=True)(y)
+    model = C.layers.Dense(3)(C.layers.Dense(5)(y))
+    first = nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'Convolution_3')
+    replaced = first.transform(model)
+    _, found = Lower(float_layers='native').run(replaced.model, [first], [{x: images(x.shape, 9)}])
+    (part,) = found.segments
+    assert [layer.name for layer in part.layers] == ['Convolution_3']
+    assert [layer.name for layer in part.floats] == [
+        'first',
+        'Convolution_2',
+        'Convolution_4',
+        'Dense_1',
+        'Dense_2',
+    ]
+    assert "float layer 'Dense_2', taken in" in str(found)
 
 
 def test_layers_without_blocks_are_taken_in():
