@@ -47,12 +47,24 @@ def test_threshold_is_midway_between_the_means_of_its_sides():
         assert best_error(row, threshold) <= best_error(row, row.mean()) + 1e-12
 
 
-def test_threshold_separates_two_levels_and_keeps_a_constant():
-    values = np.zeros((4, 2, 5, 5))
+def test_threshold_separates_two_levels():
+    values = np.zeros((4, 1, 5, 5))
     values[:, 0, :, :2] = 3
-    values[:, 1] = 7
-    assert binary.threshold(values).tolist() == [1.5, 7]
+    assert binary.threshold(values).tolist() == [1.5]
     assert binary.threshold(values).dtype == np.float32
+
+
+def test_the_sign_of_a_constant_does_not_turn_with_its_last_digits():
+    constants = np.array([7, -0.25, 1, -3e5, 1e-30], np.float32)
+    several = np.repeat(constants[None, :, None], 6, axis=0)
+    rounded = several.copy()
+    rounded[::2] = np.nextafter(several[::2], np.float32(np.inf))
+    for values in (several, several[:1], rounded):
+        thresholds = binary.threshold(values)
+        np.testing.assert_allclose(thresholds, constants, rtol=3e-4)
+        for turned in (1 - 1e-5, 1, 1 + 1e-5):
+            assert not (constants * np.float32(turned) > thresholds).any()
+    assert binary.threshold(np.zeros((4, 2, 3))).tolist() == [0, 0]
 
 
 def test_fitted_line_is_numpy_s_polynomial():
