@@ -15,6 +15,7 @@ from ..graph.walk import Level
 from ..optimizations import binary_block
 from ..optimizations.binary_kinds import KINDS
 from . import per_channel
+from .loops import looping
 
 # Operations by what they are in a segment. A CNTK block that is one operation stands here with its
 # own name.
@@ -32,7 +33,6 @@ MAPS = (
 )
 JOINS = ('ElementTimes', 'Plus')
 SIGN = 'StraightThrough'
-_DELAYS = ('PastValue', 'FutureValue')
 _CLOSED = ('LeakyReLU', 'PReLU')
 _POOLS = {0: 'max_pool', 1: 'average_pool'}
 
@@ -361,41 +361,6 @@ def is_image(variable):
         and len(variable.dynamic_axes) in (1, 2)
         and not variable.is_sparse
     )
-
-
-def looping(level):
-    """Returns the uids of the Functions of a Level that read what is computed from their own
-    output, a step before or after."""
-    found = set()
-    for function in level.functions:
-        if function.op_name not in _DELAYS or function.uid in found:
-            continue
-        after = _reached(
-            function,
-            lambda one: [
-                reader
-                for output in level.outputs(one)
-                for reader in level.readers[output.uid]
-                if reader is not None
-            ],
-        )
-        before = _reached(
-            function,
-            lambda one: [variable.owner for variable in level.inputs(one) if variable.is_output],
-        )
-        found |= after & before
-    return found
-
-
-def _reached(start, neighbours):
-    """Returns the uids of the Functions that lie behind `start`; its own where it is in a loop."""
-    seen, waiting = set(), [start]
-    while waiting:
-        for function in neighbours(waiting.pop()):
-            if function.uid not in seen:
-                seen.add(function.uid)
-                waiting.append(function)
-    return seen
 
 
 def opened_for_segments(model):
