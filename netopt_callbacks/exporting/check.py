@@ -1,26 +1,26 @@
 """Runs what was written, beside CNTK: does the file compute what the network does?
 
-What is demanded, of the file with the library and of the same in standard operators:
+What is demanded first, as of any lowered network, is what the gate of `lowering.parity` demands of
+the one that the file is made of. Then, of the file with the library and of the same in standard
+operators:
 
 * A segment that reads the same gives the same bits.
 * The rest, given what CNTK's segments give, agrees with CNTK within `TOLERANCE` of a sample's
   scale, at the outputs and wherever a segment reads.
-* The file as it is, at batch 1 and more, agrees so too, but in samples in which a segment reads the
-  same within the tolerance and gives something else: there a bit ties, since two engines round the
-  sums of float layers differently.
+* The file as it is, at batch 1 and more, agrees so too with the network that was given, but in
+  samples in which a segment reads the same within the tolerance and gives something else: there a
+  bit ties, since two engines round the sums of float layers differently.
 """
 import numpy as np
 import onnxruntime
 
-from .. import graph
 from ..deploy import ExportError, library
+from ..lowering import parity as gate
 from ..lowering.output_parity import OutputParity
 from .alone import segment_alone
 from .assemble import assembled
 from .cut import ENTRY, EXIT, INPUT, OUTPUT
-
-TOLERANCE = 1e-4
-MOST_SAMPLES = 64
+from .truth import TOLERANCE, Truth, differing
 
 
 class Comparison:
@@ -54,7 +54,7 @@ def compare(data, mended, cut, names, minibatch):
     Args:
         data (bytes): of the file.
         mended, cut, names: what it was assembled of.
-        minibatch (dict): the arguments of `cut.whole` to data.
+        minibatch (dict): the arguments of `cut.given` to data.
 
     Returns:
         Comparison
@@ -62,10 +62,11 @@ def compare(data, mended, cut, names, minibatch):
     Raises:
         ExportError: says in what they differ.
     """
-    truth = _Truth(cut, minibatch)
+    truth = Truth(cut, minibatch)
+    _compare_lowered(cut, truth)
     comparison = Comparison()
     comparison.samples, comparison.segments = truth.samples, len(cut.segments)
-    tied, differ = np.zeros((2, truth.samples), bool)  # in any of the runs below
+    tied, differ = truth.tied.copy(), np.zeros(truth.samples, bool)  # in any of the runs below
     _compare_rest(mended, cut, truth)
     for with_library in (True, False) if cut.segments else (False,):
         opened = assembled(mended, cut, names, inline=not with_library, inner=True)
@@ -76,7 +77,7 @@ def compare(data, mended, cut, names, minibatch):
             tied[first:last] |= ties
             differ[first:last] |= differs
     comparison.tied = int(tied.sum())
-    if any(map(_is_vector, truth.outputs, truth.output_axes)):
+    if any(map(_is_vector, truth.given, truth.output_axes)):
         comparison.predictions, comparison.different_predictions = truth.samples, int(differ.sum())
     file = _Session(data, bool(cut.segments))
     found = file.run(truth.feed(names.inputs, 0, truth.samples))
@@ -85,7 +86,7 @@ def compare(data, mended, cut, names, minibatch):
             'the file has the inputs %s and the outputs %s, expected %s and %s'
             % ([value.name for value in file.inputs], file.outputs, names.inputs, names.outputs)
         )
-    for name, output in zip(names.outputs, truth.outputs):
+    for name, output in zip(names.outputs, truth.given):
         if found[name].shape != output.shape:
             raise ExportError(
                 f"the file gives '{name}' in the shape {found[name].shape}, the network "
@@ -123,61 +124,24 @@ class _Session:
             ) from error
 
 
-class _Truth:
-    """What CNTK computes: arrays as the file has them, [batch, ...], or [steps, batch, ...] of
-    equally long sequences."""
-
-    def __init__(self, cut, minibatch):
-        variables = list(cut.whole.outputs)
-        for segment in cut.segments:
-            variables += [segment.entry, segment.exit]
-        arguments = list(cut.whole.arguments)
-        given = _equally_long(arguments, graph.evaluate(arguments, minibatch))
-        try:
-            values = graph.evaluate(variables, dict(zip(arguments, given)))
-        except RuntimeError as error:
-            raise NotImplementedError(
-                'deploy.export: CNTK cannot evaluate the network, so there is nothing that a file '
-                'could be compared with: %s' % (str(error).strip().splitlines() or [''])[0]
-            ) from error
-        self.samples = len(given[0])
-        self.inputs = [self._array(value) for value in given]
-        arrays = [self._array(value) for value in values]
-        count = len(cut.whole.outputs)
-        self.outputs = arrays[:count]
-        self.entries, self.exits = arrays[count::2], arrays[count + 1 :: 2]
-        self._is_sequence = [isinstance(value, list) for value in given]
-        self.output_axes = [int(isinstance(value, list)) for value in values[:count]]
-        self.entry_axes = [int(isinstance(value, list)) for value in values[count::2]]
-        self.exit_axes = [int(isinstance(value, list)) for value in values[count + 1 :: 2]]
-
-    @staticmethod
-    def _array(value):
-        return np.ascontiguousarray(np.stack(value, axis=1) if isinstance(value, list) else value)
-
-    def feed(self, names, first, last):
-        return {
-            name: self.part(array, int(is_sequence), first, last)
-            for name, array, is_sequence in zip(names, self.inputs, self._is_sequence)
-        }
-
-    @staticmethod
-    def part(array, axis, first, last):
-        return np.ascontiguousarray(array[first:last] if axis == 0 else array[:, first:last])
-
-
-def _equally_long(arguments, values):
-    """Cuts sequences to the shortest, and all to MOST_SAMPLES samples."""
-    lengths = [
-        len(step) for value in values if isinstance(value, list) for step in value[:MOST_SAMPLES]
-    ]
-    shortest = min(lengths) if lengths else None
-    return [
-        [np.ascontiguousarray(step[:shortest]) for step in value[:MOST_SAMPLES]]
-        if isinstance(value, list)
-        else np.ascontiguousarray(value[:MOST_SAMPLES])
-        for value in values
-    ]
+def _compare_lowered(cut, truth):
+    """The network that the file is made of, beside the one that was given: the gate of `Lower`."""
+    parity = gate.compare(
+        cut.given, cut.lowered, [truth.minibatch], TOLERANCE, 'of export', cut.lowering
+    )
+    if not parity.passed:
+        raise ExportError(
+            'the network on native code, of which the file is made, does not compute what the '
+            'given one does%s\n%s'
+            % (
+                ''
+                if parity.first_difference is None
+                else f'; it first differs in {parity.first_difference}',
+                parity,
+            )
+        )
+    if any(layer.ties for layer in parity.layers):
+        truth.admit_ties()
 
 
 def _compare_rest(mended, cut, truth):
@@ -260,7 +224,7 @@ def _compare_whole(session, names, cut, truth, first, last, comparison):
     count = last - first
     explained, differ = np.zeros(count, bool), np.zeros(count, bool)
     for index in range(len(cut.segments)):
-        entry = _differing(
+        entry = differing(
             truth.part(truth.entries[index], truth.entry_axes[index], first, last),
             found[ENTRY % index],
             truth.entry_axes[index],
@@ -270,20 +234,21 @@ def _compare_whole(session, names, cut, truth, first, last, comparison):
                 f"what segment '{cut.segments[index].name}' reads differs from CNTK though no bit "
                 "before it does"
             )
-        exit = _differing(
+        exit = differing(
             truth.part(truth.exits[index], truth.exit_axes[index], first, last),
             found[EXIT % index],
             truth.exit_axes[index],
         )
         explained |= exit
-    for name, expected, axis in zip(names.outputs, truth.outputs, truth.output_axes):
+    clear = ~(explained | truth.tied[first:last])
+    for name, expected, axis in zip(names.outputs, truth.given, truth.output_axes):
         expected = truth.part(expected, axis, first, last)
         if found[name].shape != expected.shape:
             raise ExportError(
                 f"at batch {count} '{name}' has the shape {found[name].shape} in the file, "
                 f"{expected.shape} in CNTK"
             )
-        error = _parity(expected, found[name], axis, ~explained, comparison)
+        error = _parity(expected, found[name], axis, clear, comparison)
         if error is not None:
             raise ExportError(f"at batch {count} '{name}' differs from CNTK: {error}")
         if _is_vector(expected, axis):
@@ -293,24 +258,3 @@ def _compare_whole(session, names, cut, truth, first, last, comparison):
 
 def _is_vector(output, axis):
     return axis == 0 and output.ndim == 2 and output.shape[1] > 1
-
-
-def _differing(expected, found, axis):
-    """Which samples differ by more than the tolerance."""
-    if expected.shape != found.shape:
-        raise ExportError(
-            f'a segment reads or gives the shape {found.shape} in the file, {expected.shape} in '
-            'CNTK'
-        )
-    expected, found = (
-        np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).astype(np.float64)
-        for value in (expected, found)
-    )
-    with np.errstate(invalid='ignore'):
-        same = (expected == found) | (np.isnan(expected) & np.isnan(found))
-        scale = np.where(np.isfinite(expected), np.abs(expected), 0).max(axis=1, initial=0)
-        common = (
-            scale.mean() if scale.size else 0
-        )  # a sample near 0 has the rounding errors of what cancelled in it
-        near = np.abs(expected - found) <= TOLERANCE * (common + scale[:, None])
-    return ~(same | near).all(axis=1)

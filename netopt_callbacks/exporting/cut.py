@@ -47,13 +47,22 @@ class CutNetwork:
     """A network, cut.
 
     Attributes:
-        whole (cntk.Function): lowered: evaluates what the file must.
+        arguments (list of cntk.Variable): in the order in which INPUT counts them.
+        given (cntk.Function): what the file must compute; native Functions that it came with are
+            out of their blocks, so that the gate takes only those for lowered that are.
+        lowering, lowered (Lowering, cntk.Function): what was made of it, segments and the rest.
+        whole (cntk.Function): `lowered`, with all its native Functions on its own level.
         model (cntk.Function): the cut one: arguments INPUT and EXIT, outputs OUTPUT and ENTRY.
         segments (list of CutSegment): in an order in which each reads only what is there already.
     """
 
     def __init__(self, model):
-        self.whole = graph.opened(_lowered(model), _is_native)
+        self.arguments = list(model.arguments)
+        _refuse_foreign(model)
+        self.given = graph.opened(model, _is_native)
+        self.lowering = lower_segments(self.given)
+        self.lowered = lower_binary_layers(self.lowering.model)
+        self.whole = graph.opened(self.lowered, _is_native)
         self.segments = [
             _segment(function) for function in graph.primitives(self.whole) if _is_native(function)
         ]
@@ -67,7 +76,7 @@ class CutNetwork:
         ]
         replacements = {
             argument: _like(argument, INPUT % index)
-            for index, argument in enumerate(self.whole.arguments)
+            for index, argument in enumerate(self.arguments)
         }
         replacements.update(
             (segment.exit, _like(segment.exit, EXIT % index))
@@ -76,15 +85,13 @@ class CutNetwork:
         self.model = graph.substitute(C.combine(outputs), replacements)
 
 
-def _lowered(model):
-    lowered = lower_binary_layers(lower_segments(model).model)
-    for function in graph.walk(lowered):
+def _refuse_foreign(model):
+    for function in graph.walk(model):
         if function.op_name == 'UserFunction' and not _is_native(function):
             raise NotImplementedError(
                 "deploy.export: '%s' is a UserFunction, whose Python does not leave CNTK; write "
                 "what it computes with operations of CNTK" % (function.name or function.uid)
             )
-    return lowered
 
 
 def _is_native(function):

@@ -65,7 +65,7 @@ def export(model, path, data=None, records=(), metric=None):
     _describe(file, cut, records, metric)
     written = file.SerializeToString()
     try:
-        comparison = compare(written, mended, cut, names, _minibatch(cut.whole, model, data))
+        comparison = compare(written, mended, cut, names, _minibatch(model, data))
     except ExportError as error:
         reason = refuse.of_one_batch(cut.whole)
         if reason is None:
@@ -75,10 +75,10 @@ def export(model, path, data=None, records=(), metric=None):
     return Exported(path, len(written), names, cut, comparison)
 
 
-def _minibatch(whole, model, data):
-    """Returns the first minibatch of held-out data, of the arguments of `whole`."""
+def _minibatch(model, data):
+    """Returns the first minibatch of held-out data, of the arguments of `model`."""
     if data is None:
-        return random_minibatch(whole)
+        return random_minibatch(model)
     if (
         hasattr(data, '__iter__')
         and hasattr(data, '__bool__')
@@ -96,7 +96,7 @@ def _minibatch(whole, model, data):
     finally:
         getattr(minibatches, 'close', lambda: None)()
     by_uid = {argument.uid: value for argument, value in minibatch.items()}
-    return {argument: by_uid[argument.uid] for argument in whole.arguments}
+    return {argument: by_uid[argument.uid] for argument in model.arguments}
 
 
 def _describe(file, cut, records, metric):

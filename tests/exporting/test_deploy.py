@@ -13,6 +13,8 @@ onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not inst
 import netopt_callbacks as nc  # noqa: E402
 from netopt_callbacks import deploy, lowering, onnx_file  # noqa: E402
 from netopt_callbacks.exporting import check, export as exporting  # noqa: E402
+from netopt_callbacks.lowering import segment_pass  # noqa: E402
+from netopt_callbacks.lowering.segment_pass import lower_segments  # noqa: E402
 from segment_networks import binarized, random_network, unsettle  # noqa: E402
 
 BATCHES = (1, 3, 8)
@@ -464,6 +466,55 @@ def test_a_file_that_computes_something_else_is_not_handed_over(spoil, said, tmp
     with pytest.raises(deploy.ExportError, match=said):
         deploy.export(binarized(model), str(path))
     assert path.read_bytes() == b'what was there' and os.listdir(str(tmp_path)) == ['file.onnx']
+
+
+def test_a_network_lowered_wrongly_is_not_handed_over(tmp_path, monkeypatch):
+    """The file computes what the lowered network does, which is not what was given."""
+    honest = segment_pass.SegmentProgram
+
+    class Wrong(honest):
+        def __init__(self, segment):
+            super().__init__(segment)
+            self.ops[0]['threshold'] = np.float32(0.7)
+
+    monkeypatch.setattr(segment_pass, 'SegmentProgram', Wrong)
+    x, model = small()
+    path = tmp_path / 'file.onnx'
+    path.write_bytes(b'what was there')
+    with pytest.raises(
+        deploy.ExportError, match="it first differs in segment 'second_to_hidden', layer 'second'"
+    ):
+        deploy.export(binarized(model), str(path))
+    assert path.read_bytes() == b'what was there' and os.listdir(str(tmp_path)) == ['file.onnx']
+
+
+def test_what_a_file_gives_is_what_the_given_network_does(tmp_path, monkeypatch):
+    """Also where what CNTK's native code gives in between is something else."""
+    x, model = small()
+    cut = exporting.CutNetwork
+
+    def of_another(network):
+        made, other = cut(network), cut(network * 2)
+        for name in ('whole', 'model', 'segments'):
+            setattr(made, name, getattr(other, name))
+        return made
+
+    monkeypatch.setattr(exporting, 'CutNetwork', of_another)
+    with pytest.raises(deploy.ExportError, match="at batch 1 .* differs from CNTK"):
+        deploy.export(binarized(model), str(tmp_path / 'file.onnx'))
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_network_that_is_lowered_in_part_is_exported(tmp_path):
+    x, model = small()
+    hidden = binarized(model, keep=('float', 'second'))
+    path = str(tmp_path / 'file.onnx')
+    for lowered in (lowering.lower_binary_layers(hidden), lower_segments(hidden).model):
+        both = binarized(lowered)
+        exported = deploy.export(both, path)
+        assert len(exported.segments) == 2
+        values = np.random.RandomState(3).randn(3, 3, 9, 8).astype(np.float32)
+        assert_same(run(path, values)[0], both.eval({both.arguments[0]: values}))
 
 
 def test_bad_arguments(tmp_path):
