@@ -129,6 +129,12 @@ def _compare_lowered(cut, truth):
     parity = gate.compare(
         cut.given, cut.lowered, [truth.minibatch], TOLERANCE, 'of export', cut.lowering
     )
+    if parity.values <= parity.not_finite:
+        raise ExportError(
+            'nothing could be compared: in all %s samples every output of the network is NaN or '
+            'infinite; look for weights that are not finite, or give data= that the network was '
+            'trained on' % format(parity.samples, ',')
+        )
     if not parity.passed:
         raise ExportError(
             'the network on native code, of which the file is made, does not compute what the '

@@ -505,6 +505,18 @@ def test_what_a_file_gives_is_what_the_given_network_does(tmp_path, monkeypatch)
     assert os.listdir(str(tmp_path)) == []
 
 
+def test_a_network_of_which_nothing_can_be_compared_is_not_handed_over(tmp_path):
+    x, model = small()
+    model.parameters[0].value = np.full(model.parameters[0].shape, np.nan, np.float32)
+    with pytest.raises(deploy.ExportError, match='nothing could be compared.*not finite'):
+        deploy.export(model, str(tmp_path / 'file.onnx'))
+    with pytest.raises(deploy.ExportError, match='nothing could be compared.*not finite'):
+        deploy.export(C.combine([binarized(model) * np.nan]), str(tmp_path / 'file.onnx'))
+    assert os.listdir(str(tmp_path)) == []
+    some = C.combine([small()[1], C.layers.Dense(2)(x) * np.inf])
+    deploy.export(some, str(tmp_path / 'file.onnx'))
+
+
 def test_a_network_that_is_lowered_in_part_is_exported(tmp_path):
     x, model = small()
     hidden = binarized(model, keep=('float', 'second'))
