@@ -132,8 +132,8 @@ def _compare_lowered(cut, truth):
     if parity.values <= parity.not_finite:
         raise ExportError(
             'nothing could be compared: in all %s samples every output of the network is NaN or '
-            'infinite; look for weights that are not finite, or give data= that the network was '
-            'trained on' % format(parity.samples, ',')
+            'infinite; train it first, as BatchNormalization without statistics overflows, or '
+            'look for weights that are not finite' % format(parity.samples, ',')
         )
     if not parity.passed:
         raise ExportError(

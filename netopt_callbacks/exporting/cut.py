@@ -16,6 +16,7 @@ from ..lowering.replace import lower_binary_layers
 from ..lowering.segment_pass import lower_segments
 from ..native_program import Program
 from ..optimizations.convolution_geometry import Axis
+from . import windows
 
 _MODULES = tuple(module.__name__ for module in (binary_segment, binary_convolve, binary_dense))
 INPUT, OUTPUT, ENTRY, EXIT = (
@@ -34,7 +35,8 @@ class CutSegment:
         state (bytes): of its program, of one input and one output.
         rows (tuple of int): of one row that the program reads; None where each sample is one as it
             is.
-        entry, exit (cntk.Variable): what it reads and gives, in `CutNetwork.whole`.
+        entry, exit (cntk.Variable): what it reads and gives, over Variables of
+            `CutNetwork.whole`.
         machine (str): where thresholds were read off; '' where none were.
     """
 
@@ -118,9 +120,12 @@ def _segment(function):
         return CutSegment(name, program, rows, entry, exit, machine)
     native_state = binary_convolve.from_text(state['state'])
     if 'axes' in state:
-        program = _convolution(
-            native_state, [Axis.from_state(axis) for axis in json.loads(state['axes'])], entry, name
-        )
+        axes = [Axis.from_state(axis) for axis in json.loads(state['axes'])]
+        for place, axis in zip((-2, -1), axes):
+            size = entry.shape[place]
+            if size != C.FreeDimension and min(axis.padding(size)) < 0:
+                entry = windows.crop(entry, place, axis)
+        program = _convolution(native_state, axes, entry, name)
         rows = program.inputs[0] if _has_steps(entry) else None
     else:
         inputs, outputs = json.loads(state['shapes'])
@@ -160,11 +165,6 @@ def _convolution(state, axes, entry, name):
     padding = [
         axis.padding(axis.extent if size is None else size) for axis, size in zip(axes, sizes)
     ]
-    if min(side for sides in padding for side in sides) < 0:
-        raise NotImplementedError(
-            f"deploy.export: '{name}' leaves out the outermost pixels (automatic padding with a "
-            "stride beyond the filter), which the standard cannot say; crop the image before it"
-        )
     channels = state['channels'] * state['groups']
     ops = [
         dict(op='pack', input='x', bits='b', threshold=_threshold(state)),

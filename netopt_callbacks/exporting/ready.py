@@ -3,6 +3,7 @@ import cntk as C
 import numpy as np
 
 from .. import graph
+from . import windows
 
 
 def make_ready(model):
@@ -17,15 +18,27 @@ def make_ready(model):
     model = graph.opened(model, _is_to_be_rewritten)
     replacements = {
         function.outputs[0]: _flattened(function)
+        if function.op_name == 'Times'
+        else windows.on_crop(function).output
         for function in graph.primitives(model)
-        if _is_product_with_map(function)
+        if _is_product_with_map(function) or _is_cropped(function)
     }
     return graph.substitute(model, replacements) if replacements else model
 
 
 def _is_to_be_rewritten(function):
     return not function.is_block and (
-        function.op_name == 'BatchNormalization' or _is_product_with_map(function)
+        function.op_name == 'BatchNormalization'
+        or _is_product_with_map(function)
+        or _is_cropped(function)
+    )
+
+
+def _is_cropped(function):
+    return (
+        function.op_name in windows.OPS
+        and not function.is_block
+        and bool(windows.cropped_axes(function))
     )
 
 

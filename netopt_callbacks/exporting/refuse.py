@@ -6,11 +6,10 @@ be wrong is found by running the file (`check`).
 import cntk as C
 
 from .. import graph
-from ..optimizations.convolution_geometry import Axis
+from . import windows
 
 _FOR_ONE = ('GatherPacked', 'ScatterPacked', 'PackedIndex', 'PastValue', 'FutureValue')
 _LOSSES = ('CrossEntropyWithSoftmax', 'ClassificationError')
-_WINDOWS = ('Convolution', 'Pooling')
 
 
 def refuse(model):
@@ -20,13 +19,20 @@ def refuse(model):
     Raises:
         NotImplementedError: names the operation, and says what to do.
     """
-    for function in graph.walk(model):
+    for function, name in _named(model):
         reason = _reason(function) if function.op_name in _LOSSES or not function.is_block else None
         if reason:
-            raise NotImplementedError(
-                "deploy.export: %s '%s' %s"
-                % (function.op_name, function.name or function.uid, reason)
-            )
+            raise NotImplementedError(f"deploy.export: {function.op_name} '{name}' {reason}")
+
+
+def _named(model, enclosing=()):
+    """Yields each Function and its name, after those of the blocks around it, as a summary has
+    it."""
+    for function in graph.primitives(model):
+        path = enclosing + ((function.name,) if function.name else ())
+        if function.is_block:
+            yield from _named(graph.body(function), path)
+        yield function, '.'.join(path) or f'(unnamed), of shape {function.outputs[0].shape}'
 
 
 def refuse_inputs(model):
@@ -52,19 +58,18 @@ def refuse_inputs(model):
 def of_one_batch(model):
     """Returns in words the first operation on sequences that CNTK writes for a batch of one;
     None where there is none."""
-    for function in graph.walk(model):
+    for function, name in _named(model):
         if function.op_name in _FOR_ONE:
             return (
                 "%s '%s' (sequence.last, first, broadcast_as, past_value and Fold contain it) is "
                 "written for a batch of one; end the network where it still gives a sequence, and "
-                "take the step from what the file gives"
-                % (function.op_name, function.name or function.uid)
+                "take the step from what the file gives" % (function.op_name, name)
             )
     return None
 
 
 def _reason(function):
-    if function.op_name in _WINDOWS:
+    if function.op_name in windows.OPS:
         return _of_window(function)
     if function.op_name == 'BatchNormalization':
         return _of_normalization(function)
@@ -90,7 +95,7 @@ def _is_weight(variable):
 
 def _of_window(function):
     attributes = function.attributes
-    operand = function.inputs[1 if function.op_name == 'Convolution' else 0]
+    operand = windows.operand(function)
     if len(operand.dynamic_axes) > 1:
         return (
             "goes over a sequence, which CNTK's exporter writes as what ONNX Runtime does not "
@@ -98,30 +103,17 @@ def _of_window(function):
         )
     if attributes.get('includePad'):
         return 'counts padded places (include_pad), which its file does not; use include_pad=False'
-    sides = operand.shape
-    window = (
-        attributes['poolingWindowShape']
-        if function.op_name == 'Pooling'
-        else function.inputs[0].shape
-    )
-    automatic = list(attributes['autoPadding'])
-    strides = list(attributes['strides'])
-    for place, side in enumerate(sides):
-        at = place - len(sides)
-        if -at > min(len(automatic), len(window)) or not automatic[at]:
-            continue
-        if side == C.FreeDimension:
-            return (
-                'pads an axis of free size automatically, and the padding in the file would be '
-                'that of one size; give the input a fixed size, or the layer explicit padding'
-            )
-        dilation = attributes['dilation'][at] if 'dilation' in attributes else 1
-        stride = strides[at] if -at <= len(strides) else strides[0]
-        if min(Axis(window[at], stride, dilation, True).padding(side)) < 0:
-            return (
-                'leaves out the outermost places (automatic padding with a stride beyond the '
-                'window), which the standard cannot say; crop its input, or use explicit padding'
-            )
+    if any(operand.shape[place] == C.FreeDimension for place in windows.automatic_axes(function)):
+        return (
+            'pads an axis of free size automatically, and the padding in the file would be that of '
+            'one size; give the input a fixed size, or the layer explicit padding'
+        )
+    if windows.cropped_axes(function) and not windows.can_be_cropped(function):
+        return (
+            'leaves out the outermost places (automatic padding with a stride beyond the window), '
+            'with explicit padding elsewhere or transposed, of which the crop is not known; use '
+            'explicit padding'
+        )
     return None
 
 

@@ -52,6 +52,14 @@ class Axis:
             lower = (self.extent - 1) // 2 - spare // 2
         return lower, (outputs - 1) * self.stride + self.extent - size - lower
 
+    def read(self, size):
+        """Returns (first, end) of the pixels of `size` between which filters lie: not all where
+        the padding is negative. On a crop to these, no padding is the same as the automatic one,
+        which is never negative at one end and positive at the other.
+        """
+        lower, upper = self.padding(size)
+        return max(-lower, 0), size - max(-upper, 0)
+
     def padding_of_any_size(self):
         """Returns (lower, upper) in pixels where they are the same for every size, else None."""
         if not self.automatic:

@@ -18,7 +18,6 @@ from netopt_callbacks.lowering.segment_pass import lower_segments  # noqa: E402
 from segment_networks import binarized, random_network, unsettle  # noqa: E402
 
 BATCHES = (1, 3, 8)
-LEFT_OUT = 'leaves out the outermost'  # negative padding, which random networks may have
 
 
 def small(name='image', classes=5):
@@ -51,7 +50,7 @@ def assert_same(found, expected):
 
 @pytest.mark.few(4)
 @pytest.mark.parametrize('seed', range(10))
-def test_random_networks_are_exported_or_refused_by_name(seed, tmp_path):
+def test_random_networks_are_exported(seed, tmp_path):
     x, model = random_network(seed)
     binary = binarized(model)
     for kind, network in (
@@ -60,12 +59,7 @@ def test_random_networks_are_exported_or_refused_by_name(seed, tmp_path):
         ('alone', lowering.lower_binary_layers(binary)),
     ):
         path = str(tmp_path / (kind + '.onnx'))
-        try:
-            exported = deploy.export(network, path)
-        except NotImplementedError as error:
-            assert LEFT_OUT in str(error)
-            assert not os.path.exists(path)
-            continue
+        exported = deploy.export(network, path)
         assert exported.comparison.samples == 16 and os.path.getsize(path) == exported.bytes
         assert len(exported.segments) == {'float': 0}.get(kind, len(exported.segments))
         assert bool(exported.segments) == (kind != 'float')
@@ -282,20 +276,15 @@ REFUSED = [
     ),
     (
         'free axes, pooled',
-        lambda: C.layers.MaxPooling((3, 3), 2, pad=True)(
+        lambda: C.layers.MaxPooling((3, 3), 2, pad=True, name='pool')(
             image(3, C.FreeDimension, C.FreeDimension)
         ),
-        'axis of free size',
+        "Pooling 'pool' pads an axis of free size",
     ),
     (
-        'negative padding',
-        lambda: C.layers.Convolution2D((1, 1), 2, strides=3, pad=True)(image()),
-        LEFT_OUT,
-    ),
-    (
-        'negative padding, pooled',
-        lambda: C.layers.MaxPooling((1, 1), 3, pad=True)(image()),
-        LEFT_OUT,
+        'negative padding, transposed',
+        lambda: C.layers.ConvolutionTranspose2D((1, 1), 2, strides=2, pad=True, name='up')(image()),
+        "Convolution 'up' leaves out the outermost",
     ),
     (
         'include_pad',
@@ -393,6 +382,20 @@ RIGHT = [
         'pooling, rounded up',
         lambda x: C.pooling(x, C.MAX_POOLING, (2, 2), (2, 2), ceil_out_dim=True),
     ),
+    (
+        'the shortcut of a ResNet',
+        lambda x: C.layers.Convolution2D((1, 1), 2, strides=2, pad=True)(C.relu(x)),
+    ),
+    (
+        'negative padding at both ends',
+        lambda x: C.layers.Convolution2D((1, 2), 2, strides=(4, 5), pad=True)(x),
+    ),
+    (
+        'negative padding, pooled',
+        lambda x: C.layers.MaxPooling((1, 3), (3, 3), pad=True)(
+            C.layers.AveragePooling((1, 1), (1, 3), pad=(False, True))(x)
+        ),
+    ),
     ('Dropout', lambda x: C.layers.Dropout(0.5)(C.layers.Dense(5)(x))),
 ]
 
@@ -412,6 +415,31 @@ def test_what_cntk_writes_wrongly_or_not_at_all_is_mended(network, tmp_path):
         )
         for found, wanted in zip(run(path, values), expected):
             assert_same(found, wanted.reshape(found.shape))
+
+
+@pytest.mark.parametrize('side, stride', [(9, 3), (8, 4), (8, 2)])
+def test_a_binary_layer_that_leaves_out_the_outermost_pixels(side, stride, tmp_path):
+    x = C.input_variable((4, side, side), name='x')
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, activation=C.relu, name='float')(x)
+    y = C.layers.Convolution2D((1, 1), 8, strides=stride, pad=True, name='layer')(y)
+    binary = binarized(C.layers.Dense(3, name='float')(C.sin(y)))
+    path = str(tmp_path / 'file.onnx')
+    for network in (binary, lowering.lower_binary_layers(binary)):
+        assert len(deploy.export(network, path).segments) == 1
+        values = np.random.RandomState(3).randn(3, 4, side, side).astype(np.float32)
+        for session in (deploy.session(path), onnxruntime.InferenceSession(path)):
+            (found,) = session.run(None, {'x': values})
+            assert_same(found, binary.eval({binary.arguments[0]: values}))
+
+
+def test_steps_of_which_a_binary_layer_leaves_out_the_outermost_pixels(tmp_path):
+    model = C.layers.Convolution2D((1, 1), 8, strides=3, pad=True, name='layer')(steps(4, 9, 8))
+    binary = lowering.lower_binary_layers(binarized(model))
+    path = str(tmp_path / 'file.onnx')
+    deploy.export(binary, path)
+    values = [np.random.RandomState(7).randn(4, 4, 9, 8).astype(np.float32) for _ in range(3)]
+    expected = np.stack(binary.eval({binary.arguments[0]: values}), axis=1)
+    assert_same(run(path, np.stack(values, axis=1))[0], expected)
 
 
 def test_recurrences_run_batches(tmp_path):
