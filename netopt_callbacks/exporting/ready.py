@@ -17,29 +17,31 @@ def make_ready(model):
     """
     model = graph.opened(model, _is_to_be_rewritten)
     replacements = {
-        function.outputs[0]: _flattened(function)
-        if function.op_name == 'Times'
-        else windows.on_crop(function).output
+        function.outputs[0]: rewritten(function).output
         for function in graph.primitives(model)
-        if _is_product_with_map(function) or _is_cropped(function)
+        for rewritten in [_rewriting(function)]
+        if rewritten is not None
     }
     return graph.substitute(model, replacements) if replacements else model
 
 
 def _is_to_be_rewritten(function):
     return not function.is_block and (
-        function.op_name == 'BatchNormalization'
-        or _is_product_with_map(function)
-        or _is_cropped(function)
+        function.op_name == 'BatchNormalization' or _rewriting(function) is not None
     )
 
 
-def _is_cropped(function):
-    return (
-        function.op_name in windows.OPS
-        and not function.is_block
-        and bool(windows.cropped_axes(function))
-    )
+def _rewriting(function):
+    """Returns what rewrites a primitive; None where it stays."""
+    if function.is_block:
+        return None
+    if _is_product_with_map(function):
+        return _flattened
+    if function.op_name in windows.OPS and windows.cropped_axes(function):
+        return windows.on_crop
+    if function.op_name == 'Squeeze':
+        return _reshaped
+    return None
 
 
 def _is_product_with_map(function):
@@ -62,4 +64,8 @@ def _flattened(function):
     operand, weights = function.inputs
     size, outputs = int(np.prod(operand.shape)), tuple(weights.shape[len(operand.shape) :])
     flat = C.times(C.reshape(operand, size), C.reshape(weights, (size, int(np.prod(outputs)))))
-    return (flat if len(outputs) == 1 else C.reshape(flat, outputs)).output
+    return flat if len(outputs) == 1 else C.reshape(flat, outputs)
+
+
+def _reshaped(function):
+    return C.reshape(function.inputs[0], function.outputs[0].shape)

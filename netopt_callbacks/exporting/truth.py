@@ -35,7 +35,7 @@ class Truth:
         try:
             wanted = graph.evaluate(list(without_dilation(cut.given).outputs), self.minibatch)
             values = graph.evaluate(variables, self.minibatch)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise NotImplementedError(
                 'deploy.export: CNTK cannot evaluate the network, so there is nothing that a file '
                 'could be compared with: %s' % (str(error).strip().splitlines() or [''])[0]

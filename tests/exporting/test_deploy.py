@@ -396,6 +396,11 @@ RIGHT = [
             C.layers.AveragePooling((1, 1), (1, 3), pad=(False, True))(x)
         ),
     ),
+    (
+        'squeezed',
+        lambda x: C.layers.Dense(3)(C.squeeze(C.layers.GlobalAveragePooling()(C.relu(x)))),
+    ),
+    ('squeezed to one number', lambda x: C.squeeze(C.reduce_sum(x))),
     ('Dropout', lambda x: C.layers.Dropout(0.5)(C.layers.Dense(5)(x))),
 ]
 
@@ -439,6 +444,15 @@ def test_steps_of_which_a_binary_layer_leaves_out_the_outermost_pixels(tmp_path)
     deploy.export(binary, path)
     values = [np.random.RandomState(7).randn(4, 4, 9, 8).astype(np.float32) for _ in range(3)]
     expected = np.stack(binary.eval({binary.arguments[0]: values}), axis=1)
+    assert_same(run(path, np.stack(values, axis=1))[0], expected)
+
+
+def test_squeezed_steps_run_batches(tmp_path):
+    model = C.layers.Dense(3)(C.squeeze(C.reduce_mean(steps(4, 6, 6), (1, 2))))
+    path = str(tmp_path / 'file.onnx')
+    deploy.export(model, path)
+    values = [np.random.RandomState(7).randn(5, 4, 6, 6).astype(np.float32) for _ in range(3)]
+    expected = np.stack(model.eval({model.arguments[0]: values}), axis=1)
     assert_same(run(path, np.stack(values, axis=1))[0], expected)
 
 
