@@ -510,6 +510,39 @@ def test_a_file_that_computes_something_else_is_not_handed_over(spoil, said, tmp
     assert path.read_bytes() == b'what was there' and os.listdir(str(tmp_path)) == ['file.onnx']
 
 
+def test_the_very_file_is_compared_also_as_it_runs_without_the_library(tmp_path, monkeypatch):
+    assembled = exporting.assembled
+
+    def spoiled(*arguments):
+        file = assembled(*arguments)
+        for function in file.functions:
+            for value in [
+                node.attribute[0].t for node in function.node if node.op_type == 'Constant'
+            ]:
+                array = onnx.numpy_helper.to_array(value)
+                if array.dtype == np.float32:
+                    value.CopyFrom(onnx.numpy_helper.from_array(-array))
+        return file
+
+    monkeypatch.setattr(exporting, 'assembled', spoiled)
+    x, model = small()
+    with pytest.raises(deploy.ExportError, match="what the file gives as .* differs from CNTK"):
+        deploy.export(binarized(model), str(tmp_path / 'file.onnx'))
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_map_that_is_transposed_between_segments_runs_without_the_library(tmp_path):
+    x = C.input_variable((4, 7, 7), name='x')
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x)
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(C.transpose(y, (0, 2, 1)))
+    values = np.random.RandomState(3).randn(3, 4, 7, 7).astype(np.float32)
+    binary = binarized(y, values)
+    path = str(tmp_path / 'file.onnx')
+    assert len(deploy.export(binary, path).segments) == 2
+    (found,) = onnxruntime.InferenceSession(path).run(None, {'x': values})
+    assert_same(found, binary.eval({binary.arguments[0]: values}))
+
+
 def test_a_network_lowered_wrongly_is_not_handed_over(tmp_path, monkeypatch):
     """The file computes what the lowered network does, which is not what was given."""
     honest = segment_pass.SegmentProgram
