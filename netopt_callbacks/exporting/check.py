@@ -11,6 +11,8 @@ operators:
   samples in which a segment reads the same within the tolerance and gives something else: there a
   bit ties, since two engines round the sums of float layers differently.
 """
+import warnings
+
 import numpy as np
 import onnxruntime
 
@@ -22,6 +24,12 @@ from .assemble import assembled
 from .cut import ENTRY, EXIT, INPUT, OUTPUT
 from .truth import TOLERANCE, Truth, differing
 
+MOST_WRONG = 0.05  # of the predictions, in samples with a tie
+_OF_TIES = (
+    'two engines round differently, which shows everywhere if a feature is the same number in all '
+    'samples, as of a dead unit, and its threshold is that number; take the unit out, or train on'
+)
+
 
 class Comparison:
     """How a file compares with the network it was made of.
@@ -31,6 +39,7 @@ class Comparison:
         segments (int): of which the bits were compared.
         largest_error (float): of an output, as a share of its sample's scale, where no bit ties.
         tied (int): samples in which a bit ties, with the library or without it.
+        tied_error (float): as `largest_error`, with these samples.
         predictions (int): samples whose argmax was compared; 0 where no output is a vector.
         different_predictions (int): those among them in which the argmax of an output differs,
             likewise, with a tie or not.
@@ -38,14 +47,16 @@ class Comparison:
 
     def __init__(self):
         self.samples = self.segments = self.tied = self.predictions = self.different_predictions = 0
-        self.largest_error = 0.0
+        self.largest_error = self.tied_error = 0.0
 
     def __str__(self):
-        return (
-            f'{self.samples} samples: largest error {self.largest_error:.2g} of the scale, '
-            f'{self.tied} with a tie, {self.different_predictions} of {self.predictions} '
-            'predictions differ'
-        )
+        said = f'largest error {self.largest_error:.2g} of the scale'
+        if self.tied == self.samples:
+            said = 'none without a tie, so end to end nothing could be compared'
+        said = f'{self.samples} samples: {said}, {self.tied} with a tie'
+        if self.tied:
+            said += f' (largest error {self.tied_error:.2g})'
+        return f'{said}, {self.different_predictions} of {self.predictions} predictions differ'
 
 
 def compare(data, mended, cut, names, minibatch):
@@ -77,6 +88,7 @@ def compare(data, mended, cut, names, minibatch):
             tied[first:last] |= ties
             differ[first:last] |= differs
     comparison.tied = int(tied.sum())
+    _judge_ties(tied, differ)
     if any(map(_is_vector, truth.given, truth.output_axes)):
         comparison.predictions, comparison.different_predictions = truth.samples, int(differ.sum())
     for with_library in (True, False) if cut.segments else (False,):
@@ -170,11 +182,16 @@ def _compare_rest(mended, cut, truth):
                 raise ExportError(f'{what} differs from CNTK: {error}')
 
 
-def _parity(expected, found, axis, clear, comparison=None):
-    """Returns in words how samples differ; None where they agree."""
+def _outputs(expected, found, axis, clear):
     expected, found = (np.moveaxis(value, axis, 0) for value in (expected, found))
     parity = OutputParity()
     parity.add(expected.reshape(len(expected), -1), found.reshape(len(found), -1), clear)
+    return parity
+
+
+def _parity(expected, found, axis, clear, comparison=None):
+    """Returns in words how samples differ; None where they agree."""
+    parity = _outputs(expected, found, axis, clear)
     if comparison is not None:
         comparison.largest_error = max(comparison.largest_error, parity.unexplained_error)
     if parity.different_not_finite:
@@ -244,6 +261,8 @@ def _compare_whole(session, names, cut, truth, first, last, comparison):
                 f"{expected.shape} in CNTK"
             )
         error = _parity(expected, found[name], axis, clear, comparison)
+        with_ties = _outputs(expected, found[name], axis, clear | True).unexplained_error
+        comparison.tied_error = max(comparison.tied_error, with_ties)
         if error is not None:
             raise ExportError(f"at batch {count} '{name}' differs from CNTK: {error}")
         if _is_vector(expected, axis):
@@ -268,6 +287,24 @@ def _compare_file(file, names, truth, clear, comparison):
         error = _parity(expected, found[name], axis, clear, comparison)
         if error is not None:
             raise ExportError(f"what the file gives as '{name}' differs from CNTK: {error}")
+
+
+def _judge_ties(tied, differ):
+    """Refuses a file in which what follows from ties are wrong predictions."""
+    wrong = int((tied & differ).sum())
+    said = f'a bit ties in {tied.sum()} of {len(tied)} samples'
+    if wrong > max(1, MOST_WRONG * len(tied)):
+        raise ExportError(
+            f'{said}, and {wrong} predictions differ in these: {_OF_TIES}; or give data= with '
+            'more samples, if these were few'
+        )
+    if tied.all():
+        warnings.warn(
+            f'deploy.export: {said}, so end to end nothing could be compared, but its parts alone; '
+            f'{wrong} predictions differ: {_OF_TIES}',
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _is_vector(output, axis):

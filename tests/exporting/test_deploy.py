@@ -510,6 +510,34 @@ def test_a_file_that_computes_something_else_is_not_handed_over(spoil, said, tmp
     assert path.read_bytes() == b'what was there' and os.listdir(str(tmp_path)) == ['file.onnx']
 
 
+@pytest.mark.parametrize('ties, wrong, said', [(20, 1, 'warned'), (20, 2, 'refused'), (5, 1, '')])
+def test_a_file_in_which_bits_tie_everywhere(ties, wrong, said, tmp_path, monkeypatch):
+    x, model = small()
+    images = np.random.RandomState(11).randn(20, 3, 9, 8).astype(np.float32)
+    compare_whole = check._compare_whole
+
+    def with_ties(*arguments):
+        found, differ = (each.copy() for each in compare_whole(*arguments))
+        found[:ties], differ[:wrong] = True, True
+        return found, differ
+
+    monkeypatch.setattr(check, '_compare_whole', with_ties)
+    path = tmp_path / 'file.onnx'
+
+    def export():
+        return str(deploy.export(binarized(model), str(path), data=images))
+
+    if said == 'refused':
+        with pytest.raises(deploy.ExportError, match='ties in 20 of 20 samples, and 2 predictions'):
+            export()
+        assert not path.exists()
+    elif said == 'warned':
+        with pytest.warns(UserWarning, match='nothing could be compared.*1 predictions differ'):
+            assert 'none without a tie, so end to end nothing could be compared' in export()
+    else:
+        assert '5 with a tie (largest error' in export()
+
+
 def test_the_very_file_is_compared_also_as_it_runs_without_the_library(tmp_path, monkeypatch):
     assembled = exporting.assembled
 
