@@ -81,10 +81,15 @@ class Names:
         only = len(model.outputs) == 1
         self.outputs = [
             _free(
-                output.owner.name or (model.name if only else '') or output.name or 'output', taken
+                _name_of(output) or (model.name if only else '') or output.name or 'output', taken
             )
             for output in model.outputs
         ]
+
+
+def _name_of(output):
+    """Returns the name of the Function that computes an output; '' of an input that is one."""
+    return output.owner.name if output.is_output else ''
 
 
 def _free(name, taken):

@@ -56,7 +56,7 @@ def export(model, path, data=None, records=(), metric=None):
         raise TypeError(f'deploy.export: model must be a cntk.Function, got {model!r}')
     path = os.fspath(path)
     check_applied('deploy.export', model)
-    refuse.refuse_inputs(model)
+    refuse.refuse_ends(model)
     cut = CutNetwork(model)
     refuse.refuse(cut.model)
     names = Names(model)

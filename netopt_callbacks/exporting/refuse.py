@@ -35,11 +35,11 @@ def _named(model, enclosing=()):
         yield function, '.'.join(path) or f'(unnamed), of shape {function.outputs[0].shape}'
 
 
-def refuse_inputs(model):
-    """Refuses inputs of a network that a file cannot have.
+def refuse_ends(model):
+    """Refuses inputs and outputs of a network that a file cannot have.
 
     Raises:
-        NotImplementedError: names the input, and says what to do.
+        NotImplementedError: names the input or output, and says what to do.
     """
     for argument in model.arguments:
         name = argument.name or argument.uid
@@ -52,6 +52,12 @@ def refuse_inputs(model):
             raise NotImplementedError(
                 f"deploy.export: the input '{name}' is sparse, of which ONNX has no form; build "
                 "the network on a dense one, one-hot vectors as they are"
+            )
+    for index, output in enumerate(model.outputs):
+        if not output.dynamic_axes and model.arguments:
+            raise NotImplementedError(
+                f'deploy.export: output {index}, of shape {output.shape}, has no batch axis: it is '
+                'the same for any input, or one for a whole batch; leave it out of the network'
             )
 
 

@@ -150,6 +150,16 @@ def test_several_inputs_and_outputs_keep_names_and_order(tmp_path):
         assert_same(found, expected[output])
 
 
+def test_an_input_that_is_an_output(tmp_path):
+    x, y = image(), C.input_variable(3, name='y')
+    path = str(tmp_path / 'file.onnx')
+    exported = deploy.export(C.combine([x, C.layers.Dense(3, name='z')(x), y]), path)
+    assert exported.outputs == ['x_2', 'z', 'y_2'] and sorted(exported.inputs) == ['x', 'y']
+    values = {'x': np.ones((2, 3, 9, 8), np.float32), 'y': np.eye(2, 3, dtype=np.float32)}
+    found = run(path, *[values[name] for name in exported.inputs])
+    assert np.array_equal(found[0], values['x']) and np.array_equal(found[2], values['y'])
+
+
 def test_a_factored_and_a_loaded_network(tmp_path):
     x, model = small()
     factored = nc.factorization.factor_dense(model, projection_function=lambda W: 3)
@@ -322,6 +332,11 @@ REFUSED = [
         'no batch axis',
         lambda: C.relu(C.input_variable((2, 3), dynamic_axes=[], name='x')),
         "'x' has no batch axis",
+    ),
+    (
+        'an output that reads no input',
+        lambda: C.combine([C.relu(image()), C.constant(np.ones(3, np.float32)) * 2]),
+        'output 1, of shape .3,., has no batch axis',
     ),
     ('an operator of a draft', lambda: C.image_scaler(image(), 0.5, [1, 2, 3]), 'ImageScaler'),
     ('an operation that the exporter lacks', lambda: C.sinh(image()), 'Sinh'),
