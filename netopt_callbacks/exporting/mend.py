@@ -35,6 +35,7 @@ def exported(network):
     _one_name_for_one_thing(model)
     _free_batch(model)
     _drop_unused(model)
+    _no_constant_of_other_paddings(model)
     for node in model.graph.node:
         if not onnx.defs.has(node.op_type, node.domain):
             raise NotImplementedError(
@@ -205,6 +206,16 @@ def _free_reshape(graph, node, axis, weights, producer):
     name = f'{node.input[1]}_of_{node.output[0]}'
     graph.initializer.extend([numpy_helper.from_array(shape, name)])
     node.input[1] = name
+
+
+def _no_constant_of_other_paddings(model):
+    """A Pad that reflects is written with the number of a constant one, which its conversion
+    leaves there."""
+    for node in model.graph.node:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type == 'Pad' and {'mode', 'value'}.issubset(attributes):
+            if attributes['mode'].s != b'constant':
+                node.attribute.remove(attributes['value'])
 
 
 def _drop_unused(model):

@@ -9,6 +9,7 @@ from .. import graph
 from . import windows
 
 _FOR_ONE = ('GatherPacked', 'ScatterPacked', 'PackedIndex', 'PastValue', 'FutureValue')
+_SYMMETRIC = 2
 _LOSSES = ('CrossEntropyWithSoftmax', 'ClassificationError')
 
 
@@ -81,6 +82,8 @@ def _reason(function):
         return _of_normalization(function)
     if function.op_name == 'Unpooling':
         return 'is written with the wrong size; no cure is known'
+    if function.op_name == 'Pad' and function.attributes['paddingMode'] == _SYMMETRIC:
+        return 'repeats the border (mode 2), which ONNX has no form for; reflect it (mode 1)'
     if function.op_name in _LOSSES:
         return "is a loss, which is written wrongly; export the network that it judges"
     if (

@@ -338,6 +338,11 @@ REFUSED = [
         lambda: C.combine([C.relu(image()), C.constant(np.ones(3, np.float32)) * 2]),
         'output 1, of shape .3,., has no batch axis',
     ),
+    (
+        'a border that is repeated',
+        lambda: C.pad(image(), [(0, 0), (1, 1), (2, 2)], mode=2, name='border'),
+        "Pad 'border' repeats the border",
+    ),
     ('an operator of a draft', lambda: C.image_scaler(image(), 0.5, [1, 2, 3]), 'ImageScaler'),
     ('an operation that the exporter lacks', lambda: C.sinh(image()), 'Sinh'),
     (
@@ -415,6 +420,7 @@ RIGHT = [
         'squeezed',
         lambda x: C.layers.Dense(3)(C.squeeze(C.layers.GlobalAveragePooling()(C.relu(x)))),
     ),
+    ('padded by reflection', lambda x: C.pad(x, [(0, 0), (1, 2), (3, 0)], mode=1)),
     ('squeezed to one number', lambda x: C.squeeze(C.reduce_sum(x))),
     ('Dropout', lambda x: C.layers.Dropout(0.5)(C.layers.Dense(5)(x))),
 ]
