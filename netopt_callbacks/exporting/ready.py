@@ -14,6 +14,10 @@ def make_ready(model):
     * A product with a map is written as a product of reshaped tensors under names that go with the
       map or the weights, so two that share either clash: these are reshaped here, under names of
       their own.
+    * A window with negative padding goes over a crop, without padding.
+    * A squeeze of all axes of length 1 is written as one of the batch, too: it is a reshape here.
+    * A local_response_normalization over more channels than there are goes over a window of fewer
+      in CNTK, but not where it is written: it is a 1x1 convolution here.
     """
     model = graph.opened(model, _is_to_be_rewritten)
     replacements = {
@@ -26,13 +30,15 @@ def make_ready(model):
 
 
 def _is_to_be_rewritten(function):
-    return not function.is_block and (
-        function.op_name == 'BatchNormalization' or _rewriting(function) is not None
-    )
+    if function.op_name == 'BatchNormalization' and not function.is_block:
+        return True
+    return _rewriting(function) is not None
 
 
 def _rewriting(function):
-    """Returns what rewrites a primitive; None where it stays."""
+    """Returns what rewrites a primitive or a block; None where it stays."""
+    if function.op_name == 'LocalResponseNormalization':
+        return _normalized_over_channels if _is_cut_off(function) else None
     if function.is_block:
         return None
     if _is_product_with_map(function):
@@ -69,3 +75,29 @@ def _flattened(function):
 
 def _reshaped(function):
     return C.reshape(function.inputs[0], function.outputs[0].shape)
+
+
+def _is_cut_off(function):
+    """Whether CNTK has made the window over channels shorter, as it does where there are fewer."""
+    return _window_over_channels(function) != 2 * function.attributes['depthRadius'] + 1
+
+
+def _window_over_channels(function):
+    (convolution,) = (
+        inner for inner in graph.walk(graph.body(function)) if inner.op_name == 'Convolution'
+    )
+    return convolution.attributes['kernelShape'][1]
+
+
+def _normalized_over_channels(function):
+    """x / (bias + alpha / (2 r + 1) * sum of x^2 over the window around a channel)^beta.
+
+    The window is padded automatically: of an even one, more channels come after than before.
+    """
+    x, attributes = function.block_arguments_mapping[0][1], function.attributes
+    place, window = np.arange(x.shape[0]), _window_over_channels(function)
+    after = place - place[:, None] + (window - 1) // 2
+    share = attributes['alpha'] / (2 * attributes['depthRadius'] + 1)
+    weights = np.where((after >= 0) & (after < window), share, 0).astype(x.dtype)
+    sums = C.convolution(C.constant(weights[:, :, None, None]), C.square(x), auto_padding=[False])
+    return x / C.exp(attributes['beta'] * C.log(attributes['bias'] + sums))

@@ -420,6 +420,13 @@ RIGHT = [
         'squeezed',
         lambda x: C.layers.Dense(3)(C.squeeze(C.layers.GlobalAveragePooling()(C.relu(x)))),
     ),
+    (
+        'normalized over more channels than there are',
+        lambda x: C.combine(
+            [C.local_response_normalization(C.tanh(x), radius, 1.5, 0.4, 0.75) for radius in (1, 7)]
+            + [C.local_response_normalization(x[:2], 2, 1, 0.4, 0.5)]
+        ),
+    ),
     ('padded by reflection', lambda x: C.pad(x, [(0, 0), (1, 2), (3, 0)], mode=1)),
     ('squeezed to one number', lambda x: C.squeeze(C.reduce_sum(x))),
     ('Dropout', lambda x: C.layers.Dropout(0.5)(C.layers.Dense(5)(x))),
