@@ -112,12 +112,16 @@ def _of_window(function):
         )
     if attributes.get('includePad'):
         return 'counts padded places (include_pad), which its file does not; use include_pad=False'
-    if any(operand.shape[place] == C.FreeDimension for place in windows.automatic_axes(function)):
+    cropped = windows.cropped_axes(function)
+    if any(
+        operand.shape[place] == C.FreeDimension and place not in cropped
+        for place in windows.automatic_axes(function)
+    ):
         return (
             'pads an axis of free size automatically, and the padding in the file would be that of '
             'one size; give the input a fixed size, or the layer explicit padding'
         )
-    if windows.cropped_axes(function) and not windows.can_be_cropped(function):
+    if cropped and not windows.can_be_cropped(function):
         return (
             'leaves out the outermost places (automatic padding with a stride beyond the window), '
             'with explicit padding elsewhere or transposed, of which the crop is not known; use '

@@ -43,15 +43,23 @@ def _for_each(values, rank, others):
 
 
 def cropped_axes(function):
-    """Returns {place: Axis} of the axes of fixed size with negative padding; a pooling that rounds
-    its size up has none."""
+    """Returns {place: Axis} of the axes with negative padding; a pooling that rounds its size up
+    has none.
+
+    Of an axis of free size where that is known: a window of 1 with a stride of 1 or 2 leaves out
+    what is behind its last place, if anything.
+    """
     sides = operand(function).shape
     if function.attributes.get('ceilOutDim'):
         return {}
     return {
         place: axis
         for place, axis in automatic_axes(function).items()
-        if sides[place] != C.FreeDimension and min(axis.padding(sides[place])) < 0
+        if (
+            axis.extent == 1 and axis.stride <= 2
+            if sides[place] == C.FreeDimension
+            else min(axis.padding(sides[place])) < 0
+        )
     }
 
 
@@ -95,7 +103,7 @@ def crop(variable, place, axis, at_both_ends=True):
     """Returns what an `Axis` reads of a Variable at a place. Without padding no filter reaches
     what is left at the upper end."""
     size = variable.shape[place]
-    first, end = axis.read(size)
+    first, end = axis.read(size) if size != C.FreeDimension else (0, None)
     if not first and not at_both_ends:
         return variable
     return C.slice(variable, len(variable.shape) + place, first, end).output

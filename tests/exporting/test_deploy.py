@@ -197,6 +197,17 @@ def test_free_sizes_without_padding(tmp_path):
         assert_same(run(path, values)[0], binary.eval({binary.arguments[0]: values}))
 
 
+def test_a_shortcut_over_free_sizes(tmp_path):
+    x = C.input_variable((3, C.FreeDimension, C.FreeDimension), name='image')
+    y = C.layers.Convolution2D((1, 1), 8, pad=True)(x)
+    model = C.layers.Convolution2D((1, 1), 4, strides=2, pad=True, name='shortcut')(C.relu(y))
+    path = str(tmp_path / 'free.onnx')
+    deploy.export(model, path)
+    for sides in ((9, 11), (32, 7), (8, 6)):
+        values = np.random.RandomState(5).randn(2, 3, *sides).astype(np.float32)
+        assert_same(run(path, values)[0], model.eval({x: values}))
+
+
 def test_metadata_says_what_the_file_is(tmp_path):
     x, model = small()
     record = nc.Record('BinarizeConvolution', 2, 100, 0.1, 0.3, [(100, 0.3), (200, 0.12)])
@@ -290,6 +301,13 @@ REFUSED = [
             image(3, C.FreeDimension, C.FreeDimension)
         ),
         "Pooling 'pool' pads an axis of free size",
+    ),
+    (
+        'free axes, with negative padding of some sizes',
+        lambda: C.layers.Convolution2D((1, 1), 2, strides=3, pad=True, name='shortcut')(
+            image(3, 9, C.FreeDimension)
+        ),
+        "Convolution 'shortcut' pads an axis of free size",
     ),
     (
         'negative padding, transposed',
