@@ -5,7 +5,7 @@ from .. import graph
 from ..graph import check_filter
 from .binary_block import BinaryLayer, binary_blocks, staged_layers
 from .binary_kinds import kind_of_block
-from .ends import END, keys_of, last
+from .ends import END, UNTRAINED, keys_of, last
 
 
 class Choice:
@@ -27,7 +27,8 @@ class Choice:
         model (cntk.Function): searched at any depth.
         kind (Kind): which layers.
         filter_function (callable): `nc.graph.Layer -> bool`, decides alone; None takes every
-            layer but the last of the network, and but the first where the kind keeps that.
+            layer that a learner trains but the last of the network, and but the first where the
+            kind keeps that.
         operands (str): 'both' or 'inputs'.
 
     Raises:
@@ -52,6 +53,9 @@ class Choice:
         _name(kind, everything, self.layers, keys)
         if filter_function is None:
             self.skipped = _ends(graph.trained_part(model), kind, everything, self.layers, keys)
+            self.skipped.update(
+                (layer, UNTRAINED) for layer in self.layers if not graph.is_trained(layer.W)
+            )
         else:
             self.skipped = _filtered(self.layers, filter_function)
         self.taken = [layer for layer in self.layers if layer not in self.skipped]

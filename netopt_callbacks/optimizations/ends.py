@@ -1,4 +1,4 @@
-"""The last layers of a network: without a filter, an optimization leaves them as they are."""
+"""What an optimization without a filter leaves as it is, such as the last layers of a network."""
 import cntk as C
 
 from .. import graph
@@ -7,6 +7,10 @@ from .binary_block import BinaryLayer
 from .binary_kinds import kind_of_block
 
 END = '%s %s of the network: left out unless a filter_function takes it'
+UNTRAINED = (
+    'left as it was without a filter_function that takes it, because no learner of the trainer '
+    'trains it'
+)
 
 
 def keys_of(kind, everything, layers):

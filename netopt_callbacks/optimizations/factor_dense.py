@@ -13,7 +13,7 @@ from . import low_rank, ranks
 from .base import LayerNote, Optimization, Replaced, Transformed
 from .binary_kinds import DENSE
 from .dense_factored import OP_NAME, product
-from .ends import END, keys_of, last
+from .ends import END, UNTRAINED, keys_of, last
 from .products import notes_of_products
 
 
@@ -135,17 +135,11 @@ def _choice(model, filter_function, every=False):
     return taken, left
 
 
-_UNTRAINED = (
-    'left as it was without a filter_function that takes it, because no learner of the trainer '
-    'trains it'
-)
-
-
 def _left(model, layers, every):
     """Returns {layer: reason} for the layers that are left as they are without a filter_function:
     those that no learner of the trainer trains, and the last of the network, if others are Dense,
     too."""
-    left = {layer: _UNTRAINED for layer in layers if not graph.is_trained(layer.W)}
+    left = {layer: UNTRAINED for layer in layers if not graph.is_trained(layer.W)}
     if not every:
         part = graph.trained_part(model)
         keys = keys_of(DENSE, graph.walk(part), layers)

@@ -102,6 +102,15 @@ def test_layers_that_no_learner_trains_are_left_where_nobody_asks_for_them():
     assert (notes['judge'].macs_before, notes['judge'].macs_after) == (63, 63)
 
 
+def test_layers_that_no_learner_trains_stay_float_where_nobody_asks_for_them():
+    (record,) = Two().run(nc.BinarizeDense(1))
+    notes = {note.name: note for note in record.layers}
+    assert notes['make'].skipped is None
+    assert 'no learner of the trainer trains it' in notes['judge'].skipped
+    (record,) = Two().run(nc.BinarizeDense(1, filter_function=lambda layer: True))
+    assert [note.skipped for note in record.layers] == [None, None]
+
+
 def test_a_filter_that_takes_them_has_them():
     (record,) = Two().run(nc.FactorDense(1, rank=2, filter_function=lambda layer: True))
     assert {note.name: note.rank for note in record.layers} == {'make': 2, 'judge': 2}
