@@ -89,9 +89,9 @@ def rows(model):
     layers = {layer.root.uid: layer for layer in graph.layers(model)}
     bare = {layer.core.uid: layer for layer in layers.values() if not layer.root.is_block}
     counted, found = set(), []
-    for function, level, enclosing in _units(model):
+    for function, level, enclosing, given in _units(model):
         layer = bare.get(function.uid) or (layers.get(function.uid) if function.is_block else None)
-        row = _row(function, level, layer, counted)
+        row = _row(function, level, layer, given, counted)
         if row.parameters != 0 or row.macs != 0 or row.frozen:
             row.name = row.name or enclosing
             found.append(row)
@@ -144,30 +144,45 @@ def elements(shape):
 
 def _units(model):
     """Yields (primitive, or block that is one layer; its Level; name of the innermost named
-    block around it)."""
+    block around it; what the blocks around it were given, see `_given`)."""
 
-    def opened(composite, name):
+    def opened(composite, name, given):
         level = graph.Level(composite.outputs)
-        return iter(level.functions), level, name
+        return iter(level.functions), level, name, given
 
-    pending = [opened(model, '')]
+    pending = [opened(model, '', {})]
     while pending:
-        content, level, enclosing = pending[-1]
+        content, level, enclosing, given = pending[-1]
         function = next(content, None)
         if function is None:
             pending.pop()
         elif function.is_block and not blocks.is_unit(function.op_name):
-            pending.append(opened(graph.body(function), function.name or enclosing))
+            name = function.name or enclosing
+            pending.append(opened(graph.body(function), name, _given(function, given)))
         else:
-            yield function, level, enclosing
+            yield function, level, enclosing, given
 
 
-def _row(function, level, layer, counted):
+def _given(block, around):
+    """Returns {uid of a placeholder in a block: the Parameter or Constant that it stands for}.
+
+    Args:
+        block (cntk.Function): applied to Parameters and Constants, among others.
+        around (dict): the same of the block around it.
+    """
+    read = [
+        (placeholder.uid, around.get(actual.uid, actual))
+        for placeholder, actual in block.block_arguments_mapping
+    ]
+    return {uid: leaf for uid, leaf in read if leaf.is_parameter or leaf.is_constant}
+
+
+def _row(function, level, layer, given, counted):
     """Returns the row of a primitive or block of a level; what is in `counted` is not counted
     again."""
     content = list(graph.walk(graph.body(function))) if function.is_block else [function]
-    parameters = _new_parameters(function, layer, counted)
-    frozen = _new_frozen(function, content, counted)
+    parameters = _new_parameters(function, layer, given, counted)
+    frozen = _new_frozen(function, content, given, counted)
     row = Row(
         layer.name if layer else function.name,
         layer.op_name if layer else function.op_name,
@@ -215,16 +230,18 @@ def _correct(row, block):
         row.parameters = row.macs = row.binary_macs = row.binary_weights = None
 
 
-def _new_parameters(function, layer, counted):
+def _new_parameters(function, layer, given, counted):
     """Returns the Parameters a function reads that are not in `counted`, and adds them to it."""
     if layer is not None and not layer.root.is_block:
         read = [layer.W] + ([layer.b] if layer.b is not None else [])
     else:
-        read = function.parameters
-    return _new(read, counted)
+        read = list(function.parameters) + [
+            given[variable.uid] for variable in function.inputs if variable.uid in given
+        ]
+    return _new([leaf for leaf in read if leaf.is_parameter], counted)
 
 
-def _new_frozen(function, content, counted):
+def _new_frozen(function, content, given, counted):
     """Returns the Constants that stand where a layer has Parameters and are not in `counted`; adds
     them to it.
 
@@ -236,19 +253,14 @@ def _new_frozen(function, content, counted):
     )
     found = []
     for primitive in content:
-        if primitive.is_block or not primitive.constants:
+        if primitive.is_block:
             continue
-        read = primitive.inputs
+        read = [given.get(variable.uid, variable) for variable in primitive.inputs]
         if primitive.op_name == 'BatchNormalization':
             read = read[1:3]
         elif not all_frozen and primitive.op_name not in ('Times', 'TransposeTimes', 'Convolution'):
             continue
-        uids = {variable.uid for variable in read}
-        found += [
-            constant
-            for constant in primitive.constants
-            if constant.uid in uids and len(constant.shape)
-        ]
+        found += [leaf for leaf in read if leaf.is_constant and len(leaf.shape)]
     return _new(found, counted)
 
 

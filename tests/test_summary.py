@@ -71,6 +71,33 @@ def test_a_shared_parameter_counts_once_and_its_work_twice():
     assert [row.parameters for row in rows] == [18, 0] and [row.macs for row in rows] == [15, 15]
 
 
+def in_block(function, *arguments):
+    """Returns a block that computes `function` and is no layer, applied to `arguments`."""
+    placeholders = [C.placeholder() for _ in arguments]
+    return C.as_block(function(*placeholders), list(zip(placeholders, arguments)), 'Own', 'own')
+
+
+def test_parameters_that_a_block_is_given_count():
+    x = C.input_variable(6)
+    alpha, W, b = C.parameter((6,)), C.parameter((6, 4)), C.parameter((4,))
+    frozen = C.constant(np.ones((6, 4), np.float32))
+
+    def linear(data, weights, bias):
+        return in_block(C.times, data, weights) + bias
+
+    def described(model):
+        return [(row.kind, row.shape, row.parameters, row.frozen) for row in count.rows(model)]
+
+    assert described(C.param_relu(alpha, x)) == [('ElementTimes', (6,), 6, 0)]
+    assert count.totals(C.param_relu(alpha, x) + C.param_relu(alpha, x + 1)) == (6, 0)
+    bias = ('Plus', (4,), 4, 0)
+    assert described(in_block(linear, x, W, b)) == [('Times', (6, 4), 24, 0), bias]
+    assert described(in_block(linear, x, frozen, b)) == [('Times', (6, 4), 0, 24), bias]
+    # A Dense(5) of W, which is [6, 4]: 5 columns of 24 weights, and as many biases.
+    dense = in_block(lambda data, leaf: data + C.layers.Dense(5)(leaf), C.input_variable(5), W)
+    assert described(dense) == [('Dense', (6, 4, 5), 24 + 125, 0)]
+
+
 def test_groups_and_what_has_no_size():
     x = C.input_variable((4, 6, 6))
     W = C.parameter((8, 2, 3, 3), init=1)
