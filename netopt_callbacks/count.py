@@ -30,7 +30,8 @@ class Row:
             earlier row does not count it again. A 1-bit weight is one. None where a shape is not
             known yet.
         frozen (int): numbers that a Constant holds in the place of such a Parameter.
-        macs (int): multiply-adds per sample (of a sequence: per step); None where a side is free.
+        macs (int): multiply-adds per sample (of a sequence: per step); None where a side is free,
+            and for CNTK's OptimizedRNNStack.
         binary_macs (int): those of `macs` that are 1-bit.
         binary_weights (int): those of `parameters` that are 1-bit once lowered.
         float_bytes (int): bytes of one of the others.
@@ -117,19 +118,23 @@ def total(numbers):
 
 
 def macs_of(function, computed=None):
-    """Returns the multiply-adds of a times or convolution; 0 of anything else, None where a side is
-    free.
+    """Returns the multiply-adds of a product or convolution; 0 of anything else, None where a side
+    is free or the function is a whole recurrent network.
 
     Args:
         function (cntk.Function): any.
         computed (cntk.Variable): its output, where that is at hand (see `graph.Level`).
     """
-    if function.is_block or function.op_name not in ('Times', 'Convolution'):
+    if function.op_name == 'OptimizedRNNStack':
+        return None
+    if function.is_block or function.op_name not in ('Times', 'TransposeTimes', 'Convolution'):
         return 0
     left, right = function.inputs[:2]
     computed = function.outputs[0] if computed is None else computed
     if function.op_name == 'Times':
         counted, each = computed.shape, right.shape[: -function.attributes['outputRank']]
+    elif function.op_name == 'TransposeTimes':  # the right one is [outputs, inputs] or [inputs]
+        counted, each = computed.shape, right.shape[-1:]
     elif function.attributes['transpose']:  # every input is spread over the outputs
         counted, each = right.shape, left.shape[1:]
     else:

@@ -71,6 +71,25 @@ def test_a_shared_parameter_counts_once_and_its_work_twice():
     assert [row.parameters for row in rows] == [18, 0] and [row.macs for row in rows] == [15, 15]
 
 
+@pytest.mark.parametrize(
+    'left, right, trained',
+    [((12,), (7, 12), 'right'), ((2, 5, 12), (7, 12), 'right'), ((7, 12), (12,), 'left')],
+)
+def test_a_transposed_product_has_as_many_multiply_adds_as_cntk_sums_ones(left, right, trained):
+    if trained == 'left':
+        product = C.times_transpose(C.parameter(left, init=1), C.input_variable(right))
+    else:
+        product = C.times_transpose(C.input_variable(left), C.parameter(right, init=1))
+    [row] = count.rows(product)
+    ones = np.ones((1,) + product.arguments[0].shape, np.float32)
+    assert row.kind == 'TransposeTimes' and row.macs == np.sum(product.eval(ones))
+
+
+def test_the_work_of_a_stack_of_recurrences_is_unknown():
+    stack = C.optimized_rnnstack(C.sequence.input_variable(12), C.parameter((588,)), 7, 1)
+    assert count.totals(stack) == (588, None)
+
+
 def in_block(function, *arguments):
     """Returns a block that computes `function` and is no layer, applied to `arguments`."""
     placeholders = [C.placeholder() for _ in arguments]
