@@ -239,12 +239,12 @@ def shown_scalars(folder, tags):
 
 
 def writable_folder(folder):
-    """Creates a folder if it is missing; returns its path, with `~` as the user's home.
+    """Creates a folder if it is missing; returns its absolute path, with `~` as the user's home.
 
     Raises:
         RuntimeError: it cannot be created, or no file can be written in it.
     """
-    folder = os.path.expanduser(os.fspath(folder))
+    folder = os.path.abspath(os.path.expanduser(os.fspath(folder)))
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

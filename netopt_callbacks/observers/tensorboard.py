@@ -31,9 +31,9 @@ class TensorBoard(Observer):
     disk), it warns once and training continues.
 
     Args:
-        logdir (str): a folder for this run alone; created if missing, `~` is the user's home. A
-            resumed run continues in its folder. A run from the start hides what an earlier run
-            wrote there.
+        logdir (str): a folder for this run alone; created at once if missing, `~` is the user's
+            home. A resumed run continues in its folder. A run from the start hides what an earlier
+            run wrote there.
         every (int): minibatches per point of `train/loss` and `train/metric`, which are averages
             over all samples of these minibatches.
 
@@ -58,6 +58,7 @@ class TensorBoard(Observer):
         self.logdir = writable_folder(logdir)
         self.every = int(every)
         self._file: Any = None
+        self._held: Any = None  # its key in _OPEN, while the file is open
         self._begin(None)
 
     def _begin(self, run):
@@ -154,13 +155,14 @@ class TensorBoard(Observer):
     # The parts.
 
     def _open(self, first_step):
-        holder = _OPEN.setdefault(os.path.realpath(self.logdir), self)
-        if holder is not self:
+        folder = os.path.realpath(self.logdir)
+        if _OPEN.setdefault(folder, self) is not self:
             raise RuntimeError(
                 f'TensorBoard: another observer of this process writes to {self.logdir}; give each '
                 'a folder of its own, or close() the first when its training is over'
             )
         if self._file is None:
+            self._held = folder
             try:
                 self._file = EventFile(writable_folder(self.logdir), first_step, self._describe)
             except RuntimeError:
@@ -168,7 +170,7 @@ class TensorBoard(Observer):
                 raise
 
     def _free(self):
-        _OPEN.pop(os.path.realpath(self.logdir), None)
+        _OPEN.pop(self._held, None)
 
     def _opened(self):
         """Returns the open file; opens it here for a plain trainer, which reports no start."""

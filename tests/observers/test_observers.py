@@ -378,6 +378,34 @@ def test_two_observers_on_one_folder(tmp_path):
     second.on_end(nc.Result())
 
 
+def test_a_relative_folder_is_the_one_of_the_start_of_the_script(tmp_path, monkeypatch):
+    (tmp_path / 'other').mkdir()
+    monkeypatch.chdir(tmp_path)
+    for folder in ('runs', '.'):
+        first, second = nc.TensorBoard(folder), nc.TensorBoard(folder)
+        for board in (first, second):
+            monkeypatch.chdir(tmp_path / 'other')
+            board.on_start(Run())
+            board.on_minibatch(7, 0.5, None)
+            monkeypatch.chdir(tmp_path)
+            board.on_end(nc.Result())
+        assert curve(tmp_path / folder, 'train/loss') == [(7, 0.5)]
+    assert not list((tmp_path / 'other').iterdir())
+
+
+def test_a_link_that_is_set_anew_during_a_run_leaves_no_folder_taken(tmp_path):
+    (tmp_path / 'first').mkdir()
+    (tmp_path / 'second').mkdir()
+    (tmp_path / 'latest').symlink_to('first')
+    linked, direct = nc.TensorBoard(tmp_path / 'latest'), nc.TensorBoard(tmp_path / 'first')
+    linked.on_start(Run())
+    (tmp_path / 'latest').unlink()
+    (tmp_path / 'latest').symlink_to('second')
+    linked.on_end(nc.Result())
+    direct.on_start(Run())
+    direct.on_end(nc.Result())
+
+
 @pytest.mark.parametrize(
     'logdir, error, message',
     [
