@@ -1,6 +1,8 @@
 """Tells whether a minibatch source can go back to its position, and whether data is left."""
+import inspect
 import math
 
+from cntk.device import use_default_device
 from cntk.io import INFINITELY_REPEAT, MinibatchSourceFromData, UserMinibatchSource
 
 from . import remember
@@ -108,12 +110,24 @@ class Ahead:
 def next_minibatch(source, size, count=1, rank=0):
     """Returns one worker's share of the next minibatch, empty at the end.
 
+    A user's source is given the device too, as C++ does. One that only Python code reads may be
+    without that argument.
+
     Returns:
         dict: StreamInformation to MinibatchData.
     """
     if isinstance(source, UserMinibatchSource):
-        return source.next_minibatch(size, count, rank)
+        given = size, count, rank, use_default_device()
+        return source.next_minibatch(*given[: 4 if _takes(source.next_minibatch, given) else 3])
     return source.next_minibatch(size, num_data_partitions=count, partition_index=rank)
+
+
+def _takes(function, arguments):
+    try:
+        inspect.signature(function).bind(*arguments)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _give_next(source, minibatch):

@@ -4,6 +4,7 @@ import math
 import cntk as C
 import numpy as np
 import pytest
+from cntk import cntk_py
 from cntk.io import MinibatchData, UserMinibatchSource
 
 import netopt_callbacks as nc
@@ -99,9 +100,25 @@ class RowsWithPosition(Rows):
         self.at = int(state['at'])
 
 
-def test_source_is_left_where_it_was():
+class Manual(RowsWithPosition):
+    """Takes its arguments as in CNTK's manual."""
+
+    def next_minibatch(self, num_samples, number_of_workers, worker_rank, device):
+        assert isinstance(device, cntk_py.DeviceDescriptor)
+        return super().next_minibatch(num_samples)
+
+
+class WithoutDevice(RowsWithPosition):
+    """Can be read by a loop in Python alone."""
+
+    def next_minibatch(self, num_samples, number_of_workers=1, worker_rank=0):
+        return super().next_minibatch(num_samples)
+
+
+@pytest.mark.parametrize('form', [RowsWithPosition, Manual, WithoutDevice])
+def test_source_is_left_where_it_was(form):
     x = C.input_variable(4, name='x')
-    source = RowsWithPosition()
+    source = form()
     data, measure = held_out_data(source, [x]), Measure(C.reduce_sum(C.square(x)))
     first = measure(data)
     assert source.at == 0 and measure(data) == first

@@ -1,6 +1,7 @@
 """Minibatch sources of a user's own, and scripts on them and on sequences."""
 import cntk as C
 import numpy as np
+from cntk import cntk_py
 from cntk.io import MinibatchData, StreamInformation
 
 from user_script import SAMPLES, Script
@@ -54,7 +55,15 @@ class PlacedRows(Rows):
         self._place = int(state['place'])
 
 
-OWN = {'user': Rows, 'user with state': PlacedRows}
+class ManualRows(PlacedRows):
+    """The same in the form of CNTK's manual: it must be given its worker and its device."""
+
+    def next_minibatch(self, num_samples, number_of_workers, worker_rank, device):
+        assert isinstance(device, cntk_py.DeviceDescriptor)
+        return super().next_minibatch(num_samples, number_of_workers, worker_rank, device)
+
+
+OWN = {'user': Rows, 'user with state': PlacedRows, 'user as in the manual': ManualRows}
 
 
 class Images(Script):
