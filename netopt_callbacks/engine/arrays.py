@@ -79,6 +79,9 @@ class Arrays:
             as_trained (bool): whether the result depends on the size of a minibatch. Minibatches
                 then have the size used in training, or all rows if that is not known.
         """
+        if not arguments:
+            yield {}  # what reads Parameters alone is the same on any data
+            return
         columns = {argument: self._columns[argument] for argument in arguments}
         start = samples = 0
         while start < self._rows:

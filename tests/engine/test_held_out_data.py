@@ -66,6 +66,26 @@ def test_criterion_without_dynamic_axes_in_minibatches_of_the_training(size, lim
     assert abs(cntks(metric, parts) - whole) > 1e-4  # the size does matter
 
 
+def test_metric_of_parameters_alone_is_cntks():
+    x, y = C.input_variable(4, name='x'), C.input_variable(1, name='y')
+    z = C.layers.Dense(1, name='only')(x)
+    metric = C.reduce_sum(C.square(z.W))
+    trainer = C.Trainer(
+        z,
+        (C.squared_error(z, y), metric),
+        [C.sgd(z.parameters, C.learning_parameter_schedule(0.1))],
+    )
+    rows = np.ones((600, 4), np.float32), np.ones((600, 1), np.float32)
+    minibatch = dict(zip((x, y), (rows[0][:8], rows[1][:8])))
+    plain, told = [trainer.test_minibatch(minibatch)], Metrics()
+    with nc.attach(trainer, [told], epoch_size=8, data=rows):
+        for _ in range(2):
+            trainer.train_minibatch(minibatch)
+            plain.append(trainer.test_minibatch(minibatch))
+    assert told.seen == plain and len(set(plain)) == 3
+    assert Measure(metric)(held_out_data(Sized(), [x])) == plain[-1]
+
+
 class Sized(RowsWithPosition):
     """Notes the sizes it is asked for."""
 
