@@ -45,13 +45,29 @@ def parts(before, after):
         before, after (cntk.Function): have their outputs in the same order and share leaves as the
             same objects.
     """
+    found = _alike(before, after)
+    return None if found is None else [part for _, part in found.values() if part is not None]
+
+
+def corresponding(before, after):
+    """Returns {uid of a Variable of a graph: the Variable of another one that corresponds to it}.
+
+    Args:
+        before, after (cntk.Function): see `parts`.
+    """
+    return {uid: new for uid, (new, _) in (_alike(before, after) or {}).items()}
+
+
+def _alike(before, after):
+    """Returns {uid of a Variable of `before`: (its Variable of `after`, the Part that the two end or
+    None)}; None if that cannot be determined."""
     comparison = _Comparison()
     if not all(comparison.alike(old, new) for old, new in zip(before.outputs, after.outputs)):
         return None
     found = {}
     for old, new in zip(before.outputs, after.outputs):
         comparison.collect(old, new, found)
-    return list(found.values())
+    return found
 
 
 class _Comparison:
@@ -70,7 +86,7 @@ class _Comparison:
         return self._known[key] is not None
 
     def collect(self, old, new, found):
-        """Adds the parts behind two alike Variables to `found`, by uid of the output."""
+        """Adds the pairs behind two alike Variables to `found`, see `_alike`."""
         pending, seen = [(old, new)], set()
         while pending:
             old, new = pending.pop()
@@ -78,8 +94,8 @@ class _Comparison:
                 continue
             seen.add((old.uid, new.uid))
             what = self._known.get((old.uid, new.uid))
+            found[old.uid] = new, what if isinstance(what, Part) else None
             if isinstance(what, Part):
-                found[old.uid] = what
                 pending.append((what.before_input, what.after_input))
             elif old.is_output and new.is_output:
                 pending.extend(zip(old.owner.inputs, new.owner.inputs))

@@ -32,12 +32,24 @@ _moved: 'weakref.WeakKeyDictionary[Any, Any]' = weakref.WeakKeyDictionary()
 
 def now(variable):
     """Returns the Variable that now replaces one of a Function that has followed a change."""
+    found = _last_move(identity(variable))
+    return variable if found is None else found
+
+
+def identity_now(key):
+    """Returns the identity of what now replaces a Variable, known by its own."""
+    found = _last_move(key)
+    return key if found is None else identity(found)
+
+
+def _last_move(key):
+    found = None
     while True:
-        key = identity(variable)
         moved = _moves_of(key)
         if moved is None:
-            return variable
-        variable = moved[key]
+            return found
+        found = moved[key]
+        key = identity(found)
 
 
 def _moves_of(key):

@@ -50,6 +50,8 @@ class TrainerFacts:
             trained, see `exchanged`; None once it has.
         last_tested (SwigPyObject): the C++ trainer that tested last, while a test window is open
             and the current one has not tested; else None.
+        asked (dict): the `state.identity` of each output that a minibatch has asked for, in order;
+            the values are None.
         phases (phases.Phases): those that a save or restore by the user's code belongs to: those of
             the current run, or of the last run that optimized the trainer; None before the first.
     """
@@ -66,6 +68,7 @@ class TrainerFacts:
         self.original = None
         self.states = {}
         self.last = self.last_tested = None
+        self.asked = {}
         self.phases = None
 
 

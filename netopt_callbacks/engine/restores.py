@@ -180,6 +180,11 @@ class Restores:
         following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
         others, touched, parts = difference.follow(before.whole, after.whole, found.outputs)
         following.update((old.uid, new) for old, new in zip(found.outputs, others))
+        if not found.trainers:  # a part may belong to the network of another one, too
+            inside = difference.corresponding(before.whole, after.whole)
+            following.update(
+                (old.uid, inside[old.uid]) for old in found.outputs if old.uid in inside
+            )
         found.left_behind(
             following, 'the restore', edits.missing(before.whole, after.whole), touched
         )
