@@ -120,7 +120,11 @@ def test_a_copied_graph_computes_with_the_script_s_object(kind, dropout, epoch):
 
 
 @pytest.mark.parametrize('kind', [Reverse, ReverseWithClone])
-@pytest.mark.parametrize('optimization', [Identity(epoch=1), Copied(epoch=1), FACTOR], ids=repr)
+@pytest.mark.parametrize(
+    'optimization',
+    [Identity(epoch=1), Copied(epoch=1), FACTOR],
+    ids=['identity', 'copied', 'factor'],
+)
 def test_a_resumed_script_computes_with_its_own_object(kind, optimization, tmp_path):
     """CNTK's own restore needs `deserialize`; ours takes the objects of the script."""
     file, kill, end = str(tmp_path / 'checkpoint'), 2 * PER_EPOCH, EPOCHS * PER_EPOCH
@@ -140,7 +144,7 @@ def test_a_resumed_script_computes_with_its_own_object(kind, optimization, tmp_p
     ] == expected
 
 
-@pytest.mark.parametrize('optimization', [Identity(epoch=1), FACTOR], ids=repr)
+@pytest.mark.parametrize('optimization', [Identity(epoch=1), FACTOR], ids=['identity', 'factor'])
 @pytest.mark.parametrize('saves', [False, True], ids=['', 'checkpoints'])
 def test_a_session_trains_a_user_function_without_deserialize(optimization, saves, tmp_path):
     def trained(callbacks):
