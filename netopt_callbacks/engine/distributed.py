@@ -17,7 +17,7 @@ from cntk import cntk_py
 from cntk.train import Trainer
 from cntk.train.distributed import Communicator, DistributedLearner
 
-from . import remember
+from . import learner_facts, remember
 
 _UIDS = 100000
 # What the main worker and each other worker contribute in `meet`: small, exact in any sum, and
@@ -75,6 +75,32 @@ class Workers:
             if average == mine:
                 with tempfile.TemporaryDirectory() as folder:
                     Trainer.save_checkpoint(trainer, os.path.join(folder, 'met'))
+
+    def apart(self, trained):
+        """Whether the workers have trained Parameters apart that a change is about to replace.
+
+        Args:
+            trained (tuple of Trained): the learners after the change, not rebuilt yet.
+        """
+        return any(
+            one.state is None and not learner_facts.trains(one.learner, one.parameters)
+            for one in self._own_pace_of(trained)
+        )
+
+    def synchronized(self, trained):
+        """Synchronizes the learners under block momentum; returns `trained` with their states.
+
+        The Parameters are then the same on all workers. To synchronize again would move them again,
+        by the block momentum, so that the states are kept for `learner_facts.rebuild`.
+        """
+        own_pace = self._own_pace_of(trained)
+        return tuple(
+            one._replace(state=one.learner.create_checkpoint()) if one in own_pace else one
+            for one in trained
+        )
+
+    def _own_pace_of(self, trained):
+        return [one for one in trained if any(one.learner is each for each in self._at_own_pace)]
 
     def averaged(self, loss, metric):
         """Returns two numbers averaged over all workers, as CNTK does for a progress summary.

@@ -5,7 +5,7 @@ others, the learner is rebuilt: the factory that made it is called with the new 
 learner gets the old one's state, with the smoothed gradients of the Parameters that stay, and takes
 its place inside the user's own object.
 """
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 from cntk import cntk_py
@@ -27,6 +27,7 @@ class Trained(NamedTuple):
     learner: cntk_py.Learner  # the user's own object
     parameters: tuple  # what it trains
     made_by: Optional[int]  # index of the optimization whose `learner=` made it
+    state: Any = None  # its checkpoint, if it has synchronized for the change under way
 
 
 def trained_by(learners):
@@ -237,7 +238,7 @@ def rebuild(trained, begin_with, undo):
         return learner
     if isinstance(learner, UserLearner):
         return _rebuilt_by_user(learner, list(trained.parameters), undo)
-    _rebuild_native(learner, list(trained.parameters), begin_with, undo)
+    _rebuild_native(learner, list(trained.parameters), begin_with, undo, trained.state)
     return learner
 
 
@@ -252,12 +253,12 @@ def _rebuilt_by_user(learner, parameters, undo):
     return new
 
 
-def _rebuild_native(learner, parameters, begin_with, undo):
+def _rebuild_native(learner, parameters, begin_with, undo, state=None):
     """Puts a C++ learner over other Parameters into `learner`, and into the one it wraps."""
     name, arguments = remember.learner(learner)
     wrapped = _wrapped(learner)
     before = list(_parameters(learner))
-    state = learner.create_checkpoint()
+    state = learner.create_checkpoint() if state is None else state
     if wrapped is not None:
         _rebuild_native(wrapped, parameters, begin_with, undo)
         arguments = [_made_anew(argument) for argument in arguments]

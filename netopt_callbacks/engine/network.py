@@ -249,6 +249,13 @@ class Network:
             Change: to be committed.
         """
         before = self._pulled()
+        change = self._transformed(optimization, index, minibatches, before)
+        if self.workers.apart(change.now.trained):
+            before = before._replace(trained=self.workers.synchronized(before.trained))
+            change = self._transformed(optimization, index, minibatches, before)
+        return change
+
+    def _transformed(self, optimization, index, minibatches, before):
         found = self.readers_of(before.whole)
         outputs = list(before.whole.outputs)
         if self.workers.count > 1:

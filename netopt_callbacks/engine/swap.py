@@ -78,7 +78,9 @@ def exchange(trainer, facts, state, begin_with, writers, label, undo):
         undo (contextlib.ExitStack): receives what restores everything.
     """
     learners = [learner_facts.rebuild(one, begin_with, undo) for one in state.trained]
-    trained = tuple(one._replace(learner=learner) for one, learner in zip(state.trained, learners))
+    trained = tuple(
+        one._replace(learner=learner, state=None) for one, learner in zip(state.trained, learners)
+    )
     model, loss = network_of(state, unread(trained, state.loss), label)
     new = native_trainer(model, (loss, state.metric), learners, list(writers))
     tested = facts.tracker is not None and facts.tracker.tested is not None

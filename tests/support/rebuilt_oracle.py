@@ -245,6 +245,13 @@ class Plain:
 
     # The oracle.
 
+    def synchronize(self):
+        """Gives all workers the same Parameters; `factor` carries the states of the learners from
+        here, since to ask twice is to synchronize twice."""
+        if self.wrap is not None:
+            self.states = [learner.create_checkpoint() for learner in self.learners]
+        return self
+
     def factor(self, pair, project=False, own=None):
         """Goes on with a new Trainer over W1, W2; what is carried of the learners' state is carried
         here, by hand.
@@ -272,12 +279,12 @@ class Plain:
                 for new in (added if p.uid == gone[0] else [] if p.uid in gone else [p])
             ]
 
-        old, outer, self.learners, self.inner = self.inner, self.learners, [], []
-        for (_, make), learner, around in zip(self.kind, old, outer):
+        old, self.learners, self.inner = self.inner, [], []
+        for number, ((_, make), learner) in enumerate(zip(self.kind, old)):
             before = parameters_of(learner)
             after = exchanged(before, [] if own else added)
             if after:
-                state = None if self.wrap is None else around.create_checkpoint()
+                state = None if self.wrap is None else self.states[number]
                 new = make(after)
                 _carry(learner, new, before, after, gone[0], project)
                 self._add(new)
