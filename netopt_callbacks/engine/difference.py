@@ -31,31 +31,20 @@ class Part(NamedTuple):
     after_input: C.Variable
 
 
+class Followed(NamedTuple):
+    """What `follow` returns."""
+
+    outputs: list  # the replacements of the readers
+    touched: list  # leaves that the network now reads in another way; all if that is not known
+    parts: list  # the `Part`s in which the graphs differ
+    pairs: dict  # uid of a Variable of the graph before: the one that corresponds to it
+
+
 class _Place(NamedTuple):
     output: C.Variable
     input: C.Variable
     label: str
     name: str
-
-
-def parts(before, after):
-    """Returns the `Part`s in which two graphs differ, or None if that cannot be determined.
-
-    Args:
-        before, after (cntk.Function): have their outputs in the same order and share leaves as the
-            same objects.
-    """
-    found = _alike(before, after)
-    return None if found is None else [part for _, part in found.values() if part is not None]
-
-
-def corresponding(before, after):
-    """Returns {uid of a Variable of a graph: the Variable of another one that corresponds to it}.
-
-    Args:
-        before, after (cntk.Function): see `parts`.
-    """
-    return {uid: new for uid, (new, _) in (_alike(before, after) or {}).items()}
 
 
 def _alike(before, after):
@@ -186,25 +175,26 @@ def follow(before, after, readers):
     """Changes the other readers of a network in the same way as the network was changed.
 
     Args:
-        before, after (cntk.Function): see `parts`.
+        before, after (cntk.Function): have their outputs in the same order and share leaves as the
+            same objects.
         readers (list of cntk.Variable): outputs of Functions that read leaves of `before`.
 
     Returns:
-        (list of cntk.Variable, list of cntk.Variable, list of Part): the replacements of the
-            readers; the leaves that the network now reads in another way (all of them if that
-            cannot be determined); the parts.
+        Followed: the replacements of the readers, and how the two graphs differ.
     """
     if not readers:
-        return [], [], []
-    found = parts(before, after)
-    if found is None:
-        return list(readers), list(before.parameters) + list(before.constants), []
+        return Followed([], [], [], {})
+    alike = _alike(before, after)
+    if alike is None:
+        return Followed(list(readers), list(before.parameters) + list(before.constants), [], {})
+    found = [part for _, part in alike.values() if part is not None]
     touched = {
         leaf.uid: leaf
         for part in found
         for leaf in _between(part.before, part.before_input)[1].values()
     }
-    return _followed(readers, found), list(touched.values()), found
+    pairs = {uid: new for uid, (new, _) in alike.items()}
+    return Followed(_followed(readers, found), list(touched.values()), found, pairs)
 
 
 def _followed(outputs, differences):
@@ -212,7 +202,7 @@ def _followed(outputs, differences):
 
     Args:
         outputs (list of cntk.Variable): of Functions that read the network's leaves.
-        differences (list of Part): see `parts`.
+        differences (list of Part): see `follow`.
 
     Returns:
         list of cntk.Variable: one for each output, in order; an output without such a part is
@@ -272,7 +262,7 @@ def replaced(differences, trained):
     """Returns which of a network's Parameters replace which, as `nc.Replaced` objects.
 
     Args:
-        differences (list of Part): see `parts`.
+        differences (list of Part): see `follow`.
         trained (list of cntk.Parameter): those of the network after the change, in the order of its
             learners, which is the order of the optimization.
     """

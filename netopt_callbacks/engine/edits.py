@@ -51,8 +51,8 @@ def applied(optimization, outputs, others):
             pass
     done = _transformed(optimization, outputs)
     swap.check_outputs(len(outputs), done.model)
-    others, touched, _ = difference.follow(own(C.combine(outputs)), done.model, others)
-    return done, others, touched
+    followed = difference.follow(own(C.combine(outputs)), done.model, others)
+    return done, followed.outputs, followed.touched
 
 
 def _transformed(optimization, outputs):

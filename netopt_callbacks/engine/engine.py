@@ -18,7 +18,6 @@ import warnings
 from cntk.train.training_session import DataUnit
 
 from ..baseline import checked_baseline
-from ..graph import user_functions
 from ..observers.base import Run
 from ..records import Record, Result
 from . import directors, edits, learner_facts, uids
@@ -138,7 +137,6 @@ class Engine:
         restored = None
         if self.optimizations:
             uids.refuse_doubles(self._network.now.whole.outputs)
-            user_functions.share(self._network.now.whole.outputs)
         self.phases.count_from(self._network.counts())
         if file:
             restored = self.restore(file, restore)

@@ -372,7 +372,8 @@ def check_states(saved, trained):
             f'the checkpoint {saved.file} holds the state of {len(saved.learners)} learners, and '
             f'this trainer has {len(trained)}: build it with the same learners'
         )
-    for number, (state, (learner, parameters, _)) in enumerate(zip(saved.learners, trained)):
+    for number, (state, one) in enumerate(zip(saved.learners, trained)):
+        learner, parameters = one.learner, one.parameters
         if isinstance(learner, (UserLearner, DistributedLearner)) or STATE not in state.keys():
             continue
         theirs = [np.shape(gradient) for gradient in state[STATE]]

@@ -19,7 +19,6 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from .. import count, graph
-from ..graph import user_functions
 from ..optimizations import binary_block
 from . import (
     directors,
@@ -142,9 +141,7 @@ class Network:
         """
         if self.workers.count > 1:
             gc.collect()
-        found = readers.Readers(self.trainer, whole)
-        user_functions.share(found.outputs)
-        return found
+        return readers.Readers(self.trainer, whole)
 
     def refuse_expected(self, optimizations):
         """Refuses, before training, optimizations that are known not to be applicable.

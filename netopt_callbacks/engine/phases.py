@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cntk.train.trainer import Trainer
 
 from ..records import Record
-from . import checkpoint, directors, learner_facts, phase_file
+from . import checkpoint, directors, edits, learner_facts, phase_file
 from .lock import Lock
 from .restores import Restores
 
@@ -361,7 +361,8 @@ class Phases:
         """
         if self._restorer is not None:
             return self._restorer(file, restore)
-        restored = self.restore(file, restore)
+        with edits.of_the_network():
+            restored = self.restore(file, restore)
         self._network.let_go()
         return restored.state
 

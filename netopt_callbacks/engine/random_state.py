@@ -37,11 +37,19 @@ def has_state(model):
 def moved(before, after):
     """Returns (output before, output after) of the primitives with random state.
 
+    They belong together by operation and seed; which of several with one seed is which is not
+    known.
+
     Args:
         before, after (cntk.Function): a graph, and what `open_blocks` made of it.
     """
+    old, new = {}, {}
+    for found, model in ((old, before), (new, after)):
+        for function in _stateful(model):
+            key = function.op_name, function.attributes['rngSeed']
+            found.setdefault(key, []).append(function.outputs[0])
     return [
-        (old.outputs[0], new.outputs[0]) for old, new in zip(_stateful(before), _stateful(after))
+        (old[key][0], new[key][0]) for key in old if len(old[key]) == len(new.get(key, ())) == 1
     ]
 
 

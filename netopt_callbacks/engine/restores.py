@@ -178,19 +178,22 @@ class Restores:
         before = self._network.now
         found = self._network.readers_of(before.whole)
         following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
-        others, touched, parts = difference.follow(before.whole, after.whole, found.outputs)
-        following.update((old.uid, new) for old, new in zip(found.outputs, others))
-        if not found.trainers:  # a part may belong to the network of another one, too
-            inside = difference.corresponding(before.whole, after.whole)
+        followed = difference.follow(before.whole, after.whole, found.outputs)
+        following.update((old.uid, new) for old, new in zip(found.outputs, followed.outputs))
+        # A part inside the network has a counterpart there. Not so if the network of another
+        # Trainer has it as an output: that one has a graph of its own.
+        if not found.trainers:
             following.update(
-                (old.uid, inside[old.uid]) for old in found.outputs if old.uid in inside
+                (old.uid, followed.pairs[old.uid])
+                for old in found.outputs
+                if old.uid in followed.pairs
             )
         found.left_behind(
-            following, 'the restore', edits.missing(before.whole, after.whole), touched
+            following, 'the restore', edits.missing(before.whole, after.whole), followed.touched
         )
         trained = [parameter for one in after.trained for parameter in one.parameters]
         others, _ = self._network.others_after(
-            found, following, _Restore(), None, difference.replaced(parts, trained)
+            found, following, _Restore(), None, difference.replaced(followed.parts, trained)
         )
 
         def rest(undo):

@@ -6,6 +6,7 @@ fetches an empty minibatch and calls again. At that point, only an exception lea
 the actions that belong to the end of training. The next segment restores a checkpoint of the
 changed trainer. If nothing is due, there is one segment, and it equals CNTK's session bit for bit.
 """
+import contextlib
 import os
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from cntk.train.training_session import (
     _unpack_parameter_frequency,
 )
 
+from ..graph import user_functions
 from . import directors, learner_facts, remember, sources, temporary
 from .checkpoint import FOR_NEXT_SEGMENT
 from .exchanged import trained_samples
@@ -284,7 +286,8 @@ class Segments:
             checkpoint=CheckpointConfig(file, frequency=0, restore=True),
             cross_validation=CrossValidationConfig(None),
         )
-        directors.run(self.caught, lambda: TrainingSession(*test_alone).train(device))
+        with user_functions.cloned_sharing():  # C++ restores, too
+            directors.run(self.caught, lambda: TrainingSession(*test_alone).train(device))
 
 
 class Segment(TrainingSession):
@@ -308,7 +311,11 @@ class Segment(TrainingSession):
 
     def run(self, device):
         """Trains; returns whether training came to its end, and raises the original error."""
-        return directors.run(self._segments.caught, lambda: self.train(device), lambda: self._left)
+        with contextlib.ExitStack() as self._restoring:
+            self._restoring.enter_context(user_functions.cloned_sharing())
+            return directors.run(
+                self._segments.caught, lambda: self.train(device), lambda: self._left
+            )
 
     def on_minibatch_end(self):
         """Called by C++ after each minibatch; False makes it run its due actions and stop."""
@@ -329,6 +336,7 @@ class Segment(TrainingSession):
         segments, engine = self._segments, self._segments.engine
         if self._first:
             self._first = False
+            self._restoring.close()
             segments.started()
         segments.caught.check()
         if self._due:

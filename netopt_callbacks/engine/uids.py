@@ -10,6 +10,7 @@ import re
 from cntk import cntk_py
 from cntk.ops.functions import Function
 
+from ..graph import user_functions
 from ..safe_load import load_by
 
 # How many uids are counted at most; a model from elsewhere may have any numbers.
@@ -54,7 +55,8 @@ def load_as_saved(file):
 
     A resume on several workers begins its uids at a number that was saved, which must lie ahead.
     """
-    return load_by(Function.load.of_cntk, file)
+    with user_functions.cloned_sharing():  # for what stands in
+        return load_by(Function.load.of_cntk, file)
 
 
 def numbers(outputs):

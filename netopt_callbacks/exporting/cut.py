@@ -16,7 +16,7 @@ from ..lowering.replace import lower_binary_layers
 from ..lowering.segment_pass import lower_segments
 from ..native_program import Program
 from ..optimizations.convolution_geometry import Axis
-from . import windows
+from . import crop
 
 _MODULES = tuple(module.__name__ for module in (binary_segment, binary_convolve, binary_dense))
 INPUT, OUTPUT, ENTRY, EXIT = (
@@ -124,7 +124,7 @@ def _segment(function):
         for place, axis in zip((-2, -1), axes):
             size = entry.shape[place]
             if size != C.FreeDimension and min(axis.padding(size)) < 0:
-                entry = windows.crop(entry, place, axis)
+                entry = crop.crop(entry, place, axis)
         program = _convolution(native_state, axes, entry, name)
         rows = program.inputs[0] if _has_steps(entry) else None
     else:

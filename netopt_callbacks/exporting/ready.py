@@ -3,7 +3,7 @@ import cntk as C
 import numpy as np
 
 from .. import graph
-from . import windows
+from . import crop
 
 
 def make_ready(model):
@@ -43,8 +43,8 @@ def _rewriting(function):
         return None
     if _is_product_with_map(function):
         return _flattened
-    if function.op_name in windows.OPS and windows.cropped_axes(function):
-        return windows.on_crop
+    if function.op_name in crop.OPS and crop.cropped_axes(function):
+        return crop.on_crop
     if function.op_name == 'Squeeze':
         return _reshaped
     return None

@@ -6,7 +6,7 @@ be wrong is found by running the file (`check`).
 import cntk as C
 
 from .. import graph
-from . import windows
+from . import crop
 
 _FOR_ONE = ('GatherPacked', 'ScatterPacked', 'PackedIndex', 'PastValue', 'FutureValue')
 _SYMMETRIC = 2
@@ -76,7 +76,7 @@ def of_one_batch(model):
 
 
 def _reason(function):
-    if function.op_name in windows.OPS:
+    if function.op_name in crop.OPS:
         return _of_window(function)
     if function.op_name == 'BatchNormalization':
         return _of_normalization(function)
@@ -104,7 +104,7 @@ def _is_weight(variable):
 
 def _of_window(function):
     attributes = function.attributes
-    operand = windows.operand(function)
+    operand = crop.operand(function)
     if len(operand.dynamic_axes) > 1:
         return (
             "goes over a sequence, which CNTK's exporter writes as what ONNX Runtime does not "
@@ -112,16 +112,16 @@ def _of_window(function):
         )
     if attributes.get('includePad'):
         return 'counts padded places (include_pad), which its file does not; use include_pad=False'
-    cropped = windows.cropped_axes(function)
+    cropped = crop.cropped_axes(function)
     if any(
         operand.shape[place] == C.FreeDimension and place not in cropped
-        for place in windows.automatic_axes(function)
+        for place in crop.automatic_axes(function)
     ):
         return (
             'pads an axis of free size automatically, and the padding in the file would be that of '
             'one size; give the input a fixed size, or the layer explicit padding'
         )
-    if cropped and not windows.can_be_cropped(function):
+    if cropped and not crop.can_be_cropped(function):
         return (
             'leaves out the outermost places (automatic padding with a stride beyond the window), '
             'with explicit padding elsewhere or transposed, of which the crop is not known; use '

@@ -2,6 +2,7 @@
 
 Public as `nc.graph`: it is what an optimization of your own is written with. See `docs/graph.md`.
 """
+from . import stand_ins  # noqa: F401  (takes effect by the import)
 from .blocks import Block, made_of
 from .edit import clone_shared, placeholder_like, replace, substitute
 from .filters import check_filter, takes

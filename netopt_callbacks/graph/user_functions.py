@@ -6,8 +6,9 @@ it was made with, and nobody is told. So in our copies of a graph, a class that 
 its own is copied by its attributes.
 
 In the engine's edits that is not enough: the script still holds the object that it made, sets its
-attributes and reads them, and the trainer computes with a copy. So the UserFunctions of a network
-in training share their attributes with their copies, see `share`.
+attributes and reads them, and the trainer computes with a copy. So the copies that are made under
+`cloned_sharing` take the attributes of the script's object before each call, and give them back
+after it.
 """
 import contextlib
 import functools
@@ -15,15 +16,15 @@ import threading
 from typing import Any, Callable, Dict, Iterable, Iterator, List
 
 import cntk as C
-from cntk.internal import _UDFDeserializeCallbackWrapper
 from cntk.ops.functions import UserFunction
 
 from ..native_machine import _native
 from .walk import walk
 
-_STATE = '_netopt_attributes'
+# In the `__dict__` of a copy: that of the script's object. It holds none of the graph before.
+_SOURCE = '_netopt_source'
 # What belongs to one object alone: its C++ object, and what CNTK keeps of a minibatch.
-_OWN = frozenset(['this', '_none_state', '_state_wrapped', _STATE])
+_OWN = frozenset(['this', '_none_state', '_state_wrapped', _SOURCE])
 _local = threading.local()
 
 
@@ -44,69 +45,60 @@ def cloned_whole() -> Any:
 
 
 def cloned_sharing() -> Any:
-    """Lets those given to `share` share their attributes with the clones that are made meanwhile
-    on this thread."""
+    """Lets UserFunctions share their attributes with the clones that are made meanwhile on this
+    thread, and stand in for those that CNTK cannot load."""
+    for kind in kinds():
+        clone = vars(kind).get('clone')
+        if callable(clone) and not hasattr(clone, 'links'):
+            kind.clone = _linking(clone)
     return _meanwhile('sharing')
 
 
-class _Sharing:
-    """Mixin placed before the class of a UserFunction that shares its attributes.
-
-    They are in a dict that several objects hold; none keeps the graph of another one alive.
-    """
-
-    def __getattribute__(self, name: str) -> Any:
-        shared = object.__getattribute__(self, '__dict__').get(_STATE, ())
-        return shared[name] if name in shared else super().__getattribute__(name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        shared = self.__dict__.get(_STATE)
-        is_property = hasattr(getattr(type(self), name, None), '__set__')
-        if shared is None or name in _OWN or is_property:
-            super().__setattr__(name, value)
-        else:
-            shared[name] = value
-
-    def __delattr__(self, name: str) -> None:
-        shared = self.__dict__.get(_STATE, {})
-        if name in shared:
-            del shared[name]
-        else:
-            super().__delattr__(name)
-
-    def clone(self, cloned_inputs: List[C.Variable]) -> UserFunction:
-        if getattr(_local, 'sharing', False) and _STATE in self.__dict__:
-            return _copy(self, cloned_inputs, {_STATE: self.__dict__[_STATE]})
-        return super().clone(cloned_inputs)  # type: ignore[misc]
+def is_sharing() -> bool:
+    """Whether `cloned_sharing` is on."""
+    return getattr(_local, 'sharing', False)
 
 
-@functools.lru_cache(maxsize=None)
-def _sharing_class(kind: Any) -> Any:
-    names = {name: getattr(kind, name) for name in ('__doc__', '__module__', '__qualname__')}
-    return type(kind.__name__, (_Sharing, kind), names)
+def _linking(clone: Callable[..., UserFunction]) -> Callable[..., UserFunction]:
+    @functools.wraps(clone)
+    def method(self: UserFunction, cloned_inputs: List[C.Variable]) -> UserFunction:
+        _take(self)
+        copy = clone(self, cloned_inputs)
+        if is_sharing():
+            _link(copy, self)
+        return copy
+
+    method.links = True  # type: ignore[attr-defined]
+    return method
 
 
-def share(variables: Iterable[C.Variable]) -> None:
-    """Lets the UserFunctions of a graph share their attributes with copies of them.
-
-    Args:
-        variables (iterable of cntk.Variable): the outputs of the graph.
-    """
-    for function in _user_functions(variables):
-        _share(function)
+def _link(copy: UserFunction, original: UserFunction) -> None:
+    copy.__dict__[_SOURCE] = original.__dict__.get(_SOURCE, original.__dict__)
 
 
-def _share(function: UserFunction) -> Dict[str, Any]:
-    """Returns the attributes that a UserFunction shares."""
-    if not isinstance(function, _Sharing):
-        kind: Any = type(function)
-        object.__setattr__(function, '__class__', _sharing_class(kind))
-    own = function.__dict__
-    if _STATE not in own:
-        own[_STATE] = {name: value for name, value in own.items() if name not in _OWN}
-        for name in own[_STATE]:
-            del own[name]
-    return own[_STATE]
+def _take(function: UserFunction) -> None:
+    """Gives a copy the attributes that the script's object has now."""
+    if _SOURCE in function.__dict__:
+        _replace(function.__dict__, function.__dict__[_SOURCE])
+
+
+def _replace(mine: Dict[str, Any], theirs: Dict[str, Any]) -> None:
+    for name in [name for name in mine if name not in theirs and name not in _OWN]:
+        del mine[name]
+    mine.update((name, value) for name, value in list(theirs.items()) if name not in _OWN)
+
+
+def _with_attributes(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def method(self: UserFunction, *arguments: Any, **options: Any) -> Any:
+        _take(self)
+        try:
+            return call(self, *arguments, **options)
+        finally:
+            if _SOURCE in self.__dict__:
+                _replace(self.__dict__[_SOURCE], self.__dict__)
+
+    return method
 
 
 def adopt(loaded: Iterable[C.Variable], variables: Iterable[C.Variable]) -> None:
@@ -123,8 +115,7 @@ def adopt(loaded: Iterable[C.Variable], variables: Iterable[C.Variable]) -> None
     for function in _user_functions(loaded):
         alike = known.get((function.op_name, function.name))
         if alike:
-            _share(function)
-            function.__dict__[_STATE] = _share(alike.pop(0))
+            _link(function, alike.pop(0))
 
 
 def _user_functions(variables: Iterable[C.Variable]) -> List[UserFunction]:
@@ -137,81 +128,58 @@ def _user_functions(variables: Iterable[C.Variable]) -> List[UserFunction]:
     found = [function for function in functions if function.op_name == 'UserFunction']
     if not found:
         return []
-    objects = {output: one for one in _live() for output in _outputs(one)}
-    firsts = [function.outputs[0] for function in found]
-    return [objects[first] for first in firsts if first in objects]
+    firsts = {function.uid: function.outputs[0] for function in found}
+    # A loaded copy may have the same uids, and one whose graph is gone has no outputs.
+    objects = {one.uid: one for one in live() if one.uid in firsts and _has(one, firsts[one.uid])}
+    return [objects[uid] for uid in firsts if uid in objects]
 
 
-def _outputs(function: UserFunction) -> List[C.Variable]:
+def _has(function: UserFunction, output: C.Variable) -> bool:
     try:
-        return list(function.outputs)
-    except RuntimeError:  # the graph it was part of is gone
-        return []
+        return output in function.outputs
+    except RuntimeError:
+        return False
 
 
-def _live() -> List[UserFunction]:
-    kinds, pending = set(), [UserFunction]
-    while pending:
-        kind = pending.pop()
-        if kind not in kinds:
-            kinds.add(kind)
-            pending.extend(kind.__subclasses__())
-    return [one for one in _native.live_objects(kinds) if 'this' in one.__dict__]
+def kinds() -> List[Any]:
+    """Returns UserFunction and all its subclasses."""
+    found: List[Any] = [UserFunction]
+    for kind in found:
+        found.extend(one for one in kind.__subclasses__() if one not in found)
+    return found
 
 
-def _copy(
-    function: UserFunction, inputs: Iterable[C.Variable], attributes: Dict[str, Any]
-) -> UserFunction:
-    """Returns a UserFunction of the same class over other inputs, with the attributes given."""
+def live() -> List[UserFunction]:
+    """Returns all UserFunctions that Python keeps alive."""
+    return [one for one in _native.live_objects(kinds()) if 'this' in one.__dict__]
+
+
+def copy_of(function: UserFunction, inputs: Iterable[C.Variable]) -> UserFunction:
+    """Returns a UserFunction of the same class and with the same attributes over other inputs; it
+    shares them under `cloned_sharing`."""
+    _take(function)
     kind: Any = type(function)
     copy = kind.__new__(kind)
-    copy.__dict__.update(attributes)
+    copy.__dict__.update(
+        (name, value) for name, value in function.__dict__.items() if name not in _OWN
+    )
     UserFunction.__init__(
         copy, list(inputs), function.as_numpy, dict(function.attributes) or None, function.name
     )
+    if is_sharing():
+        _link(copy, function)
     return copy
 
 
 def _kept(clone: Callable[..., UserFunction]) -> Callable[..., UserFunction]:
     @functools.wraps(clone)
     def method(self: UserFunction, cloned_inputs: List[C.Variable]) -> UserFunction:
-        if not getattr(_local, 'whole', False):
-            return clone(self, cloned_inputs)
-        attributes = dict(self.__dict__.get(_STATE, ()), **self.__dict__)
-        return _copy(
-            self,
-            cloned_inputs,
-            {name: value for name, value in attributes.items() if name not in _OWN},
-        )
+        whole = is_sharing() or getattr(_local, 'whole', False)
+        return copy_of(self, cloned_inputs) if whole else clone(self, cloned_inputs)
 
     return method
 
 
-UserFunction.clone = _kept(UserFunction.clone)
-
-
-def _with_stand_ins(deserialize: Callable[..., UserFunction]) -> Callable[..., UserFunction]:
-    """Wraps how CNTK loads a UserFunction: where its class cannot, one that was given to `share`
-    stands in. CNTK loads the whole graph in each restore, but goes on with its own."""
-
-    @functools.wraps(deserialize)
-    def method(
-        self: Any, inputs: List[C.Variable], name: str, dictionary: Dict[str, Any]
-    ) -> UserFunction:
-        for one in _live():
-            if (
-                _STATE in one.__dict__
-                and one.name == name
-                and one.op_name == dictionary['op_name']
-                and type(one).deserialize is UserFunction.deserialize
-                and one.op_name not in self.factory_callback_map
-            ):
-                for variable in inputs:
-                    variable.__class__ = C.Variable
-                return _copy(one, inputs, {_STATE: one.__dict__[_STATE]})
-        return deserialize(self, inputs, name, dictionary)
-
-    return method
-
-
-_UDFDeserializeCallbackWrapper.__call__ = _with_stand_ins(_UDFDeserializeCallbackWrapper.__call__)
+UserFunction.clone = _linking(_kept(UserFunction.clone))
+for _name in ('_forward', '_backward', '_serialize_impl'):
+    setattr(UserFunction, _name, _with_attributes(getattr(UserFunction, _name)))

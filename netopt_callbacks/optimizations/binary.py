@@ -82,8 +82,8 @@ def threshold(values):
         values (array): [samples, channels, ...].
 
     Returns:
-        array: float32 [channels]; of a channel that is constant a little more than its value: it
-        has the sign -1, which no last digit of another CPU or runtime turns.
+        array: float32 [channels]; of a channel that is constant a little more than its value (0
+        for 0): it has the sign -1, which no last digit of another CPU or runtime turns.
     """
     rows = np.moveaxis(np.asarray(values, np.float64), 1, 0).reshape(values.shape[1], -1)
     return np.array([_threshold(row) for row in rows], np.float32)

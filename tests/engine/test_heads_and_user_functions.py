@@ -206,21 +206,37 @@ def test_numbers_that_cntk_saves_inexactly_are_told_before_training(draw):
     assert changed[:2] == plain[:2]
 
 
+def in_a_layer(x):
+    return C.layers.Dense(6)(C.layers.Dropout(0.3, seed=5)(C.layers.Dense(40)(x)))
+
+
+def in_attention(x):
+    """The block reads its arguments in another order than it lists them."""
+    keys = C.layers.Dropout(0.1, seed=5)(C.layers.Dense(40)(x))
+    query = C.layers.Dropout(0.2, seed=6)(C.layers.Dense(40)(x))
+    weights, drop = C.layers.Dense(40), C.layers.Dropout(0.3, seed=7)
+
+    @C.BlockFunction('Attention', 'attention')
+    def attention(keys, query):
+        return drop(C.tanh(weights(query))) * keys
+
+    return C.layers.Dense(6)(attention(keys, query))
+
+
+@pytest.mark.parametrize('network', [in_a_layer, in_attention])
 @pytest.mark.parametrize('optimization', [None, Identity(epoch=1)], ids=['observer', 'identity'])
-def test_the_dropout_inside_a_layer_takes_the_rates_of_the_script(optimization):
+def test_the_dropout_inside_a_layer_takes_the_rates_of_the_script(optimization, network):
     def losses(callbacks):
         C.cntk_py.reset_random_seed(3)
         x = C.input_variable(6)
-        z = C.layers.Dense(6)(C.layers.Dropout(0.3, seed=5)(C.layers.Dense(40)(x)))
-        (dropout,) = C.logging.depth_first_search(
-            z,
-            lambda part: isinstance(part, C.Function)
-            and part.op_name == 'Dropout'
-            and not part.is_block,
-            depth=-1,
-        )
+        z = network(x)
+        (dropout,) = [
+            part
+            for part in nc.graph.walk(z)
+            if part.op_name == 'Dropout' and not part.is_block and part.attributes['rngSeed'] == 5
+        ]
         loss = C.squared_error(z, x)
-        trainer = C.Trainer(z, (loss, None), [C.sgd(loss.parameters, 0.01)])
+        trainer = C.Trainer(z, (loss, None), [C.sgd(loss.parameters, 0.001)])
         run = nc.attach(trainer, callbacks, epoch_size=80) if callbacks is not None else None
         data, found = np.random.RandomState(0).randn(40, 6).astype(np.float32), []
         for number in range(6):
