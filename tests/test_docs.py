@@ -255,6 +255,12 @@ def run(command):
         words[1:1] = ['--allow-run-as-root', '--oversubscribe']
     words = [sys.executable if word == 'python' else word for word in words]
     done = subprocess.run(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # Without it, the child gets what MPI has set in this process if another test used it, and
+        # mpiexec ends without a word.
+        env=dict(os.environ),
+        universal_newlines=True,
     )
     assert done.returncode == 0, f'{command}\n{done.stdout}'
