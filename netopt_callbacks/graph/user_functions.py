@@ -25,6 +25,7 @@ from .walk import walk
 _SOURCE = '_netopt_source'
 # What belongs to one object alone: its C++ object, and what CNTK keeps of a minibatch.
 _OWN = frozenset(['this', '_none_state', '_state_wrapped', _SOURCE])
+_PACKAGE = __name__.split('.')[0] + '.'
 _local = threading.local()
 
 
@@ -49,7 +50,8 @@ def cloned_sharing() -> Any:
     thread, and stand in for those that CNTK cannot load."""
     for kind in kinds():
         clone = vars(kind).get('clone')
-        if callable(clone) and not hasattr(clone, 'links'):
+        ours = kind.__module__.startswith(_PACKAGE)  # they keep buffers, which no two may share
+        if callable(clone) and not hasattr(clone, 'links') and not ours:
             kind.clone = _linking(clone)
     return _meanwhile('sharing')
 
