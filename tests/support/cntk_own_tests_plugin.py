@@ -9,6 +9,7 @@ import sys
 
 import cntk as C
 import cntk_own_tests_workers
+import numpy as np
 import pytest
 
 MODE = os.environ['NETOPT_SESSION']
@@ -64,3 +65,4 @@ def device_id():
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     C.cntk_py.reset_random_seed(0)
+    np.random.seed(0)  # one test compares with a tolerance that some draws exceed
