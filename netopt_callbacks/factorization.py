@@ -6,9 +6,8 @@ import cntk as C
 import numpy as np
 
 from ._types import Filter, Rank
-from .optimizations import low_rank
+from .optimizations import low_rank, ranks
 from .optimizations.dense_factored import dense_factored
-from .optimizations.factor_dense import chosen_rank
 from .optimizations.factor_dense import factor_dense as _factor_dense
 
 __all__ = ['dense_factored', 'factor_dense', 'svd_subprojection']
@@ -35,7 +34,7 @@ def factor_dense(
     Raises:
         TypeError, ValueError: see `nc.FactorDense`. A rank that saves nothing warns (UserWarning).
     """
-    rank = chosen_rank('factor_dense', None, projection_function, factor_function)
+    rank = ranks.chosen('factor_dense', None, projection_function, factor_function)
     return _factor_dense(
         model, rank, filter_function, factor_function, split='right', every=True
     ).model

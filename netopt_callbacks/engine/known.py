@@ -8,6 +8,7 @@ import warnings
 import cntk as C
 
 from .. import graph
+from ..graph.walk import DELAYS
 from .readers import Readers
 
 _UNKNOWN = C.placeholder().shape
@@ -74,7 +75,8 @@ def _labels(function, state):
 
 
 def _delays(function):
-    return sum(part.op_name in ('PastValue', 'FutureValue') for part in graph.walk(function))
+    """Returns how many operations of a Function read a step before or after."""
+    return sum(part.op_name in DELAYS for part in graph.walk(function))
 
 
 def _is_over(function, other):

@@ -23,6 +23,7 @@ from ..optimizations import binary_block
 from . import (
     directors,
     edits,
+    inexact,
     learner_facts,
     random_state,
     readers,
@@ -173,36 +174,7 @@ class Network:
             self._tracker.listen(*self._listeners)
             return
         now = self._pulled()
-        if self.counts()[0] and random_state.stateful_blocks(now.whole):
-            warnings.warn(
-                'this trainer has trained a block with random state (cntk.layers.Dropout is one), '
-                'and CNTK forgets the state of such a block if a trainer is rebuilt: its random '
-                'numbers start from the beginning. Attach before the first minibatch for an '
-                'exact run'
-            )
-        if self._window_unknown:
-            warnings.warn(
-                'this trainer trained before its progress writers were under our eyes, and CNTK '
-                'does not tell what they have summed up since their last summary: if a progress '
-                'window is open now, its next summary counts all its samples, but the loss and '
-                'metric only from here on. Call trainer.summarize_training_progress() first, or '
-                'attach before the first minibatch'
-            )
-        if changes and random_state.estimates(now.whole):
-            warnings.warn(
-                'this network estimates the inclusion frequencies of a sampled softmax '
-                '(random_sample_inclusion_frequency with allow_duplicates=False): CNTK draws for '
-                'this estimate once for each trainer, so that from each optimization on, and after '
-                'a resume, the losses differ from those of one trainer by what the estimate is '
-                'uncertain. With allow_duplicates=True they are computed and equal'
-            )
-        if changes and random_state.draws_normal(now.whole):
-            warnings.warn(
-                'this network draws from a normal distribution (C.random.normal): CNTK saves how '
-                'many numbers were drawn, and not where its generator is, so that from each '
-                'optimization on, and after a resume (as in plain CNTK), it draws other numbers of '
-                'the same distribution. Uniform, Gumbel and Bernoulli numbers go on exactly'
-            )
+        inexact.warn(now.whole, changes, bool(self.counts()[0]), self._window_unknown)
         if changes:
             learner_facts.keep_state(self.given)
             # A learner made by `learner=` in an earlier run counts as the script's own in this run.

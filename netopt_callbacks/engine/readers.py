@@ -13,7 +13,7 @@ import cntk as C
 from cntk.eval.evaluator import Evaluator
 from cntk.ops.functions import UserFunction
 
-from ..graph.edit import with_outputs
+from ..graph.pieces import with_outputs
 from ..native_machine import _native
 from . import evaluators, remember, state, uids
 from .reading import Reading

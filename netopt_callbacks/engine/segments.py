@@ -304,6 +304,7 @@ class Segment(TrainingSession):
     def __init__(self, segments, arguments):
         self._segments = segments
         self._first = True
+        self._restoring = contextlib.ExitStack()  # C++ restores before its first minibatch
         self._due = False
         self.stopped = False
         self._left = False
@@ -311,7 +312,7 @@ class Segment(TrainingSession):
 
     def run(self, device):
         """Trains; returns whether training came to its end, and raises the original error."""
-        with contextlib.ExitStack() as self._restoring:
+        with self._restoring:
             self._restoring.enter_context(user_functions.cloned_sharing())
             return directors.run(
                 self._segments.caught, lambda: self.train(device), lambda: self._left

@@ -1,10 +1,10 @@
 """Tells whether a minibatch source can go back to its position, and whether data is left."""
-import inspect
 import math
 
 from cntk.device import use_default_device
 from cntk.io import INFINITELY_REPEAT, MinibatchSourceFromData, UserMinibatchSource
 
+from ..signatures import takes
 from . import remember
 
 
@@ -118,16 +118,8 @@ def next_minibatch(source, size, count=1, rank=0):
     """
     if isinstance(source, UserMinibatchSource):
         given = size, count, rank, use_default_device()
-        return source.next_minibatch(*given[: 4 if _takes(source.next_minibatch, given) else 3])
+        return source.next_minibatch(*given[: 4 if takes(source.next_minibatch, 4) else 3])
     return source.next_minibatch(size, num_data_partitions=count, partition_index=rank)
-
-
-def _takes(function, arguments):
-    try:
-        inspect.signature(function).bind(*arguments)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def _give_next(source, minibatch):

@@ -6,9 +6,10 @@ be wrong is found by running the file (`check`).
 import cntk as C
 
 from .. import graph
+from ..graph.walk import DELAYS
 from . import crop
 
-_FOR_ONE = ('GatherPacked', 'ScatterPacked', 'PackedIndex', 'PastValue', 'FutureValue')
+_FOR_ONE = ('GatherPacked', 'ScatterPacked', 'PackedIndex') + DELAYS
 _SYMMETRIC = 2
 _LOSSES = ('CrossEntropyWithSoftmax', 'ClassificationError')
 

@@ -4,10 +4,11 @@ Public as `nc.graph`: it is what an optimization of your own is written with. Se
 """
 from . import stand_ins  # noqa: F401  (takes effect by the import)
 from .blocks import Block, made_of
-from .edit import clone_shared, placeholder_like, replace, substitute
+from .edit import clone_shared, replace, substitute
 from .filters import check_filter, takes
 from .find import frozen_layers, layers, no_layers_error, other_products
 from .layer import Layer
+from .pieces import placeholder_like
 from .scope import is_trained, seen_first, trained_by, trained_part
 from .user_functions import cloned_whole
 from .values import evaluate, flat, opened

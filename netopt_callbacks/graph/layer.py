@@ -5,7 +5,8 @@ from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 import cntk as C
 import numpy as np
 
-from .edit import placeholder_like, rebuild, unapplied, with_outputs
+from .edit import rebuild
+from .pieces import placeholder_like, unapplied, with_outputs
 from .walk import body
 
 

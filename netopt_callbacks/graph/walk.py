@@ -7,6 +7,9 @@ from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Se
 
 import cntk as C
 
+# They read a step before or after: what closes a loop.
+DELAYS = ('PastValue', 'FutureValue')
+
 
 def functions(outputs: Sequence[C.Variable], stop: Collection[str] = ()) -> List[C.Function]:
     """Returns the Functions one level of a graph is made of, inputs first, each once.

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import graph
 from ..graph.blocks import declared
-from ..graph.edit import with_outputs
+from ..graph.pieces import with_outputs
 from ..graph.walk import Level
 from ..optimizations import binary_block
 from ..optimizations.binary_kinds import KINDS

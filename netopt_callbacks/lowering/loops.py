@@ -1,6 +1,5 @@
 """Which Functions of a graph are part of a loop over time."""
-
-_DELAYS = ('PastValue', 'FutureValue')
+from ..graph.walk import DELAYS
 
 
 def looping(level):
@@ -8,7 +7,7 @@ def looping(level):
     output, a step before or after."""
     found = set()
     for function in level.functions:
-        if function.op_name not in _DELAYS or function.uid in found:
+        if function.op_name not in DELAYS or function.uid in found:
             continue
         after = _reached(
             function,

@@ -1,5 +1,4 @@
 """Dense layers factored to low rank: W ~ W1 W2."""
-import inspect
 import warnings
 from numbers import Integral
 from typing import Any, Callable, Optional
@@ -15,6 +14,7 @@ from .binary_kinds import DENSE
 from .dense_factored import OP_NAME, product
 from .ends import END, UNTRAINED, keys_of, last
 from .products import notes_of_products
+from .tied import weights_read_elsewhere
 
 
 class FactorDense(Optimization):
@@ -60,7 +60,7 @@ class FactorDense(Optimization):
         learner_state: str = 'reset',
     ) -> None:
         super().__init__(epoch, filter_function, learner, learner_state)
-        self.rank = chosen_rank('FactorDense', rank, projection_function, factor_function)
+        self.rank = ranks.chosen('FactorDense', rank, projection_function, factor_function)
         self.factor_function = factor_function
 
     def check(self, model: C.Function) -> Optional[Transformed]:
@@ -88,7 +88,7 @@ class FactorDense(Optimization):
 def _possible(model, layers):
     """Returns a `Replaced` for each of the layers that the weights to come, or a
     factor_function, may let be factored."""
-    stay = _read_elsewhere(model, layers)
+    stay = weights_read_elsewhere(model, layers)
     return [
         Replaced(layer.name or layer.label, retired=(layer.W,))
         for layer in layers
@@ -99,7 +99,7 @@ def _possible(model, layers):
 def _expected(model, layers, rank):
     """Returns what `factor_dense` will make of the layers for a rank that is a number, but for
     the values."""
-    stay = _read_elsewhere(model, layers)
+    stay = weights_read_elsewhere(model, layers)
     factors, replaced, new_functions = {}, [], {}
     for layer in layers:
         shape = _matrix_shape(layer)
@@ -189,7 +189,7 @@ def factor_dense(
     """
     found, left = _choice(model, filter_function, every)
     notes, replaced, factored, new_functions = [], [], {}, {}
-    elsewhere = _read_elsewhere(model, found)
+    elsewhere = weights_read_elsewhere(model, found)
     for layer in found:
         if layer.W.uid not in factored:
             stays = layer.W.uid in elsewhere
@@ -207,84 +207,10 @@ def factor_dense(
     )
 
 
-def chosen_rank(what, rank, projection_function, factor_function):
-    """Returns the one rank given under either name; None leaves it to `factor_function`.
-
-    Raises:
-        TypeError, ValueError: see `FactorDense`.
-    """
-    for name, function in (
-        ('projection_function', projection_function),
-        ('factor_function', factor_function),
-    ):
-        if function is not None and not callable(function):
-            raise TypeError(
-                f'{what}: {name} must be a function of W (factor_function of W and k), got '
-                f'{function!r}; a rank that is a number goes into rank'
-            )
-    if factor_function is not None and not _takes(factor_function, 2):
-        raise TypeError(
-            f'{what}: factor_function must take two arguments, W and the rank k, got '
-            f'{factor_function!r}; write lambda W, k: ...'
-        )
-    if rank is not None and projection_function is not None:
-        raise ValueError(
-            f'{what}: one of rank and projection_function must choose the rank, got rank={rank!r} '
-            f'and projection_function={projection_function!r}; leave one out'
-        )
-    if rank is None and projection_function is None:
-        if factor_function is None:
-            raise ValueError(
-                f'{what}: something must choose the rank, got no rank, projection_function or '
-                'factor_function; give rank: an int, a fraction of the smaller side, or a rule '
-                'as nc.energy(0.95)'
-            )
-        return None
-    return ranks.check(projection_function if rank is None else rank, what + ': rank')
-
-
-def _takes(function, arguments):
-    """Whether a function can be called with that many arguments; of some builtins nobody can
-    tell."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return True
-    try:
-        signature.bind(*range(arguments))
-    except TypeError:
-        return False
-    return True
-
-
 _STAYS = (
     'its weights are read elsewhere too (tied weights, or a penalty on them), so they stay, and '
     'factors only add to them'
 )
-
-
-def _read_elsewhere(model, layers):
-    """Returns the uids of the layers' weights that something else reads too: tied, or an L2 term.
-
-    What the script computes of weights alone beside its network, such as their norm, does not
-    count: the engine names it, and it goes on computing what it did.
-    """
-    cores = {layer.core.uid for layer in layers}
-    mine = {layer.W.uid for layer in layers}
-    trained = len(graph.trained_part(model).outputs)
-    beside = [output for output in model.outputs[trained:] if C.combine([output]).arguments]
-    found = set()
-    for function in graph.walk(C.combine(list(model.outputs[:trained]) + beside)):
-        read = function.inputs
-        if function.is_block:  # those that it is applied to; its own are read inside
-            read = [actual for _, actual in function.block_arguments_mapping]
-        read = {variable.uid for variable in read} & mine
-        if function.is_block and read:
-            inside = graph.walk(graph.body(function))
-            read = set() if any(part.uid in cores for part in inside) else read
-        if function.uid not in cores:
-            found |= read
-    return found
 
 
 def _factor(layer, rank, factor_function, split, every, stays):

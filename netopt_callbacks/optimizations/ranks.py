@@ -10,6 +10,7 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
+from ..signatures import takes
 from . import low_rank
 
 
@@ -173,3 +174,39 @@ def _exact(number: Any) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def chosen(what: str, rank: Any, projection_function: Any, factor_function: Any) -> Any:
+    """Returns the one rank given under either name; None leaves it to `factor_function`.
+
+    Raises:
+        TypeError, ValueError: see `FactorDense`.
+    """
+    for name, function in (
+        ('projection_function', projection_function),
+        ('factor_function', factor_function),
+    ):
+        if function is not None and not callable(function):
+            raise TypeError(
+                f'{what}: {name} must be a function of W (factor_function of W and k), got '
+                f'{function!r}; a rank that is a number goes into rank'
+            )
+    if factor_function is not None and not takes(factor_function, 2):
+        raise TypeError(
+            f'{what}: factor_function must take two arguments, W and the rank k, got '
+            f'{factor_function!r}; write lambda W, k: ...'
+        )
+    if rank is not None and projection_function is not None:
+        raise ValueError(
+            f'{what}: one of rank and projection_function must choose the rank, got rank={rank!r} '
+            f'and projection_function={projection_function!r}; leave one out'
+        )
+    if rank is None and projection_function is None:
+        if factor_function is None:
+            raise ValueError(
+                f'{what}: something must choose the rank, got no rank, projection_function or '
+                'factor_function; give rank: an int, a fraction of the smaller side, or a rule '
+                'as nc.energy(0.95)'
+            )
+        return None
+    return check(projection_function if rank is None else rank, what + ': rank')

@@ -130,6 +130,20 @@ def test_clones_outside_of_the_engine_are_cntks_own():
     assert nc.graph.clone_shared(z).eval({x: data}).tolist() == [[3.0, 3.0, 3.0]]
 
 
+def trained(trainer, callbacks, minibatch, times, before=lambda number: None):
+    """Returns the losses of one minibatch, trained several times; `before` gets the number of
+    each."""
+    run = nc.attach(trainer, callbacks, epoch_size=80) if callbacks is not None else None
+    found = []
+    for number in range(times):
+        before(number)
+        trainer.train_minibatch(minibatch)
+        found.append(trainer.previous_minibatch_loss_average)
+    if run is not None:
+        run.finish()
+    return found
+
+
 @pytest.mark.few(1)
 @pytest.mark.parametrize('duplicates', [True, False])
 def test_sampled_softmax_equals_plain_or_is_told_before_training(duplicates):
@@ -146,18 +160,11 @@ def test_sampled_softmax_equals_plain_or_is_told_before_training(duplicates):
         right = C.reduce_sum(hidden * C.times(y, W)) - C.times_transpose(frequency, y)
         loss = C.reduce_sum(C.log_add_exp(C.reduce_log_sum_exp(wrong), right) - right)
         trainer = C.Trainer(None, (loss,), [C.sgd(loss.parameters, 0.1)])
-        run = nc.attach(trainer, callbacks, epoch_size=80) if callbacks is not None else None
         minibatch = {
             x: np.random.RandomState(0).randn(20, 6).astype(np.float32),
             y: C.Value.one_hot([[index] for index in range(20)], classes),
         }
-        found = []
-        for _ in range(8):
-            trainer.train_minibatch(minibatch)
-            found.append(trainer.previous_minibatch_loss_average)
-        if run is not None:
-            run.finish()
-        return found
+        return trained(trainer, callbacks, minibatch, 8)
 
     plain = losses(None)
     assert losses([nc.Observer()]) == plain
@@ -187,14 +194,8 @@ def test_numbers_that_cntk_saves_inexactly_are_told_before_training(draw):
         z = C.layers.Dense(6)(mean + 0.1 * draw(mean, seed=5))
         loss = C.squared_error(z, x)
         trainer = C.Trainer(z, (loss, None), [C.sgd(loss.parameters, 0.1)])
-        run = nc.attach(trainer, callbacks, epoch_size=80) if callbacks is not None else None
-        data, found = np.random.RandomState(0).randn(40, 6).astype(np.float32), []
-        for _ in range(6):
-            trainer.train_minibatch({x: data})
-            found.append(trainer.previous_minibatch_loss_average)
-        if run is not None:
-            run.finish()
-        return found
+        data = np.random.RandomState(0).randn(40, 6).astype(np.float32)
+        return trained(trainer, callbacks, {x: data}, 6)
 
     plain = losses(None)
     assert losses([nc.Observer()]) == plain
@@ -237,14 +238,13 @@ def test_the_dropout_inside_a_layer_takes_the_rates_of_the_script(optimization, 
         ]
         loss = C.squared_error(z, x)
         trainer = C.Trainer(z, (loss, None), [C.sgd(loss.parameters, 0.001)])
-        run = nc.attach(trainer, callbacks, epoch_size=80) if callbacks is not None else None
-        data, found = np.random.RandomState(0).randn(40, 6).astype(np.float32), []
-        for number in range(6):
-            dropout.set_attribute('dropoutRate', 0.1 * number)
-            trainer.train_minibatch({x: data})
-            found.append(trainer.previous_minibatch_loss_average)
-        if run is not None:
-            run.finish()
-        return found
+        data = np.random.RandomState(0).randn(40, 6).astype(np.float32)
+        return trained(
+            trainer,
+            callbacks,
+            {x: data},
+            6,
+            lambda number: dropout.set_attribute('dropoutRate', 0.1 * number),
+        )
 
     assert losses([optimization or nc.Observer()]) == losses(None)

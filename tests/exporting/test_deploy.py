@@ -483,34 +483,28 @@ def test_a_binary_layer_that_leaves_out_the_outermost_pixels(side, stride, tmp_p
             assert_same(found, binary.eval({binary.arguments[0]: values}))
 
 
-def test_steps_of_which_a_binary_layer_leaves_out_the_outermost_pixels(tmp_path):
-    model = C.layers.Convolution2D((1, 1), 8, strides=3, pad=True, name='layer')(steps(4, 9, 8))
-    binary = lowering.lower_binary_layers(binarized(model))
-    path = str(tmp_path / 'file.onnx')
-    deploy.export(binary, path)
-    values = [np.random.RandomState(7).randn(4, 4, 9, 8).astype(np.float32) for _ in range(3)]
-    expected = np.stack(binary.eval({binary.arguments[0]: values}), axis=1)
-    assert_same(run(path, np.stack(values, axis=1))[0], expected)
-
-
-def test_squeezed_steps_run_batches(tmp_path):
-    model = C.layers.Dense(3)(C.squeeze(C.reduce_mean(steps(4, 6, 6), (1, 2))))
-    path = str(tmp_path / 'file.onnx')
+def assert_steps_run_batches(model, path, batch, *shape):
     deploy.export(model, path)
-    values = [np.random.RandomState(7).randn(5, 4, 6, 6).astype(np.float32) for _ in range(3)]
+    random = np.random.RandomState(7)
+    values = [random.randn(batch, *shape).astype(np.float32) for _ in range(3)]
     expected = np.stack(model.eval({model.arguments[0]: values}), axis=1)
     assert_same(run(path, np.stack(values, axis=1))[0], expected)
 
 
+def test_steps_of_which_a_binary_layer_leaves_out_the_outermost_pixels(tmp_path):
+    model = C.layers.Convolution2D((1, 1), 8, strides=3, pad=True, name='layer')(steps(4, 9, 8))
+    binary = lowering.lower_binary_layers(binarized(model))
+    assert_steps_run_batches(binary, str(tmp_path / 'file.onnx'), 4, 4, 9, 8)
+
+
+def test_squeezed_steps_run_batches(tmp_path):
+    model = C.layers.Dense(3)(C.squeeze(C.reduce_mean(steps(4, 6, 6), (1, 2))))
+    assert_steps_run_batches(model, str(tmp_path / 'file.onnx'), 5, 4, 6, 6)
+
+
 def test_recurrences_run_batches(tmp_path):
     model = C.layers.Dense(3)(C.layers.Recurrence(C.layers.LSTM(5))(steps(7)))
-    path = str(tmp_path / 'file.onnx')
-    deploy.export(model, path)
-    values = [np.random.RandomState(7).randn(4, 7).astype(np.float32) for _ in range(3)]
-    assert_same(
-        run(path, np.stack(values, axis=1))[0],
-        np.stack(model.eval({model.arguments[0]: values}), axis=1),
-    )
+    assert_steps_run_batches(model, str(tmp_path / 'file.onnx'), 4, 7)
 
 
 @pytest.mark.parametrize(
