@@ -105,8 +105,8 @@ class _Package(types.ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 if _cntk.cntk is not None:
-    for _module in ('remember', 'asked'):
-        importlib.import_module(f'{__name__}.engine.{_module}').install()
+    for _module in ('trainers.remember', 'readers.asked'):
+        importlib.import_module(f'{__name__}.{_module}').install()
     # What each optimization says of its blocks is known from here on, of models loaded from files
     # too.
     for _module in sorted(set(_NAMES.values())):

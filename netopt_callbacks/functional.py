@@ -3,7 +3,7 @@ from typing import Any, Callable, Optional
 
 import cntk as C
 
-from .engine.held_out import Minibatches, held_out_data
+from .evaluation.held_out import Minibatches, held_out_data
 from .lowering import Lower
 from .lowering.lower import check_applied
 from .optimizations.base import Optimization, as_transformed

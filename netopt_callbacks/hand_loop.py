@@ -14,16 +14,17 @@ import cntk as C
 from cntk.io import MinibatchData
 from cntk.train.training_session import DataUnit
 
-from ._types import Callbacks, EpochSize, Path, Points
 from . import graph
-from .engine import directors, readers, remember, uids
+from ._types import Callbacks, EpochSize, Path, Points
 from .engine.callbacks import refuse_epochs_that_never_come
 from .engine.engine import Engine
 from .engine.exchanged import Exchanged, class_of, subclass
-from .engine.held_out import held_out_data, samples_of
 from .engine.schedule import Clock
+from .evaluation.held_out import held_out_data, samples_of
 from .lowering import Lower
+from .readers import readers
 from .records import Result
+from .trainers import directors, remember, uids
 
 _GOES_ON = 1  # in a mask: a step of a sequence other than its first
 _unfinished: 'weakref.WeakSet[Any]' = weakref.WeakSet()

@@ -5,7 +5,9 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 from ._types import Path, Points
 from .baseline import Baseline
 from .count import Totals
+from .exporting import exporter
 from .optimizations.base import LayerNote
+from .summary import of_record, of_result
 from .table import in_html
 
 
@@ -195,8 +197,6 @@ class Record:
         return '<Record: {}>'.format(', '.join(said))
 
     def _repr_html_(self) -> str:
-        from .summary import of_record
-
         return in_html(of_record(self))
 
 
@@ -254,8 +254,6 @@ class Result:
             RuntimeError: training has not begun, so there is no network.
             Whatever `nc.deploy.export` raises.
         """
-        from .exporting import exporter
-
         if self.model is None:
             raise RuntimeError('there is no network to export: training has not begun')
         held_out = self.held_out if data is None and self.held_out else data
@@ -273,8 +271,6 @@ class Result:
         The parts are: the optimizations and their effect on the metric, their layers, the whole
         network, the lowered network, and the ratios.
         """
-        from .summary import of_result
-
         return of_result(self)
 
     def to_frame(self) -> Any:

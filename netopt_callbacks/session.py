@@ -12,14 +12,15 @@ from cntk.train.training_session import (
 )
 
 from ._types import Callbacks, EpochSize, Path, Points
-from .engine import directors, random_state, remember, sources
 from .engine.callbacks import refuse_epochs_that_never_come
 from .engine.engine import Engine
-from .engine.held_out import held_out_data
 from .engine.schedule import Clock
 from .engine.segments import Arguments, Segments
+from .evaluation import sources
+from .evaluation.held_out import held_out_data
 from .integers import plain
 from .records import Result
+from .trainers import directors, random_state, remember
 
 
 def training_session(

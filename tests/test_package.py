@@ -134,3 +134,27 @@ def test_a_missing_extra_is_named(missing, line, words, tmp_path):
     )
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith('ImportError') and missing in last and words in last
+
+
+BELOW = {
+    'trainers': set(),
+    'readers': {'trainers'},
+    'checkpoints': {'trainers'},
+    'evaluation': {'trainers'},
+    'engine': {'trainers', 'readers', 'checkpoints', 'evaluation'},
+}
+
+
+@pytest.mark.parametrize('package', sorted(BELOW))
+def test_what_the_engine_is_built_of_knows_nothing_above_it(package):
+    folder = os.path.join(os.path.dirname(nc.__file__), package)
+    imported = set()
+    for name in os.listdir(folder):
+        if name.endswith('.py'):
+            with open(os.path.join(folder, name)) as file:
+                nodes = list(ast.walk(ast.parse(file.read())))
+            for node in nodes:
+                if isinstance(node, ast.ImportFrom) and node.level == 2:
+                    names = [node.module] if node.module else [one.name for one in node.names]
+                    imported.update(name.split('.')[0] for name in names)
+    assert imported & set(BELOW) == BELOW[package]

@@ -1,7 +1,7 @@
 """Notifies the observers of a run of each event, in the order of the list."""
 import time
 
-from . import directors
+from ..trainers import directors
 
 
 class Audience:

@@ -7,7 +7,7 @@ from cntk.train.training_session import DataUnit
 from ..lowering import Lower
 from ..observers.base import Observer
 from ..optimizations.base import Optimization
-from . import learner_facts
+from ..trainers import learner_facts
 
 
 def sorted_callbacks(callbacks):
@@ -75,17 +75,6 @@ def _shown(value):
     if code is None:
         return repr(value)
     return f'{value.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})'
-
-
-def in_order(optimizations):
-    """Returns the indices of optimizations in the order applied: by epoch, then as listed."""
-    return sorted(
-        range(len(optimizations)),
-        key=lambda index: (
-            isinstance(optimizations[index].epoch, tuple),
-            optimizations[index].epoch,
-        ),
-    )
 
 
 def refuse_lower_without_data(lower, data):

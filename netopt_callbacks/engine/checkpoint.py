@@ -24,12 +24,12 @@ from typing import NamedTuple, Optional
 import cntk as C
 from cntk import cntk_py
 
-from . import generations, phase_file, saved_graph
-from .generations import Generations
-from .mark import label_of as label_in
-from .pair import STATE
-from .state import own
-from .uids import load_as_saved
+from ..checkpoints import generations, phase_file, saved_graph
+from ..checkpoints.generations import Generations
+from ..checkpoints.mark import label_of as label_in
+from ..checkpoints.pair import STATE
+from ..trainers.state import own
+from ..trainers.uids import load_as_saved
 
 FOLDER = '.netopt'
 TEMPORARY = '.tmp'

@@ -7,8 +7,9 @@ import cntk as C
 from .. import graph
 from ..graph import user_functions
 from ..optimizations.base import as_transformed
-from . import difference, swap
-from .state import own
+from ..readers import difference
+from ..trainers.state import own
+from . import swap
 
 # Held while a graph is edited. CNTK takes a Function where an operation wants a Variable, but its
 # conversion fails in one thread while another converts; and CNTK numbers all nodes of a process by

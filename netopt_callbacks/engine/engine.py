@@ -18,25 +18,26 @@ import warnings
 from cntk.train.training_session import DataUnit
 
 from ..baseline import checked_baseline
+from ..evaluation.held_out import Minibatches
+from ..evaluation.recovery import Recovery
 from ..observers.base import Run
+from ..optimizations.base import in_order
 from ..records import Record, Result
-from . import directors, edits, learner_facts, uids
+from ..trainers import directors, learner_facts, uids
+from ..trainers.distributed import Workers
+from . import edits
 from .audience import Audience
 from .callbacks import (
     described,
-    in_order,
     on_all_workers,
     refuse_lower_without_data,
     refuse_projection,
     refuse_writers,
     sorted_callbacks,
 )
-from .distributed import Workers
 from .exchanged import trained_averages, trained_samples
-from .held_out import Minibatches
 from .network import Network
 from .phases import Phases
-from .recovery import Recovery
 
 
 class Engine:
@@ -116,7 +117,7 @@ class Engine:
             self.result.records,
             early,
             checkpoint_file,
-            self._restore_file,
+            self._restorer,
         )
         self._tested = None
         self._unreported = None
@@ -129,17 +130,18 @@ class Engine:
         """Takes the trainer over and applies what is due before the first minibatch.
 
         Args:
-            file, restore: the checkpoint to resume from, as `restore` takes them.
+            file, restore: the checkpoint to resume from, as `Phases.restore` takes them.
 
         Returns:
-            phases.Restored: see `restore`; None without a checkpoint.
+            phases.Restored: None without a checkpoint.
         """
         restored = None
         if self.optimizations:
             uids.refuse_doubles(self._network.now.whole.outputs)
         self.phases.count_from(self._network.counts())
         if file:
-            restored = self.restore(file, restore)
+            restored = self.phases.restore(file, restore)
+            self.phases.write_missing()
         with edits.of_the_network():
             self._network.refuse_expected(self._pending())
             if not file:
@@ -177,8 +179,7 @@ class Engine:
 
     def restore(self, file, restore=None):
         """Restores a checkpoint into the structure it was written with: see `Phases.restore`."""
-        with edits.of_the_network():
-            restored = self.phases.restore(file, restore)
+        restored = self.phases.restore(file, restore)
         self._recovery.forget()
         self.phases.write_missing()
         return restored
@@ -325,13 +326,11 @@ class Engine:
 
     # The parts.
 
-    def _restore_file(self, file, restore):
-        """Restores for the user's code during the run: see `phases.Phases.restore_file`."""
+    def _restorer(self):
+        """Returns what restores for the user's code during the run: see `Phases.restorer`."""
         if self._holds_trainer:
-            with edits.of_the_network():
-                return self.phases.restore_in_place(file, restore)
-        begin = self.restore if self.started else self.start
-        return begin(file, restore).state
+            return self.phases.restore_in_place
+        return self.restore if self.started else self.start
 
     def _pending(self):
         return [

@@ -9,7 +9,8 @@ import contextlib
 from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
-from . import remember, saved_graph
+from ..checkpoints import saved_graph
+from ..trainers import remember
 
 
 def trained_samples(trainer):
@@ -117,6 +118,6 @@ class Exchanged:
             return restored
 
         if phases is not None:
-            return phases.restore_file(filename, restore)
+            return phases.restorer(filename, restore).state
         saved_graph.refuse_other(self, filename)
         return restore(filename)

@@ -19,27 +19,25 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from .. import count, graph
+from ..checkpoints import saved_graph, temporary
 from ..optimizations import binary_block
-from . import (
+from ..readers import readers
+from ..readers.known import known_model
+from ..trainers import (
     directors,
-    edits,
     inexact,
     learner_facts,
     random_state,
-    readers,
     remember,
-    saved_graph,
     state,
-    swap,
     uids,
-    temporary,
     windows,
 )
-from .export import exported
-from .known import known_model
-from .plan import planned, refuse_expected
+from ..trainers.export import exported
+from ..trainers.plan import planned, refuse_expected
+from ..trainers.state import own
+from . import edits, swap
 from .schedule import UNITS
-from .state import own
 
 
 class Change:

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from cntk.train.trainer import Trainer
 
+from ..checkpoints import phase_file
+from ..checkpoints.lock import Lock
 from ..records import Record
-from . import checkpoint, directors, edits, learner_facts, phase_file
-from .lock import Lock
+from ..trainers import directors, learner_facts
+from . import checkpoint, edits
 from .restores import Restores
 
 
@@ -35,7 +37,7 @@ class Phases:
         records (list of nc.Record): those of the applied optimizations; filled in place.
         early (list of (int, float)): the curve before the first of them; filled in place.
         file (str): the checkpoint name C++ writes to; None if it writes none.
-        restorer (callable): restores for the user's code during the run, see `restore_file`.
+        restorer (callable): returns what restores for the user's code during the run.
 
     Attributes:
         applied (list of int): indices of the applied optimizations in the list, in order.
@@ -247,7 +249,8 @@ class Phases:
         workers.barrier()
         return checkpoint.newest(self._file)
 
-    def restore(self, file, restore):
+    @edits.of_the_network()
+    def restore(self, file, restore=None):
         """Restores a checkpoint into the structure it was written with.
 
         Args:
@@ -325,8 +328,9 @@ class Phases:
         )
         self._clock.set(counts)
 
+    @edits.of_the_network()
     def restore_in_place(self, file, restore):
-        """Restores a checkpoint while C++'s loop holds the C++ trainer, which thus has to stay.
+        """Does what `restore` does while C++'s loop holds the C++ trainer, which thus has to stay.
 
         Raises:
             ValueError: the checkpoint belongs to another structure.
@@ -347,24 +351,17 @@ class Phases:
             )
         else:
             learner_facts.check_states(saved, self._network.now.trained)
-        return self._restores.in_place(lambda: restore(file))
+        return Restored(self._restores.in_place(lambda: restore(file)), changed=False)
 
-    def restore_file(self, file, restore):
-        """Restores a checkpoint for the user's code, during the run or after it.
+    @property
+    def restorer(self):
+        """What restores a checkpoint for the user's code now; called as `restore` is."""
+        return self._restore_after_the_run if self._restorer is None else self._restorer()
 
-        Args:
-            file (str): the checkpoint.
-            restore (callable): restores the file into the trainer once it has the right structure.
-
-        Returns:
-            dict: the external state it was saved with.
-        """
-        if self._restorer is not None:
-            return self._restorer(file, restore)
-        with edits.of_the_network():
-            restored = self.restore(file, restore)
+    def _restore_after_the_run(self, file, restore):
+        restored = self.restore(file, restore)
         self._network.let_go()
-        return restored.state
+        return restored
 
 
 def _not_after(start, counts):

@@ -4,11 +4,14 @@
     go_back      the network that the trainer was built with, which a plain checkpoint belongs to
     in_place     the current network
 """
+from ..checkpoints import saved_graph
+from ..checkpoints.put_back import or_as_it_was
 from ..graph import user_functions
-from . import difference, edits, learner_facts, readers, saved_graph
-from .learner_facts import Trained
-from .put_back import or_as_it_was
-from .state import own
+from ..readers import difference, readers
+from ..trainers import learner_facts
+from ..trainers.learner_facts import Trained
+from ..trainers.state import own
+from . import edits
 
 
 class _Restore:

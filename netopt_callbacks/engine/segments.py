@@ -22,8 +22,10 @@ from cntk.train.training_session import (
     _unpack_parameter_frequency,
 )
 
+from ..checkpoints import temporary
+from ..evaluation import sources
 from ..graph import user_functions
-from . import directors, learner_facts, remember, sources, temporary
+from ..trainers import directors, learner_facts, remember
 from .checkpoint import FOR_NEXT_SEGMENT
 from .exchanged import trained_samples
 

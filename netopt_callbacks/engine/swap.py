@@ -4,12 +4,12 @@ The user's Trainer object stays. A new C++ trainer is built around the new graph
 writers, and put in place of the old one. Learners whose Parameters changed are rebuilt inside their
 own objects.
 """
-from . import learner_facts
+from ..checkpoints.mark import network_of
+from ..trainers import learner_facts
+from ..trainers.learner_facts import describe_parameter
+from ..trainers.plan import unread
+from ..trainers.remember import native_trainer
 from .exchanged import class_of
-from .learner_facts import describe_parameter
-from .mark import network_of
-from .plan import unread
-from .remember import native_trainer
 
 
 def check(before, after, trained, optimization):

@@ -1,5 +1,6 @@
 """The way out of CNTK: a network as one ONNX file; `nc.deploy.export` is the face,
 `docs/deploy.md` has the details."""
+from .. import _cntk
 
 
 def exporter():
@@ -8,8 +9,6 @@ def exporter():
     Raises:
         ImportError: CNTK, `onnx` or `onnxruntime` is missing.
     """
-    from .. import _cntk
-
     _cntk.require()
     try:
         from .export import export

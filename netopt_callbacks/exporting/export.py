@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import __version__, _cntk
 from ..deploy import ExportError
-from ..engine.held_out import held_out_data
+from ..evaluation.held_out import held_out_data
 from ..lowering.lower import check_applied, random_minibatch
 from ..onnx_file import METADATA
 from . import refuse

@@ -4,7 +4,7 @@ import platform
 import cntk as C
 import numpy as np
 
-from .. import recovery_text, summary
+from .. import __version__, recovery_text, summary
 from ..table import Table
 
 
@@ -47,16 +47,10 @@ def _facts(run):
     yield 'multiply-adds', run.macs
     yield 'bytes', run.bytes
     yield 'versions', (
-        f'netopt_callbacks {_version()}, CNTK {C.__version__}, NumPy {np.__version__}, Python '
+        f'netopt_callbacks {__version__}, CNTK {C.__version__}, NumPy {np.__version__}, Python '
         f'{platform.python_version()}'
     )
     yield 'machine', f'{_cpu()}, {platform.system()} {platform.machine()}'
-
-
-def _version():
-    from .. import __version__
-
-    return __version__
 
 
 def _cpu():

@@ -385,3 +385,14 @@ def _checked_epoch(owner: str, epoch: Epoch) -> Epoch:
             'before the first minibatch'
         )
     return epoch
+
+
+def in_order(optimizations: Sequence[Optimization]) -> List[int]:
+    """Returns the indices of optimizations in the order applied: by epoch, then as listed."""
+    return sorted(
+        range(len(optimizations)),
+        key=lambda index: (
+            isinstance(optimizations[index].epoch, tuple),
+            optimizations[index].epoch,
+        ),
+    )

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._types import Epoch, Filter, MakeLearner, Minibatches
 from .. import graph
+from ..lowering.replace import lower_binary_layers
 from . import binary
 from .base import LayerNote, Optimization, Replaced, Transformed
 from .binary_block import Recipe, build, core_of, latent_error
@@ -85,8 +86,6 @@ class Binarize(Optimization):
         self._choice, self._samples = None, {}  # 16 MB a layer
 
     def lower(self, model: C.Function) -> C.Function:
-        from ..lowering.replace import lower_binary_layers
-
         return lower_binary_layers(model)
 
 

@@ -3,6 +3,7 @@ them."""
 import cntk as C
 
 from .. import count, graph
+from ..lowering.replace import OPS
 from .binary_block import is_binary_core
 
 
@@ -29,8 +30,6 @@ def count_binary(block, row):
 def count_native(block, row):
     """Adds a native bit convolution or product, which holds its weights as packed bits and has
     no Parameters."""
-    from ..lowering.replace import OPS
-
     op = next(
         function for function in graph.walk(graph.body(block)) if function.op_name == 'UserFunction'
     )

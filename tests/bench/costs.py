@@ -20,7 +20,8 @@ import numpy as np
 from cntk.train.training_session import TrainingSession
 
 from examples.mnist import create_network
-from netopt_callbacks.engine import readers, state
+from netopt_callbacks.readers import readers
+from netopt_callbacks.trainers import state
 
 MINIBATCH = 64
 LAYERS = 100

@@ -7,7 +7,7 @@ import cntk as C
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import readers
+from netopt_callbacks.readers import readers
 from user_script import Identity, Script
 
 

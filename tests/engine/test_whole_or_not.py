@@ -2,6 +2,7 @@
 import gc
 import os
 import signal
+import traceback
 import weakref
 
 import cntk as C
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import network, readers, windows
+from netopt_callbacks.engine import network, swap
+from netopt_callbacks.readers import readers
+from netopt_callbacks.trainers import windows
 from user_script import SAMPLES, Identity, Script
 
 
@@ -127,6 +130,36 @@ def test_ctrl_c_while_cntk_trains_comes_after_the_minibatch(monkeypatch):
     train(script, 12, first=1)
     run.finish()
     assert script.outcome() == factored()[0]
+
+
+@pytest.mark.parametrize('when', ['before the first minibatch', 'during the run', 'after it'])
+def test_restore_of_the_script_goes_straight_to_the_exchange(when, tmpdir, monkeypatch):
+    """A checkpoint from before the swap, then one from after it."""
+    files = [str(tmpdir.join(name)) for name in ('before', 'after')]
+    script = Script(test=False)
+    with nc.attach(script.trainer, [factor(epoch=1)], epoch_size=128):
+        for file in files:
+            train(script, 3)
+            script.trainer.save_checkpoint(file)
+    depths = []
+
+    def exchange(*given, **options):
+        owners = [frame.filename for frame in traceback.extract_stack()]
+        depths.append(sum(os.path.dirname(nc.__file__) in owner for owner in owners))
+        return exchanged(*given, **options)
+
+    exchanged = swap.exchange
+    if when != 'after it':
+        script = Script(test=False)
+        run = nc.attach(script.trainer, [factor(epoch=1)], epoch_size=128)
+    if when == 'during the run':
+        train(script, 1)
+    monkeypatch.setattr(swap, 'exchange', exchange)
+    for file in files:
+        script.trainer.restore_from_checkpoint(file)
+    assert len(depths) >= 2 and max(depths) <= 5
+    if when != 'after it':
+        run.finish()
 
 
 def test_restore_that_fails_leaves_the_trainer_as_it_was(tmpdir):

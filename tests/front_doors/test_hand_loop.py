@@ -10,7 +10,7 @@ import pytest
 from cntk.train.training_session import DataUnit
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import remember
+from netopt_callbacks.trainers import remember
 from paths import PYTHONPATH
 from user_script import EPOCH, SAMPLES, Identity, Script, hidden, loop
 

@@ -65,6 +65,19 @@ def sgd(parameters):
     return C.sgd(parameters, C.learning_parameter_schedule(0.05))
 
 
+def universal(parameters):
+    def update(parameters, gradients):
+        return C.combine([C.assign(p, p - 0.01 * g) for p, g in zip(parameters, gradients)])
+
+    return C.universal(update, parameters)
+
+
+def before_the_import(parameters):
+    learner = sgd(parameters)
+    del learner.__dict__['_netopt_callbacks']
+    return learner
+
+
 class Log(cntk_py.ProgressWriter):
     """Keeps every event of a progress writer, exactly as CNTK tells it, but for the time it
     took."""

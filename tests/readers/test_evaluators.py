@@ -3,7 +3,7 @@ import cntk as C
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import evaluators
+from netopt_callbacks.trainers import evaluators
 from readers_scripts import BATCH, OPTIMIZATIONS, Shared
 from user_script import Log
 

@@ -7,7 +7,8 @@ import warnings
 
 from cntk.train.trainer import Trainer
 
-from . import learner_facts, temporary
+from ..trainers import learner_facts
+from . import temporary
 
 
 @contextlib.contextmanager

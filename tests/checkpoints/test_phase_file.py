@@ -7,7 +7,7 @@ import random
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import phase_file
+from netopt_callbacks.checkpoints import phase_file
 from user_script import EPOCH, Identity, Script, factor, loop
 
 

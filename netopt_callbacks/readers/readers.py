@@ -15,9 +15,9 @@ from cntk.ops.functions import UserFunction
 
 from ..graph.pieces import with_outputs
 from ..native_machine import _native
-from . import evaluators, remember, state, uids
+from ..trainers import evaluators, remember, state, uids
+from ..trainers.state import OWN, identity, signature
 from .reading import Reading
-from .state import OWN, identity, signature
 
 # The reason why an object that reads a network cannot follow it.
 SAME_UID = (

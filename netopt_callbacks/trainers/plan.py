@@ -9,9 +9,8 @@ from typing import NamedTuple
 import cntk as C
 
 from .. import graph
-from ..optimizations.base import Transformed
+from ..optimizations.base import Transformed, in_order
 from . import learner_facts
-from .callbacks import in_order
 from .learner_facts import Trained, describe_parameter
 
 

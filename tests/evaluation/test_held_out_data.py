@@ -9,7 +9,7 @@ from cntk import cntk_py
 from scipy import sparse
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine.held_out import Measure, held_out_data, samples_of
+from netopt_callbacks.evaluation.held_out import Measure, held_out_data, samples_of
 from test_held_out import RowsWithPosition
 from user_script import Identity
 

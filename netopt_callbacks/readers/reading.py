@@ -2,7 +2,7 @@
 
 It goes by the Variables as objects, not by their uids: see `state.identity`.
 """
-from .uids import variables
+from ..trainers.uids import variables
 
 
 class Reading:

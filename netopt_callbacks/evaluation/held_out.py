@@ -14,10 +14,10 @@ from cntk.io import (
 )
 
 from .. import graph
+from ..trainers.random_state import draws_when_evaluated
+from ..trainers.state import own
 from .arrays import ROWS, Arrays, name_of, size_at
-from .random_state import draws_when_evaluated
 from .sources import has_position, next_minibatch
-from .state import own
 
 
 class Minibatches:

@@ -13,7 +13,17 @@ import pytest
 import netopt_callbacks as nc
 from paths import PYTHONPATH
 from rebuilt_oracle import STATE, parameters_of
-from user_script import LEARNERS, SAMPLES, Halves, Identity, Script, hidden
+from user_script import (
+    LEARNERS,
+    SAMPLES,
+    Halves,
+    Identity,
+    Script,
+    before_the_import,
+    hidden,
+    sgd,
+    universal,
+)
 
 RANK = 3
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -62,10 +72,6 @@ def with_learners(make, **options):
     )
     script.arguments['trainer'] = script.trainer
     return script
-
-
-def sgd(parameters):
-    return C.sgd(parameters, C.learning_parameter_schedule(0.05))
 
 
 # Which learner trains what.
@@ -364,19 +370,6 @@ def test_transform_that_loses_an_output_is_refused(optimization, error, words):
 
 
 # What cannot be rebuilt.
-
-
-def universal(parameters):
-    def update(parameters, gradients):
-        return C.combine([C.assign(p, p - 0.01 * g) for p, g in zip(parameters, gradients)])
-
-    return C.universal(update, parameters)
-
-
-def before_the_import(parameters):
-    learner = sgd(parameters)
-    del learner.__dict__['_netopt_callbacks']
-    return learner
 
 
 def under_a_distributed(parameters):

@@ -7,8 +7,9 @@ import tempfile
 
 import numpy as np
 
-from . import disk, pair, remember
-from .learner_facts import parameters_of
+from ..trainers import remember
+from ..trainers.learner_facts import parameters_of
+from . import disk, pair
 
 # Numbers that a learner keeps for each number that it trains, by the name of its factory.
 _KEPT = {

@@ -8,7 +8,7 @@ from cntk import cntk_py
 from cntk.io import MinibatchData, UserMinibatchSource
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine.held_out import Measure, held_out_data
+from netopt_callbacks.evaluation.held_out import Measure, held_out_data
 from user_script import Script, factor
 
 ROWS = np.random.RandomState(1).standard_normal((600, 4)).astype(np.float32)

@@ -9,8 +9,9 @@ import functools
 from cntk import cntk_py
 
 from .. import graph
-from . import readers, remember
-from .state import identity
+from ..trainers import remember
+from ..trainers.state import identity
+from . import readers
 
 # How many arguments C++ gets where outputs are asked for; they come before the device.
 _WITH_OUTPUTS = {'train_minibatch': 4, 'train_minibatch_overload_for_minibatchdata': 3}

@@ -210,14 +210,14 @@ def test_restore_goes_back_to_a_plain_checkpoint_of_before_the_run(kinds, tmpdir
 
 @pytest.mark.few(1)
 @most
-@pytest.mark.parametrize('where', ['swap.native_trainer', 'windows.carry'])
+@pytest.mark.parametrize('where', ['engine.swap.native_trainer', 'trainers.windows.carry'])
 def test_undo_puts_readers_back(kind, where, monkeypatch):
     case = Shared()
     with attached(case, OPTIMIZATIONS[kind]()):
         case.train(4)
         before = case.check().tobytes()
         with monkeypatch.context() as patch:
-            patch.setattr('netopt_callbacks.engine.' + where, _raise)
+            patch.setattr('netopt_callbacks.' + where, _raise)
             with pytest.raises(KeyError, match='late'):
                 case.train(1)
         assert case.check().tobytes() == before and case.has()

@@ -8,7 +8,8 @@ import cntk as C
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import checkpoint, generations, pair
+from netopt_callbacks.engine import checkpoint
+from netopt_callbacks.checkpoints import generations, pair
 from user_script import EPOCH, Identity, Script, factor, loop
 
 CALLBACKS = [('FactorDense', 1), ('Identity', 2)]

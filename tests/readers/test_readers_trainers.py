@@ -9,9 +9,8 @@ import pytest
 import netopt_callbacks as nc
 from readers_scripts import OP_NAMES, OPTIMIZATIONS, Turns, momentum, operations
 from rebuilt_oracle import STATE, Weighty, carry_velocities, halves
-from test_learners_refused import before_the_import, universal
 from test_readers import new_process
-from user_script import Halves
+from user_script import Halves, before_the_import, universal
 
 SAMPLES = 64
 LEARNERS = {

@@ -7,7 +7,7 @@ import pytest
 from cntk import cntk_py
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import uids
+from netopt_callbacks.trainers import uids
 from readers_scripts import BATCH, OPTIMIZATIONS, Shared, first, momentum
 
 EPOCH = 4 * BATCH

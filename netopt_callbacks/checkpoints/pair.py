@@ -10,8 +10,8 @@ import zlib
 
 from cntk import cntk_py
 
+from ..trainers.uids import load_as_saved
 from .mark import MARK
-from .uids import load_as_saved
 
 STATE = '.ckp'
 _GRAPH_ENTRIES = {'version', 'type', 'root', 'uid', 'inputs', 'primitive_functions'}

@@ -9,7 +9,7 @@ import json
 from ..count import Totals
 from ..optimizations.base import LayerNote
 from ..records import Record
-from .uids import NEAR, numbers
+from ..trainers.uids import NEAR, numbers
 
 VERSION = 3
 _LARGEST = 2**63  # the limit of C++'s counts

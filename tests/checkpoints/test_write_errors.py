@@ -19,8 +19,9 @@ import cntk as C
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import checkpoint, pair
-from netopt_callbacks.engine.generations import Generations
+from netopt_callbacks.engine import checkpoint
+from netopt_callbacks.checkpoints import pair
+from netopt_callbacks.checkpoints.generations import Generations
 from paths import PYTHONPATH
 from user_script import EPOCH, Identity, Script, factor, loop
 

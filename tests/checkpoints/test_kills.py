@@ -18,9 +18,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import held_out, learner_facts, network, readers
+from netopt_callbacks.evaluation import held_out
+from netopt_callbacks.trainers import learner_facts
+from netopt_callbacks.engine import network
+from netopt_callbacks.readers import readers
 from netopt_callbacks.engine.engine import Engine
-from netopt_callbacks.engine.generations import Generations
+from netopt_callbacks.checkpoints.generations import Generations
 from netopt_callbacks.engine.phases import Phases
 from netopt_callbacks.engine.segments import Segments
 from paths import PYTHONPATH

@@ -239,7 +239,8 @@ def test_second_optimization_on_the_factors(kind):
 @pytest.mark.few(3)
 @pytest.mark.parametrize('kind', few(sorted(KINDS), 'adam', 'momentum_sgd', 'several'))
 @pytest.mark.parametrize(
-    'where', ['swap.native_trainer', 'windows.carry', 'readers.Readers.follow']
+    'where',
+    ['engine.swap.native_trainer', 'trainers.windows.carry', 'readers.readers.Readers.follow'],
 )
 def test_error_late_in_a_swap_leaves_the_learners_as_they_were(kind, where, monkeypatch):
     plain = Plain(kind).train(BEFORE + AFTER)
@@ -248,7 +249,7 @@ def test_error_late_in_a_swap_leaves_the_learners_as_they_were(kind, where, monk
         with attached(run, factoring()):
             run.train(BEFORE)
             position = run.source.get_checkpoint_state()
-            monkeypatch.setattr('netopt_callbacks.engine.' + where, broken)
+            monkeypatch.setattr('netopt_callbacks.' + where, broken)
             run.train(1)
     monkeypatch.undo()
     for learner in run.inner:

@@ -9,12 +9,12 @@ import tempfile
 import cntk as C
 
 from .. import graph
+from ..trainers.plan import unread
+from ..trainers.remember import native_trainer
+from ..trainers.state import Original, current, identity, operations_of, own, signature
+from ..trainers.uids import load_as_saved
 from . import temporary
 from .mark import network_of
-from .plan import unread
-from .remember import native_trainer
-from .state import Original, current, identity, operations_of, own, signature
-from .uids import load_as_saved
 
 
 def original_of(state):

@@ -5,7 +5,7 @@ from cntk.device import use_default_device
 from cntk.io import INFINITELY_REPEAT, MinibatchSourceFromData, UserMinibatchSource
 
 from ..signatures import takes
-from . import remember
+from ..trainers import remember
 
 
 def has_position(source):

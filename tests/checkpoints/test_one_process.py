@@ -8,7 +8,7 @@ import cntk as C
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine.lock import Lock
+from netopt_callbacks.checkpoints.lock import Lock
 from paths import CLONE
 from user_script import EPOCH, Identity, Script, factor, loop
 
@@ -31,7 +31,7 @@ sys.stdin.read()
 held.release()
 ''' % (
     CLONE,
-    os.path.join(CLONE, 'netopt_callbacks', 'engine', 'lock.py'),
+    os.path.join(CLONE, 'netopt_callbacks', 'checkpoints', 'lock.py'),
 )
 
 
