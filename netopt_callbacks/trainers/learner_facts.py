@@ -265,6 +265,8 @@ def _rebuild_native(learner, parameters, begin_with, undo, state=None):
     else:
         arguments = (parameters,) + tuple(arguments[1:])
     new = getattr(cntk_py, name)(*arguments)
+    if learner._options().keys():  # its only option: how the script has set it, not as it was made
+        new.minibatch_size = learner.minibatch_size
     places = {parameter: place for place, parameter in enumerate(before)}
     if wrapped is not None:
         new.restore_from_checkpoint(_distributed_state(state, wrapped, parameters, places))

@@ -85,6 +85,13 @@ def parameters_of(learner):
     return list(parameters)
 
 
+def _without_minibatch_size(parameters):
+    """Returns an adam whose minibatch size is set after it was made; its rate is per 8 samples."""
+    learner = C.adam(parameters, _rate(0.02, minibatch_size=8), 0.9)
+    learner.minibatch_size = C.learners.IGNORE
+    return learner
+
+
 # Name: for each learner, which of the Parameters it trains, and the call of CNTK that makes it.
 KINDS = {
     name: [(slice(None), lambda p, make=make: make(p)[0])]
@@ -108,6 +115,7 @@ KINDS.update(
                 ),
             )
         ],
+        'minibatch size set later': [(slice(None), _without_minibatch_size)],
         'rate by samples': [
             (
                 slice(None),

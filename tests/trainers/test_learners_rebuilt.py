@@ -68,6 +68,7 @@ NOT_SPARSE = {
     'adam of unit gain off',
     'adamax',
     'fsadagrad',
+    'minibatch size set later',
     'norm and momentum',
     'rate by sweeps',
     'rmsprop',
