@@ -292,8 +292,11 @@ class Engine:
             max_samples (int): how many samples are left to train; None if the source decides.
 
         Raises:
-            ValueError: an optimization is due after the end of training.
+            ValueError: an optimization is due after the end of training, or another worker has
+                other optimizations.
         """
+        if self._holds_trainer or self.optimizations:
+            self._refuse_other_workers_plan()
         self._network.begin()
         self.clock.limit(max_samples)
         for optimization in self.optimizations:
@@ -325,6 +328,24 @@ class Engine:
         return True
 
     # The parts.
+
+    def _refuse_other_workers_plan(self):
+        """Refuses a run whose workers would change their networks at different times.
+
+        All workers call this together. `nc.attach` with observers alone may be called by one.
+        """
+        mine = ', '.join(f'{o.name}(epoch={o.epoch!r})' for o in self.optimizations)
+        mine = f'{mine or "no optimization"}, epoch_size=({self.clock.count}, {self.clock.unit})'
+        main = self.workers.shared_text(mine)
+        if self.workers.any(mine != main):
+            others = 'another one has others' if mine == main else f'this worker has {mine}'
+            raise on_all_workers(
+                ValueError(
+                    'each worker must have the same optimizations and epochs: the main worker has '
+                    f'{main}, {others}; give every worker the same callbacks, only the main one '
+                    'notifies observers'
+                )
+            )
 
     def _restorer(self):
         """Returns what restores for the user's code during the run: see `Phases.restorer`."""

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,8 @@ PLANS = {
     'ragged': lambda: [
         nc.FactorDense(epoch=1, rank=4, filter_function=hidden, factor_function=ragged)
     ],
+    'of the main worker alone': lambda: [Identity(epoch=1)] * (C.Communicator.rank() == 0),
+    'of each worker': lambda: [Identity(epoch=1 + C.Communicator.rank())],
     'second worker raises': lambda: [Raises(rank=1)],
     'main worker raises': lambda: [Raises(rank=0)],
     'observer raises': lambda: [Identity(epoch=1), RaisingObserver()],
@@ -355,6 +358,30 @@ def test_worker_that_raises_ends_all_with_its_error(plan, words, tmpdir):
     assert code != 0 and not found
     assert words in output
     assert time.time() - begin < 120  # a hang is what is excluded; a run takes seconds
+
+
+@pytest.mark.parametrize('kind', few(sorted(LEARNERS), 'data parallel'))
+@pytest.mark.parametrize(
+    'plan, loop, words',
+    [
+        ('of the main worker alone', 0, 'this worker has no optimization, epoch_size'),
+        (
+            'of each worker',
+            0,
+            r'main worker has Identity\(epoch=1\).*this worker has Identity\(epoch=2',
+        ),
+        ('of each worker', 'by hand', r'this worker has Identity\(epoch=2\)'),
+    ],
+)
+def test_workers_with_different_optimizations_are_told_before_training(
+    kind, plan, loop, words, tmpdir
+):
+    code, found, output = mpiexec(tmpdir, kind, plan, kill=loop)
+    assert code != 0 and not found
+    assert re.search('ValueError: each worker must have the same .*' + words, output), output[
+        -3000:
+    ]
+    assert 'another one has others' in output  # the main worker says so too, and does not wait
 
 
 @pytest.mark.slow
