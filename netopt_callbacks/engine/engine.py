@@ -334,8 +334,9 @@ class Engine:
 
         All workers call this together. `nc.attach` with observers alone may be called by one.
         """
+        unit = f'DataUnit.{self.clock.unit.name}'
         mine = ', '.join(f'{o.name}(epoch={o.epoch!r})' for o in self.optimizations)
-        mine = f'{mine or "no optimization"}, epoch_size=({self.clock.count}, {self.clock.unit})'
+        mine = f'{mine or "no optimization"}, epoch_size=({self.clock.count}, {unit})'
         main = self.workers.shared_text(mine)
         if self.workers.any(mine != main):
             others = 'another one has others' if mine == main else f'this worker has {mine}'

@@ -82,6 +82,7 @@ class Network:
         self.facts = facts
         self.workers = workers
         self._listeners = on_training_summary, on_test_summary
+        self.begin()
 
     @property
     def now(self):
@@ -89,7 +90,7 @@ class Network:
         return state.current(self.trainer)
 
     def begin(self):
-        """Reads the trainer's current state."""
+        """Reads the trainer's current state again, which the script may have changed since."""
         self.given = self.began_with = list(self.facts.learners)
         self._window_unknown = (
             self.facts.tracker is None and self.facts.writers and self.counts()[0]
