@@ -25,7 +25,8 @@ OLDEST = (1, 10)  # ONNX Runtime that the library works with
 
 
 class ExportError(RuntimeError):
-    """The file does not compute what the network does; none was written."""
+    """The file cannot be put together, or does not compute what the network does; none was
+    written."""
 
 
 def library() -> str:
@@ -112,7 +113,8 @@ def export(model: 'cntk.Function', path: Path, data: Any = None) -> Any:
         TypeError, ValueError: an argument is not one of these.
         NotImplementedError: the network holds something that would not be right in the file: its
             name, and what to do.
-        ExportError: the file does not compute what the network does; none is written.
+        ExportError: the file cannot be put together, or does not compute what the network does;
+            none is written.
     """
     from .exporting import exporter
 

@@ -58,13 +58,14 @@ def export(model, path, data=None, records=(), metric=None):
     check_applied('deploy.export', model)
     refuse.refuse_ends(model)
     cut = CutNetwork(model)
+    refuse.refuse_loops(cut)
     refuse.refuse(cut.model)
     names = Names(model)
     mended = exported(make_ready(cut.model))
-    file = assembled(mended, cut, names)
-    _describe(file, cut, records, metric)
-    written = file.SerializeToString()
     try:
+        file = assembled(mended, cut, names)
+        _describe(file, cut, records, metric)
+        written = file.SerializeToString()
         comparison = compare(written, mended, cut, names, _minibatch(model, data))
     except ExportError as error:
         reason = refuse.of_one_batch(cut.whole)

@@ -282,6 +282,24 @@ def steps(*shape):
     return C.sequence.input_variable(shape, name='x')
 
 
+def recurrence_by_hand(binary):
+    x = steps(5)
+    before = C.placeholder(shape=(4,), dynamic_axes=x.dynamic_axes)
+    y = C.layers.Dense(4, activation=C.tanh, name='loop')(
+        C.splice(C.sequence.past_value(before, 0.1), x)
+    )
+    y = y.replace_placeholders({before: y.output})
+    model = C.layers.Dense(3, name='float')(C.layers.Dense(6, name='behind')(y))
+    return binarized(model, keep=('float',) if binary else ('float', 'loop'))
+
+
+def recurrence_over(make):
+    """Returns a recurrence with a binary Dense `loop` in what it repeats."""
+    layer = C.layers.Dense(4, activation=C.tanh, name='loop')
+    step = C.Function(lambda before, x: layer(C.splice(before, x)))
+    return binarized(C.layers.Dense(3, name='float')(make(step)(steps(5))))
+
+
 REFUSED = [
     (
         'a foreign UserFunction',
@@ -340,6 +358,29 @@ REFUSED = [
     ('the last step', lambda: C.sequence.last(steps(7)), 'batch of one'),
     ('the step before', lambda: C.sequence.past_value(steps(7)), 'batch of one'),
     ('Fold', lambda: C.layers.Fold(C.layers.LSTM(3))(steps(7)), 'batch of one'),
+    ('a recurrence by hand', lambda: recurrence_by_hand(False), 'closes a loop, build .* LSTM'),
+    (
+        'a binary layer in a recurrence by hand',
+        lambda: recurrence_by_hand(True),
+        "'loop' is a binary layer inside a recurrence of one's own .* build .* on LSTM",
+    ),
+    (
+        'a binary layer in Recurrence',
+        lambda: recurrence_over(C.layers.Recurrence),
+        "'loop' is a binary layer inside a recurrence of one's own",
+    ),
+    (
+        'a binary layer in Fold',
+        lambda: recurrence_over(C.layers.Fold),
+        "'loop' is a binary layer inside a recurrence of one's own",
+    ),
+    (
+        'a binary layer in Recurrence, lowered',
+        lambda: lowering.lower_binary_layers(
+            recurrence_over(lambda step: C.layers.Recurrence(step, go_backwards=True))
+        ),
+        "'loop' is a binary layer inside a recurrence of one's own",
+    ),
     ('weights on the left', lambda: C.times(C.parameter((5, 7)), image(7)), 'on the left'),
     (
         'a sparse input',
@@ -505,6 +546,33 @@ def test_squeezed_steps_run_batches(tmp_path):
 def test_recurrences_run_batches(tmp_path):
     model = C.layers.Dense(3)(C.layers.Recurrence(C.layers.LSTM(5))(steps(7)))
     assert_steps_run_batches(model, str(tmp_path / 'file.onnx'), 4, 7)
+
+
+@pytest.mark.parametrize(
+    'spoil, said',
+    [
+        (lambda graph: graph.node[-1].input.__setitem__(0, 'nowhere'), 'read what no node gives'),
+        (
+            lambda graph: graph.output.remove(
+                next(value for value in graph.output if value.name.startswith('netopt_entry'))
+            ),
+            "did not write what segment 'second_to_hidden' reads",
+        ),
+    ],
+    ids=['a node', 'a segment'],
+)
+def test_what_cannot_be_put_together_is_refused(spoil, said, tmp_path, monkeypatch):
+    mended = exporting.exported
+
+    def spoiled(network):
+        file = mended(network)
+        spoil(file.graph)
+        return file
+
+    monkeypatch.setattr(exporting, 'exported', spoiled)
+    with pytest.raises(deploy.ExportError, match=said):
+        deploy.export(binarized(small()[1]), str(tmp_path / 'file.onnx'))
+    assert os.listdir(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
