@@ -388,10 +388,12 @@ def _check_pairs(blocks, lowered_blocks, segments, lowered_segments):
     if names[0] != names[1]:
         raise ValueError(
             'the lowered network should hold the native ops %s, one for each block '
-            'BinaryConvolution of the trained one, but holds %s' % tuple(names)
+            'BinaryConvolution of the trained one, but holds %s; a lower() of your own must leave '
+            'them as they are' % tuple(names)
         )
     if sorted(segments) != sorted(lowered_segments):
         raise ValueError(
             f'the lowered network should hold the segments {sorted(segments)}, but holds '
-            f'{sorted(lowered_segments)}'
+            f'{sorted(lowered_segments)}; a lower() of your own must leave them as '
+            'they are'
         )
