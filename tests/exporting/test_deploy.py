@@ -245,9 +245,12 @@ def test_result_export_writes_the_network_of_a_run(tmp_path):
             nc.Lower(),
         ],
     ) as attached:
+        path = str(tmp_path / 'run.onnx')
         for _ in range(2):
             trainer.train_minibatch({x: images, label: labels})
-    path = str(tmp_path / 'run.onnx')
+            with pytest.raises(RuntimeError, match='until the run has ended.* nc.deploy.export'):
+                attached.result.export(path)
+        assert len(deploy.export(model, path, data=images).segments) == 1
     exported = attached.result.export(path)
     assert exported.comparison.samples == 64 and len(exported.segments) == 1
     lowered = attached.result.lowered
@@ -255,7 +258,7 @@ def test_result_export_writes_the_network_of_a_run(tmp_path):
     with open(path, 'rb') as file:
         records = json.loads(onnx_file.metadata(file.read())['netopt.records'])
     assert [record['optimization'] for record in records] == ['BinarizeConvolution']
-    with pytest.raises(RuntimeError, match='training has not begun'):
+    with pytest.raises(RuntimeError, match='until the run has ended'):
         nc.Result().export(path)
 
 
