@@ -30,7 +30,7 @@ def assembled(mended, cut, names, inline=False, inner=False):
     if len(cut.segments) > MOST_SEGMENTS:
         raise NotImplementedError(
             f'deploy.export: the network has {len(cut.segments)} segments, a file holds at most '
-            f'{MOST_SEGMENTS}'
+            f'{MOST_SEGMENTS}; make fewer layers binary, or export it in parts'
         )
     model = type(mended)()
     model.CopyFrom(mended)

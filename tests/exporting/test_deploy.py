@@ -406,7 +406,16 @@ REFUSED = [
         "Pad 'border' repeats the border",
     ),
     ('an operator of a draft', lambda: C.image_scaler(image(), 0.5, [1, 2, 3]), 'ImageScaler'),
-    ('an operation that the exporter lacks', lambda: C.sinh(image()), 'Sinh'),
+    (
+        'an operation that the exporter lacks',
+        lambda: C.sinh(image()),
+        'Sinh.*; write what the node computes with other operations, or end the network before it',
+    ),
+    (
+        'an operation of two inputs that the exporter lacks',
+        lambda: C.cosine_distance(image(4), C.input_variable(4), name='cosine'),
+        "CosDistance.*'cosine'.*; write what the node computes with other operations",
+    ),
     (
         'a loss',
         lambda: C.cross_entropy_with_softmax(
@@ -752,9 +761,53 @@ def test_bad_arguments(tmp_path):
         deploy.export(C.layers.Dense(3), path)
     with pytest.raises((TypeError, ValueError)):
         deploy.export(model, path, data=3)
-    with pytest.raises(FileNotFoundError, match='there is no folder .*nowhere; make it'):
-        deploy.export(model, str(tmp_path / 'nowhere' / 'file.onnx'))
     assert os.listdir(str(tmp_path)) == []
+
+
+PATHS = [
+    (lambda folder: None, TypeError, 'must be text or a pathlib.Path, got None; give the name'),
+    (lambda folder: 3, TypeError, 'must be text or a pathlib.Path, got 3; give the name'),
+    (
+        lambda folder: b'bytes of a file' * 9,
+        TypeError,
+        "must be .*, got b'bytes .{,30}'; give the name",
+    ),
+    (lambda folder: '', ValueError, "must name a file, got ''; give"),
+    (lambda folder: 'a\0b', ValueError, 'must name a file, got .*; give'),
+    (lambda folder: str(folder / 'new') + os.sep, ValueError, 'must name a file, got .*; give'),
+    (lambda folder: folder, ValueError, 'must be that of a file, got .*, which is a folder'),
+    (lambda folder: os.devnull, ValueError, 'must be that of a file, .* or a device; give'),
+]
+
+
+@pytest.mark.parametrize('path, error, said', PATHS)
+def test_a_path_that_is_none_is_refused_before_anything_is_done(
+    path, error, said, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(exporting, 'CutNetwork', None)
+    with pytest.raises(error, match='^deploy.export: path ' + said):
+        deploy.export(small()[1], path(tmp_path))
+    with pytest.raises(error, match='^deploy.session: path ' + said):
+        deploy.session(path(tmp_path))
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_folder_that_takes_no_file_is_refused_before_anything_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, 'CutNetwork', None)
+    with pytest.raises(FileNotFoundError, match='there is no folder .*nowhere; make it'):
+        deploy.export(small()[1], str(tmp_path / 'nowhere' / 'file.onnx'))
+    monkeypatch.setattr(os, 'access', lambda *_: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match='nothing may be written into .*; give another'):
+        deploy.export(small()[1], tmp_path / 'file.onnx')
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_path_of_pathlib(tmp_path):
+    path = tmp_path / 'file.onnx'
+    assert deploy.export(small()[1], path).path == str(path)
+    assert deploy.session(path).get_inputs()[0].name == 'image'
+    with pytest.raises(FileNotFoundError, match='there is no file .*other.onnx; write it'):
+        deploy.session(tmp_path / 'other.onnx')
 
 
 def test_the_tolerance_is_not_what_makes_the_comparison_pass(tmp_path, monkeypatch):
