@@ -9,6 +9,7 @@ the file; it needs CNTK.
 """
 import glob
 import os
+import reprlib
 import sysconfig
 from typing import Any, Optional, TYPE_CHECKING
 
@@ -25,7 +26,8 @@ OLDEST = (1, 10)  # ONNX Runtime that the library works with
 
 
 class ExportError(RuntimeError):
-    """The file does not compute what the network does; none was written."""
+    """The file cannot be put together, or does not compute what the network does; none was
+    written."""
 
 
 def library() -> str:
@@ -62,10 +64,17 @@ def session(path: Path, threads: Optional[int] = 1) -> 'onnxruntime.InferenceSes
 
     Raises:
         ImportError: ONNX Runtime or the library is missing, or ONNX Runtime is too old.
+        OSError: the file is not there, or cannot be read.
         TypeError, ValueError: an argument, or the file, is not one that can be used, with a
             sentence that says why.
     """
     runtime = _runtime()
+    path = file_path('deploy.session', path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f'deploy.session: there is no file {path}; write it with nc.deploy.export, or give '
+            'another path'
+        )
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
         raise TypeError(f'threads must be an integer or None, got {threads!r}')
     if threads is not None and not 1 <= threads <= 256:
@@ -110,13 +119,37 @@ def export(model: 'cntk.Function', path: Path, data: Any = None) -> Any:
     Raises:
         ImportError: CNTK, `onnx` or `onnxruntime` is missing.
         TypeError, ValueError: an argument is not one of these.
+        OSError: no file can be written there.
         NotImplementedError: the network holds something that would not be right in the file: its
             name, and what to do.
-        ExportError: the file does not compute what the network does; none is written.
+        ExportError: the file cannot be put together, or does not compute what the network does;
+            none is written.
     """
     from .exporting import exporter
 
     return exporter()(model, path, data)
+
+
+def file_path(what: str, path: Any) -> str:
+    """Returns the path of a file, as `what` was given it, as text; the file need not be there.
+
+    Raises:
+        TypeError, ValueError: it is no path, or that of something else than a file.
+    """
+    if isinstance(path, bytes) or not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f'{what}: path must be text or a pathlib.Path, got {reprlib.repr(path)}; give the name '
+            'of a file'
+        )
+    text = os.fsdecode(path)
+    if '\0' in text or not os.path.basename(text):
+        raise ValueError(f'{what}: path must name a file, got {text!r}; give a name')
+    if os.path.exists(text) and not os.path.isfile(text):
+        raise ValueError(
+            f'{what}: path must be that of a file, got {text!r}, which is a folder or a device; '
+            'give the name of a file'
+        )
+    return text
 
 
 def _runtime() -> Any:

@@ -209,7 +209,7 @@ class Result:
 
     Attributes:
         model (cntk.Function): the optimized model with Parameters of its own, trainable and
-            savable; None until training has started.
+            savable; None until the run has ended.
         criterion (cntk.Function): loss and metric over the optimized model, with Parameters of its
             own.
         lowered (cntk.Function): the model on native ops, evaluation only; None without `nc.Lower`.
@@ -251,11 +251,15 @@ class Result:
             Exported: what was written and how it compares.
 
         Raises:
-            RuntimeError: training has not begun, so there is no network.
+            RuntimeError: the run has not ended, so there is no `model` yet.
             Whatever `nc.deploy.export` raises.
         """
         if self.model is None:
-            raise RuntimeError('there is no network to export: training has not begun')
+            raise RuntimeError(
+                'result.export writes result.model, which is None until the run has ended: after '
+                'train(), finish() or the with block. Before that, export what you train, as '
+                'nc.deploy.export(network, path)'
+            )
         held_out = self.held_out if data is None and self.held_out else data
         return exporter()(
             self.model,

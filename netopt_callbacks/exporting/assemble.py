@@ -3,6 +3,7 @@ that say what they compute."""
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from ..deploy import ExportError
 from ..onnx_file import DOMAIN, MOST_SEGMENTS, OPERATOR, VERSION
 from . import body
 from .cut import ENTRY, EXIT, INPUT, OUTPUT
@@ -24,11 +25,12 @@ def assembled(mended, cut, names, inline=False, inner=False):
     Raises:
         NotImplementedError: the network has more segments than there are operators, or one that no
             standard operators give.
+        ExportError: what was written has no such segments, or nodes without what they read.
     """
     if len(cut.segments) > MOST_SEGMENTS:
         raise NotImplementedError(
             f'deploy.export: the network has {len(cut.segments)} segments, a file holds at most '
-            f'{MOST_SEGMENTS}'
+            f'{MOST_SEGMENTS}; make fewer layers binary, or export it in parts'
         )
     model = type(mended)()
     model.CopyFrom(mended)
@@ -37,7 +39,7 @@ def assembled(mended, cut, names, inline=False, inner=False):
     exits = {EXIT % index for index in range(len(cut.segments))}
     for value in [value for value in graph.input if value.name in exits]:
         graph.input.remove(value)
-    entries = _inner_outputs(graph, len(cut.segments))
+    entries = _inner_outputs(graph, cut.segments)
     for index, segment in enumerate(cut.segments):
         try:
             add_segment(graph, index, segment, entries[index], inline)
@@ -106,14 +108,16 @@ def _operator(index):
     return f'{OPERATOR}{index}'
 
 
-def _inner_outputs(graph, count):
-    """Takes the outputs that segments read out of the graph's; returns their names."""
-    found = {}
-    for value in list(graph.output):
-        for index in range(count):
-            if value.name in (ENTRY % index, ENTRY % index + '_Output'):
-                found[index] = value.name
-                graph.output.remove(value)
+def _inner_outputs(graph, segments):
+    """Takes the outputs that segments read out of the graph's; returns their names, in order."""
+    outputs = {value.name: value for value in graph.output}
+    found = []
+    for index, segment in enumerate(segments):
+        names = [name for name in (ENTRY % index, ENTRY % index + '_Output') if name in outputs]
+        if not names:
+            raise ExportError(f"CNTK's exporter did not write what segment '{segment.name}' reads")
+        found += names[:1]
+        graph.output.remove(outputs[names[0]])
     return found
 
 
@@ -224,9 +228,10 @@ def sort_nodes(graph):
             else:
                 rest.append(node)
         if not ready:
-            raise RuntimeError(
-                'deploy.export: the nodes %s read what is nowhere'
-                % ', '.join(node.name for node in rest[:3])
+            raise ExportError(
+                "what CNTK's exporter wrote cannot be put together: the nodes %s read what no node "
+                "gives; export the network up to a layer to find the operation that it is, and "
+                "write that with others" % ', '.join(node.name for node in rest[:3])
             )
         ordered += ready
         left = rest

@@ -51,7 +51,7 @@ class CutNetwork:
     Attributes:
         arguments (list of cntk.Variable): in the order in which INPUT counts them.
         given (cntk.Function): what the file must compute; native Functions that it came with are
-            out of their blocks, so that the gate takes only those for lowered that are.
+            out of their blocks.
         lowering, lowered (Lowering, cntk.Function): what was made of it, segments and the rest.
         whole (cntk.Function): `lowered`, with all its native Functions on its own level.
         model (cntk.Function): the cut one: arguments INPUT and EXIT, outputs OUTPUT and ENTRY.

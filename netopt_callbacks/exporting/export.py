@@ -7,7 +7,7 @@ import tempfile
 import numpy as np
 
 from .. import __version__, _cntk
-from ..deploy import ExportError
+from ..deploy import ExportError, file_path
 from ..evaluation.held_out import held_out_data
 from ..lowering.lower import check_applied, random_minibatch
 from ..onnx_file import METADATA
@@ -54,24 +54,26 @@ def export(model, path, data=None, records=(), metric=None):
 
     if not isinstance(model, C.Function):
         raise TypeError(f'deploy.export: model must be a cntk.Function, got {model!r}')
-    path = os.fspath(path)
+    path = file_path('deploy.export', path)
+    folder = _folder_of(path)
     check_applied('deploy.export', model)
     refuse.refuse_ends(model)
     cut = CutNetwork(model)
+    refuse.refuse_loops(cut)
     refuse.refuse(cut.model)
     names = Names(model)
     mended = exported(make_ready(cut.model))
-    file = assembled(mended, cut, names)
-    _describe(file, cut, records, metric)
-    written = file.SerializeToString()
     try:
+        file = assembled(mended, cut, names)
+        _describe(file, cut, records, metric)
+        written = file.SerializeToString()
         comparison = compare(written, mended, cut, names, _minibatch(model, data))
     except ExportError as error:
         reason = refuse.of_one_batch(cut.whole)
         if reason is None:
             raise
         raise NotImplementedError(f'deploy.export: {reason} ({error})') from error
-    _put(written, path)
+    _put(written, path, folder)
     return Exported(path, len(written), names, cut, comparison)
 
 
@@ -117,13 +119,26 @@ def _describe(file, cut, records, metric):
         entry.key, entry.value = METADATA + name, json.dumps(values[name])
 
 
-def _put(data, path):
-    """Writes a file whole or not at all."""
+def _folder_of(path):
+    """Returns the folder of a file that is to be written.
+
+    Raises:
+        FileNotFoundError, PermissionError: it is not there, or nothing can be written into it.
+    """
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise FileNotFoundError(
             f'{path} cannot be written: there is no folder {folder}; make it, or give another path'
         )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f'{path} cannot be written: nothing may be written into {folder}; give another path'
+        )
+    return folder
+
+
+def _put(data, path, folder):
+    """Writes a file whole or not at all; `folder` is its own."""
     handle, temporary = tempfile.mkstemp(dir=folder, prefix='.netopt_')
     try:
         with os.fdopen(handle, 'wb') as file:

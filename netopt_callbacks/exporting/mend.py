@@ -48,7 +48,7 @@ def exported(network):
     except Exception as error:  # it raises whatever its C++ does
         raise NotImplementedError(
             f'deploy.export: what CNTK wrote cannot be converted to opset {OPSET}: '
-            f'{_first_line(error)}'
+            f'{_first_line(error)}; write what this computes with other operations'
         ) from error
 
 
@@ -59,13 +59,14 @@ def _written(network):
             network.save(path, format=C.ModelFormat.ONNX)
         except Exception as error:  # it raises RuntimeError, ValueError and others
             raise NotImplementedError(
-                f"deploy.export: CNTK's exporter refuses the network: {_first_line(error)}"
+                f"deploy.export: CNTK's exporter refuses the network: {_first_line(error)}; write "
+                "what the node computes with other operations, or end the network before it"
             ) from error
         return onnx.load(path)
 
 
 def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('.')
 
 
 def _weights_are_no_inputs(model):
@@ -146,7 +147,7 @@ def _free_state(node, weights):
             if np.any(numpy_helper.to_array(weights[node.input[place]])):
                 raise NotImplementedError(
                     f'deploy.export: a {node.op_type} begins with a state that is not 0, which the '
-                    'file would have for a batch of one only'
+                    'file would have for a batch of one only; begin it with 0'
                 )
             node.input[place] = ''
 
@@ -199,7 +200,8 @@ def _free_reshape(graph, node, axis, weights, producer):
         shape[0] = -1 if not (shape == -1).any() else 0
     elif (shape == -1).any():
         raise NotImplementedError(
-            'deploy.export: a reshape in a sequence has more than one free axis'
+            'deploy.export: a reshape in a sequence has more than one free axis; give the input a '
+            'fixed size'
         )
     else:
         shape[axis] = -1

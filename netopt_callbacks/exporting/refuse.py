@@ -7,10 +7,12 @@ import cntk as C
 
 from .. import graph
 from ..graph.walk import DELAYS
+from ..lowering.loops import looping
 from . import crop
 
 _FOR_ONE = ('GatherPacked', 'ScatterPacked', 'PackedIndex') + DELAYS
 _SYMMETRIC = 2
+_RECURRENCES = 'build the recurrence on LSTM, GRU or RNNStep'
 _LOSSES = ('CrossEntropyWithSoftmax', 'ClassificationError')
 
 
@@ -35,6 +37,23 @@ def _named(model, enclosing=()):
         if function.is_block:
             yield from _named(graph.body(function), path)
         yield function, '.'.join(path) or f'(unnamed), of shape {function.outputs[0].shape}'
+
+
+def refuse_loops(cut):
+    """Refuses a CutNetwork with a segment in a loop over time: the cut opens the loop, and the
+    exporter writes only what is left of it.
+
+    Raises:
+        NotImplementedError: names the segment, and says what to do.
+    """
+    inside = looping(graph.Level(cut.whole.outputs))
+    for segment in cut.segments:
+        if segment.exit.owner.uid in inside:
+            raise NotImplementedError(
+                f"deploy.export: '{segment.name}' is a binary layer inside a recurrence of "
+                "one's own (past_value, future_value), for which a file has no form; "
+                f"{_RECURRENCES}, with binary layers before and behind it"
+            )
 
 
 def refuse_ends(model):
@@ -71,7 +90,8 @@ def of_one_batch(model):
             return (
                 "%s '%s' (sequence.last, first, broadcast_as, past_value and Fold contain it) is "
                 "written for a batch of one; end the network where it still gives a sequence, and "
-                "take the step from what the file gives" % (function.op_name, name)
+                "take the step from what the file gives; if it closes a loop, %s"
+                % (function.op_name, name, _RECURRENCES)
             )
     return None
 

@@ -29,16 +29,21 @@ class LoweringError(RuntimeError):
     def __init__(self, parity: Any) -> None:
         super().__init__(
             'the lowered network does not compute what was trained, so it is not returned; the '
-            'trained one is in result.model.%s\n'
-            '%s'
-            % (
-                ''
-                if parity.first_difference is None
-                else f' It first differs in {parity.first_difference}.',
-                parity,
-            )
+            f'trained one is in result.model.{_where(parity)}\n{parity}'
         )
         self.parity = parity
+
+
+def _where(parity):
+    """Returns in words where a network that is refused differs, as far as is known."""
+    said = ''
+    if parity.first_difference is not None:
+        said = f' It first differs in {parity.first_difference}.'
+    if parity.lowered_by:
+        said += ' Look {}at lower() of {}: what it gave is compared end to end only.'.format(
+            'also ' if said else '', ' and '.join(parity.lowered_by)
+        )
+    return said
 
 
 class Lower(Observer):
@@ -95,8 +100,8 @@ class Lower(Observer):
         segments: bool = True,
         timed: bool = False,
     ) -> Any:
-        """Lowers the segments of `model`, the rest by every optimization's `lower`, in their order,
-        and compares.
+        """Lowers the segments of `model`, other binary layers, and the rest by every optimization's
+        `lower`, in their order; compares.
 
         Args:
             model (cntk.Function): the exported model.
@@ -115,7 +120,7 @@ class Lower(Observer):
             LoweringError: the two networks differ.
         """
         lowering = lower_segments(model, self.float_layers) if segments else None
-        lowered = _with_the_rest(lowering.model if segments else model, optimizations)
+        lowered, lowered_by = _with_the_rest(lowering.model if segments else model, optimizations)
         given = bool(minibatches)
         parity = compare(
             model,
@@ -125,11 +130,12 @@ class Lower(Observer):
             'held-out' if given else 'seeded random input',
             lowering,
         )
+        parity.lowered_by = lowered_by
         if not parity.passed:
             raise LoweringError(parity)
         if timed and parity.layers:
             other = (
-                _with_the_rest(lower_segments(model).model, optimizations)
+                _with_the_rest(lower_segments(model).model, optimizations)[0]
                 if self.float_layers == 'native'
                 else None
             )
@@ -140,11 +146,15 @@ class Lower(Observer):
 
 
 def _with_the_rest(model, optimizations):
-    """Returns the model with what is not in segments lowered by the optimizations, in their
-    order."""
+    """Returns the model with what is not in segments lowered, and the names of the optimizations
+    that lowered what is no binary layer."""
+    model, names = lower_binary_layers(model), []
     for optimization in optimizations:
-        model = optimization.lower(model)
-    return lower_binary_layers(model)  # those that the model came with
+        lowered = optimization.lower(model)
+        if lowered is not model and optimization.name not in names:
+            names.append(optimization.name)
+        model = lowered
+    return model, names
 
 
 def check_applied(what, model):

@@ -16,6 +16,8 @@ What is demanded, and what is admitted:
   scale (`output_parity` has it), and predict the same. NaN and infinities are at the same
   positions.
 """
+from itertools import zip_longest
+
 import cntk as C
 import numpy as np
 
@@ -37,7 +39,8 @@ def compare(model, lowered, minibatches, tolerance, data='held-out', lowering=No
 
     Args:
         model (cntk.Function): trained; its binary layers are blocks `BinaryConvolution` and
-            `BinaryDense`.
+            `BinaryDense`. Native ops that it holds already belong to both networks, so they are
+            compared as the rest is, from end to end.
         lowered (cntk.Function): the same outputs, from blocks `BinaryConvolveOp` and
             `BinaryDenseOp`, and `BinarySegmentOp` for the segments of `lowering`.
         minibatches: dicts of the model's arguments to data, at least one.
@@ -93,14 +96,17 @@ class _Pair:
         self._lowered = _Twin(lowered, OP_NAMES + (binary_segment.OP_NAME,))
         self._alone = lowering.alone if lowering else list(range(len(layers)))
         blocks = self._lowered.blocks
-        self._places = [place for place, block in enumerate(blocks) if block.op_name in OP_NAMES]
+        self._places = _places_of_new(blocks, lowering.model if lowering else model)
+        segments = [part.name for part in parts]
         by_name = {
-            block.name: place for place, block in enumerate(blocks) if block.op_name not in OP_NAMES
+            block.name: place
+            for place, block in enumerate(blocks)
+            if block.op_name == binary_segment.OP_NAME and block.name in segments
         }
         _check_pairs(
             [self._trained.blocks[index] for index in self._alone],
             [blocks[place] for place in self._places],
-            [part.name for part in parts],
+            segments,
             by_name,
         )
         singles = {index: blocks[place] for index, place in zip(self._alone, self._places)}
@@ -364,15 +370,30 @@ def _count_different(expected, found):
     return int(np.sum(differ & ~(np.isnan(expected) & np.isnan(found))))
 
 
+def _places_of_new(blocks, before):
+    """Returns where among the blocks of a lowered network the native ops of layers are that it
+    did not hold before its layers were lowered one by one: the order is the same."""
+    places = [place for place, block in enumerate(blocks) if block.op_name in OP_NAMES]
+    held = [
+        block.op_name in OP_NAMES
+        for block in _Twin(before, binary_block.OP_NAMES + OP_NAMES).blocks
+    ]
+    return [
+        place for place, is_held in zip_longest(places, held) if place is not None and not is_held
+    ]
+
+
 def _check_pairs(blocks, lowered_blocks, segments, lowered_segments):
     names = [[block.name for block in each] for each in (blocks, lowered_blocks)]
     if names[0] != names[1]:
         raise ValueError(
             'the lowered network should hold the native ops %s, one for each block '
-            'BinaryConvolution of the trained one, but holds %s' % tuple(names)
+            'BinaryConvolution of the trained one, but holds %s; a lower() of your own must leave '
+            'them as they are' % tuple(names)
         )
     if sorted(segments) != sorted(lowered_segments):
         raise ValueError(
             f'the lowered network should hold the segments {sorted(segments)}, but holds '
-            f'{sorted(lowered_segments)}'
+            f'{sorted(lowered_segments)}; a lower() of your own must leave them as '
+            'they are'
         )

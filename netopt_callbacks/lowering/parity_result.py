@@ -157,9 +157,11 @@ class Parity:
     admitted.
 
     Attributes:
-        layers (list of LayerParity): the lowered layers; [] where there was nothing to lower.
+        layers (list of LayerParity): the binary layers that were lowered; [] where there are none.
         segments (list of SegmentParity): those that are lowered together.
         alone (list of (str, str)): of each layer that is in no segment its name and why.
+        lowered_by (list of str): class names of the optimizations whose own `lower` gave another
+            network; what it changed is compared end to end only.
         samples (int): samples compared end to end (of a sequence output, its steps).
         data (str): what they are: 'held-out' or 'seeded random input'.
         largest_difference (float): between finite outputs, over all samples.
@@ -174,8 +176,8 @@ class Parity:
         predictions (int): argmax compared; 0 where no output is a vector.
         different_predictions (int): how many differ, among the samples in which no bit ties.
         tolerance (float): admitted `unexplained_error`.
-        speed (Speed): what a call of either takes; None where it was not asked for, or nothing was
-            lowered.
+        speed (Speed): what a call of either takes; None where it was not asked for, or no binary
+            layer was lowered.
     """
 
     FIELDS = (
@@ -197,6 +199,7 @@ class Parity:
         self.layers = []
         self.segments = []
         self.alone = []
+        self.lowered_by = []
         self.samples = 0
         self.data = data
         self.values = 0
@@ -246,6 +249,7 @@ class Parity:
             passed=self.passed,
             segments=[segment.to_dict() for segment in self.segments],
             alone=[list(each) for each in self.alone],
+            lowered_by=list(self.lowered_by),
         )
         return fields
 
@@ -282,10 +286,14 @@ class Parity:
                     else 'nothing could be compared',
                 )
             )
-        if not self.layers:
+        if not self.layers and not self.lowered_by:
             lines.append('  nothing to lower: the lowered network is the exported one')
         lines += [f'  {part}' for part in self.segments + self.layers]
         lines += ["  '%s' is lowered alone: %s" % each for each in self.alone]
+        lines += [
+            f'  {name} has a lower of its own: what it gave is compared end to end only'
+            for name in self.lowered_by
+        ]
         if not self.passed:
             lines.append(f'  REFUSED (tolerance {self.tolerance:g})')
         if self.speed is not None:

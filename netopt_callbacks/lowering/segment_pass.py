@@ -122,7 +122,8 @@ def _written(flat):
     while True:
         segment = largest_segment(flat, taken)
         if segment is None:
-            return _named(sorted(written, key=lambda part: index_of[id(part.segment.units[0])]))
+            written.sort(key=lambda part: index_of[id(part.segment.units[0])])
+            return _named(written, _names_of_native(flat.model))
         try:
             program = SegmentProgram(segment)
             program.program()
@@ -143,14 +144,25 @@ def _written(flat):
         taken.update(index_of[id(unit)] for unit in segment.units)
 
 
-def _named(parts):
-    """Gives each part a name of its own; returns the parts."""
-    seen = {}
+def _named(parts, taken):
+    """Gives each part a name of its own, not among those that are `taken`; returns the parts."""
     for part in parts:
-        seen[part.name] = seen.get(part.name, 0) + 1
-        if seen[part.name] > 1:
-            part.name = f'{part.name}_{seen[part.name]}'
+        name, number = part.name, 1
+        while part.name in taken:
+            number += 1
+            part.name = f'{name}_{number}'
+        taken.add(part.name)
     return parts
+
+
+def _names_of_native(model):
+    """Returns the names of what a model has in native code already, opened (as for an export) or
+    not."""
+    return {
+        function.name
+        for function in graph.walk(model)
+        if function.op_name in ('UserFunction', OP_NAME)
+    }
 
 
 def _reasons(flat, written):

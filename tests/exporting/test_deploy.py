@@ -245,9 +245,12 @@ def test_result_export_writes_the_network_of_a_run(tmp_path):
             nc.Lower(),
         ],
     ) as attached:
+        path = str(tmp_path / 'run.onnx')
         for _ in range(2):
             trainer.train_minibatch({x: images, label: labels})
-    path = str(tmp_path / 'run.onnx')
+            with pytest.raises(RuntimeError, match='until the run has ended.* nc.deploy.export'):
+                attached.result.export(path)
+        assert len(deploy.export(model, path, data=images).segments) == 1
     exported = attached.result.export(path)
     assert exported.comparison.samples == 64 and len(exported.segments) == 1
     lowered = attached.result.lowered
@@ -255,7 +258,7 @@ def test_result_export_writes_the_network_of_a_run(tmp_path):
     with open(path, 'rb') as file:
         records = json.loads(onnx_file.metadata(file.read())['netopt.records'])
     assert [record['optimization'] for record in records] == ['BinarizeConvolution']
-    with pytest.raises(RuntimeError, match='training has not begun'):
+    with pytest.raises(RuntimeError, match='until the run has ended'):
         nc.Result().export(path)
 
 
@@ -280,6 +283,24 @@ def image(*shape):
 
 def steps(*shape):
     return C.sequence.input_variable(shape, name='x')
+
+
+def recurrence_by_hand(binary):
+    x = steps(5)
+    before = C.placeholder(shape=(4,), dynamic_axes=x.dynamic_axes)
+    y = C.layers.Dense(4, activation=C.tanh, name='loop')(
+        C.splice(C.sequence.past_value(before, 0.1), x)
+    )
+    y = y.replace_placeholders({before: y.output})
+    model = C.layers.Dense(3, name='float')(C.layers.Dense(6, name='behind')(y))
+    return binarized(model, keep=('float',) if binary else ('float', 'loop'))
+
+
+def recurrence_over(make):
+    """Returns a recurrence with a binary Dense `loop` in what it repeats."""
+    layer = C.layers.Dense(4, activation=C.tanh, name='loop')
+    step = C.Function(lambda before, x: layer(C.splice(before, x)))
+    return binarized(C.layers.Dense(3, name='float')(make(step)(steps(5))))
 
 
 REFUSED = [
@@ -340,6 +361,29 @@ REFUSED = [
     ('the last step', lambda: C.sequence.last(steps(7)), 'batch of one'),
     ('the step before', lambda: C.sequence.past_value(steps(7)), 'batch of one'),
     ('Fold', lambda: C.layers.Fold(C.layers.LSTM(3))(steps(7)), 'batch of one'),
+    ('a recurrence by hand', lambda: recurrence_by_hand(False), 'closes a loop, build .* LSTM'),
+    (
+        'a binary layer in a recurrence by hand',
+        lambda: recurrence_by_hand(True),
+        "'loop' is a binary layer inside a recurrence of one's own .* build .* on LSTM",
+    ),
+    (
+        'a binary layer in Recurrence',
+        lambda: recurrence_over(C.layers.Recurrence),
+        "'loop' is a binary layer inside a recurrence of one's own",
+    ),
+    (
+        'a binary layer in Fold',
+        lambda: recurrence_over(C.layers.Fold),
+        "'loop' is a binary layer inside a recurrence of one's own",
+    ),
+    (
+        'a binary layer in Recurrence, lowered',
+        lambda: lowering.lower_binary_layers(
+            recurrence_over(lambda step: C.layers.Recurrence(step, go_backwards=True))
+        ),
+        "'loop' is a binary layer inside a recurrence of one's own",
+    ),
     ('weights on the left', lambda: C.times(C.parameter((5, 7)), image(7)), 'on the left'),
     (
         'a sparse input',
@@ -362,7 +406,16 @@ REFUSED = [
         "Pad 'border' repeats the border",
     ),
     ('an operator of a draft', lambda: C.image_scaler(image(), 0.5, [1, 2, 3]), 'ImageScaler'),
-    ('an operation that the exporter lacks', lambda: C.sinh(image()), 'Sinh'),
+    (
+        'an operation that the exporter lacks',
+        lambda: C.sinh(image()),
+        'Sinh.*; write what the node computes with other operations, or end the network before it',
+    ),
+    (
+        'an operation of two inputs that the exporter lacks',
+        lambda: C.cosine_distance(image(4), C.input_variable(4), name='cosine'),
+        "CosDistance.*'cosine'.*; write what the node computes with other operations",
+    ),
     (
         'a loss',
         lambda: C.cross_entropy_with_softmax(
@@ -505,6 +558,33 @@ def test_squeezed_steps_run_batches(tmp_path):
 def test_recurrences_run_batches(tmp_path):
     model = C.layers.Dense(3)(C.layers.Recurrence(C.layers.LSTM(5))(steps(7)))
     assert_steps_run_batches(model, str(tmp_path / 'file.onnx'), 4, 7)
+
+
+@pytest.mark.parametrize(
+    'spoil, said',
+    [
+        (lambda graph: graph.node[-1].input.__setitem__(0, 'nowhere'), 'read what no node gives'),
+        (
+            lambda graph: graph.output.remove(
+                next(value for value in graph.output if value.name.startswith('netopt_entry'))
+            ),
+            "did not write what segment 'second_to_hidden' reads",
+        ),
+    ],
+    ids=['a node', 'a segment'],
+)
+def test_what_cannot_be_put_together_is_refused(spoil, said, tmp_path, monkeypatch):
+    mended = exporting.exported
+
+    def spoiled(network):
+        file = mended(network)
+        spoil(file.graph)
+        return file
+
+    monkeypatch.setattr(exporting, 'exported', spoiled)
+    with pytest.raises(deploy.ExportError, match=said):
+        deploy.export(binarized(small()[1]), str(tmp_path / 'file.onnx'))
+    assert os.listdir(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -681,9 +761,53 @@ def test_bad_arguments(tmp_path):
         deploy.export(C.layers.Dense(3), path)
     with pytest.raises((TypeError, ValueError)):
         deploy.export(model, path, data=3)
-    with pytest.raises(FileNotFoundError, match='there is no folder .*nowhere; make it'):
-        deploy.export(model, str(tmp_path / 'nowhere' / 'file.onnx'))
     assert os.listdir(str(tmp_path)) == []
+
+
+PATHS = [
+    (lambda folder: None, TypeError, 'must be text or a pathlib.Path, got None; give the name'),
+    (lambda folder: 3, TypeError, 'must be text or a pathlib.Path, got 3; give the name'),
+    (
+        lambda folder: b'bytes of a file' * 9,
+        TypeError,
+        "must be .*, got b'bytes .{,30}'; give the name",
+    ),
+    (lambda folder: '', ValueError, "must name a file, got ''; give"),
+    (lambda folder: 'a\0b', ValueError, 'must name a file, got .*; give'),
+    (lambda folder: str(folder / 'new') + os.sep, ValueError, 'must name a file, got .*; give'),
+    (lambda folder: folder, ValueError, 'must be that of a file, got .*, which is a folder'),
+    (lambda folder: os.devnull, ValueError, 'must be that of a file, .* or a device; give'),
+]
+
+
+@pytest.mark.parametrize('path, error, said', PATHS)
+def test_a_path_that_is_none_is_refused_before_anything_is_done(
+    path, error, said, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(exporting, 'CutNetwork', None)
+    with pytest.raises(error, match='^deploy.export: path ' + said):
+        deploy.export(small()[1], path(tmp_path))
+    with pytest.raises(error, match='^deploy.session: path ' + said):
+        deploy.session(path(tmp_path))
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_folder_that_takes_no_file_is_refused_before_anything_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, 'CutNetwork', None)
+    with pytest.raises(FileNotFoundError, match='there is no folder .*nowhere; make it'):
+        deploy.export(small()[1], str(tmp_path / 'nowhere' / 'file.onnx'))
+    monkeypatch.setattr(os, 'access', lambda *_: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match='nothing may be written into .*; give another'):
+        deploy.export(small()[1], tmp_path / 'file.onnx')
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_path_of_pathlib(tmp_path):
+    path = tmp_path / 'file.onnx'
+    assert deploy.export(small()[1], path).path == str(path)
+    assert deploy.session(path).get_inputs()[0].name == 'image'
+    with pytest.raises(FileNotFoundError, match='there is no file .*other.onnx; write it'):
+        deploy.session(tmp_path / 'other.onnx')
 
 
 def test_the_tolerance_is_not_what_makes_the_comparison_pass(tmp_path, monkeypatch):

@@ -45,6 +45,55 @@ def test_a_network_that_differs_is_refused_and_the_error_says_in_what():
         Lower(tolerance=10).run(model, [Wrong(-1)], data)
 
 
+@pytest.mark.parametrize('in_segments', [True, False])
+def test_what_an_optimization_lowers_itself_is_named(in_segments):
+    features, model = convolutions()
+    data = [{features: images(features.shape)}]
+    for network, layers in ((model, []), (binarized(model), ['second', 'third'])):
+        optimizations = [nc.BinarizeConvolution(), Wrong(1), Identity(), Wrong(1)]
+        lowered, found = Lower().run(network, optimizations, data, in_segments)
+        assert lowered is not network and found.passed
+        assert [layer.name for layer in found.layers] == layers
+        assert found.lowered_by == found.to_dict()['lowered_by'] == ['Wrong']
+        assert 'Wrong has a lower of its own: what it gave is compared end to end' in str(found)
+        assert 'nothing to lower' not in str(found)
+        with pytest.raises(LoweringError, match=r'result\.model\. Look at lower\(\) of Wrong: '):
+            Lower().run(network, [nc.BinarizeConvolution(), Wrong(1.001)], data, in_segments)
+    _, found = Lower().run(binarized(model), [nc.BinarizeConvolution()], data, in_segments)
+    assert found.lowered_by == [] and 'of its own' not in str(found)
+
+
+def test_an_optimization_that_changes_what_a_binary_layer_reads_is_named():
+    class Before(Identity):
+        def lower(self, model):
+            first = nc.graph.layers(model, lambda layer: layer.name == 'first')[0]
+            shifted = first.rebuilt(
+                C.convolution(
+                    first.W, C.placeholder() + np.float32(1), auto_padding=[False, True, True]
+                ),
+                'Shifted',
+            )
+            return nc.graph.replace(model, {first: shifted})
+
+    features, model = convolutions()
+    with pytest.raises(
+        LoweringError, match=r"first differs in .*'second'\. Look also at lower\(\) of Before: "
+    ):
+        Lower().run(binarized(model), [Before()], [{features: images(features.shape)}])
+
+
+def test_an_optimization_that_lowers_binary_layers_otherwise_is_told_to_leave_them():
+    _, model = convolutions()
+
+    class Drops(Identity):
+        def lower(self, _):
+            return model
+
+    for in_segments in (True, False):
+        with pytest.raises(ValueError, match=r'a lower\(\) of your own must leave them'):
+            Lower().run(binarized(model), [Drops()], segments=in_segments)
+
+
 def test_a_nan_is_refused():
     features, model = convolutions()
     with pytest.raises(LoweringError):
