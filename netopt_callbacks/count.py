@@ -24,8 +24,8 @@ class Row:
     Attributes:
         name (str): as the user named it, or a block around it; '' where they did not.
         kind (str): the block's or the primitive's op name, or what an optimization calls its block.
-        shape (tuple of int): of its weights: its first Parameter of the highest rank; () without
-            any.
+        shape (tuple of int): of its weights: its first Parameter, or frozen one, of the highest
+            rank; () without any.
         parameters (int): trained numbers, each Parameter once: a layer that shares one with an
             earlier row does not count it again. A 1-bit weight is one. None where a shape is not
             known yet.
@@ -33,7 +33,7 @@ class Row:
         macs (int): multiply-adds per sample (of a sequence: per step); None where a side is free,
             and for CNTK's OptimizedRNNStack.
         binary_macs (int): those of `macs` that are 1-bit.
-        binary_weights (int): those of `parameters` that are 1-bit once lowered.
+        binary_weights (int): those of `parameters` and `frozen` that are 1-bit once lowered.
         float_bytes (int): bytes of one of the others.
         extra_bytes (int): how many more bytes those take that are of another type than
             `float_bytes` says.
@@ -191,7 +191,7 @@ def _row(function, level, layer, given, counted):
     row = Row(
         layer.name if layer else function.name,
         layer.op_name if layer else function.op_name,
-        _shape(layer, parameters or frozen),
+        _shape(layer, parameters + frozen),
         total(elements(one.shape) for one in parameters),
         total(
             macs_of(primitive, level.output(primitive) if primitive is function else None)
@@ -250,23 +250,27 @@ def _new_frozen(function, content, given, counted):
     """Returns the Constants that stand where a layer has Parameters and are not in `counted`; adds
     them to it.
 
-    Those are what a product or a BatchNormalization reads as its weights; in a layer of CNTK
-    without any Parameter the others are, too, but for the statistics of a BatchNormalization.
+    Those are what a product or a BatchNormalization reads as its weights; in a layer without any
+    Parameter the others are, too, but for the statistics of a BatchNormalization, and for what an
+    optimization has its weights masked with.
     """
+    primitives = [primitive for primitive in content if not primitive.is_block]
+    weights = [graph.constant_weights(primitive) for primitive in primitives if function.is_block]
+    found = [leaves[0] for leaves in weights if leaves]
+    others = {leaf.uid for leaves in weights for leaf in leaves[1:]}
     all_frozen = (
-        function.is_block and function.op_name in blocks.CNTK_BLOCKS and not function.parameters
+        function.is_block
+        and not function.parameters
+        and (bool(found) or function.op_name in blocks.CNTK_BLOCKS)
     )
-    found = []
-    for primitive in content:
-        if primitive.is_block:
-            continue
+    for primitive in primitives:
         read = [given.get(variable.uid, variable) for variable in primitive.inputs]
         if primitive.op_name == 'BatchNormalization':
             read = read[1:3]
         elif not all_frozen and primitive.op_name not in ('Times', 'TransposeTimes', 'Convolution'):
             continue
-        found += [leaf for leaf in read if leaf.is_constant and len(leaf.shape)]
-    return _new(found, counted)
+        found += [leaf for leaf in read if leaf.is_constant and leaf.shape]
+    return _new([leaf for leaf in found if leaf.uid not in others], counted)
 
 
 def _new(leaves, counted):

@@ -320,7 +320,7 @@ def _percent(share):
 
 
 def _bits(row):
-    if not row.parameters:
+    if not (row.parameters or row.frozen):
         return None
     return 1 if row.binary_weights else 8 * row.float_bytes
 

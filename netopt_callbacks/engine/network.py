@@ -113,7 +113,7 @@ class Network:
         return [one.learner.learning_rate() for one in self.now.trained]
 
     def binary_weights(self):
-        """Returns (name, array) of each 1-bit layer.
+        """Returns (name, array) of each 1-bit layer that is not frozen.
 
         The array is a copy of the latent weights, scaled to the straight-through window |w| <= 1.
         """
@@ -125,7 +125,7 @@ class Network:
             self._binary = [
                 (layer.name, layer.W, layer.weight_clip())
                 for layer in layers
-                if layer.W is not None
+                if layer.W is not None and layer.W.is_parameter
             ]
             self._binary_of = whole
         return [(name, W.value * clip) for name, W, clip in self._binary]

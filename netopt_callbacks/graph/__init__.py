@@ -13,6 +13,7 @@ from .scope import is_trained, seen_first, trained_by, trained_part
 from .user_functions import cloned_whole
 from .values import evaluate, flat, opened
 from .walk import Level, body, function_of, functions, primitives, walk
+from .weights import constant_weights
 
 __all__ = [
     'Block',
@@ -22,6 +23,7 @@ __all__ = [
     'check_filter',
     'clone_shared',
     'cloned_whole',
+    'constant_weights',
     'evaluate',
     'flat',
     'frozen_layers',

@@ -6,9 +6,11 @@ import cntk as C
 from .._types import Filter
 from . import blocks
 from .filters import check_filter, takes
+from .frozen import Frozen, frozen_block, frozen_layer
 from .layer import Layer, label_of
 from .scope import trained_part
 from .walk import Level, body
+from .weights import any_weights, named_b, parameter_of, weights_of
 
 
 class OtherProduct(NamedTuple):
@@ -17,16 +19,6 @@ class OtherProduct(NamedTuple):
     label: str
     W: C.Variable
     reason: str  # why it is none
-
-
-class Frozen(NamedTuple):
-    """A layer whose W is a Constant."""
-
-    label: str
-    W: C.Constant
-    reason: str  # why it is left
-    op_name: str  # 'Dense' or 'Convolution'
-    root: C.Function
 
 
 def layers(
@@ -43,7 +35,8 @@ def layers(
         filter_function (callable): `Layer -> bool`; None takes every layer.
         op_name (str): 'Dense' or 'Convolution'; None takes both. The op name of blocks that an
             optimization makes takes those: their `W` and `core` are None where they do not apply
-            one Parameter, or an expression over one, to data.
+            one Parameter, or an expression over one, to data. Frozen layers are none, see
+            `frozen_layers`.
 
     Returns:
         list of Layer: [] where nothing matches; `no_layers_error` says what was seen.
@@ -81,12 +74,10 @@ def layers(
 
 def _key(layer):
     """Returns what applications of one layer share: its W, or all Parameters of a block that
-    has no such one."""
-    return (
-        layer.W.uid
-        if layer.W is not None
-        else frozenset(leaf.uid for leaf in layer.root.parameters)
-    )
+    has no such one; a block without any is an application of its own."""
+    if layer.W is not None:
+        return layer.W.uid
+    return frozenset(leaf.uid for leaf in layer.root.parameters) or layer.root.uid
 
 
 def _found(model):
@@ -155,8 +146,8 @@ def other_products(model: C.Function) -> List[OtherProduct]:
 
 
 def frozen_layers(model: C.Function) -> List[Frozen]:
-    """Returns the Dense and Convolution layers whose W is a Constant, so that nothing can train or
-    change them.
+    """Returns the Dense and Convolution layers whose weights are Constants, so that nothing can
+    train or change them; those that optimizations have made something else of are among them.
 
     Returns:
         list of Frozen: inputs first.
@@ -200,7 +191,7 @@ def _of_level(outputs, bare, enclosing):
             layer = (
                 _from_primitives(function, level, enclosing)
                 or _other_product(function, enclosing)
-                or _frozen(function, function, enclosing)
+                or frozen_layer(function, function, enclosing)
             )
         if layer is not None:
             items.append(layer)
@@ -216,24 +207,23 @@ def _from_block(block, level, enclosing):
     inner = Level(body(block).outputs)
     content = inner.functions
     if op_name in blocks.LAYERS:
-        weights_of, products = _weights, [blocks.LAYERS[op_name]]
+        read, products = weights_of, [blocks.LAYERS[op_name]]
     else:
-        weights_of, products = _any_weights, blocks.LAYERS.values()
-    cores = [
-        (function, weights_of(function)) for function in content if function.op_name in products
-    ]
+        read, products = any_weights, blocks.LAYERS.values()
+    cores = [(function, read(function)) for function in content if function.op_name in products]
     cores = [(function, W) for function, W in cores if W is not None]
     if len(cores) != 1:
-        if op_name not in blocks.LAYERS:
-            return Layer(
-                op_name, block, None, None, _named_b(block), enclosing, level.output(block)
-            )
-        frozen = [
-            _frozen(block, function, enclosing)
-            for function in content
-            if function.op_name in products
-        ]
-        return next((item for item in frozen if item is not None), None)
+        if op_name in blocks.LAYERS:
+            found = [
+                frozen_layer(block, function, enclosing)
+                for function in content
+                if function.op_name in products
+            ]
+            return next((item for item in found if item is not None), None)
+        frozen = None if cores else frozen_block(block, content, enclosing)
+        return frozen or Layer(
+            op_name, block, None, None, named_b(block), enclosing, level.output(block)
+        )
     core, W = cores[0]
     bias = _bias(core, inner)
     return Layer(
@@ -241,21 +231,17 @@ def _from_block(block, level, enclosing):
         block,
         core,
         W,
-        bias[1] if bias else _named_b(block),
+        bias[1] if bias else named_b(block),
         enclosing,
         level.output(block),
         inner.output(core),
     )
 
 
-def _named_b(block):
-    return next((parameter for parameter in block.parameters if parameter.name == 'b'), None)
-
-
 def _from_primitives(core, level, enclosing):
     """Returns the Layer that a times or convolution outside every layer block is, or None."""
     op_name = next((name for name, op in blocks.LAYERS.items() if op == core.op_name), None)
-    W = _weights(core) if op_name and not core.is_block else None
+    W = weights_of(core) if op_name and not core.is_block else None
     if W is None:
         return None
     bias = _bias(core, level)
@@ -287,68 +273,9 @@ def _other_product(function, enclosing):
         return None
     return OtherProduct(
         label_of('product', enclosing, function.name, [weights]),
-        _parameter(reader, weights),
+        parameter_of(reader, weights),
         reason + '; write times(x, W) with W of [inputs, outputs]',
     )
-
-
-def _frozen(root, core, enclosing):
-    """Returns the Frozen that a layer is whose weights are a Constant, or None."""
-    if core.op_name not in blocks.LAYERS.values():
-        return None
-    weights, reader = _operand(core)
-    if weights is None or not weights.is_constant or not len(weights.shape):
-        return None
-    op_name = next(name for name, op in blocks.LAYERS.items() if op == core.op_name)
-    W = next(constant for constant in reader.constants if constant.uid == weights.uid)
-    return Frozen(
-        label_of(op_name, enclosing, root.name or core.name, [W]),
-        W,
-        "it is frozen: its W is a Constant, as clone('freeze') makes them; clone it with 'clone' "
-        "to train and change it",
-        op_name,
-        root,
-    )
-
-
-def _operand(core):
-    """Returns (the weights that a times or convolution applies to data, the Function that reads
-    them), or (None, None)."""
-    if core.is_block or len(core.inputs) != 2:
-        return None, None
-    if core.op_name == 'Times':
-        data, weights = core.inputs
-        if not len(weights.shape) > core.attributes['outputRank']:
-            return None, None
-    else:
-        weights, data = core.inputs
-        if core.attributes['transpose']:
-            return None, None
-    if data.is_parameter or data.is_constant:
-        return None, None
-    if core.op_name == 'Convolution' and weights.is_output and weights.owner.op_name == 'Reshape':
-        # `cntk.convolution(W, x, reduction_rank=0)` gives both a channel axis.
-        return weights.owner.inputs[0], weights.owner
-    return weights, core
-
-
-def _weights(core):
-    """Returns the Parameter a times or convolution applies to data, or None."""
-    weights, reader = _operand(core)
-    return _parameter(reader, weights) if weights is not None and weights.is_parameter else None
-
-
-def _any_weights(core):
-    """Returns the one Parameter whose values, or an expression over them, are applied to data,
-    or None."""
-    weights, _ = _operand(core)
-    if weights is None or not weights.is_output:
-        return _weights(core)
-    expression = C.as_composite(weights.owner)
-    if expression.arguments or expression.placeholders:
-        return None
-    read = [parameter for parameter in expression.parameters if parameter.shape == weights.shape]
-    return read[0] if len(read) == 1 else None
 
 
 def _bias(core, level):
@@ -359,14 +286,8 @@ def _bias(core, level):
         return None
     others = [variable for variable in level.inputs(using[0]) if variable.uid != output.uid]
     if len(others) == 1 and others[0].is_parameter and level.output(using[0]).shape == output.shape:
-        return using[0], _parameter(using[0], others[0])
+        return using[0], parameter_of(using[0], others[0])
     return None
-
-
-def _parameter(function, variable):
-    """Returns an input of `function` as the cntk.Parameter it is (`inputs` gives plain
-    Variables)."""
-    return next(parameter for parameter in function.parameters if parameter.uid == variable.uid)
 
 
 def _link(found):

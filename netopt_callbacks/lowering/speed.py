@@ -156,20 +156,28 @@ def with_float_layers(model):
 def _in_float(layer):
     """Returns the float layer that a BinaryLayer was made of: a block, unapplied, with one
     placeholder."""
-    weights = layer.W if layer.W is not None else C.constant(layer.signs())
+    W = layer.W if layer.W is not None else C.constant(layer.signs())
+    weights, data = layer.kind.weights_of(layer.core), layer.kind.data_of(layer.core)
     inlet = layer.content.placeholders[0]
     product = C.as_composite(layer.core).clone(
-        C.CloneMethod.share,
-        {layer.kind.weights_of(layer.core): weights, layer.kind.data_of(layer.core): inlet},
+        C.CloneMethod.share, {weights: _shaped(W, weights), data: _shaped(inlet, data)}
     )
     last = _behind_scales(layer)
     content = graph.substitute(layer.content, {last: product.outputs[0]})
     return binary_block.as_block(content, layer.kind.layer_op_name, layer.name)
 
 
+def _shaped(variable, like):
+    """Returns a Variable, or a Function of it, in the shape of another: with `reduction_rank=0` a
+    convolution gives what it reads an axis of channels."""
+    if variable.shape == like.shape or C.FreeDimension in like.shape:
+        return variable
+    return C.reshape(variable, like.shape)
+
+
 def _behind_scales(layer):
     """Returns what the layer's own bias or activation reads: scales and the offset follow the
-    integers, a Parameter is a bias."""
+    integers, and what else is added is a bias."""
     functions = graph.functions(layer.content.outputs)
     current = layer.core.outputs[0]
     while True:
@@ -182,6 +190,9 @@ def _behind_scales(layer):
             return current
         other = [read for read in readers[0].inputs if read.uid != current.uid]
         if len(other) != 1 or other[0].is_parameter:
+            return current
+        # A frozen bias is a Constant, as the offset is.
+        if readers[0].op_name == 'Plus' and other[0].name != 'offset':
             return current
         current = readers[0].outputs[0]
 

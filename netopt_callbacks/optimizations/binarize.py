@@ -17,6 +17,7 @@ from .binary_block import Recipe, build, core_of, latent_error
 from .binary_calibration import LEFT_OUTSIDE, samples, weight_histogram
 from .binary_choice import Choice
 from .binary_kinds import kind_of_layer
+from .products import notes_of_frozen
 
 OPERANDS = ('both', 'inputs')
 
@@ -160,7 +161,9 @@ def _binarized(model, choice, options, held_out):
         new_functions[layer] = build(layer, recipes[key])
     return Transformed(
         graph.replace(model, new_functions),
-        list(notes.values()) + choice.kind.notes_of_others(model),
+        list(notes.values())
+        + notes_of_frozen(model, choice.kind.layer_op_name)
+        + choice.kind.notes_of_others(model),
         replaced,
     )
 

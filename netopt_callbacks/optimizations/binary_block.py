@@ -150,7 +150,8 @@ class BinaryLayer:
         name (str), label (str): as the user named it, and for messages.
         block (cntk.Function): the block.
         input, output (cntk.Variable): what it reads and computes in its model.
-        W (cntk.Parameter): latent weights; None where the block holds bare signs.
+        W (cntk.Parameter): latent weights; a cntk.Constant where the network is frozen, None where
+            the block holds bare signs.
         core (cntk.Function): the product inside the block; its output is the integers.
         operand (cntk.Variable): inside the block, what the native op reads and compares.
         signed (cntk.Variable): inside the block, what the sign of the input is taken of.
@@ -200,8 +201,9 @@ class BinaryLayer:
         signed = self.kind.weights_of(self.core).owner.inputs[0]
         if not signed.is_output:
             return 1.0
-        factors = [read for read in signed.owner.inputs if read.is_constant]
-        return float(_value_of(factors[0]))
+        # Frozen weights are a Constant too.
+        factor = next(read for read in signed.owner.inputs if read.is_constant and not read.shape)
+        return float(_value_of(factor))
 
     def scale(self):
         """Returns the weights' scale as CNTK evaluates it, float32 [outputs], or None."""
@@ -241,13 +243,16 @@ class BinaryLayer:
         weights = self.kind.weights_of(self.core)
         if not weights.is_output:
             return None
-        parameters = C.as_composite(weights.owner).parameters
-        if len(parameters) != 1:
+        expression = C.as_composite(weights.owner)
+        # A frozen block has no Parameters; what its weights are scaled by has no axes.
+        leaves = expression.parameters or [leaf for leaf in expression.constants if leaf.shape]
+        if len(leaves) != 1:
             raise ValueError(
                 f"block {self.kind.op_name} '{self.name}': the signs of its weights must read one "
-                f"Parameter, got {len(parameters)}; make the block with nc.{self.kind.optimization}"
+                f"Parameter or Constant, got {len(leaves)}; make the block with "
+                f"nc.{self.kind.optimization}"
             )
-        return parameters[0]
+        return leaves[0]
 
     def _epilogue(self):
         """Returns (scale, bias, last Variable): the times and plus that follow the integers
@@ -304,15 +309,18 @@ def binary_blocks(model):
 
 def staged_layers(functions, kind):
     """Returns the layers of a kind whose input is binary and whose weights are not, as
-    `nc.graph.Layer`s."""
-    return [
+    `nc.graph.Layer`s; frozen ones are none."""
+    staged = [
         _staged(block, kind)
         for block in functions
         if block.is_block and block.op_name == kind.inputs_op_name
     ]
+    return [layer for layer in staged if layer is not None]
 
 
 def _staged(block, kind):
+    """Returns a block of the first stage as a `nc.graph.Layer`; None where its weights are a
+    Constant."""
     content = functions(graph.body(block).outputs)
     core = next(
         function
@@ -322,7 +330,9 @@ def _staged(block, kind):
         and _is_sign(kind.data_of(function))
     )
     read = kind.weights_of(core)
-    weights = read.uid if read.is_parameter else read.owner.inputs[0].uid
+    weights = read.owner.inputs[0] if read.is_output else read
+    if weights.is_constant:
+        return None
     added = {
         operand.uid
         for function in content
@@ -331,7 +341,7 @@ def _staged(block, kind):
     }
     named = {parameter.uid: parameter for parameter in block.parameters}
     b = next((parameter for uid, parameter in named.items() if uid in added), None)
-    return graph.Layer(kind.layer_op_name, block, core, named[weights], b)
+    return graph.Layer(kind.layer_op_name, block, core, named[weights.uid], b)
 
 
 def is_binary_core(function):
@@ -348,13 +358,19 @@ def binary_kind(function):
     weights = kind.weights_of(function)
     return (
         kind
-        if _is_sign(kind.data_of(function)) and (_is_sign(weights) or weights.is_constant)
+        if _is_sign(kind.data_of(function)) and (_is_sign(weights) or _is_of_signs(weights))
         else None
     )
 
 
 def _is_sign(variable):
     return variable.is_output and variable.owner.op_name == _SIGN
+
+
+def _is_of_signs(variable):
+    """Whether a Variable is a Constant of +1, -1 and, where no weight is, 0: float weights that are
+    frozen are a Constant too."""
+    return variable.is_constant and bool(np.isin(_value_of(variable), (-1, 0, 1)).all())
 
 
 def latent_error(layer, scale):

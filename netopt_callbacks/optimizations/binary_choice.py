@@ -49,7 +49,7 @@ class Choice:
         self.layers = _in_order(
             everything, graph.layers(model, op_name=kind.layer_op_name) + staged
         )
-        keys = keys_of(kind, everything, self.layers)
+        keys = keys_of(kind, model, self.layers)
         _name(kind, everything, self.layers, keys)
         if filter_function is None:
             self.skipped = _ends(graph.trained_part(model), kind, everything, self.layers, keys)
@@ -89,7 +89,7 @@ def candidates(model, kind):
 def named_candidates(model, kind):
     """Returns the `candidates`, those without a name with the one that a `Choice` gives them."""
     everything, layers = list(graph.walk(model)), candidates(model, kind)
-    _name(kind, everything, layers, keys_of(kind, everything, layers))
+    _name(kind, everything, layers, keys_of(kind, model, layers))
     return layers
 
 
@@ -160,10 +160,11 @@ def _ends(model, kind, everything, layers, keys):
 def _nothing_left(model, kind, skipped, filter_function):
     """Returns the error that says what was seen, and why none of it is taken."""
     reasons = [f'{layer.label}: {reason}' for layer, reason in skipped.items()]
+    frozen = {found.root.uid for found in graph.frozen_layers(model)}
     reasons += [
         f'{BinaryLayer(block).label}: 1-bit already'
         for block in binary_blocks(model)
-        if kind_of_block(block) is kind
+        if kind_of_block(block) is kind and block.uid not in frozen
     ]
     if filter_function is not None:
         reasons += _for_another_kind(model, kind, filter_function)

@@ -22,9 +22,15 @@ def count_binary(block, row):
     content = list(graph.walk(graph.body(block)))
     cores = [function for function in content if is_binary_core(function)]
     row.binary_macs = count.total(count.macs_of(core) for core in cores)
-    if cores:
+    if not cores:
+        return
+    kept = _kept_beside_bits(block, content, cores[0])
+    if row.frozen:
+        row.binary_weights = count.elements(row.shape)
+        row.frozen = row.binary_weights + kept
+    else:
         row.binary_weights = count.elements(row.shape) if row.parameters else 0
-        row.parameters += _kept_beside_bits(block, content, cores[0])
+        row.parameters += kept
 
 
 def count_native(block, row):
@@ -50,10 +56,10 @@ def count_native(block, row):
 def _kept_beside_bits(block, content, core):
     """Returns how many floats a binary convolution or Dense keeps beside bits and Parameters.
 
-    These are what was calibrated per output or channel, and the scale its integers are
-    multiplied by, into which what that is made of goes when it is lowered.
+    These are what was calibrated per output or channel, a bias that is frozen, and the scale its
+    integers are multiplied by, into which what that is made of goes when it is lowered.
     """
-    kept, merged = 0, set()
+    kept, merged = 0, {leaf.uid for leaf in graph.constant_weights(core)}
     for function in content:
         if (
             function.op_name == 'ElementTimes'
@@ -64,7 +70,7 @@ def _kept_beside_bits(block, content, core):
             whole = C.as_composite(scale.owner) if scale.is_output else None
             if whole is None or not whole.arguments and not whole.placeholders:
                 kept += count.elements(scale.shape)
-                merged = {scale.uid} if whole is None else {leaf.uid for leaf in whole.constants}
+                merged |= {scale.uid} if whole is None else {leaf.uid for leaf in whole.constants}
     return kept + sum(
         count.elements(constant.shape)
         for constant in block.constants

@@ -83,18 +83,18 @@ class Kind:
         raise NotImplementedError
 
     def key_of(self, function, keys):
-        """Returns which of these uids of Parameters are the weights of a Function, if it is a
-        layer, else None.
+        """Returns which of these uids stands for the weights of a Function, if it is a layer, else
+        None.
 
         Args:
             function (cntk.Function): any; a layer is one with or without a block, float, binary or
                 in another form.
-            keys (collection of str): uids of the weights of layers.
+            keys (collection of str): as `ends.keys_of` gives them: uids of the weights of layers.
         """
         if function.is_block:
             names = (self.layer_op_name, self.op_name, self.inputs_op_name) + self.other_op_names
-            read = function.parameters if function.op_name in names else ()
-            return next((leaf.uid for leaf in read if leaf.uid in keys), None)
+            read = [function] + list(function.parameters) if function.op_name in names else ()
+            return next((each.uid for each in read if each.uid in keys), None)
         if function.op_name != self.core_op_name:
             return None
         weights = self.weights_of(function)

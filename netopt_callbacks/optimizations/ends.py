@@ -13,22 +13,26 @@ UNTRAINED = (
 )
 
 
-def keys_of(kind, everything, layers):
-    """Returns {uid of a Function: uid of the weights} for every layer of a kind.
+def keys_of(kind, model, layers):
+    """Returns {uid of a Function: uid of the weights} for every layer of a kind that is not frozen.
 
     Args:
         kind (Kind): which layers.
-        everything (iterable of cntk.Function): the whole model, see `nc.graph.walk`.
+        model (cntk.Function): all of it.
         layers (iterable of nc.graph.Layer): those that `nc.graph.layers` finds; binary and factored
             ones are found here.
     """
     keys = {layer.root.uid: layer.W.uid for layer in layers}
-    for function in everything:
+    frozen = {found.root.uid for found in graph.frozen_layers(model)}
+    for function in graph.walk(model):
+        if function.uid in frozen:
+            continue
         if kind_of_block(function) is kind:
             W = BinaryLayer(function).W
             keys[function.uid] = function.uid if W is None else W.uid  # None: it holds bare signs
         elif function.is_block and function.op_name in kind.other_op_names:
-            keys[function.uid] = next(parameter.uid for parameter in function.parameters)
+            # An optimization of somebody may hold its numbers elsewhere than in Parameters.
+            keys[function.uid] = next((leaf.uid for leaf in function.parameters), function.uid)
     return keys
 
 

@@ -13,7 +13,7 @@ from .base import LayerNote, Optimization, Replaced, Transformed
 from .binary_kinds import DENSE
 from .dense_factored import OP_NAME, product
 from .ends import END, UNTRAINED, keys_of, last
-from .products import notes_of_products
+from .products import notes_of_frozen, notes_of_products
 from .tied import weights_read_elsewhere
 
 
@@ -142,7 +142,7 @@ def _left(model, layers, every):
     left = {layer: UNTRAINED for layer in layers if not graph.is_trained(layer.W)}
     if not every:
         part = graph.trained_part(model)
-        keys = keys_of(DENSE, graph.walk(part), layers)
+        keys = keys_of(DENSE, part, layers)
         if len(set(keys.values())) > 1:
             ends = last(part, DENSE, keys)
             left.update(
@@ -160,12 +160,7 @@ def _notes_of_others(model, left):
     for layer, reason in left.items():
         W = np.broadcast_to(layer.W.dtype(0), layer.W.shape)
         notes[layer.W.uid] = _note(layer, W, W.size, skipped=reason)
-    for found in graph.frozen_layers(model):
-        if found.op_name == 'Dense' and found.root.is_block:
-            notes[found.W.uid] = LayerNote(
-                found.root.name or found.label, found.W.shape, skipped=found.reason
-            )
-    return list(notes.values()) + notes_of_products(model)
+    return list(notes.values()) + notes_of_frozen(model, 'Dense') + notes_of_products(model)
 
 
 def factor_dense(

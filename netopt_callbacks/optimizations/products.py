@@ -1,4 +1,4 @@
-"""What the record says of products that are no layers."""
+"""What the record says of products that no optimization can change."""
 import numpy as np
 
 from .. import graph
@@ -17,4 +17,20 @@ def notes_of_products(model):
             parameters_before=size,
             parameters_after=size,
         )
+    return list(notes.values())
+
+
+def notes_of_frozen(model, op_name):
+    """Returns a note for each W that is a Constant in the block of a layer.
+
+    Args:
+        model (cntk.Function): all of it.
+        op_name (str): 'Dense' or 'Convolution'.
+    """
+    notes = {}
+    for found in graph.frozen_layers(model):
+        if found.op_name == op_name and found.root.is_block:
+            notes[found.W.uid] = LayerNote(
+                found.root.name or found.label, found.W.shape, skipped=found.reason
+            )
     return list(notes.values())

@@ -12,23 +12,11 @@ import pytest
 
 import netopt_callbacks as nc
 from netopt_callbacks import count, graph, summary
-from optimizations_table import TABLE, block_of, combined, trainable
+from optimizations_table import TABLE, block_of, combined, made, trainable, transformed
 from user_script import SAMPLES, Identity, Script, Stops
 
 every = pytest.mark.parametrize('row', TABLE, ids=lambda row: row.kind.__name__)
 QUIET = dict(test=False, cross_validation=0)
-
-
-def made(row, **options):
-    return row.make(filter_function=lambda layer: layer.name == row.layer, **options)
-
-
-def transformed(row, model, script):
-    """Returns the new model as a `Transformed`, as the engine gets it."""
-    optimization = made(row)
-    optimization.prepare(model, [{script.x: script.images[:50], script.label: script.labels[:50]}])
-    returned = optimization.transform(model)
-    return returned if isinstance(returned, nc.Transformed) else nc.Transformed(returned)
 
 
 def seen(model):

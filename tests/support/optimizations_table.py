@@ -88,3 +88,16 @@ def block_of(model, name):
 def combined(script):
     """Returns what the engine gives `transform`: model, loss and metric in one."""
     return C.combine([script.z, script.loss, script.metric])
+
+
+def made(row, **options):
+    """Returns the optimization of a row for its layer of `user_script.Script`."""
+    return row.make(filter_function=lambda layer: layer.name == row.layer, **options)
+
+
+def transformed(row, model, script):
+    """Returns the new model as a `Transformed`, as the engine gets it."""
+    optimization = made(row)
+    optimization.prepare(model, [{script.x: script.images[:50], script.label: script.labels[:50]}])
+    returned = optimization.transform(model)
+    return returned if isinstance(returned, nc.Transformed) else nc.Transformed(returned)
