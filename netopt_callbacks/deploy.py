@@ -13,6 +13,7 @@ import sysconfig
 from typing import Any, Optional, TYPE_CHECKING
 
 from ._types import Path
+from .integers import plain
 
 if TYPE_CHECKING:
     import cntk
@@ -65,7 +66,7 @@ def session(path: Path, threads: Optional[int] = 1) -> 'onnxruntime.InferenceSes
         TypeError, ValueError: an argument, or the file, is not one that can be used, with a
             sentence that says why.
     """
-    runtime = _runtime()
+    runtime, threads = _runtime(), plain(threads)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
         raise TypeError(f'threads must be an integer or None, got {threads!r}')
     if threads is not None and not 1 <= threads <= 256:
