@@ -19,6 +19,8 @@ import numpy as np
 
 from netopt_callbacks import bench_networks, bench_peers, bench_program, native
 from netopt_callbacks.bench_network_specs import NETWORKS
+from netopt_callbacks.native_arrays import INT32
+from netopt_callbacks.native_machine import MOST_THREADS
 
 SHAPES = ((64, 56, 64, 3), (128, 28, 128, 3), (256, 14, 256, 3), (512, 7, 512, 3), (256, 56, 64, 1))
 PEAK_SECONDS = 0.1
@@ -74,9 +76,11 @@ def _parser():
         metavar='C,H,F,K',
         help='channels, image height and width, filters, kernel height and width',
     )
-    parser.add_argument('--batches', nargs='+', type=int, default=[1, 8])
-    parser.add_argument('--threads', nargs='+', type=int, default=[1, 2])
-    parser.add_argument('--rounds', type=int, default=30, help='timed rounds of every contestant')
+    parser.add_argument('--batches', nargs='+', type=_up_to(INT32), default=[1, 8])
+    parser.add_argument('--threads', nargs='+', type=_up_to(MOST_THREADS), default=[1, 2])
+    parser.add_argument(
+        '--rounds', type=_up_to(INT32), default=30, help='timed rounds of every contestant'
+    )
     parser.add_argument(
         '--no-program',
         dest='program',
@@ -102,6 +106,17 @@ def _parser():
         '--plot', metavar='FILE.png', help='draw a bar chart too (needs matplotlib)'
     )
     return parser
+
+
+def _up_to(most):
+    def number(text):
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f'expected a whole number from 1 to {most}, received {text!r}'
+            )
+        return int(text)
+
+    return number
 
 
 def _shape(text):

@@ -14,6 +14,7 @@ import sysconfig
 from typing import Any, Optional, TYPE_CHECKING
 
 from ._types import Path
+from .integers import plain
 
 if TYPE_CHECKING:
     import cntk
@@ -68,7 +69,7 @@ def session(path: Path, threads: Optional[int] = 1) -> 'onnxruntime.InferenceSes
         TypeError, ValueError: an argument, or the file, is not one that can be used, with a
             sentence that says why.
     """
-    runtime = _runtime()
+    runtime, threads = _runtime(), plain(threads)
     path = file_path('deploy.session', path)
     if not os.path.exists(path):
         raise FileNotFoundError(

@@ -6,6 +6,7 @@ import cntk as C
 import numpy as np
 
 from ._types import Filter, Rank
+from .graph import check_model
 from .optimizations import low_rank, ranks
 from .optimizations.dense_factored import dense_factored
 from .optimizations.factor_dense import factor_dense as _factor_dense
@@ -34,6 +35,7 @@ def factor_dense(
     Raises:
         TypeError, ValueError: see `nc.FactorDense`. A rank that saves nothing warns (UserWarning).
     """
+    check_model('factor_dense', model)
     rank = ranks.chosen('factor_dense', None, projection_function, factor_function)
     return _factor_dense(
         model, rank, filter_function, factor_function, split='right', every=True

@@ -63,11 +63,7 @@ def optimized(
 
 
 def _check(model: Any, optimization: Any, train_function: Any) -> None:
-    if not isinstance(model, C.Function):
-        raise TypeError(
-            f'optimize: model must be a cntk.Function, got {model!r}; give the network itself, as '
-            'nc.optimize(z, ...)'
-        )
+    check_applied('optimize', model)
     if not isinstance(optimization, Optimization):
         raise TypeError(
             'optimize: optimization must be an nc.Optimization such as '
@@ -78,7 +74,6 @@ def _check(model: Any, optimization: Any, train_function: Any) -> None:
             'optimize: train_function must be a function of the transformed model, got '
             f'{train_function!r}; leave it out to train later'
         )
-    check_applied('optimize', model)
 
 
 def _check_shapes(new: C.Function, model: C.Function, optimization: Optimization) -> None:

@@ -15,6 +15,9 @@ except ImportError as error:
     ) from error
 
 
+MOST_THREADS = 256
+
+
 def all_implementations() -> List[str]:
     """Names of all compiled implementations, best first, whether or not this machine can run
     them."""
@@ -61,7 +64,7 @@ def num_threads() -> int:
 def set_num_threads(threads: int) -> None:
     """Sets the number of threads a call may use, 1 to 256, for the whole process. Results do
     not depend on it."""
-    _native.set_num_threads(checked_integer(threads, 'threads', 1, 256))
+    _native.set_num_threads(checked_integer(threads, 'threads', 1, MOST_THREADS))
 
 
 def least_shared_seconds() -> float:

@@ -174,7 +174,7 @@ def _vector(values, name):
     """float32, of one number or one per channel."""
     if isinstance(values, np.ndarray):
         return float32_array(values, name, 1)
-    if isinstance(values, bool) or not isinstance(values, (int, float, np.float32)):
+    if isinstance(values, bool) or not isinstance(values, (int, float, np.float32, np.integer)):
         raise TypeError(f'{name} must be a float32 array or a number, received {values!r}')
     return np.float32(values).reshape(1)
 

@@ -6,6 +6,7 @@ import cntk as C
 
 from ._types import Filter
 from .functional import optimized
+from .graph import check_model
 from .lowering import Lower
 from .lowering.lower import check_applied
 from .optimizations.binarize_convolution import BinarizeConvolution
@@ -38,7 +39,7 @@ def binarize_convolution(
             evaluation only.
 
     Raises:
-        TypeError: there is no `train_function`.
+        TypeError: `model` is no Function, or there is no `train_function`.
         ValueError, NotImplementedError: see `nc.BinarizeConvolution`.
         nc.LoweringError: the native network differs from the trained one.
     """
@@ -47,6 +48,7 @@ def binarize_convolution(
             'binarize_convolution: train_function must be a function of the binarized model, '
             f'got {train_function!r}; to train it yourself take convert_to_binary_convolution'
         )
+    check_applied('binarize_convolution', model)
     return optimized(
         model,
         BinarizeConvolution(filter_function=filter_function or _every),
@@ -69,8 +71,10 @@ def convert_to_binary_convolution(
         cntk.Function: with a block 'BinaryConvolution' for each, named as the layers were.
 
     Raises:
+        TypeError: `model` is no Function.
         ValueError, NotImplementedError: see `nc.BinarizeConvolution`.
     """
+    check_model('convert_to_binary_convolution', model)
     return _binarize_convolution(model, filter_function or _every).model
 
 
@@ -85,6 +89,7 @@ def convert_to_native_binary_convolution(model: C.Function) -> C.Function:
         cntk.Function: evaluation only; `model` itself where it has no such block.
 
     Raises:
+        TypeError: `model` is no Function.
         ValueError: the model is not applied to its inputs yet.
         nc.LoweringError: the native network differs from the trained one, on seeded random input.
     """

@@ -95,7 +95,8 @@ def of_model(model):
 def main(argv=None):
     """Runs `python -m netopt_callbacks summary MODEL`; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog='netopt_callbacks summary', description='Lists the layers of a saved CNTK model.'
+        prog='python -m netopt_callbacks summary',
+        description='Lists the layers of a saved CNTK model.',
     )
     parser.add_argument('model', help='a file written by Function.save')
     arguments = parser.parse_args(argv)

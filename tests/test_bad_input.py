@@ -828,7 +828,7 @@ TABLE = [
         '1-D binary_convolution',
         lambda: quantization.binary_convolution((3,), 4, 3),
         ValueError,
-        'filter_shape and strides',
+        'filter_shape',
         'for height and width',
         'got (3,)',
         'filter_shape=(3, 3)',
@@ -1018,6 +1018,15 @@ TABLE = [
         'expected (3,)',
         'got (4,)',
         'give it the output shape',
+    ),
+    Row(
+        'replacement that is a number',
+        lambda: replaced(3),
+        TypeError,
+        'nc.graph.replace: new_functions',
+        'a dict of Layers to Functions',
+        "got 3 for <Layer Dense 'classify'",
+        'write for example {layer:',
     ),
     Row(
         'layer of a clone',
@@ -1389,6 +1398,41 @@ TABLE = [
 
 PACKAGE = os.path.dirname(nc.__file__) + os.sep
 
+# What takes a model. Each names itself, or nc.graph, in one message, and so has no row of its own.
+TAKE_A_MODEL = [
+    lambda model: factorization.factor_dense(model, len),
+    quantization.convert_to_binary_convolution,
+    quantization.convert_to_native_binary_convolution,
+    lambda model: quantization.binarize_convolution(model, print),
+    lambda model: nc.optimize(model, nc.FactorDense(rank=1)),
+    nc.FactorDense(rank=1).transform,
+    nc.BinarizeConvolution().transform,
+    nc.BinarizeDense().transform,
+    graph.layers,
+    graph.other_products,
+    graph.frozen_layers,
+    lambda model: graph.no_layers_error(model, 'FactorDense'),
+    graph.clone_shared,
+    lambda model: graph.replace(model, {}),
+    lambda model: graph.substitute(model, {}),
+    graph.primitives,
+    lambda model: list(graph.walk(model)),
+    lambda model: graph.opened(model, every),
+    graph.trained_part,
+]
+NO_REPLACEMENTS = [
+    (graph.replace, lambda layer: None, 'None'),
+    (graph.replace, lambda layer: [(layer, C.layers.Dense(30))], 'got \\['),
+    (graph.replace, lambda layer: {'hidden': C.layers.Dense(30)}, "the key 'hidden'"),
+    (graph.replace, lambda layer: {layer.W: C.layers.Dense(30)}, 'the key Parameter'),
+    (graph.replace, lambda layer: {layer: C.layers.Dense}, 'for <Layer'),
+    (graph.replace, lambda layer: {layer: layer.output}, 'for <Layer'),
+    (graph.substitute, lambda layer: layer.W, 'got Parameter'),
+    (graph.substitute, lambda layer: {layer: layer.W}, 'the key <Layer'),
+    (graph.substitute, lambda layer: {'W': layer.W}, "the key 'W'"),
+    (graph.substitute, lambda layer: {layer.W: layer.W.value}, 'for Parameter'),
+]
+
 
 class Raised(NamedTuple):
     error: Exception
@@ -1430,3 +1474,49 @@ def test_no_two_rows_share_a_message(what):
         rows.setdefault(getattr(raised(index), what), []).append(row.id)
     assert [shared for shared in rows.values() if len(shared) > 1] == []
     assert len(rows) == len(TABLE) >= 40
+
+
+@pytest.mark.parametrize('call', TAKE_A_MODEL)
+def test_what_is_no_model_is_refused(call):
+    model = dense()
+    for wrong in (None, 'z', [model], model.output, model.arguments[0], C.layers.Dense):
+        with pytest.raises(TypeError, match='model must be a cntk.Function, got .*; give the netw'):
+            call(wrong)
+
+
+@pytest.mark.parametrize('replace, given, got', NO_REPLACEMENTS)
+def test_what_is_no_dict_of_replacements_is_refused(replace, given, got):
+    model = dense()
+    (layer,) = graph.layers(model)
+    with pytest.raises(TypeError, match=f'(?s)must be a dict of .*{got}.*write for example'):
+        replace(model, given(layer))
+
+
+@pytest.mark.parametrize(
+    'sizes',
+    [
+        dict(filter_shape=3),
+        dict(filter_shape=None),
+        dict(filter_shape='33'),
+        dict(filter_shape=(3, 0)),
+        dict(filter_shape=(3, 2.5)),
+        dict(num_filters=0),  # CNTK's division by it ends the process
+        dict(num_filters=-1),
+        dict(num_filters='x'),
+        dict(num_filters=True),
+        dict(num_filters=(4, 4)),
+        dict(channels=0),
+        dict(channels=None),
+        dict(strides=(1, 2, 1)),
+        dict(strides=0),
+        dict(strides='2'),
+    ],
+    ids=str,
+)
+def test_sizes_of_a_binary_convolution_are_checked(sizes):
+    (argument,) = sizes
+    arguments = {**dict(filter_shape=(3, 3), num_filters=4, channels=3), **sizes}
+    with pytest.raises(
+        (TypeError, ValueError), match=f'{argument} must be .*whole number.*give for example'
+    ):
+        quantization.binary_convolution(**arguments)

@@ -106,6 +106,12 @@ def test_elsewhere(integer, tmp_path):
     )
     assert shown(integer(100)) == '100' and shown(np.int64(12345)) == '12,345'
     nc.native.set_num_threads(integer(1))
+    ops = [
+        dict(op='pack', input='x', bits='b', threshold=integer(0)),
+        dict(op='unpack', input='b', values='y'),
+    ]
+    values = np.float32([[-1, 1, 0.5]])
+    assert nc.native.Program(ops, dict(x=(3,)), ['y'])(values).tolist() == [[-1, 1, 1]]
 
 
 def test_what_is_no_integer_stays_refused(tmp_path):

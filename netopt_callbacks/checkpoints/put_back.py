@@ -1,12 +1,11 @@
 """Undoes a restore that raises: CNTK may raise after it has restored a part."""
 import contextlib
 import os
-import shutil
-import tempfile
 import warnings
 
 from cntk.train.trainer import Trainer
 
+from ..temporary_folder import temporary_folder
 from ..trainers import learner_facts
 from . import temporary
 
@@ -41,10 +40,9 @@ def _saved(trainer, stack):
     Closing `stack` deletes the checkpoint.
     """
     try:
-        folder = tempfile.mkdtemp()
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        file = os.path.join(folder, 'before')
         what = 'a restore that goes in whole or not at all'
+        folder = stack.enter_context(temporary_folder(what))
+        file = os.path.join(folder, 'before')
         temporary.room_for(folder, trainer.loss_function, trainer.parameter_learners, what)
         Trainer.save_checkpoint(trainer, file)
         temporary.check(file, what)

@@ -4,11 +4,11 @@ CNTK restores by position, and it saves outputs of its own beside the user's. So
 which output, input and Parameter of the saved graph corresponds to which of the script's.
 """
 import hashlib
-import tempfile
 
 import cntk as C
 
 from .. import graph
+from ..temporary_folder import temporary_folder
 from ..trainers.plan import unread
 from ..trainers.remember import native_trainer
 from ..trainers.state import Original, current, identity, operations_of, own, signature
@@ -75,7 +75,7 @@ def _saved(state):
     model, loss = network_of(state, unread(state.trained, state.loss), 'places')
     writer = native_trainer(model, (loss, state.metric), [C.sgd(list(loss.parameters), 0.0)], [])
     what = 'a checkpoint of an optimized network'
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder(what) as folder:
         temporary.room_for(folder, loss, [], what)
         writer.save_checkpoint(folder + '/places')
         temporary.check(folder + '/places', what)

@@ -7,6 +7,7 @@ import tempfile
 
 import numpy as np
 
+from ..temporary_folder import make_again
 from ..trainers import remember
 from ..trainers.learner_facts import parameters_of
 from . import disk, pair
@@ -30,14 +31,15 @@ def room_for(folder, graph, learners, what):
     """Refuses to write a checkpoint if there is no room for it.
 
     Args:
-        folder (str): where to write it.
+        folder (str): where to write it; made again if it has been removed since it was made.
         graph (cntk.Function): the graph to write.
         learners (list of cntk.learners.Learner): those whose state to write.
         what (str): what the checkpoint is for.
 
     Raises:
-        RuntimeError: says how much room is needed and how much there is.
+        RuntimeError: says how much room is needed and how much there is, or why there is no folder.
     """
+    make_again(folder, what)
     needed = _BESIDE + _bytes(graph.parameters) + _bytes(graph.constants)
     for learner in learners:
         needed += _KEPT.get(remember.learner(learner)[0], _MOST) * _bytes(parameters_of([learner]))

@@ -10,7 +10,6 @@ A restore is an exchange, too: see `restores`.
 """
 import contextlib
 import gc
-import tempfile
 import warnings
 
 import cntk as C
@@ -23,6 +22,7 @@ from ..checkpoints import saved_graph, temporary
 from ..optimizations import binary_block
 from ..readers import readers
 from ..readers.known import known_model
+from ..temporary_folder import temporary_folder
 from ..trainers import (
     directors,
     inexact,
@@ -367,10 +367,9 @@ class Network:
         """
         now = self.now
         if random_state.has_state(now.whole):
-            with tempfile.TemporaryDirectory() as folder:
-                temporary.room_for(
-                    folder, now.loss, now.learners, 'exchanging a network with random state'
-                )
+            what = 'exchanging a network with random state'
+            with temporary_folder(what) as folder:
+                temporary.room_for(folder, now.loss, now.learners, what)
                 Trainer.save_checkpoint(self.trainer, folder + '/pulled')
         return now
 

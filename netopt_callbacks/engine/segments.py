@@ -9,7 +9,6 @@ changed trainer. If nothing is due, there is one segment, and it equals CNTK's s
 import contextlib
 import os
 import sys
-import tempfile
 from typing import Any, NamedTuple
 
 from cntk.train.trainer import Trainer
@@ -25,6 +24,7 @@ from cntk.train.training_session import (
 from ..checkpoints import temporary
 from ..evaluation import sources
 from ..graph import user_functions
+from ..temporary_folder import temporary_folder
 from ..trainers import directors, learner_facts, remember
 from .checkpoint import FOR_NEXT_SEGMENT
 from .exchanged import trained_samples
@@ -91,7 +91,7 @@ class Segments:
                 checkpoint again if it holds the current graph.
         """
         self.caught = caught
-        with tempfile.TemporaryDirectory(prefix='netopt_callbacks-') as folder:
+        with temporary_folder('a session with callbacks') as folder:
             folder = self.engine.workers.shared_text(folder)
             config = self._arguments.checkpoint
             if restored is not None and restored.changed:

@@ -4,6 +4,7 @@ Public as `nc.graph`: it is what an optimization of your own is written with. Se
 """
 from . import stand_ins  # noqa: F401  (takes effect by the import)
 from .blocks import Block, made_of
+from .checks import check_model
 from .edit import clone_shared, replace, substitute
 from .filters import check_filter, takes
 from .find import frozen_layers, layers, no_layers_error, other_products
@@ -21,6 +22,7 @@ __all__ = [
     'Level',
     'body',
     'check_filter',
+    'check_model',
     'clone_shared',
     'cloned_whole',
     'constant_weights',

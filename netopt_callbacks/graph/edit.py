@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Dict
 
 import cntk as C
 
+from .checks import check_model, check_replacements, is_function, is_layer, is_variable
 from .pieces import Piece, placeholder_like, unapplied, with_outputs
 from .user_functions import cloned_whole
 from .walk import Level, body, named
@@ -45,8 +46,16 @@ def substitute(model: C.Function, replacements: Dict[C.Variable, C.Variable]) ->
         cntk.Function: same arguments, outputs in the same order, Parameters shared.
 
     Raises:
+        TypeError: `model` is no Function, or `replacements` no dict of Variables to Variables.
         ValueError: a key is not in the model, or a value reads what it replaces.
     """
+    check_replacements(
+        'nc.graph.substitute: replacements must be a dict of Variables to Variables',
+        replacements,
+        is_variable,
+        is_variable,
+        '{layer.W: 2 * layer.W}',
+    )
     cuts = {_variable(old).uid: _variable(new) for old, new in replacements.items()}
     return _edited(model, cuts, {_variable(old).uid: old for old in replacements})
 
@@ -65,9 +74,17 @@ def replace(model: C.Function, new_functions: Dict['Layer', C.Function]) -> C.Fu
         cntk.Function: same arguments, outputs in the same order, every other Parameter shared.
 
     Raises:
+        TypeError: `model` is no Function, or `new_functions` no dict of Layers to Functions.
         ValueError: a new function does not have exactly one placeholder, computes another
             shape than the layer did, or a layer is not in `model`.
     """
+    check_replacements(
+        'nc.graph.replace: new_functions must be a dict of Layers to Functions',
+        new_functions,
+        is_layer,
+        is_function,
+        '{layer: cntk.layers.Dense(10) for layer in nc.graph.layers(model)}',
+    )
     cuts = {
         layer.output.uid: unapplied(function, layer.input, layer.output, layer.label, layer.name)
         for layer, function in new_functions.items()
@@ -77,6 +94,7 @@ def replace(model: C.Function, new_functions: Dict['Layer', C.Function]) -> C.Fu
 
 def _edited(model, cuts, names):
     """Copies `model` with `cuts`, or raises ValueError naming the cut that is nowhere in it."""
+    check_model('nc.graph', model)
     used = set()
     arguments = [argument for argument in model.arguments if argument.uid not in cuts]
     with cloned_whole():

@@ -5,6 +5,7 @@ import cntk as C
 
 from .._types import Filter
 from . import blocks
+from .checks import check_model
 from .filters import check_filter, takes
 from .frozen import Frozen, frozen_block, frozen_layer
 from .layer import Layer, label_of
@@ -42,7 +43,7 @@ def layers(
         list of Layer: [] where nothing matches; `no_layers_error` says what was seen.
 
     Raises:
-        TypeError: `filter_function` is no function.
+        TypeError: `model` is no Function, or `filter_function` no function.
         ValueError: `op_name` is none of these, or the filter takes one of several layers that
             share W and leaves another.
     """
@@ -157,6 +158,7 @@ def frozen_layers(model: C.Function) -> List[Frozen]:
 
 def _search(model):
     """Returns the layers and other products of a model and of its blocks, inputs first."""
+    check_model('nc.graph', model)
     found = []
     pending = [(iter(_of_level(model.outputs, True, ())), True)]
     while pending:

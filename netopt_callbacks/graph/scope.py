@@ -11,6 +11,8 @@ from typing import Any, Iterable, Iterator, Sequence
 
 import cntk as C
 
+from .checks import check_model
+
 _local = threading.local()
 
 
@@ -33,6 +35,7 @@ def trained_part(model: C.Function) -> Any:
         model (cntk.Function): as given to `transform`, or a copy with the same outputs in the same
             order.
     """
+    check_model('nc.graph', model)
     count = getattr(_local, 'outputs', None)
     if count is None or count >= len(model.outputs):
         return model

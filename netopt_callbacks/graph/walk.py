@@ -7,6 +7,8 @@ from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Se
 
 import cntk as C
 
+from .checks import check_model
+
 # They read a step before or after: what closes a loop.
 DELAYS = ('PastValue', 'FutureValue')
 
@@ -110,6 +112,7 @@ class Level:
 
 def primitives(model: C.Function) -> List[C.Function]:
     """Returns the Functions of `model`'s top level, inputs first; blocks are not opened."""
+    check_model('nc.graph', model)
     return functions(model.outputs)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Sequence
 import cntk as C
 import numpy as np
 
+from ..graph import check_model
 from ..observers.base import Observer
 from ..optimizations.base import Optimization
 from . import speed
@@ -161,8 +162,10 @@ def check_applied(what, model):
     """Refuses a model with open placeholders, which cannot be evaluated.
 
     Raises:
+        TypeError: the model is no Function.
         ValueError: names `what` was called and the placeholders.
     """
+    check_model(what, model)
     if model.placeholders:
         raise ValueError(
             '%s: model must be applied to its inputs, got one with the placeholders %s; apply it '

@@ -8,7 +8,6 @@ no broadcast: main's value plus zeros is main's value.
 import ctypes
 import os
 import sys
-import tempfile
 import traceback
 
 import cntk as C
@@ -17,6 +16,7 @@ from cntk import cntk_py
 from cntk.train import Trainer
 from cntk.train.distributed import Communicator, DistributedLearner
 
+from ..temporary_folder import temporary_folder
 from . import learner_facts, remember
 
 _UIDS = 100000
@@ -73,7 +73,7 @@ class Workers:
             if average == np.float32(_MAIN + (self.count - 1) * _OTHER) / np.float32(self.count):
                 return
             if average == mine:
-                with tempfile.TemporaryDirectory() as folder:
+                with temporary_folder('meeting the other workers') as folder:
                     Trainer.save_checkpoint(trainer, os.path.join(folder, 'met'))
 
     def apart(self, trained):

@@ -1,10 +1,10 @@
 """Exports a network as a copy with Parameters of its own."""
-import tempfile
 import warnings
 
 import cntk as C
 
 from .. import graph
+from ..temporary_folder import temporary_folder
 from .uids import load_as_saved
 
 
@@ -26,7 +26,7 @@ def exported(model):
             return model.clone(C.CloneMethod.clone, keep)
     except Exception as refused:
         try:
-            with tempfile.TemporaryDirectory() as folder:
+            with temporary_folder('copying a network that CNTK cannot clone') as folder:
                 model.save(folder + '/model')
                 copy = load_as_saved(folder + '/model')
         except Exception as error:

@@ -217,6 +217,46 @@ def test_full_temporary_folder_at_a_swap(monkeypatch, tmpdir):
     assert not one.session.result.complete and one.session.result.model is not None
 
 
+class Removing(nc.Observer):
+    """Removes the temporary folder during the first epoch, as a cleaner of /tmp does."""
+
+    def __init__(self, folder, leave=None):
+        super().__init__()
+        self.folder, self.leave = folder, leave
+
+    def on_minibatch(self, samples, loss, metric):
+        if samples <= 64:
+            self.folder.remove()
+            if self.leave is not None:
+                self.folder.write(self.leave)
+
+
+@pytest.mark.parametrize('callbacks', [[], CALLBACKS], ids=['none', 'two'])
+def test_temporary_folder_that_is_removed_during_a_run(callbacks, monkeypatch, tmpdir):
+    """The changed trainer, its random state and what a restore needs are handed over in others."""
+
+    def trained(*observers):
+        one = Script(test=True, cross_validation=0, sweeps=3)
+        one.run([make() for make in callbacks] + list(observers))
+        return one.outcome()
+
+    whole = trained()
+    folder = tmpdir.mkdir('temporary')
+    monkeypatch.setattr(tempfile, 'tempdir', str(folder))
+    assert trained(Removing(folder)) == whole
+    assert not callbacks or folder.listdir() == []
+
+
+def test_temporary_folder_that_cannot_be_made_again(monkeypatch, tmpdir):
+    one, folder = Script(test=False, cross_validation=0, sweeps=3), tmpdir.mkdir('temporary')
+    monkeypatch.setattr(tempfile, 'tempdir', str(folder))
+    with pytest.raises(
+        RuntimeError, match=f'takes a temporary file, and no folder .*{folder}.*TMPDIR'
+    ):
+        one.run([make() for make in CALLBACKS] + [Removing(folder, 'a file')])
+    assert not one.session.result.complete and one.session.result.model is not None
+
+
 def test_full_temporary_folder_at_a_restore(monkeypatch, tmpdir):
     one, file = Script(test=False), str(tmpdir.join('model'))
     with nc.attach(one.trainer, [factor()], epoch_size=EPOCH):

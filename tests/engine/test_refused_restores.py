@@ -168,7 +168,7 @@ def test_restore_goes_on_where_no_copy_of_before_can_be_written(run, tmpdir, mon
             loop(script, 3, 5)
             with monkeypatch.context() as patched:
                 if not writable:
-                    patched.setattr(tempfile, 'tempdir', str(tmpdir.join('nothing')))
+                    patched.setattr(tempfile, 'tempdir', str(tmpdir.ensure('a file')))
                 with warnings.catch_warnings(record=True) as said:
                     warnings.simplefilter('always')
                     script.trainer.restore_from_checkpoint(file)

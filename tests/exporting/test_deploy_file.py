@@ -29,11 +29,12 @@ def write(model, path):
     return str(path)
 
 
-def test_a_file_is_loaded_and_its_metadata_read(model, tmp_path):
+@pytest.mark.parametrize('threads', [2, np.int64(2), np.uint8(1), None])
+def test_a_file_is_loaded_and_its_metadata_read(threads, model, tmp_path):
     entry = model.metadata_props.add()
     entry.key, entry.value = 'netopt.format', '1'
     path = write(model, tmp_path / 'file.onnx')
-    assert [value.name for value in deploy.session(path, threads=2).get_inputs()] == ['x']
+    assert [value.name for value in deploy.session(path, threads=threads).get_inputs()] == ['x']
     assert onnx_file.metadata(onnx_file.checked(path)) == {'netopt.format': '1'}
 
 
