@@ -2,7 +2,7 @@
 import bisect
 import math
 import os
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, List, Optional
 
 from ._types import Points
@@ -81,8 +81,8 @@ def _checked(points: List[Any]) -> Points:
         if (
             len(point) != 2
             or any(isinstance(part, bool) for part in point)
-            or not isinstance(point[0], Integral)
-            or not isinstance(point[1], Real)
+            or not all(isinstance(part, Real) for part in point)
+            or point[0] != point[0] // 1  # an array of pairs holds the samples as floats
         ):
             raise TypeError(f'baseline must hold pairs (samples, metric), got {point!r}; {_HINT}')
         if point[0] <= before or not math.isfinite(point[1]):

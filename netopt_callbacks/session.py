@@ -82,11 +82,12 @@ def training_session(
         streams,
         max_samples,
         plain(progress_frequency),
-        checkpoint_config or CheckpointConfig(None),
-        cv_config or CrossValidationConfig(None),
-        test_config or TestConfig(None),
+        CheckpointConfig(None) if checkpoint_config is None else checkpoint_config,
+        CrossValidationConfig(None) if cv_config is None else cv_config,
+        TestConfig(None) if test_config is None else test_config,
     )
     checkpoint = remember.config(arguments.checkpoint, 'checkpoint_config')
+    remember.config(arguments.cross_validation, 'cv_config')
     remember.config(arguments.test, 'test_config')
     TrainingSession(*arguments)  # CNTK's own checks, before training
     restores = bool(checkpoint['filename'] and checkpoint['restore'])

@@ -1233,6 +1233,24 @@ TABLE = [
         'leave it out',
     ),
     Row(
+        'direction that is a word',
+        lambda: run(larger_is_better='smaller'),
+        TypeError,
+        'larger_is_better',
+        'True or False',
+        "got 'smaller'",
+        'leave it out',
+    ),
+    Row(
+        'checkpoint_config that is a name',
+        lambda: run(checkpoint_config='model'),
+        TypeError,
+        'checkpoint_config',
+        'a cntk.CheckpointConfig',
+        "got 'model'",
+        'write checkpoint_config=cntk.CheckpointConfig(',
+    ),
+    Row(
         'held-out data that is a number',
         lambda: run(data=(1, 2)),
         TypeError,
@@ -1520,3 +1538,39 @@ def test_sizes_of_a_binary_convolution_are_checked(sizes):
         (TypeError, ValueError), match=f'{argument} must be .*whole number.*give for example'
     ):
         quantization.binary_convolution(**arguments)
+
+
+@pytest.mark.parametrize(
+    'argument, wrong, kind',
+    [
+        ('checkpoint_config', '', 'CheckpointConfig'),
+        ('checkpoint_config', C.TestConfig(None), 'CheckpointConfig'),
+        ('cv_config', 'x', 'CrossValidationConfig'),
+        ('cv_config', np.ones((3, 4), 'f'), 'CrossValidationConfig'),
+        ('test_config', (np.ones((3, 4), 'f'),), 'TestConfig'),
+        ('test_config', 0, 'TestConfig'),
+    ],
+    ids=str,
+)
+def test_configs_of_a_session_are_checked(argument, wrong, kind):
+    with pytest.raises(TypeError, match=f'(?s){argument} must be a cntk.{kind}, got .*; write'):
+        run(**{argument: wrong})
+
+
+@pytest.mark.parametrize('unit', list(DataUnit))
+def test_a_unit_is_no_number(unit):
+    """Though it is an int to Python, DataUnit.sweep 0."""
+    for epoch_size in (unit, (unit, unit)):
+        with pytest.raises(TypeError, match='epoch_size must be a number of samples, a tuple'):
+            run(epoch_size=epoch_size)
+    for epoch in (unit, (unit, DataUnit.sweep)):
+        with pytest.raises(TypeError, match='epoch must be a whole number of completed epochs'):
+            Identity(epoch=epoch)
+
+
+@pytest.mark.parametrize('wrong', [None, 1, 0, 'larger', np.array(True), [True]], ids=repr)
+def test_the_direction_of_a_metric_is_a_truth(wrong):
+    with pytest.raises(TypeError, match='larger_is_better must be True or False'):
+        nc.attach(Script().trainer, [Identity()], epoch_size=10, larger_is_better=wrong)
+    options = dict(epoch_size=10, larger_is_better=np.bool_(True))
+    nc.attach(Script().trainer, [nc.Observer()], **options).finish()

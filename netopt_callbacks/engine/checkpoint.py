@@ -40,6 +40,28 @@ WHOLE = 'whole'
 FOR_NEXT_SEGMENT = 'for-next-segment'
 
 
+def check_name(file):
+    """Refuses a checkpoint name under which nothing can be written, whatever room there is.
+
+    Raises:
+        ValueError: names the checkpoint and what is in the way.
+    """
+    try:
+        os.lstat(file + STATE + TEMPORARY)  # the longest name that CNTK writes to
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f'the checkpoint name must be one under which files can be written, got {file!r}: '
+            f'{error}; give another in cntk.CheckpointConfig(...) or save_checkpoint(...)'
+        ) from error
+    if os.path.lexists(file + FOLDER) and not os.path.isdir(file + FOLDER):
+        raise ValueError(
+            f'the checkpoint {file} needs a folder {file + FOLDER} beside it, and something of '
+            'that name is there that is none: move it away, or give the checkpoint another name'
+        )
+
+
 def complete(file, existed):
     """Finishes a replacement of the pair `file`, `file`.ckp that a kill has interrupted.
 

@@ -15,6 +15,7 @@ import contextlib
 import time
 import warnings
 
+import numpy as np
 from cntk.train.training_session import DataUnit
 
 from ..baseline import checked_baseline
@@ -100,7 +101,7 @@ class Engine:
         self._has_metric = trainer.evaluation_function is not None
         self._order = in_order(self.optimizations)
         self._data = data
-        self._larger_is_better = larger_is_better
+        self._larger_is_better = _checked_direction(larger_is_better)
         self._attends = bool(self.optimizations or observers)
         self._audience = Audience(observers if self.workers.is_main else [], self.result.seconds)
         self._network = Network(
@@ -485,3 +486,12 @@ class Engine:
 
     def _on_test_summary(self, samples, metric):
         self._tested = metric
+
+
+def _checked_direction(larger_is_better):
+    if not isinstance(larger_is_better, (bool, np.bool_)):
+        raise TypeError(
+            f'larger_is_better must be True or False, got {larger_is_better!r}; give True for an '
+            'accuracy, and leave it out for an error or a loss'
+        )
+    return bool(larger_is_better)

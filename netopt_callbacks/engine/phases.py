@@ -166,6 +166,8 @@ class Phases:
         checkpoints = self._of(file) if file else self.checkpoints
         if not self.optimized or checkpoints is None or not self._network.workers.is_main:
             return
+        if file:
+            checkpoint.check_name(file)
         if self._places is None:
             self._places = self._network.places()
         checkpoints.write(
@@ -225,6 +227,7 @@ class Phases:
         The lock is held until the run ends.
         """
         if file and self.keeper(file) is not None and file not in self._locks:
+            checkpoint.check_name(file)
             lock = Lock(file, file + checkpoint.FOLDER)
             lock.take(shared)
             self._locks[file] = lock

@@ -27,7 +27,9 @@ def checked_epoch_size(epoch_size):
         if isinstance(epoch_size, tuple) and len(epoch_size) == 2
         else (epoch_size, DataUnit.sample)
     )
-    if isinstance(count, bool) or not isinstance(count, int) or not isinstance(unit, DataUnit):
+    # A DataUnit is an int to Python.
+    whole = isinstance(count, int) and not isinstance(count, (bool, DataUnit))
+    if not whole or not isinstance(unit, DataUnit):
         raise TypeError(
             'epoch_size must be a number of samples, a tuple (number, cntk.train.DataUnit), or '
             f'None for one sweep, got {epoch_size!r}; give for example the number of training '

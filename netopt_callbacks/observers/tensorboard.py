@@ -47,7 +47,7 @@ class TensorBoard(Observer):
         super().__init__()
         if not isinstance(logdir, (str, os.PathLike)):
             raise TypeError(f'TensorBoard: logdir must be a folder, got {logdir!r}')
-        if not str(logdir) or '://' in str(logdir):
+        if not str(logdir) or '://' in str(logdir) or '\0' in str(logdir):
             raise ValueError(
                 f'TensorBoard: logdir must be a folder of this machine, got {logdir!r}'
             )

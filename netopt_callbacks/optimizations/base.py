@@ -5,6 +5,7 @@ carries the trainer, its learners, checkpoints and records across the change.
 Nothing in this package sees a trainer.
 """
 import math
+from enum import Enum
 from numbers import Real
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
@@ -374,7 +375,8 @@ def _checked_epoch(owner: str, epoch: Epoch) -> Epoch:
                 f'{epoch!r}; samples and minibatches belong into epoch_size'
             )
         count = epoch[0]
-    if isinstance(count, bool) or not isinstance(count, int):
+    # A DataUnit is an int to Python.
+    if isinstance(count, (bool, Enum)) or not isinstance(count, int):
         raise TypeError(
             f'{owner}: epoch must be a whole number of completed epochs, got {epoch!r}; for a '
             'finer schedule make epoch_size smaller'

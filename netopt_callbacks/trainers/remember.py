@@ -243,6 +243,12 @@ def set_attached(trainer, run):
 _CHECKPOINT = ('filename', 'frequency', 'unit', 'restore', 'preserve_all')
 _CROSS_VALIDATION = ('source', 'minibatch_size', 'frequency', 'unit', 'max_samples', 'streams')
 _TEST = ('source', 'minibatch_size', 'streams')
+# By the argument of a session.
+_CONFIGS = {
+    'checkpoint_config': cntk_py.CheckpointConfig,
+    'cv_config': cntk_py.CrossValidationConfig,
+    'test_config': cntk_py.TestConfig,
+}
 
 
 def install():
@@ -334,10 +340,17 @@ def config(config, what):
         dict: as C++ got them; None if `config` is None.
 
     Raises:
+        TypeError: it is no such config.
         ValueError: the config was built before the import.
     """
     if config is None:
         return None
+    kind = _CONFIGS[what]
+    if not isinstance(config, kind):
+        raise TypeError(
+            f'{what} must be a cntk.{kind.__name__}, got {config!r}; write '
+            f'{what}=cntk.{kind.__name__}(...)'
+        )
     arguments = config.__dict__.get(ATTRIBUTE)
     if arguments is None:
         raise ValueError(

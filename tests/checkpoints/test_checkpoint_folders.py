@@ -65,6 +65,35 @@ def test_finished_session_leaves_its_folder_to_its_checkpoints(tmpdir):
     assert {file.basename: file.read() for file in folder.listdir()} == before
 
 
+@pytest.mark.parametrize(
+    'name, file, said',
+    [
+        ('model', 'model.netopt', 'needs a folder .*model.netopt beside it'),
+        ('other/model', 'other', 'must be one under which files can be written.*Not a directory'),
+        (250 * 'm', None, 'must be one under which files can be written.*File name too long'),
+        (248 * 'm', None, 'must be one under which files can be written.*File name too long'),
+        ('a\0b', None, 'must be one under which files can be written, got'),
+    ],
+    ids=['file for the folder', 'below a file', 'too long', 'too long for what is added', 'null'],
+)
+def test_name_that_cannot_be_written_is_refused_before_training(name, file, said, tmpdir):
+    if file is not None:
+        tmpdir.join(file).write('of the user')
+    name = str(tmpdir) + '/' + name
+    script = Script(test=False)
+    script.arguments['checkpoint_config'] = C.CheckpointConfig(name, frequency=300)
+    with pytest.raises(ValueError, match=f'(?s){said}.*give'):
+        script.run([factor()])
+    assert script.trainer.total_number_of_samples_seen == 0
+    by_hand = Script(test=False)
+    with nc.attach(by_hand.trainer, [factor()], epoch_size=EPOCH):
+        loop(by_hand, 0, 2)
+        with pytest.raises(ValueError, match=f'(?s){said}.*give'):
+            by_hand.trainer.save_checkpoint(name)
+        loop(by_hand, 2, 6)
+    assert [one.basename for one in tmpdir.listdir()] == [file] * (file is not None)
+
+
 class Noted(nc.Observer):
     """Looks for the note of a whole pair when a run starts."""
 

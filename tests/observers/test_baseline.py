@@ -3,6 +3,7 @@ record knows of a recovery."""
 import json
 import pickle
 
+import numpy as np
 import pytest
 
 import netopt_callbacks as nc
@@ -16,6 +17,12 @@ def test_the_value_at_a_sample():
     curve = checked_baseline([(100, 0.4), (200, 0.2)], True)
     assert [curve.at(samples) for samples in (100, 150, 200)] == [0.4, pytest.approx(0.3), 0.2]
     assert curve.at(99) is None and curve.at(201) is None
+
+
+def test_an_array_holds_the_samples_as_floats():
+    for kind in (float, np.float32, int):
+        points = checked_baseline(np.array([[100, 4], [200, 2]], kind), True).points
+        assert points == [(100, 4.0), (200, 2.0)] and type(points[0][0]) is int
 
 
 def test_a_folder_that_tensorboard_wrote(tmp_path):
@@ -35,6 +42,10 @@ def test_a_folder_that_tensorboard_wrote(tmp_path):
         ([(1, 0.5), (1, 0.4)], ValueError, 'more samples'),
         ([(1, float('nan'))], ValueError, 'finite'),
         ([(0.5, 0.5)], TypeError, 'pairs'),
+        ([(float('nan'), 0.5)], TypeError, 'pairs'),
+        ([(float('inf'), 0.5)], TypeError, 'pairs'),
+        ([(1, '0.5')], TypeError, 'pairs'),
+        (['12'], TypeError, 'pairs'),
         (7, TypeError, 'a folder or a list'),
         ('/nowhere', ValueError, 'no folder'),
     ],

@@ -412,6 +412,7 @@ def test_a_link_that_is_set_anew_during_a_run_leaves_no_folder_taken(tmp_path):
         (7, TypeError, 'folder'),
         ('', ValueError, 'folder'),
         ('s3://bucket/runs', ValueError, 'this machine'),
+        ('runs/\0', ValueError, 'this machine'),
     ],
 )
 def test_no_folder(logdir, error, message):
