@@ -1179,6 +1179,24 @@ TABLE = [
     ),
     # The run.
     Row(
+        'model that is an output',
+        lambda: run(model=Script().z.output),
+        TypeError,
+        'model=',
+        'a cntk.Function',
+        "got Output('classify'",
+        'as model=z',
+    ),
+    Row(
+        'model of another trainer',
+        lambda: run(model=Script().z),
+        ValueError,
+        'model=',
+        'the network that the trainer trains',
+        "got the Function 'classify', which reads no Parameter of its learners",
+        'give the Function that the criterion is built over',
+    ),
+    Row(
         'callback that is a class',
         lambda: run(Identity),
         TypeError,
