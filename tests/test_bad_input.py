@@ -1197,6 +1197,15 @@ TABLE = [
         'give the Function that the criterion is built over',
     ),
     Row(
+        'criterion that is a tuple',
+        lambda: nc.train(tuple(dense().outputs), ()),
+        TypeError,
+        'criterion',
+        'a cntk.Function',
+        "got (Output('hidden'",
+        'give cntk.combine([loss, metric])',
+    ),
+    Row(
         'callback that is a class',
         lambda: run(Identity),
         TypeError,

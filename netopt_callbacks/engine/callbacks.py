@@ -10,6 +10,17 @@ from ..optimizations.base import Optimization
 from ..trainers import learner_facts
 
 
+def listed(callbacks):
+    """Returns the callbacks of a run as a list; None is an empty one.
+
+    Raises:
+        TypeError: they are no list.
+    """
+    if callbacks is not None and not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f'callbacks must be a list, got {callbacks!r}; write callbacks=[...]')
+    return list(callbacks or ())
+
+
 def sorted_callbacks(callbacks):
     """Returns (optimizations, observers, Lower or None) of a list of callbacks.
 
@@ -17,9 +28,7 @@ def sorted_callbacks(callbacks):
         TypeError: the list holds something else.
         ValueError: the list holds a callback twice, or two `Lower`.
     """
-    if callbacks is not None and not isinstance(callbacks, (list, tuple)):
-        raise TypeError(f'callbacks must be a list, got {callbacks!r}; write callbacks=[...]')
-    callbacks = list(callbacks or ())
+    callbacks = listed(callbacks)
     for callback in callbacks:
         if not isinstance(callback, (Optimization, Observer)):
             hint = (
