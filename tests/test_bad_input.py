@@ -152,6 +152,19 @@ class Checking(nc.Optimization):
     def check(self, model):
         return 'z'
 
+    def transform(self, model):
+        return model
+
+
+class WithoutData(nc.Optimization):
+    """Has a method without one of its arguments."""
+
+    def transform(self, model):
+        return model
+
+    def prepare(self, model):
+        """Looks at no data."""
+
 
 class Silent(nc.Optimization):
     """Forgot its transform."""
@@ -401,7 +414,7 @@ TABLE = [
         lambda: nc.FactorDense(rank=2, filter_function='hidden'),
         TypeError,
         'FactorDense: filter_function',
-        'a function or None',
+        'a function of one argument, or None',
         "got 'hidden'",
         'lambda layer: layer.name',
     ),
@@ -584,8 +597,26 @@ TABLE = [
         TypeError,
         'FactorDense: factor_function',
         'two arguments, W and the rank k',
-        'got <function',
+        'got <lambda>(W)',
         'lambda W, k',
+    ),
+    Row(
+        'rank function of no argument',
+        lambda: nc.FactorDense(rank=lambda: 4),
+        TypeError,
+        'FactorDense: rank',
+        'one argument, W as [inputs, outputs]',
+        'got <lambda>()',
+        'write lambda W',
+    ),
+    Row(
+        'filter that returns an array',
+        lambda: graph.layers(dense(), lambda layer: np.array([True, False])),
+        TypeError,
+        "Dense 'hidden' (W of 20x30)",
+        'filter_function must return True or False',
+        'got array([ True, False])',
+        'Use a.any() or a.all()',
     ),
     Row(
         'filter of nc.graph that is a name',
@@ -1177,7 +1208,25 @@ TABLE = [
         'got one without W',
         'the whole list',
     ),
+    Row(
+        'learner function that returns no learner',
+        lambda: run(factor(learner=lambda parameters: None)),
+        TypeError,
+        'FactorDense: learner=',
+        'must return one cntk.learners.Learner',
+        'got None',
+        'cntk.sgd(parameters, schedule)',
+    ),
     # The run.
+    Row(
+        'method without one of its arguments',
+        lambda: run(WithoutData()),
+        TypeError,
+        'WithoutData: prepare',
+        'must take model and minibatches',
+        'got prepare(model)',
+        'write def prepare(self, model, minibatches)',
+    ),
     Row(
         'model that is an output',
         lambda: run(model=Script().z.output),

@@ -6,7 +6,7 @@ from cntk.train.training_session import DataUnit
 
 from ..lowering import Lower
 from ..observers.base import Observer
-from ..optimizations.base import Optimization
+from ..optimizations.base import Optimization, check_methods
 from ..trainers import learner_facts
 
 
@@ -27,6 +27,7 @@ def sorted_callbacks(callbacks):
     Raises:
         TypeError: the list holds something else.
         ValueError: the list holds a callback twice, or two `Lower`.
+        NotImplementedError, TypeError: an optimization lacks a method, see `check_methods`.
     """
     callbacks = listed(callbacks)
     for callback in callbacks:
@@ -46,6 +47,9 @@ def sorted_callbacks(callbacks):
                 f'callbacks must be different objects, got the same {type(callback).__name__} '
                 'twice; make another one for the other epoch'
             )
+    optimizations = [callback for callback in callbacks if isinstance(callback, Optimization)]
+    for optimization in optimizations:
+        check_methods(optimization)
     lowers = [callback for callback in callbacks if isinstance(callback, Lower)]
     if len(lowers) > 1:
         raise ValueError(
@@ -53,7 +57,7 @@ def sorted_callbacks(callbacks):
             'whole network'
         )
     return (
-        [callback for callback in callbacks if isinstance(callback, Optimization)],
+        optimizations,
         [
             callback
             for callback in callbacks
