@@ -9,6 +9,7 @@ from cntk.internal.sanitize import _as_tuple
 from cntk.io import MinibatchSource, UserMinibatchSource
 
 from ._types import EpochSize, Path, Points
+from .engine.callbacks import listed
 from .integers import plain
 from .observers.base import Observer
 from .optimizations.base import Optimization
@@ -51,11 +52,16 @@ def train(
         cntk.variables.Record: the one of `Function.train`, plus `result`, an `nc.Result`.
 
     Raises:
-        TypeError: `callbacks` holds an object that neither CNTK nor this package knows
-            (`Function.train` would ignore it).
+        TypeError: `criterion` is no Function; `callbacks` is no list, or holds an object that
+            neither CNTK nor this package knows (`Function.train` would ignore it).
         Whatever `nc.training_session` and its `train` raise. The exception, including a
             KeyboardInterrupt, has the partial result as its attribute `result`.
     """
+    if not isinstance(criterion, C.Function):
+        raise TypeError(
+            f'criterion must be a cntk.Function, got {criterion!r}; give cntk.combine([loss, '
+            'metric]), or the loss alone'
+        )
     ours, theirs = _parted(callbacks)
     minibatch_size, progress_frequency, max_epochs, epoch_size, max_samples = plain(
         (minibatch_size, progress_frequency, max_epochs, epoch_size, max_samples)
@@ -125,6 +131,7 @@ def _check_epochs(callbacks, max_epochs):
 
 def _parted(callbacks):
     """Returns (this package's callbacks, the callbacks that `Function.train` knows)."""
+    callbacks = listed(callbacks)
     ours = [callback for callback in callbacks if isinstance(callback, (Optimization, Observer))]
     theirs = [callback for callback in callbacks if callback not in ours]
     known = (C.cntk_py.ProgressWriter, C.CheckpointConfig, C.CrossValidationConfig, C.TestConfig)

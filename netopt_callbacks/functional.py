@@ -7,6 +7,7 @@ from .evaluation.held_out import Minibatches, held_out_data
 from .lowering import Lower
 from .lowering.lower import check_applied
 from .optimizations.base import Optimization, as_transformed
+from .signatures import shown, takes
 
 
 def optimize(
@@ -69,10 +70,10 @@ def _check(model: Any, optimization: Any, train_function: Any) -> None:
             'optimize: optimization must be an nc.Optimization such as '
             f'nc.BinarizeConvolution(), got {optimization!r}'
         )
-    if train_function is not None and not callable(train_function):
+    if train_function is not None and not takes(train_function, 1):
         raise TypeError(
             'optimize: train_function must be a function of the transformed model, got '
-            f'{train_function!r}; leave it out to train later'
+            f'{shown(train_function)}; leave it out to train later'
         )
 
 

@@ -12,6 +12,7 @@ from .lowering.lower import check_applied
 from .optimizations.binarize_convolution import BinarizeConvolution
 from .optimizations.binarize_convolution import binarize_convolution as _binarize_convolution
 from .optimizations.binary_convolution import binary_convolution
+from .signatures import shown, takes
 
 __all__ = [
     'binarize_convolution',
@@ -43,10 +44,10 @@ def binarize_convolution(
         ValueError, NotImplementedError: see `nc.BinarizeConvolution`.
         nc.LoweringError: the native network differs from the trained one.
     """
-    if not callable(train_function):
+    if not takes(train_function, 1):
         raise TypeError(
             'binarize_convolution: train_function must be a function of the binarized model, '
-            f'got {train_function!r}; to train it yourself take convert_to_binary_convolution'
+            f'got {shown(train_function)}; to train it yourself take convert_to_binary_convolution'
         )
     check_applied('binarize_convolution', model)
     return optimized(

@@ -152,6 +152,19 @@ class Checking(nc.Optimization):
     def check(self, model):
         return 'z'
 
+    def transform(self, model):
+        return model
+
+
+class WithoutData(nc.Optimization):
+    """Has a method without one of its arguments."""
+
+    def transform(self, model):
+        return model
+
+    def prepare(self, model):
+        """Looks at no data."""
+
 
 class Silent(nc.Optimization):
     """Forgot its transform."""
@@ -401,7 +414,7 @@ TABLE = [
         lambda: nc.FactorDense(rank=2, filter_function='hidden'),
         TypeError,
         'FactorDense: filter_function',
-        'a function or None',
+        'a function of one argument, or None',
         "got 'hidden'",
         'lambda layer: layer.name',
     ),
@@ -584,8 +597,26 @@ TABLE = [
         TypeError,
         'FactorDense: factor_function',
         'two arguments, W and the rank k',
-        'got <function',
+        'got <lambda>(W)',
         'lambda W, k',
+    ),
+    Row(
+        'rank function of no argument',
+        lambda: nc.FactorDense(rank=lambda: 4),
+        TypeError,
+        'FactorDense: rank',
+        'one argument, W as [inputs, outputs]',
+        'got <lambda>()',
+        'write lambda W',
+    ),
+    Row(
+        'filter that returns an array',
+        lambda: graph.layers(dense(), lambda layer: np.array([True, False])),
+        TypeError,
+        "Dense 'hidden' (W of 20x30)",
+        'filter_function must return True or False',
+        'got array([ True, False])',
+        'Use a.any() or a.all()',
     ),
     Row(
         'filter of nc.graph that is a name',
@@ -1186,7 +1217,52 @@ TABLE = [
         'got one without W',
         'the whole list',
     ),
+    Row(
+        'learner function that returns no learner',
+        lambda: run(factor(learner=lambda parameters: None)),
+        TypeError,
+        'FactorDense: learner=',
+        'must return one cntk.learners.Learner',
+        'got None',
+        'cntk.sgd(parameters, schedule)',
+    ),
     # The run.
+    Row(
+        'method without one of its arguments',
+        lambda: run(WithoutData()),
+        TypeError,
+        'WithoutData: prepare',
+        'must take model and minibatches',
+        'got prepare(model)',
+        'write def prepare(self, model, minibatches)',
+    ),
+    Row(
+        'model that is an output',
+        lambda: run(model=Script().z.output),
+        TypeError,
+        'model=',
+        'a cntk.Function',
+        "got Output('classify'",
+        'as model=z',
+    ),
+    Row(
+        'model of another trainer',
+        lambda: run(model=Script().z),
+        ValueError,
+        'model=',
+        'the network that the trainer trains',
+        "got the Function 'classify', which reads no Parameter of its learners",
+        'give the Function that the criterion is built over',
+    ),
+    Row(
+        'criterion that is a tuple',
+        lambda: nc.train(tuple(dense().outputs), ()),
+        TypeError,
+        'criterion',
+        'a cntk.Function',
+        "got (Output('hidden'",
+        'give cntk.combine([loss, metric])',
+    ),
     Row(
         'callback that is a class',
         lambda: run(Identity),
@@ -1327,9 +1403,36 @@ TABLE = [
         lambda: Script().run(data={'x': np.zeros((3, 1, 6, 6), np.float32)}),
         ValueError,
         'data as a dict',
-        'for each argument of the criterion, x, label',
-        'got x',
+        'one array for each argument of the network, x (Input',
+        "got 'x'",
         'add what is missing',
+    ),
+    Row(
+        'held-out data that is text',
+        lambda: Script().run(data=('x', 'y')),
+        ValueError,
+        'data for argument x',
+        'what CNTK can read as Input',
+        'got str',
+        'give a NumPy array',
+    ),
+    Row(
+        'held-out data of rows that are text',
+        lambda: Script().run(data=(['ab'], ['cd'])),
+        ValueError,
+        'data for argument x',
+        'what CNTK can read as Input',
+        "got a list that holds 'ab'",
+        'data is in the order x, label',
+    ),
+    Row(
+        'held-out data of one number each',
+        lambda: Script().run(data=(np.float32(3), np.float32(3))),
+        ValueError,
+        'data for argument x',
+        'what CNTK can read as Input',
+        'got one number',
+        'samples are the first axis',
     ),
     Row(
         'Lower among the progress writers of a Trainer',

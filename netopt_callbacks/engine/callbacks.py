@@ -6,8 +6,19 @@ from cntk.train.training_session import DataUnit
 
 from ..lowering import Lower
 from ..observers.base import Observer
-from ..optimizations.base import Optimization
+from ..optimizations.base import Optimization, check_methods
 from ..trainers import learner_facts
+
+
+def listed(callbacks):
+    """Returns the callbacks of a run as a list; None is an empty one.
+
+    Raises:
+        TypeError: they are no list.
+    """
+    if callbacks is not None and not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f'callbacks must be a list, got {callbacks!r}; write callbacks=[...]')
+    return list(callbacks or ())
 
 
 def sorted_callbacks(callbacks):
@@ -16,10 +27,9 @@ def sorted_callbacks(callbacks):
     Raises:
         TypeError: the list holds something else.
         ValueError: the list holds a callback twice, or two `Lower`.
+        NotImplementedError, TypeError: an optimization lacks a method, see `check_methods`.
     """
-    if callbacks is not None and not isinstance(callbacks, (list, tuple)):
-        raise TypeError(f'callbacks must be a list, got {callbacks!r}; write callbacks=[...]')
-    callbacks = list(callbacks or ())
+    callbacks = listed(callbacks)
     for callback in callbacks:
         if not isinstance(callback, (Optimization, Observer)):
             hint = (
@@ -37,6 +47,9 @@ def sorted_callbacks(callbacks):
                 f'callbacks must be different objects, got the same {type(callback).__name__} '
                 'twice; make another one for the other epoch'
             )
+    optimizations = [callback for callback in callbacks if isinstance(callback, Optimization)]
+    for optimization in optimizations:
+        check_methods(optimization)
     lowers = [callback for callback in callbacks if isinstance(callback, Lower)]
     if len(lowers) > 1:
         raise ValueError(
@@ -44,7 +57,7 @@ def sorted_callbacks(callbacks):
             'whole network'
         )
     return (
-        [callback for callback in callbacks if isinstance(callback, Optimization)],
+        optimizations,
         [
             callback
             for callback in callbacks

@@ -21,7 +21,7 @@ from .. import count, graph
 from ..checkpoints import saved_graph, temporary
 from ..optimizations import binary_block
 from ..readers import readers
-from ..readers.known import known_model
+from ..readers.known import check_named, known_model
 from ..temporary_folder import temporary_folder
 from ..trainers import (
     directors,
@@ -73,9 +73,14 @@ class Network:
         trainer, facts, workers: as given.
         given (list of cntk.learners.Learner): those that a resumed script has: the trainer's when
             the run began, or those it was built with if a plain checkpoint was restored.
+
+    Raises:
+        TypeError, ValueError: `model` is not a network of the trainer.
     """
 
     def __init__(self, trainer, facts, workers, on_training_summary, on_test_summary, model=None):
+        if model is not None:
+            check_named(model, facts.learners)
         self._named = model
         self._binary, self._binary_of = [], None
         self.trainer = trainer

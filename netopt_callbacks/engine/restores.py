@@ -10,6 +10,7 @@ from ..graph import user_functions
 from ..readers import difference, readers
 from ..trainers import learner_facts
 from ..trainers.learner_facts import Trained
+from ..trainers.plan import made_learner
 from ..trainers.state import own
 from . import edits
 
@@ -100,7 +101,7 @@ class Restores:
                     'the Parameters it adds, got none now; give the same one'
                 )
             else:
-                learner = optimizations[made_by].learner(list(parameters))
+                learner = made_learner(optimizations[made_by], parameters)
             trained.append(Trained(learner, parameters, made_by))
         return tuple(trained)
 

@@ -3,6 +3,7 @@
 It refuses data that CNTK would refuse, or misread, in the middle of training. The error names
 `data` and the argument that the array belongs to.
 """
+import reprlib
 import sys
 import warnings
 
@@ -160,25 +161,39 @@ class _Column:
             data = data.data
         if isinstance(data, C.cntk_py.Value):
             data = self._of_value(data)
+        if isinstance(data, C.cntk_py.NDArrayView):
+            data = data.asarray()
         if sparse.issparse(data):
             data = data.tocsr()
             return [data] if self._of_sequences else data
         if isinstance(data, (list, tuple)):
             return self._joined([self._row(row) for row in data])
         data = self._as_expected(data)
+        if not data.ndim:
+            raise self._refused('one number', 'samples are the first axis')
         if self._of_sequences and data.ndim == 1 + len(self._argument.shape):
             return [data]  # CNTK reads it as one sequence
         return list(data) if self._of_sequences else data
 
     def _row(self, row):
+        if isinstance(row, C.cntk_py.NDArrayView):
+            row = row.asarray()
         if sparse.issparse(row):
             return row.tocsr()
-        return self._as_expected(
-            row if hasattr(row, 'shape') else np.asarray(row, self._argument.dtype)
-        )
+        if hasattr(row, 'shape'):
+            return self._as_expected(row)
+        try:
+            return np.asarray(row, self._argument.dtype)
+        except (TypeError, ValueError) as error:
+            raise self._refused(f'a list that holds {reprlib.repr(row)}', error)
 
-    def _as_expected(self, array):
+    def _as_expected(self, data):
         """Converts a float array to the argument's type once; CNTK would do it every time."""
+        if not hasattr(data, '__array__'):
+            raise self._refused(
+                type(data).__name__, 'give a NumPy array, a SciPy matrix or a list of them'
+            )
+        array = data if isinstance(data, np.ndarray) else np.asarray(data)
         return array.astype(self._argument.dtype, copy=False) if array.dtype.kind == 'f' else array
 
     def _joined(self, rows):

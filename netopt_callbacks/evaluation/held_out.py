@@ -104,7 +104,8 @@ def held_out_data(data, arguments, streams=None, cross_validation=None, minibatc
 
     Args:
         data: what the user gave as `data=`: arrays in the order of the criterion's arguments, a
-            dict of them by argument, or a minibatch source; None takes `cross_validation`.
+            dict of them by argument or its name, or a minibatch source; None takes
+            `cross_validation`.
         arguments (tuple of cntk.Variable): the criterion's.
         streams (dict): the training's map of arguments to stream infos; a source given as `data`
             must have streams of the same names.
@@ -134,18 +135,34 @@ def held_out_data(data, arguments, streams=None, cross_validation=None, minibatc
 
 
 def _in_order(data, arguments):
-    """Returns the arrays of a dict {argument: array}, in the order of the arguments."""
-    by_argument = {getattr(key, 'uid', key): array for key, array in data.items()}
-    if set(by_argument) != {argument.uid for argument in arguments}:
+    """Returns the arrays of a dict {argument or its name: array}, in the order of the arguments.
+
+    As in CNTK, a name has to be that of one argument alone.
+    """
+    found = [
+        [place for place, argument in enumerate(arguments) if _is_key_of(key, argument)]
+        for key in data
+    ]
+    if sorted(found) != [[place] for place in range(len(arguments))]:
         raise ValueError(
-            'data as a dict must have an array for each argument of the criterion, %s; got %s; '
-            'add what is missing, and leave out the rest'
-            % (
-                ', '.join(name_of(argument) for argument in arguments),
-                ', '.join(str(getattr(key, 'name', key)) for key in data) or 'none',
-            )
+            'data as a dict must have one array for each argument of the network, %s, by the '
+            'argument or by its name if no other has it; got %s; add what is missing, and leave '
+            'out the rest'
+            % tuple(', '.join(map(_shown, keys)) or 'none' for keys in (arguments, data))
         )
-    return tuple(by_argument[argument.uid] for argument in arguments)
+    arrays = list(data.values())
+    return tuple(arrays[found.index([place])] for place in range(len(arguments)))
+
+
+def _is_key_of(key, argument):
+    if isinstance(key, str):
+        return key in (argument.name, argument.uid)
+    return getattr(key, 'uid', None) == argument.uid
+
+
+def _shown(key):
+    """Returns a key of a dict of data as text; two Variables may have one name."""
+    return f'{key.name} ({key.uid})'.lstrip() if isinstance(key, C.Variable) else repr(key)
 
 
 def _of_cross_validation(given, streams):

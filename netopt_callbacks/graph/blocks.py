@@ -3,6 +3,7 @@ from typing import Any, Callable, Optional
 
 import cntk as C
 
+from ..signatures import shown, takes
 
 # Blocks of CNTK's layer library in which a product with a Parameter is no layer of its own. A
 # Dense or Convolution *block* inside one (as in AttentionModel) still is.
@@ -82,10 +83,10 @@ class Block:
                 f"Block '{op_name}': was must name the layer whose place it takes, 'Dense' or "
                 f"'Convolution', or None, got {was!r}; give for example was='Dense'"
             )
-        if count is not None and not callable(count):
+        if count is not None and not takes(count, 2):
             raise TypeError(
                 f"Block '{op_name}': count must be a function of a block and its row, or None, got "
-                f"{count!r}; leave it out to count Parameters and products"
+                f"{shown(count)}; leave it out to count Parameters and products"
             )
         self.op_name = op_name
         self.layer = layer

@@ -1,16 +1,18 @@
 """Asks the filter of an optimization, a function of a `Layer`, which layers it takes."""
 from typing import Optional
 
+from .. import signatures
 from .._types import Filter
 from .layer import Layer
 
 
 def check_filter(filter_function: Optional[Filter]) -> None:
-    """Raises TypeError for a `filter_function` that is neither a function nor None."""
-    if filter_function is not None and not callable(filter_function):
+    """Raises TypeError for a `filter_function` that is neither None nor a function of a Layer."""
+    if filter_function is not None and not signatures.takes(filter_function, 1):
         raise TypeError(
             "the filter_function of layers must be callable with a Layer, or None, got "
-            f"{filter_function!r}; write for example lambda layer: layer.name == 'hidden'"
+            f"{signatures.shown(filter_function)}; write for example lambda layer: layer.name == "
+            "'hidden'"
         )
 
 
@@ -19,11 +21,18 @@ def takes(filter_function: Filter, layer: Layer) -> bool:
 
     Raises:
         AttributeError: the filter asks a Layer for an attribute that it does not have.
+        TypeError: what it returns is neither true nor false, as an array of several elements.
     """
     try:
-        return bool(filter_function(layer))
+        answer = filter_function(layer)
     except AttributeError as error:
         raise AttributeError(
             f'filter_function, called with the Layer {layer.label}: {error}; a Layer has '
             + ', '.join(sorted(name for name in dir(layer) if name[0] != '_'))
+        ) from error
+    try:
+        return bool(answer)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f'filter_function must return True or False for {layer.label}, got {answer!r}: {error}'
         ) from error

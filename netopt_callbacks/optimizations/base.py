@@ -15,6 +15,7 @@ import numpy as np
 from .._types import Epoch, Filter, MakeLearner, Minibatches, Shape
 from ..graph import blocks as known_blocks
 from ..integers import plain
+from ..signatures import shown, takes
 
 
 class LayerNote:
@@ -151,10 +152,10 @@ class Replaced:
         self.layer = str(layer)
         self.retired = _parameters('retired', retired)
         self.added = _parameters('added', added)
-        if projection is not None and not callable(projection):
+        if projection is not None and not takes(projection, 1):
             raise TypeError(
                 'Replaced: projection must be a function of a smoothed gradient or None, got '
-                f'{projection!r}; write lambda gradient: (gradient_of_W1, gradient_of_W2)'
+                f'{shown(projection)}; write lambda gradient: (gradient_of_W1, gradient_of_W2)'
             )
         self.projection = projection
 
@@ -284,10 +285,10 @@ class Optimization:
             ('filter_function', filter_function, "lambda layer: layer.name == 'hidden'"),
             ('learner', learner, 'lambda parameters: cntk.sgd(parameters, schedule)'),
         ):
-            if value is not None and not callable(value):
+            if value is not None and not takes(value, 1):
                 raise TypeError(
-                    f'{type(self).__name__}: {name} must be a function or None, got {value!r}; '
-                    f'give for example {example}'
+                    f'{type(self).__name__}: {name} must be a function of one argument, or None, '
+                    f'got {shown(value)}; give for example {example}'
                 )
         if learner_state not in ('reset', 'project'):
             raise ValueError(
@@ -363,6 +364,29 @@ class Optimization:
         The default returns the model as it is.
         """
         return model
+
+
+def check_methods(optimization: Optimization) -> None:
+    """Refuses an optimization whose methods a run could not call.
+
+    Raises:
+        NotImplementedError: it does not define `transform`.
+        TypeError: a method takes other arguments than that of `Optimization`.
+    """
+    if getattr(optimization.transform, '__func__', None) is Optimization.transform:
+        optimization.transform(None)  # which says what is missing
+    for name, arguments in (
+        ('check', ('model',)),
+        ('prepare', ('model', 'minibatches')),
+        ('transform', ('model',)),
+        ('lower', ('model',)),
+    ):
+        method = getattr(optimization, name)
+        if not takes(method, len(arguments)):
+            raise TypeError(
+                f'{optimization.name}: {name} must take {" and ".join(arguments)}, got '
+                f'{shown(method)}; write def {name}(self, {", ".join(arguments)})'
+            )
 
 
 def _checked_epoch(owner: str, epoch: Epoch) -> Epoch:

@@ -10,7 +10,7 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
-from ..signatures import takes
+from ..signatures import shown, takes
 from . import low_rank
 
 
@@ -92,7 +92,7 @@ def check(rank: Any, what: str = 'rank') -> Any:
         what (str): its name in messages, as 'FactorDense: rank'.
 
     Raises:
-        TypeError: it is none of the three.
+        TypeError: it is none of the three, or a function that takes no W.
         ValueError: an int below 1, or a fraction outside (0, 1).
     """
     for rule, arguments in RULES:
@@ -102,6 +102,11 @@ def check(rank: Any, what: str = 'rank') -> Any:
                 f'nc.{rule.__name__}; give nc.{rule.__name__}{arguments}'
             )
     if callable(rank):
+        if not takes(rank, 1):
+            raise TypeError(
+                f'{what} as a function must take one argument, W as [inputs, outputs], got '
+                f'{shown(rank)}; write lambda W: ...'
+            )
         return rank
     if not _is_number(rank):
         raise TypeError(
@@ -194,7 +199,7 @@ def chosen(what: str, rank: Any, projection_function: Any, factor_function: Any)
     if factor_function is not None and not takes(factor_function, 2):
         raise TypeError(
             f'{what}: factor_function must take two arguments, W and the rank k, got '
-            f'{factor_function!r}; write lambda W, k: ...'
+            f'{shown(factor_function)}; write lambda W, k: ...'
         )
     if rank is not None and projection_function is not None:
         raise ValueError(
@@ -209,4 +214,6 @@ def chosen(what: str, rank: Any, projection_function: Any, factor_function: Any)
                 'as nc.energy(0.95)'
             )
         return None
-    return check(projection_function if rank is None else rank, what + ': rank')
+    if rank is None:
+        return check(projection_function, what + ': projection_function')
+    return check(rank, what + ': rank')

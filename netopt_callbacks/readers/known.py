@@ -9,26 +9,28 @@ import cntk as C
 
 from .. import graph
 from ..graph.walk import DELAYS
-from .readers import Readers
+from ..trainers.learner_facts import parameters_of
+from ..trainers.state import identity
+from .readers import Readers, named
 
 _UNKNOWN = C.placeholder().shape
 
 
-def known_model(trainer, state, named=None):
+def known_model(trainer, state, model=None):
     """Returns the trainer's model, or the Function of the script that its criterion is built over.
 
     Args:
         trainer (cntk.Trainer): of the network.
         state (State): its network.
-        named (cntk.Function): the model that the user names; None searches for it.
+        model (cntk.Function): the one that the user names; None searches for it.
 
     Returns:
         cntk.Function: the model; the criterion if no model is found or, with a warning, if several
             are.
     """
     criterion = C.combine([output for output in state.whole.outputs[state.models :]])
-    if named is not None:
-        return _applied_as_in(named, criterion) or named
+    if model is not None:
+        return _applied_as_in(model, criterion) or model
     if state.models and state.whole.outputs[0].uid != state.whole.outputs[state.models].uid:
         return state.model
     found = _candidates(trainer, state)
@@ -41,6 +43,35 @@ def known_model(trainer, state, named=None):
     if len(found) != 1:
         return criterion
     return _applied_as_in(found[0], criterion) or found[0]
+
+
+def check_named(model, learners):
+    """Refuses a `model=` that is not the network of a trainer.
+
+    A layer function that is not applied, and that the trainer's criterion applies, reads the same
+    Parameters; a clone of the network does not, and neither does what an earlier cell of a notebook
+    has left.
+
+    Args:
+        model (cntk.Function): what the user names.
+        learners (list of cntk.learners.Learner): those of the trainer.
+
+    Raises:
+        TypeError: it is no Function.
+        ValueError: it reads no Parameter that the learners train.
+    """
+    if not isinstance(model, C.Function):
+        raise TypeError(
+            f'model= must be a cntk.Function, got {model!r}; give the network that the trainer '
+            'trains, as model=z'
+        )
+    trained = set(map(identity, parameters_of(learners)))
+    if trained.isdisjoint(map(identity, model.parameters)):
+        raise ValueError(
+            f'model= must be the network that the trainer trains, got {named(model)}, which reads '
+            'no Parameter of its learners; give the Function that the criterion is built over, no '
+            'clone and none of an earlier script or cell'
+        )
 
 
 def _candidates(trainer, state):

@@ -163,15 +163,7 @@ class _Planner:
             )
 
     def _own_learner(self):
-        learner = self._optimization.learner(list(self._added))
-        covered = {parameter.uid for parameter in learner_facts.parameters_of([learner])}
-        for parameter in self._added:
-            if parameter.uid not in covered:
-                raise ValueError(
-                    f'{self._optimization.name}: the learner that learner= makes must train all '
-                    f'new Parameters, got one without {describe_parameter(parameter)}; hand it the '
-                    'whole list it is given'
-                )
+        learner = made_learner(self._optimization, self._added)
         return Trained(learner, tuple(self._added), self._index)
 
     def _projected(self):
@@ -191,6 +183,31 @@ class _Planner:
                 learner_facts.projected(learner, one.retired[0], one.projection, one.added)
             )
         return begin_with
+
+
+def made_learner(optimization, parameters):
+    """Returns the learner that `learner=` of an optimization makes for the Parameters it adds.
+
+    Raises:
+        TypeError: it makes no learner.
+        ValueError: the learner leaves out some of the Parameters.
+    """
+    learner = optimization.learner(list(parameters))
+    if not isinstance(learner, C.cntk_py.Learner):
+        raise TypeError(
+            f'{optimization.name}: learner= must return one cntk.learners.Learner over the '
+            f'Parameters it is given, got {learner!r}; write learner=lambda parameters: '
+            'cntk.sgd(parameters, schedule)'
+        )
+    covered = {parameter.uid for parameter in learner_facts.parameters_of([learner])}
+    for parameter in parameters:
+        if parameter.uid not in covered:
+            raise ValueError(
+                f'{optimization.name}: the learner that learner= makes must train all '
+                f'new Parameters, got one without {describe_parameter(parameter)}; hand it the '
+                'whole list it is given'
+            )
+    return learner
 
 
 def planned(optimization, index, before, after, replaced, trained):

@@ -231,7 +231,7 @@ def test_images_of_any_size_calibrate_a_binarization():
     )
     optimization = nc.BinarizeConvolution(filter_function=lambda layer: layer.name == 'c')
     images = [RANDOM.rand(2, size, size).astype(np.float32) for size in (6, 7, 6, 8)]
-    lowered = nc.optimize(z, optimization, data=(images,))
+    lowered = nc.optimize(z, optimization, data={'image': images})
     assert lowered.eval({lowered.arguments[0]: images[1][None]}).shape == (1, 4, 1, 1)
 
 
@@ -273,6 +273,76 @@ def test_a_dict_flat_samples_and_axes_of_one_are_the_same_data():
     for wrong in images.transpose(0, 2, 1), images.reshape(40, 2, 3, 1), images.reshape(40, 6, 1):
         with pytest.raises(ValueError, match=r'argument x must have shape \[samples, 2, 3\], got'):
             held_out_data((wrong, labels), [x, y])
+
+
+def test_names_stand_for_arguments_as_in_cntk():
+    arguments, metric = classes(one_hot=False)
+    labels = EYE[NUMBERS]
+    expected = Measure(metric)(held_out_data((ROWS, labels), arguments))
+    for data in ({'y': labels, 'x': ROWS}, {arguments[0]: ROWS, 'y': labels}):
+        assert Measure(metric)(held_out_data(data, arguments)) == expected
+        trained = C.eval.Evaluator(metric).test_minibatch(data)
+        assert trained == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    'keys, got',
+    [
+        (lambda x, y, other: [x], r'got x \(Input\d+\);'),
+        (lambda x, y, other: ['x', 'z'], "got 'x', 'z';"),
+        (lambda x, y, other: [x, 'x', y], r"got x \(Input\d+\), 'x', y \(Input\d+\);"),
+        (lambda x, y, other: [other, 'y'], r"got x \(Input\d+\), 'y';"),
+        (lambda x, y, other: [0, 1], 'got 0, 1;'),
+        (lambda x, y, other: [], 'got none;'),
+    ],
+    ids=['missing', 'unknown', 'twice', "another network's", 'numbers', 'none'],
+)
+def test_keys_that_are_not_the_arguments_are_told(keys, got):
+    (x, y), _ = classes(one_hot=False)
+    with pytest.raises(ValueError, match=r'each argument of the network, x \(Input\d+\).*' + got):
+        held_out_data(dict.fromkeys(keys(x, y, C.input_variable(6, name='x')), ROWS), [x, y])
+
+
+def test_a_name_that_two_arguments_share_is_refused():
+    first, second = C.input_variable(6, name='x'), C.input_variable(6, name='x')
+    with pytest.raises(ValueError, match='by its name if no other has it; got .x., x'):
+        held_out_data({'x': ROWS, second: ROWS}, [first, second])
+    held_out_data({first: ROWS, second: ROWS}, [first, second])
+
+
+@pytest.mark.parametrize('sequences', [False, True])
+def test_arrays_of_cntk_are_the_same_data(sequences):
+    arguments, metric = classes(one_hot=True, sequences=sequences)
+    labels = EYE[NUMBERS]
+    expected = Measure(metric)(held_out_data((ROWS, sparse.csr_matrix(labels)), arguments))
+    given = C.NDArrayView.from_dense(ROWS), C.NDArrayView.from_csr(sparse.csr_matrix(labels))
+    assert Measure(metric)(held_out_data(given, arguments)) == expected
+
+
+def test_sequences_may_be_arrays_of_cntk():
+    arguments, metric = speech()
+    expected = Measure(metric)(held_out_data((FRAMES, LETTERS), arguments))
+    given = tuple([C.NDArrayView.from_dense(each) for each in data] for data in (FRAMES, LETTERS))
+    assert Measure(metric)(held_out_data(given, arguments)) == expected
+
+
+@pytest.mark.parametrize(
+    'wrong, got',
+    [
+        ('x', 'got str'),
+        ({1, 2}, 'got set'),
+        (C.parameter((3, 6)), 'got Parameter'),
+        (np.float32(3), 'got one number'),
+        (['ab', 'cd'], "got a list that holds 'ab'"),
+        ([{1: 2}], 'got a list that holds {1: 2}'),
+    ],
+    ids=['text', 'set', 'Parameter', 'number', 'list of text', 'list of dicts'],
+)
+@pytest.mark.parametrize('make', [C.input_variable, C.sequence.input_variable])
+def test_what_is_no_array_is_named(make, wrong, got):
+    x = make(6, name='x')
+    with pytest.raises(ValueError, match=f'data for argument x must be what CNTK can read.*{got}'):
+        held_out_data((wrong,), [x])
 
 
 def test_dense_for_sparse_is_named():

@@ -102,9 +102,8 @@ def test_any_batch_under_the_user_s_names_with_one_bit_a_weight(tmp_path):
     x, model = small()
     binary = binarized(model)
     path = str(tmp_path / 'small.onnx')
-    exported = deploy.export(
-        binary, path, data=np.random.RandomState(1).randn(20, 3, 9, 8).astype(np.float32)
-    )
+    images = np.random.RandomState(1).randn(20, 3, 9, 8).astype(np.float32)
+    exported = deploy.export(binary, path, data={'image': images})
     assert (
         exported.inputs == ['image'] and exported.comparison.segments == len(exported.segments) >= 1
     )
@@ -761,6 +760,8 @@ def test_bad_arguments(tmp_path):
         deploy.export(C.layers.Dense(3), path)
     with pytest.raises((TypeError, ValueError)):
         deploy.export(model, path, data=3)
+    with pytest.raises(ValueError, match='data for argument image .* got str: give a NumPy array'):
+        deploy.export(model, path, data='x')
     assert os.listdir(str(tmp_path)) == []
 
 

@@ -70,6 +70,35 @@ def test_callback_of_an_unknown_type_is_refused():
         train(nc.train, ['x'])
 
 
+@pytest.mark.parametrize('wrong', [Identity(), 'x', iter([Identity()])])
+def test_callbacks_that_are_no_list_are_refused_as_by_a_session(wrong):
+    script = Script()
+    for refuse in (
+        lambda: nc.train(C.combine([script.loss]), (script.images, script.labels), callbacks=wrong),
+        lambda: nc.attach(script.trainer, wrong, epoch_size=64),
+    ):
+        with pytest.raises(TypeError, match=r'callbacks must be a list, got .*callbacks=\[...\]'):
+            refuse()
+
+
+def test_no_callbacks_are_an_empty_list_as_in_a_session():
+    script = Script()
+    criterion = C.combine([script.loss, script.metric])
+    summary = nc.train(
+        criterion,
+        (script.images, script.labels),
+        parameter_learners=script.learners,
+        callbacks=None,
+    )
+    assert summary.result.complete
+
+
+@pytest.mark.parametrize('wrong', [None, 'loss', ()])
+def test_criterion_that_is_no_function_is_refused(wrong):
+    with pytest.raises(TypeError, match='criterion must be a cntk.Function.*cntk.combine'):
+        nc.train(wrong, ())
+
+
 def test_cntks_session_is_put_back_after_an_error():
     module = inspect.getmodule(C.train.training_session)
     before = module.training_session

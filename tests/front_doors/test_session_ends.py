@@ -359,6 +359,7 @@ def test_second_train_is_refused():
         ([Identity], {}, TypeError, r'Identity\(\.\.\.\)'),
         (['x'], {}, TypeError, 'nc.Optimization or nc.Observer'),
         (Identity(), {}, TypeError, r'callbacks=\[\.\.\.\]'),
+        ([nc.Optimization(epoch=1)], {}, NotImplementedError, r'must define transform\(model\)'),
         (
             [Identity(epoch=5)],
             dict(max_samples=4 * SAMPLES),

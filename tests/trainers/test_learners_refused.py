@@ -127,6 +127,25 @@ def test_learner_that_forgets_a_parameter_is_refused():
         )
 
 
+def test_learner_function_of_other_arguments_is_refused_before_there_is_a_run():
+    for wrong in (C.sgd, lambda: None):
+        with pytest.raises(TypeError, match=r'Factor: learner must be a function of one argument'):
+            Factor(learner=wrong)
+
+
+@pytest.mark.parametrize('made', [lambda p: None, lambda p: [C.sgd(p, 0.1)]])
+def test_learner_function_that_returns_no_learner_changes_nothing(made):
+    script = Script(test=False)
+    with pytest.raises(TypeError, match='Factor: learner= must return one cntk.learners.Learner'):
+        script.run([Factor(epoch=1, learner=made)])
+    assert [p.name for p in script.z.parameters].count('W1') == 0
+    with nc.attach(script.trainer, [Identity()], epoch_size=64) as run:
+        script.trainer.train_minibatch(
+            {script.x: script.images[:64], script.label: script.labels[:64]}
+        )
+    assert run.result.complete
+
+
 @pytest.mark.parametrize('learner', ['momentum_sgd', 'adam', 'fsadagrad', 'rmsprop', 'adadelta'])
 def test_state_of_the_new_begins_at_zero_and_all_other_state_stays(learner):
     script = Script(learner=learner, test=False, cross_validation=0, sweeps=1)
