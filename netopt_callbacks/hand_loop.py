@@ -118,9 +118,9 @@ class Attached:
         )
         self._finished = False
         self._class = type(trainer)
+        self.engine.begin()  # it may refuse the run
         trainer.__class__ = subclass(Watched, self._class)
         remember.set_attached(trainer, self)
-        self.engine.begin()
         _unfinished.add(self)
 
     @property

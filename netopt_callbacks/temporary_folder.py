@@ -31,7 +31,7 @@ def make_again(folder, what):
         RuntimeError: it cannot be made.
     """
     with _naming(what):
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(folder, 0o700, exist_ok=True)  # as mkdtemp: other users must not read it
 
 
 @contextlib.contextmanager

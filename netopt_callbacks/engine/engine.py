@@ -337,7 +337,7 @@ class Engine:
         """
         unit = f'DataUnit.{self.clock.unit.name}'
         mine = ', '.join(f'{o.name}(epoch={o.epoch!r})' for o in self.optimizations)
-        mine = f'{mine or "no optimization"}, epoch_size=({self.clock.count}, {unit})'
+        mine = f'{mine}, epoch_size=({self.clock.count}, {unit})' if mine else 'no optimization'
         main = self.workers.shared_text(mine)
         if self.workers.any(mine != main):
             others = 'another one has others' if mine == main else f'this worker has {mine}'

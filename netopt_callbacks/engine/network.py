@@ -87,6 +87,7 @@ class Network:
         self.facts = facts
         self.workers = workers
         self._listeners = on_training_summary, on_test_summary
+        self._tracker = None
         self.begin()
 
     @property
@@ -100,8 +101,10 @@ class Network:
         self._window_unknown = (
             self.facts.tracker is None and self.facts.writers and self.counts()[0]
         )
-        self._tracker = self.facts.tracker or windows.Tracker(
-            self.facts, np.dtype(self.trainer.loss_function.output.dtype)
+        self._tracker = (
+            self.facts.tracker
+            or self._tracker
+            or windows.Tracker(self.facts, np.dtype(self.trainer.loss_function.output.dtype))
         )
 
     @property

@@ -115,7 +115,10 @@ def _inner_outputs(graph, segments):
     for index, segment in enumerate(segments):
         names = [name for name in (ENTRY % index, ENTRY % index + '_Output') if name in outputs]
         if not names:
-            raise ExportError(f"CNTK's exporter did not write what segment '{segment.name}' reads")
+            raise ExportError(
+                f"deploy.export: CNTK's exporter did not write what segment '{segment.name}' "
+                'reads; keep this layer float, or end the network before it'
+            )
         found += names[:1]
         graph.output.remove(outputs[names[0]])
     return found
@@ -229,9 +232,9 @@ def sort_nodes(graph):
                 rest.append(node)
         if not ready:
             raise ExportError(
-                "what CNTK's exporter wrote cannot be put together: the nodes %s read what no node "
-                "gives; export the network up to a layer to find the operation that it is, and "
-                "write that with others" % ', '.join(node.name for node in rest[:3])
+                "deploy.export: what CNTK's exporter wrote cannot be put together: the nodes %s "
+                "read what no node gives; export the network up to a layer to find the operation "
+                "that it is, and write that with others" % ', '.join(node.name for node in rest[:3])
             )
         ordered += ready
         left = rest

@@ -49,8 +49,8 @@ def _as_frozen(root, kind, name, weights, op_name, enclosing):
     return Frozen(
         label_of(kind, enclosing, name, weights),
         weights[0],
-        "it is frozen: its weights are Constants, as clone('freeze') makes them; clone it with "
-        "'clone' to train and change it",
+        "it is frozen: its weights are Constants, as clone('freeze') makes them; copy it with "
+        "clone('clone') instead to train and change it",
         op_name,
         root,
     )

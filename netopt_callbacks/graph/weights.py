@@ -1,5 +1,7 @@
 """What a product or a convolution applies to data: a Parameter, a Constant, or what is computed of
 them."""
+from typing import List
+
 import cntk as C
 import numpy as np
 
@@ -46,7 +48,7 @@ def any_weights(core):
     return read[0] if len(read) == 1 else None
 
 
-def constant_weights(core):
+def constant_weights(core: C.Function) -> List[C.Constant]:
     """Returns the Constants that the weights a times or convolution applies to data are computed
     of, W first; [] where they are computed of anything else, too.
 

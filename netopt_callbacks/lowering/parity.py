@@ -372,11 +372,14 @@ def _count_different(expected, found):
 
 def _places_of_new(blocks, before):
     """Returns where among the blocks of a lowered network the native ops of layers are that it
-    did not hold before its layers were lowered one by one: the order is the same."""
+    did not hold before its layers were lowered one by one.
+
+    The order is the same if the same blocks are opened: segments are among both.
+    """
     places = [place for place, block in enumerate(blocks) if block.op_name in OP_NAMES]
+    opened = _Twin(before, binary_block.OP_NAMES + OP_NAMES + (binary_segment.OP_NAME,)).blocks
     held = [
-        block.op_name in OP_NAMES
-        for block in _Twin(before, binary_block.OP_NAMES + OP_NAMES).blocks
+        block.op_name in OP_NAMES for block in opened if block.op_name != binary_segment.OP_NAME
     ]
     return [
         place for place, is_held in zip_longest(places, held) if place is not None and not is_held

@@ -361,7 +361,8 @@ class Optimization:
     def lower(self, model: C.Function) -> C.Function:
         """Returns `model` with what this optimization made replaced by native ops.
 
-        The default returns the model as it is.
+        `model` has its binary layers on native ops already; they must stay as they are. The default
+        returns the model as it is.
         """
         return model
 

@@ -201,9 +201,9 @@ class BinaryLayer:
         signed = self.kind.weights_of(self.core).owner.inputs[0]
         if not signed.is_output:
             return 1.0
-        # Frozen weights are a Constant too.
-        factor = next(read for read in signed.owner.inputs if read.is_constant and not read.shape)
-        return float(_value_of(factor))
+        # Frozen weights are a Constant too, and with `reduction_rank=0` a reshape comes between.
+        factors = [read for read in signed.owner.inputs if read.is_constant and not read.shape]
+        return float(_value_of(factors[0])) if factors else 1.0
 
     def scale(self):
         """Returns the weights' scale as CNTK evaluates it, float32 [outputs], or None."""

@@ -25,11 +25,14 @@ def keys_of(kind, model, layers):
     keys = {layer.root.uid: layer.W.uid for layer in layers}
     frozen = {found.root.uid for found in graph.frozen_layers(model)}
     for function in graph.walk(model):
-        if function.uid in frozen:
-            continue
         if kind_of_block(function) is kind:
             W = BinaryLayer(function).W
-            keys[function.uid] = function.uid if W is None else W.uid  # None: it holds bare signs
+            if W is None:  # it holds bare signs
+                keys[function.uid] = function.uid
+            elif W.is_parameter:
+                keys[function.uid] = W.uid
+        elif function.uid in frozen:
+            continue
         elif function.is_block and function.op_name in kind.other_op_names:
             # An optimization of somebody may hold its numbers elsewhere than in Parameters.
             keys[function.uid] = next((leaf.uid for leaf in function.parameters), function.uid)

@@ -29,8 +29,7 @@ class FactorDense(Optimization):
         epoch, learner, learner_state: see `nc.Optimization`.
         rank (int, float or callable): k; a fraction in (0, 1) is one of the smaller side of W;
             a function gets W as [inputs, outputs]: `nc.energy(0.95)`, `nc.stable_rank()`,
-            `nc.speedup(2)`, `nc.parameters(0.5)` or your own, which a run tries before training
-            on the weights as they are then.
+            `nc.speedup(2)`, `nc.parameters(0.5)` or your own.
         filter_function (callable): `nc.graph.Layer -> bool`; None takes every Dense layer but the
             last of the network, which it takes where there is no other; in a running trainer those
             that its learners train.
@@ -79,28 +78,11 @@ class FactorDense(Optimization):
         if type(self).transform is not FactorDense.transform:
             return None
         if callable(self.rank) or self.factor_function is not None:
-            _try_rank(self.rank, model, layers)
             return Transformed(model, replaced=_possible(model, layers))
         return _expected(model, layers, self.rank)
 
     def transform(self, model: C.Function) -> Transformed:
         return factor_dense(model, self.rank, self.filter_function, self.factor_function)
-
-
-def _try_rank(rank, model, layers):
-    """Refuses a function that returns no rank for the weights as they are now.
-
-    Weights that are all the same tell a function nothing: they are not trained yet, or stand for
-    those that an earlier optimization will make. `Rule`s return a rank for any weights.
-    """
-    if not callable(rank) or isinstance(rank, ranks.Rule):
-        return
-    stay = weights_read_elsewhere(model, layers)
-    tried = {layer.W.uid: layer for layer in layers if layer.W.uid not in stay}
-    for layer in tried.values():
-        W = layer.W.value.reshape(_matrix_shape(layer))
-        if np.ptp(W) > 0:
-            ranks.resolve(rank, W, layer.label)
 
 
 def _possible(model, layers):

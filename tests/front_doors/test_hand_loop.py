@@ -10,7 +10,7 @@ import pytest
 from cntk.train.training_session import DataUnit
 
 import netopt_callbacks as nc
-from netopt_callbacks.trainers import remember
+from netopt_callbacks.trainers import distributed, remember
 from paths import PYTHONPATH
 from user_script import EPOCH, SAMPLES, Identity, Script, hidden, loop
 
@@ -133,6 +133,19 @@ def test_function_built_over_the_model_earlier_follows():
         right = C.softmax(script.z).eval(feed)
         assert np.array_equal(run.current(softmax).eval(feed), right)
         assert np.array_equal(softmax.eval(feed), right)
+
+
+def test_an_attach_that_is_refused_leaves_the_trainer_as_it_was(monkeypatch):
+    script = Script()
+    kind = type(script.trainer)
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed.Workers, 'any', lambda self, flag: True)
+        with pytest.raises(ValueError, match='each worker must have the same optimizations'):
+            nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH)
+    assert type(script.trainer) is kind
+    with nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH) as run:
+        loop(script)
+    assert run.result.complete
 
 
 def test_plain_session_on_an_attached_trainer_is_refused():

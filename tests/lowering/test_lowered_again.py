@@ -42,6 +42,33 @@ def test_layers_around_a_lowered_one_of_the_same_name(first_in_segments, again_i
     assert same_bits(twice.eval(values), trained.eval(values))
 
 
+@pytest.mark.parametrize('in_segments', [True, False])
+@pytest.mark.parametrize('turned', [True, False])
+def test_a_segment_in_a_block_that_lists_its_arguments_in_another_order(turned, in_segments):
+    """A block of the user's own holds a segment; its arguments are a native and a binary layer."""
+
+    def binary(layer, x):
+        optimization = nc.BinarizeDense(filter_function=lambda one: True)
+        return optimization.transform(layer(x)).model
+
+    x, inner = C.input_variable(16), C.input_variable(12)
+    pair = [C.layers.Dense(12, activation=C.relu, name=name) for name in ('s1', 's2')]
+    segment, _ = Lower().run(binary(C.layers.Sequential(pair), inner), [])
+    assert [block.name for block in blocks(segment, OP_NAME)] == ['s1_to_s2']
+    u, v = C.placeholder(12), C.placeholder(12)
+    content = C.plus(segment.clone('share', {segment.arguments[0]: v}), u)
+    native = nc.quantization.convert_to_native_binary_convolution(
+        binary(C.layers.Dense(12, name='native'), x)
+    )
+    trained = binary(C.layers.Dense(12, name='trained'), x)
+    given = [(u, native.output), (v, trained.output)]
+    whole = C.as_composite(C.as_block(content, given[:: -1 if turned else 1], 'Mine', 'mine'))
+    lowered, found = Lower().run(whole, [], segments=in_segments)
+    assert found.passed and [layer.name for layer in found.layers] == ['trained']
+    values = np.random.RandomState(1).randn(9, 16).astype(np.float32)
+    assert same_bits(lowered.eval(values), whole.eval(values))
+
+
 def test_the_gate_still_finds_what_differs_in_the_new_layers(monkeypatch):
     features, model = convolutions()
     data = [{features: images(features.shape)}]

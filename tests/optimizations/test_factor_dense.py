@@ -14,7 +14,6 @@ from netopt_callbacks.optimizations.factor_dense import factor_dense
 
 import graph_networks as networks
 from graph_networks import factored_blocks, full, parameters_of, quietly, wide
-from user_script import Script
 
 
 @pytest.mark.parametrize('network', networks.WITH_DENSE, ids=lambda network: network.__name__)
@@ -263,33 +262,6 @@ def test_wrong_factors_are_refused_with_the_layers_name(returned, said):
 def test_wrong_options_are_refused_before_there_is_a_model(options, error, said):
     with pytest.raises(error, match=said):
         nc.FactorDense(**options)
-
-
-@pytest.mark.parametrize('returned', [4.0, None, True, 0, -1, 1000])
-@pytest.mark.parametrize('option', ['rank', 'projection_function'])
-def test_a_rank_function_is_tried_before_training(option, returned):
-    script, optimization = Script(), nc.FactorDense(epoch=1, **{option: lambda W: returned})
-    with pytest.raises((TypeError, ValueError), match='the rank.* of Dense .*hidden.* must'):
-        script.run([optimization])
-    assert script.trainer.total_number_of_samples_seen == 0
-
-
-def test_a_rank_function_is_tried_on_the_weights_that_will_be_factored():
-    """Each W once, and no weights that tell it nothing yet."""
-    seen = []
-
-    def rank(W):
-        seen.append(W.copy())
-        W[:] = 0
-        return 2
-
-    model = Sequential([Dense(30, name='h'), Dense(9, init=0)])(C.input_variable(20))
-    W = graph.layers(model)[0].W.value
-    nc.FactorDense(rank=rank, filter_function=lambda layer: True).check(
-        C.combine([model, C.square(model)])
-    )
-    assert len(seen) == 1 and np.array_equal(seen[0], W)
-    assert np.array_equal(graph.layers(model)[0].W.value, W)
 
 
 def test_weights_that_are_not_there_or_not_finite_are_refused():

@@ -146,11 +146,13 @@ def test_it_is_exported(row, tmpdir):
     ids=lambda options: '-'.join(options) or 'default',
 )
 @pytest.mark.few(10)
-@pytest.mark.parametrize('form', ['plain', 'groups', 'no bias', 'reduced', 'tensor', 'vector'])
+@pytest.mark.parametrize(
+    'form', ['plain', 'groups', 'no bias', 'reduced', 'function', 'tensor', 'vector']
+)
 def test_frozen_binary_layers_of_each_form(form, options, tmpdir):
     """Weights of 4 and more, of which a clip makes half; each is frozen, saved and loaded."""
     kwargs = {'name': 'layer', 'activation': C.tanh, 'bias': form != 'no bias'}
-    shape = {'vector': (7,), 'reduced': (6, 6)}.get(form, (4, 6, 6))
+    shape = {'vector': (7,), 'reduced': (6, 6), 'function': (6, 6)}.get(form, (4, 6, 6))
     x = C.input_variable(shape)
     binarized = binarize_convolution
     if form in ('tensor', 'vector'):
@@ -167,6 +169,12 @@ def test_frozen_binary_layers_of_each_form(form, options, tmpdir):
         layer = C.layers.Convolution2D(
             (3, 3), 8, pad=True, init=C.normal(8), reduction_rank=reduced, **kwargs
         )
+    if form == 'function':
+        W = C.parameter((8, 3, 3), init=C.normal(8))
+
+        def layer(x):
+            return C.convolution(W, x, reduction_rank=0, auto_padding=[True] * 2, name='layer')
+
     data = np.random.RandomState(4).randn(9, *shape).astype(np.float32)
     network = C.layers.Dense(4, name='after')(layer(x))
 
@@ -239,9 +247,11 @@ def test_a_layer_of_which_one_parameter_is_frozen(row, which):
     assert values(lowered[0], data) == values(lowered[1], data)
     for optimization in (nc.FactorDense(rank=2), nc.BinarizeDense()):
         try:
-            optimization.transform(part)
+            changed = optimization.transform(part).model
         except ValueError as error:  # none is left but the last
             assert 'expected a Dense layer to change, got none' in str(error)
+        else:
+            assert any(np.array_equal(one.value, leaf.value) for one in changed.constants)
 
 
 # In the loss of a student
