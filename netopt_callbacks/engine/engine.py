@@ -21,13 +21,13 @@ from cntk.train.training_session import DataUnit
 from ..baseline import checked_baseline
 from ..evaluation.held_out import Minibatches
 from ..evaluation.recovery import Recovery
+from ..observers.audience import Audience
 from ..observers.base import Run
 from ..optimizations.base import in_order
 from ..records import Record, Result
 from ..trainers import directors, learner_facts, uids
 from ..trainers.distributed import Workers
 from . import edits
-from .audience import Audience
 from .callbacks import (
     described,
     on_all_workers,
