@@ -1653,7 +1653,7 @@ def test_sizes_of_a_binary_convolution_are_checked(sizes):
         ('test_config', (np.ones((3, 4), 'f'),), 'TestConfig'),
         ('test_config', 0, 'TestConfig'),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_configs_of_a_session_are_checked(argument, wrong, kind):
     with pytest.raises(TypeError, match=f'(?s){argument} must be a cntk.{kind}, got .*; write'):
