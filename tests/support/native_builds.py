@@ -95,7 +95,7 @@ def build_sanitized_package(folder):
 def build_sanitized_library(folder):
     """A folder with a package netopt_callbacks that holds deploy.py and a sanitized library of
     operators for ONNX Runtime; returns the folder."""
-    package = make_package(folder, 'deploy.py', 'onnx_file.py', '_types.py')
+    package = make_package(folder, 'deploy.py', 'onnx_file.py', '_types.py', 'integers.py')
     onnx = os.path.join(SOURCES, 'onnx')
     # onnx/threads.cpp stands for the thread pool; setup.py leaves the same out.
     not_in_it = [os.path.join(SOURCES, name) for name in ('measure.cpp', 'thread_pool.cpp')]
