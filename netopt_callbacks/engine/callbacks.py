@@ -6,7 +6,8 @@ from cntk.train.training_session import DataUnit
 
 from ..lowering import Lower
 from ..observers.base import Observer
-from ..optimizations.base import Optimization, check_methods
+from ..optimizations.base import Optimization
+from ..optimizations.of_a_run import check_methods
 from ..trainers import learner_facts
 
 
@@ -160,3 +161,29 @@ def refuse_projection(optimizations, learners):
                 "defined for, it has %s: %s. Use learner_state='reset'"
                 % (optimization.name, ', '.join(map(learner_facts.describe, learners)), reasons[0])
             )
+
+
+def refuse_other_plans(optimizations, clock, workers):
+    """Refuses a run whose workers would change their networks at different times.
+
+    All workers call this together. `nc.attach` with observers alone may be called by one.
+
+    Args:
+        optimizations (list of nc.Optimization), clock (schedule.Clock), workers: those of the run.
+
+    Raises:
+        ValueError: on every worker.
+    """
+    mine = ', '.join(f'{one.name}(epoch={one.epoch!r})' for one in optimizations)
+    epoch_size = f'epoch_size=({clock.count}, DataUnit.{clock.unit.name})'
+    mine = f'{mine}, {epoch_size}' if mine else 'no optimization'
+    main = workers.shared_text(mine)
+    if workers.any(mine != main):
+        others = 'another one has others' if mine == main else f'this worker has {mine}'
+        raise on_all_workers(
+            ValueError(
+                'each worker must have the same optimizations and epochs: the main worker has '
+                f'{main}, {others}; give every worker the same callbacks, only the main one '
+                'notifies observers'
+            )
+        )

@@ -15,15 +15,14 @@ import contextlib
 import time
 import warnings
 
-import numpy as np
 from cntk.train.training_session import DataUnit
 
 from ..baseline import checked_baseline
 from ..evaluation.held_out import Minibatches
-from ..evaluation.recovery import Recovery
+from ..evaluation.recovery import Recovery, checked_direction
 from ..observers.audience import Audience
 from ..observers.base import Run
-from ..optimizations.base import in_order
+from ..optimizations.of_a_run import in_order
 from ..records import Record, Result
 from ..trainers import directors, learner_facts, uids
 from ..trainers.distributed import Workers
@@ -32,6 +31,7 @@ from .callbacks import (
     described,
     on_all_workers,
     refuse_lower_without_data,
+    refuse_other_plans,
     refuse_projection,
     refuse_writers,
     sorted_callbacks,
@@ -101,7 +101,7 @@ class Engine:
         self._has_metric = trainer.evaluation_function is not None
         self._order = in_order(self.optimizations)
         self._data = data
-        self._larger_is_better = _checked_direction(larger_is_better)
+        self._larger_is_better = checked_direction(larger_is_better)
         self._attends = bool(self.optimizations or observers)
         self._audience = Audience(observers if self.workers.is_main else [], self.result.seconds)
         self._network = Network(
@@ -297,7 +297,7 @@ class Engine:
                 other optimizations.
         """
         if self._holds_trainer or self.optimizations:
-            self._refuse_other_workers_plan()
+            refuse_other_plans(self.optimizations, self.clock, self.workers)
         self._network.begin()
         self.clock.limit(max_samples)
         for optimization in self.optimizations:
@@ -329,25 +329,6 @@ class Engine:
         return True
 
     # The parts.
-
-    def _refuse_other_workers_plan(self):
-        """Refuses a run whose workers would change their networks at different times.
-
-        All workers call this together. `nc.attach` with observers alone may be called by one.
-        """
-        unit = f'DataUnit.{self.clock.unit.name}'
-        mine = ', '.join(f'{o.name}(epoch={o.epoch!r})' for o in self.optimizations)
-        mine = f'{mine}, epoch_size=({self.clock.count}, {unit})' if mine else 'no optimization'
-        main = self.workers.shared_text(mine)
-        if self.workers.any(mine != main):
-            others = 'another one has others' if mine == main else f'this worker has {mine}'
-            raise on_all_workers(
-                ValueError(
-                    'each worker must have the same optimizations and epochs: the main worker has '
-                    f'{main}, {others}; give every worker the same callbacks, only the main one '
-                    'notifies observers'
-                )
-            )
 
     def _restorer(self):
         """Returns what restores for the user's code during the run: see `Phases.restorer`."""
@@ -486,12 +467,3 @@ class Engine:
 
     def _on_test_summary(self, samples, metric):
         self._tested = metric
-
-
-def _checked_direction(larger_is_better):
-    if not isinstance(larger_is_better, (bool, np.bool_)):
-        raise TypeError(
-            f'larger_is_better must be True or False, got {larger_is_better!r}; give True for an '
-            'accuracy, and leave it out for an error or a loss'
-        )
-    return bool(larger_is_better)

@@ -1,4 +1,6 @@
 """Measures the held-out metric of a run, and its recovery after each optimization."""
+import numpy as np
+
 from ..observers.base import Evaluation
 from .held_out import Measure
 
@@ -94,3 +96,17 @@ class Recovery:
         """Returns the epochs to recovery, or those so far."""
         epochs = record.epochs_to_recover
         return self._clock.epoch - record.epoch if epochs is None else epochs
+
+
+def checked_direction(larger_is_better):
+    """Returns `larger_is_better` as a bool.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(larger_is_better, (bool, np.bool_)):
+        raise TypeError(
+            f'larger_is_better must be True or False, got {larger_is_better!r}; give True for an '
+            'accuracy, and leave it out for an error or a loss'
+        )
+    return bool(larger_is_better)

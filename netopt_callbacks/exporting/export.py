@@ -50,13 +50,9 @@ class Exported:
 def export(model, path, data=None, records=(), metric=None):
     """Does what `nc.deploy.export` says; `records` (list of Record) and `metric` (float) go
     into the metadata."""
-    import cntk as C
-
-    if not isinstance(model, C.Function):
-        raise TypeError(f'deploy.export: model must be a cntk.Function, got {model!r}')
+    check_applied('deploy.export', model)
     path = file_path('deploy.export', path)
     folder = _folder_of(path)
-    check_applied('deploy.export', model)
     refuse.refuse_ends(model)
     cut = CutNetwork(model)
     refuse.refuse_loops(cut)

@@ -16,19 +16,18 @@ What is demanded, and what is admitted:
   scale (`output_parity` has it), and predict the same. NaN and infinities are at the same
   positions.
 """
-from itertools import zip_longest
-
 import cntk as C
 import numpy as np
 
 from .. import graph
-from ..graph import evaluate, flat, opened
+from ..graph import evaluate, flat
 from ..optimizations import binary_block
 from . import binary_segment
 from .float_gate import FloatLayerProbe, Signs, names_of_layers
 from .output_parity import OutputParity
 from .parity_result import LayerParity, Parity, SegmentParity
 from .replace import OP_NAMES, native_integers
+from .twin import Twin, check_pairs, places_of_new
 from .undilated import without_dilation
 
 TIE_ULPS = 8
@@ -92,18 +91,18 @@ class _Pair:
             binary_block.BinaryLayer(block) for block in binary_block.binary_blocks(reference)
         ]
         parts = lowering.segments if lowering else []
-        self._trained = _Twin(without_dilation(reference), binary_block.OP_NAMES)
-        self._lowered = _Twin(lowered, OP_NAMES + (binary_segment.OP_NAME,))
+        self._trained = Twin(without_dilation(reference), binary_block.OP_NAMES)
+        self._lowered = Twin(lowered, OP_NAMES + (binary_segment.OP_NAME,))
         self._alone = lowering.alone if lowering else list(range(len(layers)))
         blocks = self._lowered.blocks
-        self._places = _places_of_new(blocks, lowering.model if lowering else model)
+        self._places = places_of_new(blocks, lowering.model if lowering else model)
         segments = [part.name for part in parts]
         by_name = {
             block.name: place
             for place, block in enumerate(blocks)
             if block.op_name == binary_segment.OP_NAME and block.name in segments
         }
-        _check_pairs(
+        check_pairs(
             [self._trained.blocks[index] for index in self._alone],
             [blocks[place] for place in self._places],
             segments,
@@ -160,28 +159,6 @@ def _sum_up(parity, outputs):
             setattr(parity, field, max(getattr(output, field) for output in outputs))
         for field in ('not_finite', 'different_not_finite', 'predictions', 'different_predictions'):
             setattr(parity, field, sum(getattr(output, field) for output in outputs))
-
-
-class _Twin:
-    """One of the two networks, with everything that is compared on its own level."""
-
-    def __init__(self, model, op_names):
-        self._model = opened(model, lambda block: block.is_block and block.op_name in op_names)
-        self.blocks = [
-            function
-            for function in graph.primitives(self._model)
-            if function.is_block and function.op_name in op_names
-        ]
-        self._inputs = [block.block_arguments_mapping[0][1] for block in self.blocks]
-        self.outputs = self.inputs = None
-
-    def evaluate(self, minibatch):
-        """Returns itself, with `outputs` and the layers' `inputs` as `graph.values.evaluate`
-        gives them."""
-        outputs = list(self._model.outputs)
-        values = evaluate(outputs + self._inputs, minibatch)
-        self.outputs, self.inputs = values[: len(outputs)], values[len(outputs) :]
-        return self
 
 
 class _Probe:
@@ -368,35 +345,3 @@ def _count_different(expected, found):
     differ = _bits(expected) != _bits(found)
     # There are many NaN, and which of them an operation returns is not defined.
     return int(np.sum(differ & ~(np.isnan(expected) & np.isnan(found))))
-
-
-def _places_of_new(blocks, before):
-    """Returns where among the blocks of a lowered network the native ops of layers are that it
-    did not hold before its layers were lowered one by one.
-
-    The order is the same if the same blocks are opened: segments are among both.
-    """
-    places = [place for place, block in enumerate(blocks) if block.op_name in OP_NAMES]
-    opened = _Twin(before, binary_block.OP_NAMES + OP_NAMES + (binary_segment.OP_NAME,)).blocks
-    held = [
-        block.op_name in OP_NAMES for block in opened if block.op_name != binary_segment.OP_NAME
-    ]
-    return [
-        place for place, is_held in zip_longest(places, held) if place is not None and not is_held
-    ]
-
-
-def _check_pairs(blocks, lowered_blocks, segments, lowered_segments):
-    names = [[block.name for block in each] for each in (blocks, lowered_blocks)]
-    if names[0] != names[1]:
-        raise ValueError(
-            'the lowered network should hold the native ops %s, one for each block '
-            'BinaryConvolution of the trained one, but holds %s; a lower() of your own must leave '
-            'them as they are' % tuple(names)
-        )
-    if sorted(segments) != sorted(lowered_segments):
-        raise ValueError(
-            f'the lowered network should hold the segments {sorted(segments)}, but holds '
-            f'{sorted(lowered_segments)}; a lower() of your own must leave them as '
-            'they are'
-        )

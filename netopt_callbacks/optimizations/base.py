@@ -367,29 +367,6 @@ class Optimization:
         return model
 
 
-def check_methods(optimization: Optimization) -> None:
-    """Refuses an optimization whose methods a run could not call.
-
-    Raises:
-        NotImplementedError: it does not define `transform`.
-        TypeError: a method takes other arguments than that of `Optimization`.
-    """
-    if getattr(optimization.transform, '__func__', None) is Optimization.transform:
-        optimization.transform(None)  # which says what is missing
-    for name, arguments in (
-        ('check', ('model',)),
-        ('prepare', ('model', 'minibatches')),
-        ('transform', ('model',)),
-        ('lower', ('model',)),
-    ):
-        method = getattr(optimization, name)
-        if not takes(method, len(arguments)):
-            raise TypeError(
-                f'{optimization.name}: {name} must take {" and ".join(arguments)}, got '
-                f'{shown(method)}; write def {name}(self, {", ".join(arguments)})'
-            )
-
-
 def _checked_epoch(owner: str, epoch: Epoch) -> Epoch:
     """Returns `epoch` as given once it is known to be a legal point in time."""
     epoch = count = plain(epoch)
@@ -412,14 +389,3 @@ def _checked_epoch(owner: str, epoch: Epoch) -> Epoch:
             'before the first minibatch'
         )
     return epoch
-
-
-def in_order(optimizations: Sequence[Optimization]) -> List[int]:
-    """Returns the indices of optimizations in the order applied: by epoch, then as listed."""
-    return sorted(
-        range(len(optimizations)),
-        key=lambda index: (
-            isinstance(optimizations[index].epoch, tuple),
-            optimizations[index].epoch,
-        ),
-    )

@@ -13,6 +13,7 @@ from .base import LayerNote, Optimization, Replaced, Transformed
 from .binary_kinds import DENSE
 from .dense_factored import OP_NAME, product
 from .ends import END, UNTRAINED, keys_of, last
+from .matrix import check_weights, matrix, matrix_shape, sides, smaller_side
 from .products import notes_of_frozen, notes_of_products
 from .tied import weights_read_elsewhere
 
@@ -66,15 +67,15 @@ class FactorDense(Optimization):
     def check(self, model: C.Function) -> Optional[Transformed]:
         layers, _ = _choice(model, self.filter_function)
         if isinstance(self.rank, Integral) and self.factor_function is None:
-            widest = max(layers, key=_smaller_side)
-            if self.rank > _smaller_side(widest) >= 1:
+            widest = max(layers, key=smaller_side)
+            if self.rank > smaller_side(widest) >= 1:
                 raise ValueError(
                     'FactorDense: rank must be at most the smaller side of some layer it takes, '
-                    f'{_smaller_side(widest)} of {widest.label}, got {self.rank}; give a smaller '
+                    f'{smaller_side(widest)} of {widest.label}, got {self.rank}; give a smaller '
                     'rank, or a fraction of the side'
                 )
         for layer in layers:
-            _check_weights(layer)
+            check_weights(layer)
         if type(self).transform is not FactorDense.transform:
             return None
         if callable(self.rank) or self.factor_function is not None:
@@ -92,7 +93,7 @@ def _possible(model, layers):
     return [
         Replaced(layer.name or layer.label, retired=(layer.W,))
         for layer in layers
-        if layer.W.uid not in stay and low_rank.break_even_rank(_matrix_shape(layer))
+        if layer.W.uid not in stay and low_rank.break_even_rank(matrix_shape(layer))
     ]
 
 
@@ -102,7 +103,7 @@ def _expected(model, layers, rank):
     stay = weights_read_elsewhere(model, layers)
     factors, replaced, new_functions = {}, [], {}
     for layer in layers:
-        shape = _matrix_shape(layer)
+        shape = matrix_shape(layer)
         k = (
             rank
             if isinstance(rank, Integral)
@@ -210,7 +211,7 @@ _STAYS = (
 
 def _factor(layer, rank, factor_function, split, every, stays):
     """Returns (LayerNote, (W1, W2) as Parameters); None for the factors of a layer left alone."""
-    W = _matrix(layer)
+    W = matrix(layer)
     if stays and not every:
         return _note(layer, W, W.size, skipped=_STAYS), None
     # One rank for all layers may be too large for a few; what a function returns for a layer may
@@ -253,7 +254,7 @@ def _factor(layer, rank, factor_function, split, every, stays):
 
 def _replaced(layer, factors, stays):
     """Returns the `Replaced` of a layer that is factored."""
-    shape = _matrix_shape(layer)
+    shape = matrix_shape(layer)
     left, right = (
         factor.value.reshape(side)
         for factor, side in zip(factors, ((shape[0], -1), (-1, shape[1])))
@@ -282,49 +283,6 @@ def _silent(W, left, right):
     return None
 
 
-def _check_weights(layer):
-    """Raises ValueError for weights that are not there, or sparse."""
-    if any(side < 0 for side in layer.W.shape):
-        raise ValueError(
-            f'{layer.label}: to be factored it must have weights, and their shape is not known '
-            'yet; apply the model to an input_variable first'
-        )
-    if C.cntk_py.Parameter.value(layer.W).is_sparse():
-        raise ValueError(
-            f'{layer.label}: its weights must be a dense matrix, got a sparse one; make its '
-            'Parameter from a NumPy array, or leave the layer out with filter_function'
-        )
-
-
-def _matrix(layer):
-    """Returns W of a layer as [inputs, outputs]."""
-    _check_weights(layer)
-    W = layer.W.value
-    if low_rank.not_finite(W):
-        raise ValueError(
-            f'{layer.label}: its weights must be finite, got {low_rank.not_finite(W)} NaN or '
-            f'infinite of {W.size}; if training diverges, lower the learning rate, or factor at '
-            'an earlier epoch'
-        )
-    return W.reshape(_matrix_shape(layer))
-
-
-def _sides(layer):
-    """Returns the input axes and the output axes of W."""
-    shape = tuple(layer.W.shape)
-    return shape[: -layer.output_rank], shape[-layer.output_rank :]
-
-
-def _matrix_shape(layer):
-    """Returns the shape of W as a matrix, (inputs, outputs)."""
-    return tuple(int(np.prod(side)) for side in _sides(layer))
-
-
-def _smaller_side(layer):
-    """Returns the smaller side of W as a matrix; below 1 where its shape is not known yet."""
-    return min(_matrix_shape(layer))
-
-
 def _factored(layer, factors):
     """Returns the layer with W1 and W2 in the place of W, unapplied."""
     W1, W2 = factors
@@ -334,7 +292,7 @@ def _factored(layer, factors):
 
 def _parameters(layer, left, right):
     """Returns factors as Parameters: W1 [inputs..., k] and W2 [k, outputs...]."""
-    inputs, outputs = _sides(layer)
+    inputs, outputs = sides(layer)
     return tuple(
         C.Parameter(shape, init=factor.reshape(shape), dtype=factor.dtype, name=name)
         for name, factor, shape in (

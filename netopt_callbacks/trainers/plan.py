@@ -9,7 +9,8 @@ from typing import NamedTuple
 import cntk as C
 
 from .. import graph
-from ..optimizations.base import Transformed, in_order
+from ..optimizations.base import Transformed
+from ..optimizations.of_a_run import in_order
 from . import learner_facts
 from .learner_facts import Trained, describe_parameter
 

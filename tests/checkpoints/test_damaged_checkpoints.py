@@ -8,30 +8,18 @@ import cntk as C
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.engine import checkpoint
 from netopt_callbacks.checkpoints import generations, pair
-from user_script import EPOCH, Identity, Script, factor, loop
+from netopt_callbacks.engine import checkpoint
+from user_script import EPOCH, Identity, Script, factor, loop, saving
 
 CALLBACKS = [('FactorDense', 1), ('Identity', 2)]
-
-
-def script(folder, preserve_all, sweeps, learner='momentum_sgd'):
-    return Script(
-        folder=str(folder),
-        test=False,
-        checkpoint=300,
-        cross_validation=0,
-        preserve_all=preserve_all,
-        sweeps=sweeps,
-        learner=learner,
-    )
 
 
 def trained(folder, preserve_all, sweeps=3):
     """Trains, or goes on; returns (state, warnings about going back)."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
-        one = script(folder, preserve_all, sweeps)
+        one = saving(folder, preserve_all, sweeps)
         one.run([factor(), Identity(epoch=2)])
     return one.state(), [
         str(warning.message)

@@ -17,19 +17,19 @@ import cntk as C
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import kill_points
 import netopt_callbacks as nc
-from netopt_callbacks.evaluation import held_out
-from netopt_callbacks.trainers import learner_facts
-from netopt_callbacks.engine import network
-from netopt_callbacks.readers import readers
-from netopt_callbacks.engine.engine import Engine
 from netopt_callbacks.checkpoints.generations import Generations
+from netopt_callbacks.engine import network
+from netopt_callbacks.engine.engine import Engine
 from netopt_callbacks.engine.phases import Phases
 from netopt_callbacks.engine.segments import Segments
+from netopt_callbacks.evaluation import held_out
+from netopt_callbacks.readers import readers
+from netopt_callbacks.trainers import learner_facts
 from paths import PYTHONPATH
 from user_script import Identity, Script, hidden
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 SAID = b'KILLED\n'
 
 
@@ -313,22 +313,7 @@ def main(folder, name, phase, count):
 
 @functools.lru_cache(None)
 def _library():
-    """Returns the path of `kill_points.cpp`, compiled."""
-    path = os.path.join(_folder(), 'kill_points.so')
-    subprocess.check_call(
-        [
-            'g++',
-            '-O1',
-            '-std=c++17',
-            '-shared',
-            '-fPIC',
-            '-o',
-            path,
-            os.path.join(HERE, 'kill_points.cpp'),
-            '-ldl',
-        ]
-    )
-    return path
+    return kill_points.compiled(_folder())
 
 
 _folders = []

@@ -18,14 +18,14 @@ import warnings
 import cntk as C
 import pytest
 
+import kill_points
 import netopt_callbacks as nc
-from netopt_callbacks.engine import checkpoint
 from netopt_callbacks.checkpoints import pair
 from netopt_callbacks.checkpoints.generations import Generations
+from netopt_callbacks.engine import checkpoint
 from paths import PYTHONPATH
-from user_script import EPOCH, Identity, Script, factor, loop
+from user_script import EPOCH, Identity, Script, factor, loop, saving
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 WORDS = r'model\d* could not be written whole to the disk mounted at /.* \(.* MB free\): .*'
 
 
@@ -62,22 +62,11 @@ def lift():
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def script(folder, preserve_all=False, sweeps=3):
-    return Script(
-        folder=str(folder),
-        test=False,
-        checkpoint=300,
-        cross_validation=0,
-        preserve_all=preserve_all,
-        sweeps=sweeps,
-    )
-
-
 CALLBACKS = [lambda: factor(), lambda: Identity(epoch=2)]
 
 
 def trained(folder, preserve_all=False, *observers):
-    one = script(folder, preserve_all)
+    one = saving(folder, preserve_all)
     one.run([make() for make in CALLBACKS] + list(observers))
     return one.state()
 
@@ -101,7 +90,7 @@ CUT = pytest.mark.parametrize(
 @pytest.mark.parametrize('preserve_all', [False, True], ids=['overwritten', 'preserved'])
 def test_checkpoint_that_is_not_whole(preserve_all, saves, end, share, cut, expected, tmpdir):
     """The third and the sixth are what one segment hands to the next."""
-    one = script(tmpdir, preserve_all)
+    one = saving(tmpdir, preserve_all)
     cut(saves, end, share)
     with pytest.raises(
         RuntimeError, match=WORDS + 'Make room, and resume from the one before, .*model'
@@ -122,7 +111,7 @@ def test_checkpoint_that_is_not_whole(preserve_all, saves, end, share, cut, expe
 
 
 def test_preserved_message_names_the_newest_whole_number(cut, tmpdir):
-    one = script(tmpdir, True)
+    one = saving(tmpdir, True)
     cut(3, '', 0.3)
     with pytest.raises(
         RuntimeError, match='model2 could not .*resume from the one before, .*model1$'
@@ -133,7 +122,7 @@ def test_preserved_message_names_the_newest_whole_number(cut, tmpdir):
 
 def test_last_of_all_where_all_are_kept(cut, tmpdir):
     """CNTK writes it after the last call of `on_checkpoint_end`."""
-    one = script(tmpdir, True, 1)
+    one = saving(tmpdir, True, 1)
     cut(4, '.ckp', 0.5)
     with pytest.raises(
         RuntimeError, match='model could not .*resume from the one before, .*model2$'
@@ -143,7 +132,7 @@ def test_last_of_all_where_all_are_kept(cut, tmpdir):
 
 
 def test_first_checkpoint_of_all(cut, tmpdir):
-    one = script(tmpdir)
+    one = saving(tmpdir)
     cut(1, '', 0.7)
     with pytest.raises(
         RuntimeError,
@@ -277,7 +266,7 @@ def test_full_temporary_folder_at_a_restore(monkeypatch, tmpdir):
 
 def main(folder):
     """Trains in `folder`; prints how it ended, and what is left."""
-    one = script(folder)
+    one = saving(folder)
     try:
         one.run([make() for make in CALLBACKS])
         said = ''
@@ -291,21 +280,7 @@ def main(folder):
 
 @pytest.fixture(scope='module')
 def library(tmpdir_factory):
-    path = str(tmpdir_factory.mktemp('library').join('kill_points.so'))
-    subprocess.check_call(
-        [
-            'g++',
-            '-O1',
-            '-std=c++17',
-            '-shared',
-            '-fPIC',
-            '-o',
-            path,
-            os.path.join(HERE, 'kill_points.cpp'),
-            '-ldl',
-        ]
-    )
-    return path
+    return kill_points.compiled(tmpdir_factory.mktemp('library'))
 
 
 def start(folder, **environment):

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,12 +21,11 @@ from cntk.train.distributed import (
 )
 
 import netopt_callbacks as nc
-from paths import PYTHONPATH
 from slices import few
+from under_mpi import mpiexec
 from user_script import SAMPLES, Identity, Killer, Primitive, Script, hidden
 
 OUTCOMES = 'NETOPT_TEST_OUTCOMES'  # the folder of the workers' outcomes
-HERE = os.path.dirname(os.path.abspath(__file__))
 LEARNERS = {
     'data parallel': data_parallel_distributed_learner,
     '1 bit': lambda learner: data_parallel_distributed_learner(learner, num_quantization_bits=1),
@@ -240,40 +238,11 @@ def tell(outcome):
         json.dump(outcome, file)
 
 
-def mpiexec(folder, kind, plan, kill=0, workers=2):
+def on_workers(folder, kind, plan, kill=0, workers=2):
     """Returns (exit code, outcomes by rank, output) of a run under mpiexec."""
-    command = [
-        os.path.join(sys.prefix, 'bin', 'mpiexec'),
-        '--allow-run-as-root',
-        '--oversubscribe',
-        '-n',
-        str(workers),
-        sys.executable,
-        '-W',
-        'ignore',
-        os.path.join(HERE, 'test_distributed.py'),
-        str(folder),
-        kind,
-        plan,
-        str(kill),
-    ]
     found = {}
     with tempfile.TemporaryDirectory() as outcomes:
-        environment = dict(
-            os.environ,
-            OPAL_PREFIX=sys.prefix,
-            OMP_NUM_THREADS='1',
-            PYTHONPATH=PYTHONPATH,
-            **{OUTCOMES: outcomes},
-        )
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=240,
-            env=environment,
-            universal_newlines=True,
-        )
+        done = mpiexec(__file__, folder, kind, plan, kill, workers=workers, **{OUTCOMES: outcomes})
         for name in os.listdir(outcomes):
             with open(os.path.join(outcomes, name)) as file:
                 rank, *outcome = json.load(file)
@@ -287,7 +256,7 @@ def trained(folder, kind, plan, **options):
     The others are found to have written nothing.
     """
     workers = options.get('workers', 2)
-    code, found, output = mpiexec(folder, kind, plan, **options)
+    code, found, output = on_workers(folder, kind, plan, **options)
     assert code == 0 and len(found) == workers, output[-4000:]
     for rank in range(1, workers):
         assert (found[rank][0], found[rank][4]) == (found[0][0], found[0][4])
@@ -335,7 +304,7 @@ def test_killed_and_resumed_equals_never_killed(kind, kill, tmpdir):
     """Killed in the third epoch; with Dropout."""
     whole = trained(tmpdir.mkdir('whole'), kind, 'factor')
     folder = tmpdir.mkdir('killed')
-    code, found, _ = mpiexec(folder, kind, 'factor', kill=kill)
+    code, found, _ = on_workers(folder, kind, 'factor', kill=kill)
     assert code != 0 and not found
     resumed = trained(folder, kind, 'factor')
     assert (resumed[0], resumed[2]) == (whole[0], whole[2])
@@ -354,7 +323,7 @@ def test_killed_and_resumed_equals_never_killed(kind, kill, tmpdir):
 )
 def test_worker_that_raises_ends_all_with_its_error(plan, words, tmpdir):
     begin = time.time()
-    code, found, output = mpiexec(tmpdir, 'data parallel', plan)
+    code, found, output = on_workers(tmpdir, 'data parallel', plan)
     assert code != 0 and not found
     assert words in output
     assert time.time() - begin < 120  # a hang is what is excluded; a run takes seconds
@@ -380,7 +349,7 @@ def test_worker_that_raises_ends_all_with_its_error(plan, words, tmpdir):
 def test_workers_with_different_optimizations_are_told_before_training(
     kind, plan, loop, words, tmpdir
 ):
-    code, found, output = mpiexec(tmpdir, kind, plan, kill=loop)
+    code, found, output = on_workers(tmpdir, kind, plan, kill=loop)
     assert code != 0 and not found
     assert re.search('ValueError: each worker must have the same .*' + words, output), output[
         -3000:
@@ -398,7 +367,7 @@ def test_four_workers(kind, tmpdir):
 def gone_back(folder, kind, plan):
     """Returns, by rank, whether a run that went back ended factored, and the losses of all it
     trained."""
-    code, found, output = mpiexec(folder, kind, plan, kill='by hand')
+    code, found, output = on_workers(folder, kind, plan, kill='by hand')
     assert code == 0 and sorted(found) == [0, 1], output[-4000:]
     return found
 

@@ -8,7 +8,6 @@ learner are made by one `mpiexec`, in the order of `PLANS`; a hang shows as a ti
 import hashlib
 import json
 import os
-import subprocess
 import sys
 
 import cntk as C
@@ -22,8 +21,8 @@ from cntk.train.distributed import (
 )
 
 import netopt_callbacks as nc
-from paths import PYTHONPATH
 from slices import few
+from under_mpi import mpiexec
 from user_script import Identity, Log
 
 SAMPLES, SWEEPS, EPOCH = 301, 2, 150
@@ -221,33 +220,7 @@ def _outcomes(kind, folder, *only):
                     ' '.join(f'{v:.9g}' for v in x), ' '.join(f'{v:g}' for v in y)
                 )
             )
-    command = [
-        os.path.join(sys.prefix, 'bin', 'mpiexec'),
-        '--allow-run-as-root',
-        '--oversubscribe',
-        '-n',
-        '2',
-        sys.executable,
-        '-W',
-        'ignore',
-        __file__,
-        kind,
-        folder,
-    ] + list(only)
-    environment = dict(
-        os.environ,
-        OPAL_PREFIX=sys.prefix,
-        OMP_NUM_THREADS='1',
-        PYTHONPATH=PYTHONPATH,
-    )
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=400,
-        env=environment,
-        universal_newlines=True,
-    )
+    done = mpiexec(__file__, kind, folder, *only, timeout=400)
     assert done.returncode == 0, done.stdout[-4000:]
     found = []
     for rank in 0, 1:

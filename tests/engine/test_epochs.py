@@ -8,8 +8,8 @@ from cntk.train.training_session import DataUnit
 
 import netopt_callbacks as nc
 from netopt_callbacks.engine import callbacks
-from netopt_callbacks.evaluation import sources
 from netopt_callbacks.engine.schedule import Clock
+from netopt_callbacks.evaluation import sources
 from netopt_callbacks.hand_loop import continues_sequences
 from user_script import SAMPLES, Identity, Script
 

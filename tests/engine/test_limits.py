@@ -7,8 +7,8 @@ import pytest
 from cntk.io import FULL_DATA_SWEEP
 
 import netopt_callbacks as nc
-from netopt_callbacks.trainers import distributed
 from netopt_callbacks.engine import engine
+from netopt_callbacks.trainers import distributed
 from user_script import RATES, Identity, Log, Script
 from user_sources import Images
 

@@ -11,8 +11,8 @@ import cntk as C
 import pytest
 
 import netopt_callbacks as nc
-from netopt_callbacks.trainers import remember
 from netopt_callbacks.engine.checkpoint import schedule_of
+from netopt_callbacks.trainers import remember
 from user_script import SAMPLES, Identity, Script, binarize, factor
 
 FAST = 4

@@ -10,11 +10,11 @@ import pytest
 import netopt_callbacks as nc
 from binary_networks import binarized, binary_layer, blocks, convolutions, images, same_bits
 from netopt_callbacks.lowering import Lower, binary_convolve, compare
-from netopt_callbacks.optimizations.convolution_geometry import Axis
 from netopt_callbacks.lowering.replace import lower_binary_layers
 from netopt_callbacks.lowering.undilated import spread
 from netopt_callbacks.optimizations.binarize_convolution import binarize_convolution
 from netopt_callbacks.optimizations.binary_block import BinaryLayer, binary_blocks
+from netopt_callbacks.optimizations.convolution_geometry import Axis
 
 
 # Geometry

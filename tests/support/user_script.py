@@ -416,3 +416,16 @@ def loop(script, first=0, last=30):
             )
             script.trainer.summarize_test_progress()
     return fetched
+
+
+def saving(folder, preserve_all=False, sweeps=3, learner='momentum_sgd'):
+    """Returns a script that saves a checkpoint into a folder each 300 samples."""
+    return Script(
+        folder=str(folder),
+        test=False,
+        checkpoint=300,
+        cross_validation=0,
+        preserve_all=preserve_all,
+        sweeps=sweeps,
+        learner=learner,
+    )

@@ -4,8 +4,6 @@ over them, as bytes.
 The oracle is that of `rebuilt_oracle`; the state around the inner learner is carried by hand, too.
 """
 import hashlib
-import os
-import subprocess
 import sys
 
 import cntk as C
@@ -16,11 +14,10 @@ from cntk.train.distributed import (
 )
 
 import netopt_callbacks as nc
-from paths import PYTHONPATH
 from rebuilt_oracle import BATCH, RANK, Plain, halves, outcome_of
+from under_mpi import mpiexec
 from user_script import Halves, Script, hidden
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 BEFORE, AFTER = 5, 9
 WRAPS = {
     'data parallel': data_parallel_distributed_learner,
@@ -93,33 +90,7 @@ SLOW = pytest.mark.slow
     ],
 )
 def test_several_workers(workers, wrap, inner):
-    command = [
-        os.path.join(sys.prefix, 'bin', 'mpiexec'),
-        '--allow-run-as-root',
-        '--oversubscribe',
-        '-n',
-        str(workers),
-        sys.executable,
-        '-W',
-        'ignore',
-        os.path.join(HERE, 'test_learners_distributed.py'),
-        wrap,
-        inner,
-    ]
-    environment = dict(
-        os.environ,
-        OPAL_PREFIX=sys.prefix,
-        OMP_NUM_THREADS='1',
-        PYTHONPATH=PYTHONPATH,
-    )
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=240,
-        env=environment,
-        universal_newlines=True,
-    )
+    done = mpiexec(__file__, wrap, inner, workers=workers)
     found = sorted(
         line[line.index('OUTCOME') :].split()[1:]
         for line in done.stdout.splitlines()
