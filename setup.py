@@ -21,12 +21,13 @@ PYTHON_ONLY = [
     for name in ('bindings', 'measure', 'object_bindings', 'program_bindings', 'thread_pool')
 ]
 HEADERS = sorted(glob('native/*.h') + glob('native/*.inc'))
+KERNELS = sorted(set(glob('native/*.cpp')) - set(PYTHON_ONLY))
 
 # What both of the extensions below hold, compiled once.
 kernels = (
     'netopt_kernels',
     {
-        'sources': sorted(set(glob('native/*.cpp')) - set(PYTHON_ONLY)),
+        'sources': KERNELS,
         'include_dirs': ['native'],
         'cflags': FLAGS + ['-fPIC'],
         'obj_deps': {'': HEADERS},
@@ -38,7 +39,7 @@ native = Pybind11Extension(
     PYTHON_ONLY,
     cxx_std=17,
     include_dirs=['native'],
-    depends=HEADERS,
+    depends=HEADERS + KERNELS,
     extra_compile_args=FLAGS,
     extra_link_args=['-pthread'],
 )
@@ -51,7 +52,7 @@ onnx = Extension(
     sorted(glob('native/onnx/*.cpp')),
     language='c++',
     include_dirs=['native', 'native/onnx'],
-    depends=HEADERS + sorted(glob('native/onnx/*.h')) + ['native/onnx/exports.map'],
+    depends=HEADERS + KERNELS + sorted(glob('native/onnx/*.h')) + ['native/onnx/exports.map'],
     extra_compile_args=FLAGS,
     extra_link_args=[
         '-pthread',

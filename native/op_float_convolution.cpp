@@ -139,18 +139,29 @@ private:
         return (weights_.units + units_per_range(call) - 1) / units_per_range(call);
     }
 
+    // Output pixels in order, without a division each.
+    struct Place {
+        std::int64_t y, x;
+        const std::int64_t width;
+        Place(std::int64_t pixel, std::int64_t of_row)
+            : y(pixel / of_row), x(pixel % of_row), width(of_row) {}
+        void next() {
+            if (++x == width) x = 0, ++y;
+        }
+    };
+
     void find_rows(const Call& call, std::int64_t image, std::int64_t pixel, int pixels, int group,
                    const float** rows) const {
         const Shape& s = weights_.shape;
         const float* x = call.floats(from_, image) + std::int64_t(group) * s.channels;
-        for (int p = 0; p < pixels; ++p) {
-            const std::int64_t oy = (pixel + p) / out_.width, ox = (pixel + p) % out_.width;
+        Place place(pixel, out_.width);
+        for (int p = 0; p < pixels; ++p, place.next()) {
             for (int ky = 0, tap = 0; ky < s.kernel[0]; ++ky)
                 for (int kx = 0; kx < s.kernel[1]; ++kx, ++tap) {
                     const std::int64_t iy =
-                        oy * s.stride[0] + std::int64_t(ky) * s.dilation[0] - s.padding[0][0];
+                        place.y * s.stride[0] + std::int64_t(ky) * s.dilation[0] - s.padding[0][0];
                     const std::int64_t ix =
-                        ox * s.stride[1] + std::int64_t(kx) * s.dilation[1] - s.padding[1][0];
+                        place.x * s.stride[1] + std::int64_t(kx) * s.dilation[1] - s.padding[1][0];
                     const bool inside = iy >= 0 && ix >= 0 && iy < in_.height && ix < in_.width;
                     rows[tap * float_run + p] =
                         inside ? x + (iy * in_.width + ix) * in_.channels : weights_.zeros.get();
@@ -162,28 +173,37 @@ private:
                          float* patches) const {
         const Shape& s = weights_.shape;
         const std::int64_t channels = s.channels, width = s.kernel[1];
-        for (int p = 0; p < pixels; ++p) {
-            const std::int64_t oy = (pixel + p) / out_.width, ox = (pixel + p) % out_.width;
-            const std::int64_t ix = ox * s.stride[1] - s.padding[1][0];
+        const std::int64_t between = s.dilation[0] * in_.width * channels;  // of two taps
+        Place place(pixel, out_.width);
+        for (int p = 0; p < pixels; ++p, place.next()) {
+            const std::int64_t ix = place.x * s.stride[1] - s.padding[1][0],
+                               iy = place.y * s.stride[0] - s.padding[0][0];
+            const std::int64_t start = (iy * in_.width + ix) * channels;
+            const std::int64_t last = iy + std::int64_t(s.kernel[0] - 1) * s.dilation[0];
+            if (iy >= 0 && last < in_.height && ix >= 0 && ix + width <= in_.width) {
+                for (int ky = 0; ky < s.kernel[0]; ++ky)
+                    rows[ky * float_run + p] = x + start + ky * between;
+                continue;
+            }
             const std::int64_t before = std::min(width, std::max<std::int64_t>(0, -ix));
             const std::int64_t inside =
                 std::max<std::int64_t>(0, std::min(width, in_.width - ix) - before);
             for (int ky = 0; ky < s.kernel[0]; ++ky) {
-                const std::int64_t iy =
-                    oy * s.stride[0] + std::int64_t(ky) * s.dilation[0] - s.padding[0][0];
+                const std::int64_t y = iy + std::int64_t(ky) * s.dilation[0];
                 const float** row = rows + ky * float_run + p;
-                if (iy < 0 || iy >= in_.height || inside == 0) {
+                if (y < 0 || y >= in_.height || inside == 0) {
                     *row = weights_.zeros.get();
                     continue;
                 }
-                const std::int64_t start = (iy * in_.width + ix + before) * channels;
+                const std::int64_t from = start + ky * between;
                 if (inside == width) {
-                    *row = x + start;
+                    *row = x + from;
                     continue;
                 }
                 float* patch = patches + (std::size_t(ky) * float_run + p) * row_channels();
                 std::fill_n(patch, row_channels(), 0.0f);
-                std::copy_n(x + start, inside * channels, patch + before * channels);
+                std::copy_n(x + from + before * channels, inside * channels,
+                            patch + before * channels);
                 *row = patch;
             }
         }

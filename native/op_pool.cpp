@@ -21,41 +21,46 @@ public:
     int items(const Call& call) const override { return int(out_.height) * call.images; }
 
     void run(const Call& call, int item, int) const override {
-        const std::int64_t oy = item % out_.height, image = item / out_.height;
-        const float* x = call.floats(from_, image);
-        float* y = call.floats(to_, image) + oy * out_.width * out_.channels;
-        std::int64_t top, bottom, left, right;
-        windows_.places(0, oy, in_.height, top, bottom);
-        for (std::int64_t ox = 0; ox < out_.width; ++ox, y += out_.channels) {
-            windows_.places(1, ox, in_.width, left, right);
-            maximum_ ? take_maximum(x, y, top, bottom, left, right)
-                     : take_average(x, y, top, bottom, left, right);
-        }
+        maximum_ ? pool_row<true>(call, item) : pool_row<false>(call, item);
     }
 
 private:
-    void take_maximum(const float* x, float* __restrict y, std::int64_t top, std::int64_t bottom,
-                      std::int64_t left, std::int64_t right) const {
-        for (std::int64_t c = 0; c < in_.channels; ++c)
-            y[c] = -std::numeric_limits<float>::infinity();
-        for (std::int64_t iy = top; iy < bottom; ++iy)
-            for (std::int64_t ix = left; ix < right; ++ix) {
-                const float* from = x + (iy * in_.width + ix) * in_.channels;
-                for (std::int64_t c = 0; c < in_.channels; ++c)
-                    y[c] = from[c] > y[c] ? from[c] : y[c];
-            }
+    template <bool Maximum>
+    void pool_row(const Call& call, int item) const {
+        const std::int64_t oy = item % out_.height, image = item / out_.height;
+        float* y = call.floats(to_, image) + oy * out_.width * out_.channels;
+        std::int64_t top, bottom, left, right;
+        windows_.places(0, oy, in_.height, top, bottom);
+        const float* rows = call.floats(from_, image) + top * in_.width * in_.channels;
+        for (std::int64_t ox = 0; ox < out_.width; ++ox, y += out_.channels) {
+            windows_.places(1, ox, in_.width, left, right);
+            const float* x = rows + left * in_.channels;
+            const std::int64_t height = bottom - top, width = right - left;
+            std::int64_t c = 0;
+            for (; c + 32 <= out_.channels; c += 32)
+                pool_window<Maximum, 32>(x + c, y + c, height, width);
+            for (; c + 8 <= out_.channels; c += 8)
+                pool_window<Maximum, 8>(x + c, y + c, height, width);
+            for (; c < out_.channels; ++c) pool_window<Maximum, 1>(x + c, y + c, height, width);
+        }
     }
 
-    void take_average(const float* x, float* __restrict y, std::int64_t top, std::int64_t bottom,
-                      std::int64_t left, std::int64_t right) const {
-        for (std::int64_t c = 0; c < in_.channels; ++c) y[c] = 0;
-        for (std::int64_t iy = top; iy < bottom; ++iy)
-            for (std::int64_t ix = left; ix < right; ++ix) {
-                const float* from = x + (iy * in_.width + ix) * in_.channels;
-                for (std::int64_t c = 0; c < in_.channels; ++c) y[c] += from[c];
-            }
-        const float count = float((bottom - top) * (right - left));
-        for (std::int64_t c = 0; c < in_.channels; ++c) y[c] /= count;
+    // So many channels stay in registers.
+    template <bool Maximum, int Channels>
+    void pool_window(const float* x, float* y, std::int64_t height, std::int64_t width) const {
+        float found[Channels];
+        for (int c = 0; c < Channels; ++c)
+            found[c] = Maximum ? -std::numeric_limits<float>::infinity() : 0.0f;
+        for (std::int64_t iy = 0; iy < height; ++iy, x += in_.width * in_.channels) {
+            const float* from = x;
+            for (std::int64_t ix = 0; ix < width; ++ix, from += in_.channels)
+                for (int c = 0; c < Channels; ++c)
+                    found[c] = !Maximum             ? found[c] + from[c]
+                               : from[c] > found[c] ? from[c]
+                                                    : found[c];
+        }
+        const float count = float(height * width);
+        for (int c = 0; c < Channels; ++c) y[c] = Maximum ? found[c] : found[c] / count;
     }
 
     const Windows windows_;
