@@ -12,8 +12,10 @@
 #   make clean      takes away everything that make set up
 
 python := .venv/bin/python
-# The CPython that make wheel builds for; it needs pip.
+# The CPython that make wheel builds for; it needs pip. Where the files of this version can be read,
+# for the links of the package's page: see CONTRIBUTING.md.
 PYTHON := $(python)
+ADDRESS :=
 # Two processes: each file's tests run in one of them, one after the other.
 pytest := $(python) -m pytest -n 2 --dist loadfile
 
@@ -73,7 +75,8 @@ docs: setup .venv-docs/made
 wheel: setup .venv-wheel/made
 	rm -rf build/wheel && mkdir -p build/wheel/source
 	git ls-files -z | xargs -0 cp --parents -t build/wheel/source
-	LDSHARED='$(CC) -shared' LDCXXSHARED='$(CXX) -shared' $(PYTHON) -m pip wheel -q --no-deps \
+	NETOPT_ADDRESS='$(ADDRESS)' LDSHARED='$(CC) -shared' LDCXXSHARED='$(CXX) -shared' \
+	    $(PYTHON) -m pip wheel -q --no-deps \
 	    $(if $(filter $(python),$(PYTHON)),--no-build-isolation) -w build/wheel ./build/wheel/source
 	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" PYTHONPATH=.venv-wheel $(python) -m auditwheel repair \
 	    --plat manylinux_2_35_$$(uname -m) -w dist build/wheel/*.whl

@@ -1,4 +1,6 @@
-"""Builds the compiled files of the package; everything else is in setup.cfg."""
+"""Builds the compiled files and the page of the package; everything else is in setup.cfg."""
+import os
+import re
 import sys
 from glob import glob
 
@@ -81,10 +83,33 @@ class BuildExtensions(build_ext):
         return list(ext.libraries) if sys.platform == 'linux' else super().get_libraries(ext)
 
 
+# Where the files of this version can be read, as 'https://host/owner/name/blob/v0.1.0'; make wheel
+# ADDRESS=... sets it. The package's page is README.md, whose relative links lead nowhere there:
+# they begin with the address, or are left out where there is none.
+ADDRESS = os.environ.get('NETOPT_ADDRESS', '').rstrip('/')
+PAGES = {'Documentation': 'README.md', 'Changelog': 'CHANGELOG.md', 'Source': 'netopt_callbacks'}
+
+
+def package_page():
+    """Returns README.md without relative links."""
+
+    def absolute(link):
+        image, text, path = link.groups()
+        if ADDRESS:
+            return f'{image}[{text}]({ADDRESS}/{path}{"?raw=true" if image else ""})'
+        return '' if image else text
+
+    with open('README.md', encoding='utf-8') as readme:
+        return re.sub(r'(!?)\[([^]]*)\]\((?!\w+:|#)([^)]+)\)', absolute, readme.read())
+
+
 CNTK_EXISTS_HERE = sys.platform == 'linux' and sys.version_info < (3, 7)
 
 ParallelCompile().install()
 setup(
+    long_description=package_page(),
+    long_description_content_type='text/markdown',
+    project_urls={name: f'{ADDRESS}/{path}' for name, path in PAGES.items() if ADDRESS},
     libraries=[kernels],
     ext_modules=[native] + [onnx] * (sys.platform == 'linux') + [mpi_cxx] * CNTK_EXISTS_HERE,
     cmdclass={'build_ext': BuildExtensions},

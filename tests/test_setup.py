@@ -123,3 +123,37 @@ def test_compiled_files_load_where_no_libpython_is(name):
     (file,) = glob.glob(os.path.join(CLONE, f'netopt_callbacks/_{name}.cpython-36m-*.so'))
     needed = subprocess.check_output(['readelf', '-d', file], universal_newlines=True)
     assert 'libc.so' in needed and 'libpython' not in needed
+
+
+def package_information(folder, address):
+    """Returns what an index shows of the package, as setup.py makes it."""
+    environment = {name: os.environ[name] for name in os.environ if name != 'NETOPT_ADDRESS'}
+    if address:
+        environment['NETOPT_ADDRESS'] = address
+    subprocess.run(
+        [sys.executable, 'setup.py', '-q', 'egg_info', '--egg-base', str(folder)],
+        cwd=CLONE,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=environment,
+    )
+    return (folder / 'netopt_callbacks.egg-info' / 'PKG-INFO').read_text(encoding='utf-8')
+
+
+def test_links_of_the_package_page_begin_with_the_address(tmp_path):
+    page = package_information(tmp_path, 'https://host/owner/name/blob/v1/')
+    links = re.findall(r'\]\(([^)]+)\)', page)
+    assert 'https://host/owner/name/blob/v1/docs/guide.md' in links
+    assert 'https://host/owner/name/blob/v1/docs/images/recovery.png?raw=true' in links
+    assert all(link.startswith('https://') for link in links), links
+    assert 'Project-URL: Changelog, https://host/owner/name/blob/v1/CHANGELOG.md' in page
+    for path in re.findall(r'https://host/owner/name/blob/v1/([^)?#\s]+)', page):
+        assert os.path.exists(os.path.join(CLONE, path)), path
+
+
+def test_without_an_address_the_package_page_has_no_link_that_leads_nowhere(tmp_path):
+    page = package_information(tmp_path, None)
+    links = re.findall(r'\]\(([^)]+)\)', page)
+    assert all(link.startswith('https://') for link in links), links
+    assert 'Project-URL' not in page and '![' not in page
+    assert 'the guide has a whole one' in page
