@@ -3,8 +3,9 @@
 // another order: equal to a float tolerance only.
 //
 // With few channels the taps of a row of the kernel are read as one: in NHWC they lie next to each
-// other, as do their weights, so the order of the sum stays what it is. Where the row leaves the
-// image it is put together from zeros and what is inside.
+// other, as do their weights, so the order of the sum stays what it is. Where output pixels of a
+// row read beyond the sides of the image, what they read is put together from zeros and what is
+// inside.
 #include <algorithm>
 #include <limits>
 
@@ -60,6 +61,7 @@ public:
           images_are_pixels_(images_are_pixels),
           whole_rows_(!images_are_pixels && weights.shape.groups == 1 &&
                       weights.shape.dilation[1] == 1 && weights.shape.kernel[1] > 1 &&
+                      weights.shape.stride[1] <= weights.shape.kernel[1] &&
                       row_channels() <= most_row_channels) {}
 
     std::size_t scratch() const override {
@@ -110,7 +112,7 @@ private:
         const std::size_t taps = images_are_pixels_ ? 1 : std::size_t(weights_.shape.taps());
         return (taps * float_run * sizeof(float*) + alignment - 1) / alignment * alignment;
     }
-    // Rows that leave the image.
+    // What pixels read of rows that leave the image: with strides up to a kernel, a kernel each.
     std::size_t patches_bytes() const {
         const std::size_t floats =
             whole_rows_ ? std::size_t(weights_.shape.kernel[0]) * float_run * row_channels() : 0;
@@ -139,72 +141,56 @@ private:
         return (weights_.units + units_per_range(call) - 1) / units_per_range(call);
     }
 
-    // Output pixels in order, without a division each.
-    struct Place {
-        std::int64_t y, x;
-        const std::int64_t width;
-        Place(std::int64_t pixel, std::int64_t of_row)
-            : y(pixel / of_row), x(pixel % of_row), width(of_row) {}
-        void next() {
-            if (++x == width) x = 0, ++y;
-        }
-    };
-
     void find_rows(const Call& call, std::int64_t image, std::int64_t pixel, int pixels, int group,
                    const float** rows) const {
         const Shape& s = weights_.shape;
         const float* x = call.floats(from_, image) + std::int64_t(group) * s.channels;
-        Place place(pixel, out_.width);
-        for (int p = 0; p < pixels; ++p, place.next()) {
+        std::int64_t oy = pixel / out_.width, ox = pixel % out_.width;
+        for (int p = 0; p < pixels; ++p) {
             for (int ky = 0, tap = 0; ky < s.kernel[0]; ++ky)
                 for (int kx = 0; kx < s.kernel[1]; ++kx, ++tap) {
                     const std::int64_t iy =
-                        place.y * s.stride[0] + std::int64_t(ky) * s.dilation[0] - s.padding[0][0];
+                        oy * s.stride[0] + std::int64_t(ky) * s.dilation[0] - s.padding[0][0];
                     const std::int64_t ix =
-                        place.x * s.stride[1] + std::int64_t(kx) * s.dilation[1] - s.padding[1][0];
+                        ox * s.stride[1] + std::int64_t(kx) * s.dilation[1] - s.padding[1][0];
                     const bool inside = iy >= 0 && ix >= 0 && iy < in_.height && ix < in_.width;
                     rows[tap * float_run + p] =
                         inside ? x + (iy * in_.width + ix) * in_.channels : weights_.zeros.get();
                 }
+            if (++ox == out_.width) ox = 0, ++oy;
         }
     }
 
     void find_whole_rows(const float* x, std::int64_t pixel, int pixels, const float** rows,
                          float* patches) const {
         const Shape& s = weights_.shape;
-        const std::int64_t channels = s.channels, width = s.kernel[1];
-        const std::int64_t between = s.dilation[0] * in_.width * channels;  // of two taps
-        Place place(pixel, out_.width);
-        for (int p = 0; p < pixels; ++p, place.next()) {
-            const std::int64_t ix = place.x * s.stride[1] - s.padding[1][0],
-                               iy = place.y * s.stride[0] - s.padding[0][0];
-            const std::int64_t start = (iy * in_.width + ix) * channels;
-            const std::int64_t last = iy + std::int64_t(s.kernel[0] - 1) * s.dilation[0];
-            if (iy >= 0 && last < in_.height && ix >= 0 && ix + width <= in_.width) {
-                for (int ky = 0; ky < s.kernel[0]; ++ky)
-                    rows[ky * float_run + p] = x + start + ky * between;
-                continue;
-            }
-            const std::int64_t before = std::min(width, std::max<std::int64_t>(0, -ix));
-            const std::int64_t inside =
-                std::max<std::int64_t>(0, std::min(width, in_.width - ix) - before);
+        const std::int64_t channels = s.channels, step = s.stride[1] * channels;
+        std::int64_t oy = pixel / out_.width, ox = pixel % out_.width;
+        // Pixels of one output row at a time: they read columns [left, right).
+        for (int p = 0, count; p < pixels; p += count, ox = 0, ++oy) {
+            count = int(std::min<std::int64_t>(pixels - p, out_.width - ox));
+            const std::int64_t left = ox * s.stride[1] - s.padding[1][0];
+            const std::int64_t right = left + (count - 1) * s.stride[1] + s.kernel[1];
+            const std::int64_t first = std::min(std::max<std::int64_t>(left, 0), right),
+                               end = std::max(first, std::min(right, in_.width));  // inside
             for (int ky = 0; ky < s.kernel[0]; ++ky) {
-                const std::int64_t y = iy + std::int64_t(ky) * s.dilation[0];
                 const float** row = rows + ky * float_run + p;
-                if (y < 0 || y >= in_.height || inside == 0) {
-                    *row = weights_.zeros.get();
+                const std::int64_t iy =
+                    oy * s.stride[0] + std::int64_t(ky) * s.dilation[0] - s.padding[0][0];
+                if (iy < 0 || iy >= in_.height || first == end) {
+                    std::fill_n(row, count, weights_.zeros.get());
                     continue;
                 }
-                const std::int64_t from = start + ky * between;
-                if (inside == width) {
-                    *row = x + from;
-                    continue;
+                const float* from = x + (iy * in_.width + first) * channels;
+                if (left < first || end < right) {
+                    float* to = patches;
+                    to = std::fill_n(to, (first - left) * channels, 0.0f);
+                    to = std::copy_n(from, (end - first) * channels, to);
+                    to = std::fill_n(to, (right - end) * channels, 0.0f);
+                    from = patches;
+                    patches = to;
                 }
-                float* patch = patches + (std::size_t(ky) * float_run + p) * row_channels();
-                std::fill_n(patch, row_channels(), 0.0f);
-                std::copy_n(x + from + before * channels, inside * channels,
-                            patch + before * channels);
-                *row = patch;
+                for (int i = 0; i < count; ++i) row[i] = from + i * step;
             }
         }
     }
