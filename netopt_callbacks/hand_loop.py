@@ -229,34 +229,6 @@ class Attached:
             self.engine.start()
 
 
-class Fetched(dict):
-    """Outputs fetched in a minibatch at whose start the network may have changed.
-
-    The keys are the Variables that the caller asked for. All Variables that correspond to the same
-    output find the same value, so `outputs=[z.output]` followed by `values[z.output]` keeps
-    working.
-    """
-
-    def __missing__(self, variable):
-        for key, value in self.items():
-            if _now(key).uid == _now(variable).uid:
-                return value
-        raise KeyError(variable)
-
-    def __contains__(self, variable):
-        return super().__contains__(variable) or any(
-            _now(key).uid == _now(variable).uid for key in self
-        )
-
-    def get(self, variable, default=None):
-        return self[variable] if variable in self else default
-
-
-def _now(variable):
-    """Returns the current output that replaces an output from before a change."""
-    return readers.now(variable.output if isinstance(variable, C.Function) else variable)
-
-
 def _variables(function):
     found = list(function.outputs)
     for part in graph.walk(function, into_blocks=False):
@@ -314,27 +286,14 @@ def _mask(value):
 
 
 class Watched(Exchanged):
-    """Mixin placed before the class of an attached trainer: it notifies the run of each minibatch.
-
-    The user's own class may take fewer or more arguments than CNTK's, so all arguments are passed
-    on.
-    """
+    """Mixin placed before the class of an attached trainer: it notifies the run of minibatches."""
 
     def train_minibatch(self, arguments, *rest, **options):
         run = remember.attached_to(self)
-        outputs = options['outputs'] if 'outputs' in options else (rest or (None,))[0]
         run.before_minibatch(arguments, options.get('is_sweep_end', (rest + (None,) * 3)[2]))
-        asked = {_now(output): output for output in outputs or ()}
-        if outputs and 'outputs' in options:
-            options['outputs'] = list(asked)
-        elif outputs:
-            rest = (list(asked),) + rest[1:]
         with directors.uninterrupted():
             trained = super().train_minibatch(arguments, *rest, **options)
             run.after_minibatch()
-        if outputs:
-            updated, values = trained
-            trained = updated, Fetched((asked[output], value) for output, value in values.items())
         return trained
 
     def summarize_training_progress(self):

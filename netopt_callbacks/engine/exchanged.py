@@ -1,8 +1,9 @@
 """Answers, in the user's trainer, what a new C++ trainer inside it does not know.
 
 C++ keeps the last minibatch and the open progress windows in the trainer, and a new trainer raises
-if it is asked for them. Until the new one has trained, the one that trained last answers. A
-checkpoint of an optimized network also needs its files in the folder, even after the run.
+if it is asked for them. Until the new one has trained, the one that trained last answers. Outputs
+that the script kept from before a change are those of the new network. A checkpoint of an optimized
+network also needs its files in the folder, even after the run.
 """
 import contextlib
 
@@ -10,6 +11,7 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from ..checkpoints import saved_graph
+from ..readers import readers
 from ..trainers import remember
 
 
@@ -63,8 +65,40 @@ def _of_the_last_minibatch(name):
     return property(value, doc=getattr(Trainer, name).__doc__)
 
 
+class Fetched(dict):
+    """Outputs fetched in a minibatch at whose start the network may have changed.
+
+    The keys are the Variables that the caller asked for. All Variables that correspond to the same
+    output find the same value, so `outputs=[z.output]` followed by `values[z.output]` keeps
+    working.
+    """
+
+    def __missing__(self, variable):
+        for key, value in self.items():
+            if _now(key).uid == _now(variable).uid:
+                return value
+        raise KeyError(variable)
+
+    def __contains__(self, variable):
+        return super().__contains__(variable) or any(
+            _now(key).uid == _now(variable).uid for key in self
+        )
+
+    def get(self, variable, default=None):
+        return self[variable] if variable in self else default
+
+
+def _now(variable):
+    """Returns the current output that replaces an output from before a change."""
+    return readers.now(variable.output if isinstance(variable, cntk_py.Function) else variable)
+
+
 class Exchanged:
-    """Mixin placed before a trainer's class when its C++ trainer is first replaced."""
+    """Mixin placed before a trainer's class when its C++ trainer is first replaced.
+
+    The user's own class may take fewer or more arguments than CNTK's, so all arguments are passed
+    on.
+    """
 
     previous_minibatch_loss_average = _of_the_last_minibatch('previous_minibatch_loss_average')
     previous_minibatch_evaluation_average = _of_the_last_minibatch(
@@ -81,6 +115,18 @@ class Exchanged:
         # The user's own object follows every change. CNTK reads this in each minibatch, where
         # building a new object would be slow.
         return facts.model if isinstance(facts.model, cntk_py.Function) else facts.state.model
+
+    def train_minibatch(self, arguments, *rest, **options):
+        outputs = options['outputs'] if 'outputs' in options else (rest or (None,))[0]
+        if not outputs or not isinstance(outputs, (list, tuple, set)):
+            return super().train_minibatch(arguments, *rest, **options)
+        asked = {_now(output): output for output in outputs}
+        if 'outputs' in options:
+            options['outputs'] = list(asked)
+        else:
+            rest = (list(asked),) + rest[1:]
+        updated, values = super().train_minibatch(arguments, *rest, **options)
+        return updated, Fetched((asked[output], value) for output, value in values.items())
 
     def summarize_training_progress(self):
         with _as_last_trained(self):

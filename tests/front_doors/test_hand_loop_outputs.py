@@ -144,6 +144,59 @@ def test_what_the_network_has_lost_is_not_asked_for_any_more():
     assert trained('W') == trained()
 
 
+def in_a_hand_loop(loop):
+    with nc.attach(loop.trainer, [factor(epoch=1)], epoch_size=2 * ROWS):
+        loop.run(0, 4, ['z'])
+
+
+def in_a_loop_that_fails(loop):
+    with pytest.raises(KeyError):
+        with nc.attach(loop.trainer, [factor(epoch=1)], epoch_size=2 * ROWS):
+            loop.run(0, 4, ['z'])
+            raise KeyError
+
+
+def in_a_session(loop):
+    minibatches = [loop.minibatch() for _ in range(4)]
+    source = C.io.MinibatchSourceFromData(
+        {
+            name: np.concatenate([minibatch[key] for minibatch in minibatches])
+            for name, key in (('x', loop.x), ('y', loop.y))
+        },
+    )
+    streams = {loop.x: source.streams.x, loop.y: source.streams.y}
+    nc.training_session(
+        loop.trainer,
+        source,
+        ROWS,
+        streams,
+        max_samples=4 * ROWS,
+        callbacks=[factor(epoch=1)],
+        epoch_size=2 * ROWS,
+    ).train()
+
+
+@pytest.mark.parametrize('train', [in_a_hand_loop, in_a_loop_that_fails, in_a_session])
+def test_variables_kept_from_before_the_run_are_asked_for_after_it(train):
+    kept, fresh = Loop(), Loop()
+    last = kept.z.output
+    train(kept)
+    train(fresh)
+    for asked in ([last], []):
+        minibatch = kept.minibatch()
+        mine = dict(zip((fresh.x, fresh.y), (minibatch[kept.x], minibatch[kept.y])))
+        got = kept.trainer.train_minibatch(minibatch, outputs=asked)
+        expected = fresh.trainer.train_minibatch(mine, [fresh.z.output for _ in asked])
+        if not asked:
+            assert got is expected is True
+            continue
+        values, expected = got[1], expected[1]
+        assert set(values) == set(asked) and len(values) == len(expected)
+        assert values[last].tobytes() == expected[fresh.z.output].tobytes()
+        assert values[kept.z.output].tobytes() == values[last].tobytes()
+    assert kept.outcome() == fresh.outcome()
+
+
 class Asking(C.Trainer):
     """A trainer of the user's own that asks for outputs itself."""
 
