@@ -11,8 +11,10 @@ import numpy as np
 from .. import graph, native
 from ..optimizations import binary_block
 
-SECONDS = 0.1  # of rounds, for each number of samples; there is one round at least
+SECONDS = 0.1  # of rounds, for each number of samples
 ROUNDS = 40
+LEAST_ROUNDS, MOST_SECONDS = 7, 2.0  # fewer than these rounds only where they take so long
+VARIED = 1.5
 MOST_SAMPLES = 32
 _SCALES = ('ElementTimes', 'Plus')
 
@@ -27,15 +29,24 @@ class Timing:
         lowered_seconds (float): the same of the lowered network.
         in_cntk_seconds (float): the same of the lowered network with float layers in CNTK; None
             where `lowered_seconds` is that.
+        varied (float): the median round of a network, times its fastest; of all of them the most.
     """
 
-    FIELDS = ('samples', 'float_seconds', 'lowered_seconds', 'in_cntk_seconds')
+    FIELDS = ('samples', 'float_seconds', 'lowered_seconds', 'in_cntk_seconds', 'varied')
 
-    def __init__(self, samples, float_seconds, lowered_seconds, in_cntk_seconds=None):
+    def __init__(self, samples, float_seconds, lowered_seconds, in_cntk_seconds=None, varied=1.0):
         self.samples = samples
         self.float_seconds = float_seconds
         self.lowered_seconds = lowered_seconds
         self.in_cntk_seconds = in_cntk_seconds
+        self.varied = varied
+
+    @classmethod
+    def of_rounds(cls, samples, rounds):
+        """Returns the Timing of the networks' seconds, round by round, in the order of FIELDS."""
+        fastest = [float(min(each)) for each in rounds]
+        slower = [float(np.median(each)) / least for each, least in zip(rounds, fastest)]
+        return cls(samples, *fastest, varied=max(slower))
 
     @property
     def pays(self):
@@ -59,15 +70,20 @@ class Timing:
             said += 'SLOWER, by a factor of %.2f: lowering does not pay here' % (
                 self.lowered_seconds / self.float_seconds
             )
-        if self.in_cntk_seconds is None:
-            return said
-        buys = self.in_cntk_seconds / self.lowered_seconds
-        return said + "; float_layers='native' {} ({:.3g} ms without)".format(
-            f'makes it {buys:.2f} x as fast'
-            if buys >= 1
-            else 'makes it SLOWER, by a factor of %.2f' % (1 / buys),
-            1e3 * self.in_cntk_seconds,
-        )
+        if self.in_cntk_seconds is not None:
+            buys = self.in_cntk_seconds / self.lowered_seconds
+            said += "; float_layers='native' {} ({:.3g} ms without)".format(
+                f'makes it {buys:.2f} x as fast'
+                if buys >= 1
+                else 'makes it SLOWER, by a factor of %.2f' % (1 / buys),
+                1e3 * self.in_cntk_seconds,
+            )
+        if self.varied > VARIED:
+            said += (
+                '. The times varied: half of the rounds took %.1f x the fastest or longer, so '
+                'other work on this machine is in these numbers' % self.varied
+            )
+        return said
 
 
 class Speed:
@@ -126,11 +142,11 @@ def measured(model, lowered, minibatch, in_cntk=None):
             if network is not None
         ]
         try:
-            seconds = in_turns(ways, SECONDS, ROUNDS)
+            rounds = in_turns(ways)
         except RuntimeError as error:
             reason = (str(error).strip().splitlines() or ['no reason given'])[0]
             return Speed(reason=f'CNTK cannot evaluate it with float layers: {reason}')
-        timings.append(Timing(samples, *(float(min(each)) for each in seconds)))
+        timings.append(Timing.of_rounds(samples, rounds))
     if not timings:
         return Speed(reason='its data cannot be cut into samples')
     return Speed(timings, threads=native.num_threads())
@@ -197,13 +213,14 @@ def _behind_scales(layer):
         current = readers[0].outputs[0]
 
 
-def in_turns(ways, seconds, most):
+def in_turns(ways):
     """Calls each way in turn, after a call of each that does not count.
+
+    Rounds go on for SECONDS, at most ROUNDS of them. There are LEAST_ROUNDS, unless they would take
+    more than MOST_SECONDS, and one at least.
 
     Args:
         ways (sequence of callable): no arguments.
-        seconds (float): no round begins later; there is one at least.
-        most (int): rounds at most.
 
     Returns:
         list of list of float: for each way the seconds of every round.
@@ -212,7 +229,12 @@ def in_turns(ways, seconds, most):
         way()
     times = [[] for _ in ways]
     begin = time.perf_counter()
-    while len(times[0]) < most and (not times[0] or time.perf_counter() - begin < seconds):
+
+    def another():
+        done, spent = len(times[0]), time.perf_counter() - begin
+        return done == 0 or spent < (MOST_SECONDS if done < LEAST_ROUNDS else SECONDS)
+
+    while len(times[0]) < ROUNDS and another():
         for each, way in zip(times, ways):
             start = time.perf_counter()
             way()

@@ -1,7 +1,5 @@
 """What the report says of speed: worked out by hand from made-up seconds; nothing here depends
 on how fast a machine is."""
-import itertools
-
 import cntk as C
 import numpy as np
 import pytest
@@ -56,7 +54,15 @@ def test_faster_and_slower_in_words_with_both_times():
     )
     assert str(Speed(reason='because')) == 'Time of a call: not measured, because'
     assert Speed([Timing(1, 1.0, 2.0)]).to_dict() == dict(
-        timings=[dict(samples=1, float_seconds=1.0, lowered_seconds=2.0, in_cntk_seconds=None)],
+        timings=[
+            dict(
+                samples=1,
+                float_seconds=1.0,
+                lowered_seconds=2.0,
+                in_cntk_seconds=None,
+                varied=1.0,
+            )
+        ],
         reason=None,
         threads=1,
     )
@@ -87,22 +93,42 @@ def test_a_network_without_binary_layers_is_itself():
     assert speed.with_float_layers(model) is model
 
 
-def test_ways_take_turns_and_the_first_round_does_not_count(monkeypatch):
-    calls, clock = [], itertools.count()
-    monkeypatch.setattr(speed.time, 'perf_counter', lambda: next(clock))
-    times = speed.in_turns(
-        [lambda: calls.append('a'), lambda: calls.append('b')], seconds=12, most=15
-    )
-    assert calls == ['a', 'b'] * 4 and times == [[1, 1, 1], [1, 1, 1]]
-    assert [len(each) for each in speed.in_turns([int, int], seconds=0, most=15)] == [1, 1]
-    assert [len(each) for each in speed.in_turns([int], seconds=1000, most=4)] == [4]
+@pytest.mark.parametrize(
+    'rounds, varied, said',
+    [
+        ([[4.0, 2.0, 3.0], [1.0, 1.0, 1.1]], 1.5, None),
+        ([[4.0, 2.0, 4.0], [1.0, 1.0, 1.1]], 2.0, 'half of the rounds took 2.0 x the fastest'),
+        ([[2.0, 2.0, 2.0], [1.0, 3.5, 9.0], [1, 1, 1]], 3.5, 'took 3.5 x the fastest or longer'),
+    ],
+)
+def test_times_that_vary_are_said(rounds, varied, said):
+    timing = Timing.of_rounds(8, rounds)
+    assert (timing.float_seconds, timing.lowered_seconds) == (2.0, 1.0)
+    assert timing.varied == varied and timing.to_dict()['varied'] == varied
+    assert said in str(timing) if said else 'varied' not in str(timing)
+
+
+@pytest.mark.parametrize(
+    'seconds, rounds', [(0.001, 40), (0.0095, 11), (0.02, 7), (0.25, 7), (0.5, 4), (3.0, 1)]
+)
+def test_ways_take_turns_and_the_first_round_does_not_count(monkeypatch, seconds, rounds):
+    calls, clock = [], [0.0]
+
+    def way(name):
+        calls.append(name)
+        clock[0] += seconds / 2
+
+    monkeypatch.setattr(speed.time, 'perf_counter', lambda: clock[0])
+    times = speed.in_turns([lambda: way('a'), lambda: way('b')])
+    assert calls == ['a', 'b'] * (rounds + 1)
+    assert np.allclose(times, seconds / 2) and np.shape(times) == (2, rounds)
 
 
 def test_the_report_of_a_run_has_the_times(monkeypatch):
     x, _, trained = network()
     asked = []
 
-    def made_up(ways, seconds, most):
+    def made_up(ways):
         asked.append([way().shape for way in ways])
         return [[0.002, 0.001], [0.004, 0.009]]
 
