@@ -113,31 +113,39 @@ def _free_batch(model):
     """Lets the batch be of any size."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    steps = any(
-        dims and dims[0].dim_param
-        for dims in [value.type.tensor_type.shape.dim for value in graph.input]
-    )
-    axis = 1 if steps else 0
+    inputs = {value.name for value in graph.input}
+    stepped = set()  # names of what has an axis of steps, before that of the batch
     for value in list(graph.input) + list(graph.output):
         dims = value.type.tensor_type.shape.dim
         first = 0
         if dims and dims[0].dim_param:
             dims[0].dim_param, first = STEPS, 1
+            stepped.update(inputs.intersection([value.name]))
         if len(dims) > first and dims[first].dim_value == 1:
             dims[first].dim_param = BATCH
     del graph.value_info[:]
-    live = {value.name for value in graph.input}
+    live = set(inputs)
     for node in graph.node:
         if live.intersection(node.input):
             live.update(node.output)
+        if stepped.intersection(node.input) and not _ends_steps(node):
+            stepped.update(node.output)
     producer = {name: node for node in graph.node for name in node.output}
     for node in list(graph.node):
+        axis = 1 if node.input and node.input[0] in stepped else 0
         if node.op_type in _STATE_OPS:
             _free_state(node, weights)
         elif node.op_type == 'MeanVarianceNormalization':
             _normalized_by_sample(graph, node, axis)
         elif node.op_type == 'Reshape' and node.output[0] in live and node.input[1] in weights:
             _free_reshape(graph, node, axis, weights, producer)
+
+
+def _ends_steps(node):
+    """Whether a node reduces the axis of steps, as a sum over a sequence does."""
+    return node.op_type.startswith('Reduce') and any(
+        attribute.name == 'axes' and 0 in attribute.ints for attribute in node.attribute
+    )
 
 
 def _free_state(node, weights):

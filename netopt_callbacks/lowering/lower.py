@@ -13,8 +13,8 @@ from .parity import compare
 from .segment_pass import lower_segments
 from .replace import lower_binary_layers
 
-# Where the functional API gets no data: this many samples, these sequence lengths, this size of
-# free axes.
+# Where the functional API gets no data: this many samples, or sequences of these lengths, and this
+# size of free axes.
 RANDOM_SAMPLES = 16
 RANDOM_STEPS = (3, 1, 4, 2)
 RANDOM_SIDE = 32
@@ -191,17 +191,19 @@ def _samples(model, minibatches):
 def random_minibatch(model):
     """Returns normal random numbers for each argument of a model, the same on every call."""
     random = np.random.RandomState(0)
-    return {argument: _random(argument, random) for argument in model.arguments}
+    sequences = any(len(argument.dynamic_axes) > 1 for argument in model.arguments)
+    samples = len(RANDOM_STEPS) if sequences else RANDOM_SAMPLES
+    return {argument: _random(argument, random, samples) for argument in model.arguments}
 
 
-def _random(argument, random):
+def _random(argument, random, samples):
     shape = tuple(RANDOM_SIDE if side == C.FreeDimension else side for side in argument.shape)
     if argument.is_sparse:
-        steps = RANDOM_STEPS if len(argument.dynamic_axes) > 1 else (1,) * RANDOM_SAMPLES
+        steps = RANDOM_STEPS if len(argument.dynamic_axes) > 1 else (1,) * samples
         return C.Value.one_hot(
             [random.randint(0, shape[-1], count).tolist() for count in steps], shape[-1]
         )
     dtype = np.float32 if argument.dtype == np.float32 else np.float64
     if len(argument.dynamic_axes) > 1:
         return [random.standard_normal((steps,) + shape).astype(dtype) for steps in RANDOM_STEPS]
-    return random.standard_normal((RANDOM_SAMPLES,) + shape).astype(dtype)
+    return random.standard_normal((samples,) + shape).astype(dtype)

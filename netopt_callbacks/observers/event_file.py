@@ -69,10 +69,16 @@ class EventFile:
         self.write(summary.text(tag, markdown), step, tag)
 
     def histogram(self, tag, values, step):
-        """Writes the distribution of the finite numbers of an array, in 64 bins."""
+        """Writes the distribution of the finite numbers of an array, in 64 bins; nothing where these
+        have no 64 numbers between them, as when all are 1e20: NumPy raises IndexError then."""
         values = values[np.isfinite(values)]
-        if values.size:
-            self.write(summary.histogram(tag, values, bins=64), step, tag)
+        if not values.size:
+            return
+        try:
+            written = summary.histogram(tag, values, bins=64)
+        except (IndexError, ValueError):
+            return
+        self.write(written, step, tag)
 
     def picture(self, tag, pixels, step):
         """Writes a picture, uint8 [height, width, 3]."""

@@ -4,6 +4,7 @@ A record is its length (8 bytes), a checksum of the length (4), an event, and a 
 event (4).
 """
 import collections
+import fcntl
 import os
 import struct
 
@@ -19,6 +20,18 @@ from .output import warn
 _CHECKED_BYTES = 1 << 16
 
 
+def _above_standard_error(path, flags):
+    """Opens a file under a number above 2: where a script has closed its standard error, a file that
+    got its number would have what C++ writes there between its events."""
+    handle = os.open(path, flags, 0o666)
+    if handle > 2:
+        return handle
+    try:
+        return fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(handle)
+
+
 class RecordFile:
     """A new file of events; each is on disk, as far as the system can tell, when `append` returns.
 
@@ -30,7 +43,7 @@ class RecordFile:
     """
 
     def __init__(self, path):
-        self._stream = open(path, 'xb', buffering=0)
+        self._stream = open(path, 'xb', buffering=0, opener=_above_standard_error)
         self._whole_bytes = 0
 
     def append(self, event):

@@ -54,3 +54,62 @@ def test_sequences_of_images(batch, tmp_path):
     for session in sessions(path):
         (found,) = session.run(None, {'frames': frames})
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def image_and_sequence(over_image, over_words):
+    """Returns a network of an image and a sequence, with an output of each."""
+    image = C.input_variable((3, 6, 6), name='image')
+    words = C.sequence.input_variable(6, name='words')
+    return C.combine([over_image(image), over_words(words)])
+
+
+def convolved(image):
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(image)
+    return C.layers.Dense(2, name='float')(C.layers.Dense(5, activation=C.relu)(y))
+
+
+def binary(image):
+    return binarized(convolved(image), input_scale=None)
+
+
+NETWORKS = {
+    'plain': (lambda image: C.layers.Dense(2)(image), C.layers.Dense(3)),
+    'convolution': (convolved, C.layers.Dense(3)),
+    'binary': (binary, C.layers.Dense(3)),
+    'lstm': (convolved, lambda words: C.layers.Recurrence(C.layers.LSTM(4))(words)),
+    'gru': (binary, lambda words: C.layers.Recurrence(C.layers.GRU(4))(words)),
+    'sum': (convolved, lambda words: C.layers.Dense(2)(C.sequence.reduce_sum(words))),
+    'normalized sum': (
+        binary,
+        lambda words: C.layers.LayerNormalization()(C.sequence.reduce_sum(words)),
+    ),
+}
+
+
+@pytest.mark.parametrize('with_data', [False, True])
+@pytest.mark.parametrize('first', ['image', 'words'])
+@pytest.mark.parametrize('kind', sorted(NETWORKS))
+def test_an_image_and_a_sequence_in_one_network(tmp_path, kind, first, with_data):
+    """CNTK's exporter puts the batch first where there are no steps, and second where there are."""
+    model = image_and_sequence(*NETWORKS[kind])
+    if first == 'words':
+        model = C.combine(list(reversed(model.outputs)))
+    path = str(tmp_path / 'both.onnx')
+    random = np.random.RandomState(1)
+    data = {
+        'image': images((3, 6, 6), 3),
+        'words': [random.randn(steps, 6).astype(np.float32) for steps in (2, 5, 1)],
+    }
+    deploy.export(model, path, data=data if with_data else None)
+    arguments = {argument.name: argument for argument in model.arguments}
+    for batch, steps in ((5, 3), (1, 4)):
+        image, words = images((3, 6, 6), batch), random.randn(steps, batch, 6).astype(np.float32)
+        expected = model.eval(
+            {arguments['image']: image, arguments['words']: list(words.swapaxes(0, 1))}
+        )
+        for session in sessions(path):
+            found = session.run(None, {'image': image, 'words': words})
+            for output, values in zip(model.outputs, found):
+                there = expected[output]
+                there = np.stack(there, 1) if len(output.dynamic_axes) > 1 else np.asarray(there)
+                np.testing.assert_allclose(values.reshape(there.shape), there, rtol=1e-4, atol=1e-5)

@@ -1,7 +1,10 @@
 """Event files of earlier runs: damaged ones keep no run from starting, and no clock scrambles a
 curve."""
 import os
+import shlex
 import struct
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -316,3 +319,43 @@ def test_the_users_home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     board = nc.TensorBoard('~/runs/x', every=np.int64(2))
     assert board.logdir == str(tmp_path / 'runs' / 'x') and os.listdir(str(tmp_path)) == ['runs']
+
+
+@pytest.mark.parametrize(
+    'values',
+    [
+        np.full(9, 1e20),
+        np.array([1e20]),
+        np.full(4, -3e38, np.float32),
+        np.array([0.0, 5e-324]),
+        np.array([np.nan, np.inf]),
+        np.array([]),
+    ],
+    ids=['huge', 'one', 'float32', 'subnormal', 'not finite', 'none'],
+)
+def test_numbers_that_have_no_histogram_leave_none(tmp_path, values):
+    """A layer may diverge; what is written afterwards is there."""
+    file = EventFile(str(tmp_path))
+    file.histogram('weights', values, 1)
+    file.histogram('weights', np.array([1.0, 2.0, np.nan]), 2)
+    file.close()
+    assert [event.step for event in read(tmp_path).Histograms('weights')] == [2]
+
+
+@pytest.mark.parametrize('closed', ['2>&-', '1>&- 2>&-', '0<&- 1>&- 2>&-'])
+def test_what_is_written_to_a_closed_standard_error_is_not_in_the_file(tmp_path, closed):
+    """Without a standard error the next file that is opened gets its number; C++ writes there."""
+    script = (
+        'import os\n'
+        'from netopt_callbacks.observers.event_file import EventFile\n'
+        f'file = EventFile({str(tmp_path)!r})\n'
+        'for step in range(5):\n'
+        '    file.scalar("loss", float(step), step)\n'
+        '    for number in range(3):\n'
+        '        try:\n'
+        '            os.write(number, b"Restoring training session")\n'
+        '        except OSError:\n'
+        '            pass\n'
+    )
+    subprocess.run(f'{sys.executable} -c {shlex.quote(script)} {closed}', shell=True, check=True)
+    assert curve(tmp_path, 'loss') == [(step, float(step)) for step in range(5)]
