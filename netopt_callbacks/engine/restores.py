@@ -8,7 +8,7 @@ from ..checkpoints import saved_graph
 from ..checkpoints.put_back import or_as_it_was
 from ..graph import user_functions
 from ..readers import difference, readers
-from ..trainers import learner_facts
+from ..trainers import learner_facts, random_state
 from ..trainers.learner_facts import Trained
 from ..trainers.plan import made_learner
 from ..trainers.state import own
@@ -182,15 +182,17 @@ class Restores:
         before = self._network.now
         found = self._network.readers_of(before.whole)
         following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
-        followed = difference.follow(before.whole, after.whole, found.outputs)
+        # The network of a checkpoint has its blocks with random state open; the script's own not.
+        opened, readers_opened = edits.as_one(random_state.open_blocks, before.whole, found.outputs)
+        followed = difference.follow(opened, after.whole, readers_opened)
         following.update((old.uid, new) for old, new in zip(found.outputs, followed.outputs))
         # A part inside the network has a counterpart there. Not so if the network of another
         # Trainer has it as an output: that one has a graph of its own.
         if not found.trainers:
             following.update(
-                (old.uid, followed.pairs[old.uid])
-                for old in found.outputs
-                if old.uid in followed.pairs
+                (old.uid, followed.pairs[one.uid])
+                for old, one in zip(found.outputs, readers_opened)
+                if one.uid in followed.pairs
             )
         found.left_behind(
             following, 'the restore', edits.missing(before.whole, after.whole), followed.touched

@@ -83,6 +83,7 @@ PLANS = {
     'observer': lambda: [nc.Observer()],
     'identity': lambda: [Identity(epoch=1), Identity(epoch=2)],
     'factor': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden), Identity(epoch=2)],
+    'readers': lambda: PLANS['factor'](),
     'noisy': lambda: [
         nc.FactorDense(epoch=1, rank=4, filter_function=hidden, factor_function=noisy),
         Scalar(epoch=1),
@@ -121,8 +122,9 @@ def main(folder, kind, plan, kill):
         frequency=SAMPLES,
         folder=folder,
         checkpoint=SAMPLES,
-        dropout=kind != 'block momentum' or plan == 'factor',
+        dropout=kind != 'block momentum' or plan in ('factor', 'readers'),
     )
+    held = other_readers(script) if plan == 'readers' else []
     callbacks = PLANS[plan]()
     records = []
     if callbacks is None:
@@ -144,6 +146,7 @@ def main(folder, kind, plan, kill):
         )
         session.train()
         records = [record.to_dict() for record in session.result.records]
+    check_that_they_followed(held, script)
     loss = script.trainer.loss_function
     values = hashlib.sha256(b''.join(p.value.tobytes() for p in loss.parameters)).hexdigest()
     structure = repr([(f.op_name, [o.shape for o in f.outputs]) for f in nc.graph.walk(loss)])
@@ -160,6 +163,33 @@ def main(folder, kind, plan, kill):
         ]
     )
     C.Communicator.finalize()
+
+
+def other_readers(script):
+    """Returns Functions over the layers of a network that a script may hold, more of them on the
+    main worker: over its output, of another input, with a placeholder, and an inner part."""
+    held = [C.softmax(script.z), script.z(C.input_variable((1, 6, 6)))]
+    if C.Communicator.rank() == 0:
+        held += [
+            script.z.clone('share', {script.x: C.placeholder((1, 6, 6))}),
+            C.reduce_sum(script.z.find_by_name('hidden')),
+            C.tanh(script.z),
+        ]
+    return held
+
+
+def check_that_they_followed(held, script):
+    """Raises where what a script held is not over the network as it now is."""
+    current = {parameter.uid for parameter in script.trainer.model.parameters}
+    images = script.images[:8]
+    expected = script.trainer.model.eval({script.x: images})
+    for number, function in enumerate(held):
+        assert {parameter.uid for parameter in function.parameters} <= current, number
+        if number in (0, 4):
+            applied = (C.softmax, C.tanh)[number // 4](expected).eval()
+            assert np.allclose(function.eval({script.x: images}), applied, atol=1e-6), number
+        elif number == 1:
+            assert (function.eval(images) == expected).all()
 
 
 def distributed(kind, script=Script, **options):
@@ -292,21 +322,26 @@ def test_main_workers_factors_are_taken_by_all(tmpdir):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    'kind, kill',
+    'kind, plan, kill',
     [
-        pytest.param('data parallel', 28, marks=pytest.mark.slow),
-        pytest.param('1 bit', 28, marks=pytest.mark.slow),
-        pytest.param('block momentum', 14, marks=pytest.mark.slow),
+        ('data parallel', 'factor', 28),
+        ('data parallel', 'readers', 28),
+        ('data parallel', 'readers', 12),
+        ('1 bit', 'factor', 28),
+        ('1 bit', 'readers', 28),
+        ('block momentum', 'factor', 14),
+        ('block momentum', 'readers', 14),
     ],
 )
-def test_killed_and_resumed_equals_never_killed(kind, kill, tmpdir):
-    """Killed in the third epoch; with Dropout."""
-    whole = trained(tmpdir.mkdir('whole'), kind, 'factor')
+def test_killed_and_resumed_equals_never_killed(kind, plan, kill, tmpdir):
+    """Killed in the second or third epoch; with Dropout, whose state CNTK finds by uid."""
+    whole = trained(tmpdir.mkdir('whole'), kind, plan)
     folder = tmpdir.mkdir('killed')
-    code, found, _ = on_workers(folder, kind, 'factor', kill=kill)
+    code, found, _ = on_workers(folder, kind, plan, kill=kill)
     assert code != 0 and not found
-    resumed = trained(folder, kind, 'factor')
+    resumed = trained(folder, kind, plan)
     assert (resumed[0], resumed[2]) == (whole[0], whole[2])
     assert len(os.listdir(str(folder.join('board0')))) == 2  # one file of each start
 

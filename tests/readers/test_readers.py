@@ -297,34 +297,50 @@ def new_process(folder, main, *arguments, kill=0):
     return told
 
 
+def before_dropout(dropout):
+    return [C.layers.Dense(8, name='first'), dropout, C.layers.Dense(4)]
+
+
+def behind_dropout(dropout):
+    return [C.layers.Dense(6), dropout, C.layers.Dense(8, name='first'), C.layers.Dense(4)]
+
+
+def behind_dropout_and_normalization(dropout):
+    layers = [C.layers.Dense(6), C.layers.BatchNormalization(), dropout]
+    return layers + [C.layers.Dense(8, name='first', activation=C.tanh), C.layers.Dense(4)]
+
+
 @pytest.mark.parametrize('minibatches', [1, 2])
-def test_readers_follow_a_resume_of_a_network_with_dropout(minibatches, tmp_path):
+@pytest.mark.parametrize(
+    'layers', [before_dropout, behind_dropout, behind_dropout_and_normalization]
+)
+def test_readers_follow_a_resume_of_a_network_with_dropout(layers, minibatches, tmp_path):
     """The restore comes first: the script's Dropout is a block yet, that of the file no more."""
 
     def script():
         x, y = C.input_variable(8), C.input_variable(4)
-        layers = [C.layers.Dense(8, name='first'), C.layers.Dropout(0.1, seed=3), C.layers.Dense(4)]
-        z = C.layers.Sequential(layers)(x)
+        z = C.layers.Sequential(layers(C.layers.Dropout(0.1, seed=3, name='drop')))(x)
         trainer = C.Trainer(z, (C.squared_error(z, y), None), [momentum(z.parameters)])
         factor = nc.FactorDense(1, rank=2, filter_function=lambda layer: layer.name == 'first')
         run = nc.attach(trainer, [factor, Identity(epoch=3)], epoch_size=BATCH)
         minibatch = {x: np.ones((BATCH, 8), np.float32), y: np.ones((BATCH, 4), np.float32)}
-        return run, trainer, minibatch, C.softmax(z), z
+        return run, trainer, minibatch, C.softmax(z), z, z(C.input_variable(8))
 
     file = str(tmp_path / 'model')
-    run, trainer, minibatch, _, _ = script()
+    run, trainer, minibatch, *_ = script()
     with run:
         for number in range(4):
             trainer.train_minibatch(minibatch)
             if number + 1 == minibatches:
                 trainer.save_checkpoint(file)
-    resumed, trainer, minibatch, soft, z = script()
+    resumed, trainer, minibatch, soft, z, again = script()
     with resumed:
         trainer.restore_from_checkpoint(file)
         for _ in range(4 - minibatches):
             trainer.train_minibatch(minibatch)
             data = minibatch[z.arguments[0]]
             assert np.array_equal(soft.eval(data), C.softmax(trainer.model).eval(data))
+            assert np.array_equal(again.eval(data), trainer.model.eval(data))
     assert resumed.result.records[0].notes == []
 
 
