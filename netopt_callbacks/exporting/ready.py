@@ -6,6 +6,9 @@ from .. import graph
 from . import crop
 
 
+_OVER_ALL = {'Softmax': C.softmax, 'Hardmax': C.hardmax}
+
+
 def make_ready(model):
     """Returns a network (cntk.Function) that computes the same.
 
@@ -16,6 +19,8 @@ def make_ready(model):
       their own.
     * A window with negative padding goes over a crop, without padding.
     * A squeeze of all axes of length 1 is written as one of the batch, too: it is a reshape here.
+    * A softmax or hardmax of a map, which CNTK takes over all of it, is written over the last axis:
+      it is taken over a vector here.
     * A local_response_normalization over more channels than there are goes over a window of fewer
       in CNTK, but not where it is written: it is a 1x1 convolution here.
     """
@@ -47,7 +52,13 @@ def _rewriting(function):
         return crop.on_crop
     if function.op_name == 'Squeeze':
         return _reshaped
+    if function.op_name in _OVER_ALL and _has_axes(function.inputs[0]):
+        return _over_all
     return None
+
+
+def _has_axes(operand):
+    return len(operand.shape) > 1 and C.FreeDimension not in operand.shape
 
 
 def _is_product_with_map(function):
@@ -57,8 +68,7 @@ def _is_product_with_map(function):
     operand, weights = function.inputs
     rank = len(operand.shape)
     return (
-        rank > 1
-        and C.FreeDimension not in operand.shape
+        _has_axes(operand)
         and not operand.is_sparse
         and (weights.is_parameter or weights.is_constant)
         and tuple(weights.shape[:rank]) == tuple(operand.shape)
@@ -75,6 +85,12 @@ def _flattened(function):
 
 def _reshaped(function):
     return C.reshape(function.inputs[0], function.outputs[0].shape)
+
+
+def _over_all(function):
+    operand = function.inputs[0]
+    flat = C.reshape(operand, int(np.prod(operand.shape)))
+    return C.reshape(_OVER_ALL[function.op_name](flat), operand.shape)
 
 
 def _is_cut_off(function):

@@ -11,6 +11,7 @@ from ..lowering.loops import looping
 from . import crop
 
 _FOR_ONE = ('GatherPacked', 'ScatterPacked', 'PackedIndex') + DELAYS
+_CELLS = ('LSTM', 'GRU', 'RNNStep')  # written as one operation, with the delays that they read
 _SYMMETRIC = 2
 _RECURRENCES = 'build the recurrence on LSTM, GRU or RNNStep'
 _LOSSES = ('CrossEntropyWithSoftmax', 'ClassificationError')
@@ -85,8 +86,16 @@ def refuse_ends(model):
 def of_one_batch(model):
     """Returns in words the first operation on sequences that CNTK writes for a batch of one;
     None where there is none."""
-    for function, name in _named(model):
-        if function.op_name in _FOR_ONE:
+    found = list(_named(model))
+    states = {
+        variable.owner.uid
+        for function, _ in found
+        if function.op_name in _CELLS and function.is_block
+        for variable in function.inputs
+        if variable.is_output
+    }
+    for function, name in found:
+        if function.op_name in _FOR_ONE and function.uid not in states:
             return (
                 "%s '%s' (sequence.last, first, broadcast_as, past_value and Fold contain it) is "
                 "written for a batch of one; end the network where it still gives a sequence, and "

@@ -499,6 +499,14 @@ RIGHT = [
     ),
     ('padded by reflection', lambda x: C.pad(x, [(0, 0), (1, 2), (3, 0)], mode=1)),
     ('squeezed to one number', lambda x: C.squeeze(C.reduce_sum(x))),
+    ('softmax of a map', lambda x: C.softmax(x) * 3),
+    ('hardmax of a map', lambda x: C.hardmax(x) + x),
+    (
+        'fully convolutional',
+        lambda x: C.softmax(
+            C.layers.GlobalAveragePooling()(C.layers.Convolution2D((1, 1), 5)(C.relu(x)))
+        ),
+    ),
     ('Dropout', lambda x: C.layers.Dropout(0.5)(C.layers.Dense(5)(x))),
 ]
 
@@ -779,6 +787,15 @@ PATHS = [
     (lambda folder: folder, ValueError, 'must be that of a file, got .*, which is a folder'),
     (lambda folder: os.devnull, ValueError, 'must be that of a file, .* or a device; give'),
 ]
+
+
+def test_a_recurrence_on_lstm_is_not_blamed_for_another_fault(tmp_path):
+    """Its own delays are written with it, for any batch."""
+    x = C.sequence.input_variable(6, name='words')
+    both = C.layers.Recurrence(C.layers.LSTM(5), return_full_state=True)(x)
+    with pytest.raises(deploy.ExportError) as refused:
+        deploy.export(C.combine(list(both.outputs)), str(tmp_path / 'both.onnx'))
+    assert 'PastValue' not in str(refused.value) and 'batch of one' not in str(refused.value)
 
 
 @pytest.mark.parametrize('path, error, said', PATHS)
