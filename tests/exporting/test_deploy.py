@@ -761,6 +761,8 @@ def test_bad_arguments(tmp_path):
     with pytest.raises((TypeError, ValueError)):
         deploy.export(model, path, data=3)
     with pytest.raises(ValueError, match='data for argument image .* got str: give a NumPy array'):
+        deploy.export(model, path, data=('x',))
+    with pytest.raises(TypeError, match="data must be arrays .* got the str 'x'; open a file"):
         deploy.export(model, path, data='x')
     assert os.listdir(str(tmp_path)) == []
 
