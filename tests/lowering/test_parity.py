@@ -203,3 +203,34 @@ def test_optimize_checks_its_arguments(arguments, message):
     arguments = [model if argument == 'model' else argument for argument in arguments]
     with pytest.raises(TypeError, match=message):
         nc.optimize(*arguments)
+
+
+def warned(recwarn):
+    return [str(each.message) for each in recwarn if 'optimize: ' in str(each.message)]
+
+
+@pytest.mark.parametrize('epoch', [3, (2, C.train.DataUnit.sweep)], ids=['epochs', 'sweeps'])
+def test_optimize_says_that_it_counts_no_epochs(epoch, recwarn):
+    _, model = convolutions()
+    nc.optimize(model, nc.FactorDense(epoch=epoch, rank=1))
+    (message,) = warned(recwarn)
+    assert f'FactorDense(epoch={epoch!r}) is applied at once' in message
+
+
+@pytest.mark.parametrize('epoch', [0, (0, C.train.DataUnit.sweep)], ids=['epochs', 'sweeps'])
+def test_optimize_takes_the_first_moment_for_at_once(epoch, recwarn):
+    _, model = convolutions()
+    nc.optimize(model, nc.FactorDense(epoch=epoch, rank=1))
+    assert warned(recwarn) == []
+
+
+def test_optimize_says_that_nothing_is_calibrated_if_something_would_be(recwarn):
+    features, model = convolutions()
+    nc.optimize(model, nc.BinarizeConvolution(), data=images(features.shape))
+    nc.optimize(model, nc.BinarizeConvolution(input_shift=None, output_scale=None))
+    nc.optimize(model, Identity())
+    assert warned(recwarn) == []
+    nc.optimize(model, nc.BinarizeConvolution(input_shift=None))
+    (message,) = warned(recwarn)
+    assert 'no held-out data to calibrate BinarizeConvolution on' in message
+    assert 'data=(features,)' in message
