@@ -10,7 +10,7 @@ from ..graph.walk import DELAYS
 from ..lowering.loops import looping
 from . import crop
 
-_FOR_ONE = ('GatherPacked', 'ScatterPacked', 'PackedIndex') + DELAYS
+_PICKING = ('GatherPacked', 'ScatterPacked')
 _SYMMETRIC = 2
 _RECURRENCES = 'build the recurrence on LSTM, GRU or RNNStep'
 _LOSSES = ('CrossEntropyWithSoftmax', 'ClassificationError')
@@ -82,17 +82,31 @@ def refuse_ends(model):
             )
 
 
-def of_one_batch(model):
-    """Returns in words the first operation on sequences that CNTK writes for a batch of one;
-    None where there is none."""
+def of_one_batch(model, error):
+    """Returns in words which operation on sequences CNTK writes for a batch of one; None where
+    there is none.
+
+    Args:
+        model (cntk.Function): whose file does not run.
+        error (ExportError): why not. It is told with a step before or after, which in LSTM, GRU and
+            RNNStep is written rightly, so that there it may not be the reason.
+    """
+    found = {}
     for function, name in _named(model):
-        if function.op_name in _FOR_ONE:
-            return (
-                "%s '%s' (sequence.last, first, broadcast_as, past_value and Fold contain it) is "
-                "written for a batch of one; end the network where it still gives a sequence, and "
-                "take the step from what the file gives; if it closes a loop, %s"
-                % (function.op_name, name, _RECURRENCES)
-            )
+        if function.op_name in _PICKING + DELAYS:
+            found.setdefault(function.op_name in DELAYS, f"{function.op_name} '{name}'")
+    if False in found:
+        return (
+            'the network ends a sequence with sequence.last (or first, Fold; '
+            f"{found[False]}), which CNTK's exporter writes for a batch of one: export the network "
+            'up to the sequence, and take the last step of what it gives'
+        )
+    if True in found:
+        return (
+            f'{found[True]} reads the step before or after (past_value, future_value), which '
+            "CNTK's exporter writes for a batch of one: export the network up to there; if it "
+            f'closes a loop, {_RECURRENCES} ({error})'
+        )
     return None
 
 
