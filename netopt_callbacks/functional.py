@@ -1,4 +1,5 @@
 """The manual's three steps as one function: transform, train, lower."""
+import warnings
 from typing import Any, Callable, Optional
 
 import cntk as C
@@ -7,6 +8,7 @@ from .evaluation.held_out import Minibatches, held_out_data
 from .lowering import Lower
 from .lowering.lower import check_applied
 from .optimizations.base import Optimization, as_transformed
+from .optimizations.binarize import Binarize
 from .signatures import shown, takes
 
 
@@ -21,22 +23,25 @@ def optimize(
     Args:
         model (cntk.Function): left as it is, but that its Parameters are shared and trained
             further.
-        optimization (nc.Optimization): its `epoch` and `learner` don't matter here.
+        optimization (nc.Optimization): it is applied at once, so its `epoch` and `learner` don't
+            matter here; an `epoch` other than 0 is warned of.
         train_function (callable): gets the transformed model. What it returns, if it is a
             Function, takes the model's place; None means that it trained in place.
         data: NumPy arrays in the order of the model's arguments, or a minibatch source whose
             streams are named as they are; for calibration and for comparing the lowered network
-            with the trained one. Without it nothing is calibrated, and they are compared on seeded
-            random input.
+            with the trained one. Without it nothing is calibrated, which is warned of where there
+            is something to calibrate, and they are compared on seeded random input.
 
     Returns:
-        cntk.Function: the lowered network; the trained one where there is nothing to lower.
+        cntk.Function: the lowered network alone; the trained one where there is nothing to lower.
+            It was compared, but the comparison and a record are in the result of a run alone.
 
     Raises:
         TypeError: an argument is not one of these.
         ValueError: the model is not applied to its inputs yet.
         nc.LoweringError: the lowered network differs from the trained one.
     """
+    _warn_of_what_is_left_out(optimization, data)
     return optimized(model, optimization, train_function, data)
 
 
@@ -63,8 +68,45 @@ def optimized(
     return lowered
 
 
+def _warn_of_what_is_left_out(optimization: Any, data: Any) -> None:
+    epoch = optimization.epoch if isinstance(optimization, Optimization) else 0
+    if epoch[0] if isinstance(epoch, tuple) else epoch:
+        warnings.warn(
+            f'optimize: {optimization.name}(epoch={epoch!r}) is applied at once, as there is no '
+            'training that counts epochs: leave epoch out, or attach the optimization to the '
+            'training',
+            stacklevel=3,
+        )
+    if (
+        data is None
+        and isinstance(optimization, Binarize)
+        and 'calibrate' in vars(optimization.options).values()
+    ):
+        warnings.warn(
+            f'optimize: there is no held-out data to calibrate {optimization.name} on, so it does '
+            'without: give data=(features,)',
+            stacklevel=3,
+        )
+
+
 def _check(model: Any, optimization: Any, train_function: Any) -> None:
+    if isinstance(model, Optimization):
+        raise TypeError(
+            f'optimize: model must be a cntk.Function, got the optimization {model.name}; the '
+            'model comes first: optimize(model, optimization)'
+        )
+    if isinstance(model, C.Trainer):
+        raise TypeError(
+            'optimize: model must be a cntk.Function, got a Trainer; give its network, '
+            'trainer.model, or attach the optimization to its training with nc.attach'
+        )
     check_applied('optimize', model)
+    if isinstance(optimization, (list, tuple)):
+        raise TypeError(
+            'optimize: optimization must be one nc.Optimization, got a '
+            f'{type(optimization).__name__} of {len(optimization)}; call optimize once for each, '
+            'on what the call before returned, those that binarize last'
+        )
     if not isinstance(optimization, Optimization):
         raise TypeError(
             'optimize: optimization must be an nc.Optimization such as '

@@ -22,6 +22,7 @@ from .engine.exchanged import Exchanged, class_of, subclass
 from .engine.schedule import Clock
 from .evaluation.held_out import held_out_data, samples_of
 from .lowering import Lower
+from .lowering.lower import warn_of_nothing_to_lower
 from .readers import readers
 from .records import Result
 from .trainers import directors, remember, uids
@@ -117,6 +118,7 @@ class Attached:
             )
         )
         self._finished = False
+        warn_of_nothing_to_lower(callbacks, (model, facts.model, trainer.loss_function), 3)
         self._class = type(trainer)
         self.engine.begin()  # it may refuse the run
         trainer.__class__ = subclass(Watched, self._class)

@@ -156,8 +156,23 @@ def _check(data, path):
                 _check_graph(_message(value), path, 0)
         elif number == _MODEL_FUNCTIONS and names_files:
             _check_nodes(_message(value), _FUNCTION_NODE, path, 0)
+    if not graphs and _is_of_cntk(data):
+        raise ValueError(
+            f"{path} looks like a CNTK model, not an ONNX file: write one with "
+            f"nc.deploy.export(cntk.load_model({str(path)!r}), 'model.onnx')"
+        )
     if graphs != 1:
         raise NotOnnx(f'it holds {graphs} graphs')
+
+
+def _is_of_cntk(data):
+    """Whether bytes that hold no ONNX graph are a Function that CNTK saved: a dictionary whose
+    entries (field 2) have these keys (field 1) among others."""
+    entries = [
+        value for number, value in fields(data) if number == 2 and not isinstance(value, int)
+    ]
+    keys = {_text(value) for entry in entries for number, value in fields(entry) if number == 1}
+    return {'root', 'primitive_functions'} <= keys
 
 
 def _check_graph(graph, path, depth):

@@ -19,6 +19,7 @@ from .engine.segments import Arguments, Segments
 from .evaluation import sources
 from .evaluation.held_out import held_out_data
 from .integers import plain
+from .lowering.lower import warn_of_nothing_to_lower
 from .records import Result
 from .trainers import directors, random_state, remember
 
@@ -113,6 +114,7 @@ def training_session(
         engine.workers,
         sources.reports_sweeps_to_all_workers(source),
     )
+    warn_of_nothing_to_lower(callbacks, (model, facts.model, trainer.loss_function), 2)
     if engine.optimizations:
         sources.refuse_half_position(source)
         _warn_of_what_is_not_exact(trainer, source, engine.workers, checkpoint['filename'])

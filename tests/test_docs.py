@@ -2,6 +2,7 @@
 import ast
 import glob
 import importlib
+import inspect
 import os
 import re
 import shlex
@@ -218,6 +219,25 @@ def test_files_that_pages_name_exist():
         for name in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', text):
             place = os.path.join(CLONE, os.path.dirname(document), name)
             assert os.path.exists(place), (document, name)
+
+
+@pytest.mark.parametrize(
+    'function',
+    [nc.training_session, nc.attach, nc.train, nc.optimize],
+    ids=lambda one: one.__name__,
+)
+def test_the_guide_has_every_argument_of_an_entry_point_and_its_default(function):
+    table = text_of('docs/guide.md').split('### Arguments of the entry points')[1].split('\n## ')[0]
+    head, _, *rows = [
+        [cell.strip().strip('`') for cell in line.split('|')[1:-1]]
+        for line in table.splitlines()
+        if line.startswith('|')
+    ]
+    column = head.index('nc.' + function.__name__)
+    assert {row[0]: row[column] for row in rows if row[column]} == {
+        name: 'required' if argument.default is argument.empty else repr(argument.default)
+        for name, argument in inspect.signature(function).parameters.items()
+    }
 
 
 def texts(path):

@@ -50,10 +50,16 @@ class Arrays:
 
     def __init__(self, arrays, arguments, minibatch_size=None):
         names = [name_of(argument) for argument in arguments]
-        if len(arrays) != len(arguments):
+        if len(arrays) < len(arguments):
             raise ValueError(
                 'data must be one array for each argument, in the '
                 'order %s; got %d; give all of them in a tuple' % (', '.join(names), len(arrays))
+            )
+        if len(arrays) > len(arguments):
+            raise ValueError(
+                'data must hold no more arrays than the network has arguments, %d (%s), got %d; a '
+                'model without its loss needs no labels: data=(%s,)'
+                % (len(names), ', '.join(names), len(arrays), ', '.join(names))
             )
         columns = [_Column(argument, array, names) for argument, array in zip(arguments, arrays)]
         rows = [len(column) for column in columns]
@@ -229,9 +235,13 @@ class _Column:
         try:
             C.Value.create(self._argument, self.values[:1])
         except (RuntimeError, ValueError, TypeError) as error:
+            dtype = getattr(rows[0], 'dtype', np.dtype(object))
+            # CNTK's own words are that integers are supported; of those, int64 alone is.
             raise self._refused(
-                '{} of {}'.format(type(rows[0]).__name__, getattr(rows[0], 'dtype', 'objects')),
-                error,
+                f'{type(rows[0]).__name__} of {dtype}',
+                f'convert it with .astype(numpy.{self._argument.dtype.__name__})'
+                if dtype.kind in 'iu'
+                else error,
             )
 
     def _check_shape(self, row, whole):

@@ -1,5 +1,6 @@
 """Reads held-out data for recovery, calibration and the parity gate; measures the metric on it."""
 import math
+import os
 import sys
 import warnings
 
@@ -119,6 +120,11 @@ def held_out_data(data, arguments, streams=None, cross_validation=None, minibatc
         return _of_cross_validation(cross_validation or {}, streams)
     if isinstance(data, (MinibatchSource, UserMinibatchSource)):
         return Source(data, _streams_of(data, arguments, streams), minibatch_size)
+    if isinstance(data, (str, bytes, os.PathLike)):
+        raise TypeError(
+            f'data must be arrays or a minibatch source, got the {type(data).__name__} {data!r}; '
+            'open a file with a MinibatchSource of CNTK, with max_sweeps=1'
+        )
     if isinstance(data, dict):
         data = _in_order(data, arguments)
     if isinstance(data, np.ndarray) or not isinstance(data, (tuple, list)):
@@ -198,6 +204,18 @@ def _streams_of(source, arguments, streams):
     found = {}
     for argument in arguments:
         name = streams[argument].name if streams and argument in streams else argument.name
+        if not name:
+            raise ValueError(
+                'the argument %s has no name, and a minibatch source given as data is read by '
+                'names, got the streams %s; name the input as its stream: input_variable(%s, '
+                'name=%r)'
+                % (
+                    argument.uid,
+                    ', '.join(sorted(source.streams.keys())),
+                    argument.shape[0] if len(argument.shape) == 1 else argument.shape,
+                    min(source.streams.keys(), default='features'),
+                )
+            )
         if name not in source.streams.keys():
             raise ValueError(
                 'the minibatch source given as data must have a stream %r for the argument %s, '

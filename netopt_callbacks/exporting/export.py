@@ -65,10 +65,10 @@ def export(model, path, data=None, records=(), metric=None):
         written = file.SerializeToString()
         comparison = compare(written, mended, cut, names, _minibatch(model, data))
     except ExportError as error:
-        reason = refuse.of_one_batch(cut.whole)
+        reason = refuse.of_one_batch(cut.whole, error)
         if reason is None:
             raise
-        raise NotImplementedError(f'deploy.export: {reason} ({error})') from error
+        raise NotImplementedError(f'deploy.export: {reason}') from error
     _put(written, path, folder)
     return Exported(path, len(written), names, cut, comparison)
 

@@ -10,7 +10,7 @@ from ..graph.walk import DELAYS
 from ..lowering.loops import looping
 from . import crop
 
-_FOR_ONE = ('GatherPacked', 'ScatterPacked', 'PackedIndex') + DELAYS
+_PICKING = ('GatherPacked', 'ScatterPacked')
 _CELLS = ('LSTM', 'GRU', 'RNNStep')  # written as one operation, with the delays that they read
 _SYMMETRIC = 2
 _RECURRENCES = 'build the recurrence on LSTM, GRU or RNNStep'
@@ -83,25 +83,39 @@ def refuse_ends(model):
             )
 
 
-def of_one_batch(model):
-    """Returns in words the first operation on sequences that CNTK writes for a batch of one;
-    None where there is none."""
-    found = list(_named(model))
+def of_one_batch(model, error):
+    """Returns in words which operation on sequences CNTK writes for a batch of one; None where
+    there is none.
+
+    Args:
+        model (cntk.Function): whose file does not run.
+        error (ExportError): why not. It is told with a step before or after, which may not be the
+            reason. The delays of LSTM, GRU and RNNStep are written rightly.
+    """
+    named = list(_named(model))
     states = {
         variable.owner.uid
-        for function, _ in found
+        for function, _ in named
         if function.op_name in _CELLS and function.is_block
         for variable in function.inputs
         if variable.is_output
     }
-    for function, name in found:
-        if function.op_name in _FOR_ONE and function.uid not in states:
-            return (
-                "%s '%s' (sequence.last, first, broadcast_as, past_value and Fold contain it) is "
-                "written for a batch of one; end the network where it still gives a sequence, and "
-                "take the step from what the file gives; if it closes a loop, %s"
-                % (function.op_name, name, _RECURRENCES)
-            )
+    found = {}
+    for function, name in named:
+        if function.op_name in _PICKING + DELAYS and function.uid not in states:
+            found.setdefault(function.op_name in DELAYS, f"{function.op_name} '{name}'")
+    if False in found:
+        return (
+            'the network ends a sequence with sequence.last (or first, Fold; '
+            f"{found[False]}), which CNTK's exporter writes for a batch of one: export the network "
+            'up to the sequence, and take the last step of what it gives'
+        )
+    if True in found:
+        return (
+            f'{found[True]} reads the step before or after (past_value, future_value), which '
+            "CNTK's exporter writes for a batch of one: export the network up to there; if it "
+            f'closes a loop, {_RECURRENCES} ({error})'
+        )
     return None
 
 

@@ -1,4 +1,5 @@
 """Lowering at the end of a run: native ops in the place of trained blocks, and the gate."""
+import warnings
 from numbers import Real
 from typing import Any, Sequence
 
@@ -8,6 +9,8 @@ import numpy as np
 from ..graph import check_model
 from ..observers.base import Observer
 from ..optimizations.base import Optimization
+from ..optimizations.binary_block import binary_blocks
+from ..optimizations.factor_dense import FactorDense
 from . import speed
 from .parity import compare
 from .segment_pass import lower_segments
@@ -156,6 +159,28 @@ def _with_the_rest(model, optimizations):
             names.append(optimization.name)
         model = lowered
     return model, names
+
+
+def warn_of_nothing_to_lower(callbacks, networks, stacklevel):
+    """Warns of a `Lower` among the callbacks of a run that is certain to find nothing.
+
+    Args:
+        callbacks (list): of the run, or None.
+        networks (sequence of cntk.Function): what it trains; None is none.
+        stacklevel (int): as of `warnings.warn`, for the caller of this function.
+    """
+    optimizations = [each for each in callbacks or () if isinstance(each, Optimization)]
+    if (
+        any(isinstance(callback, Lower) for callback in callbacks or ())
+        and all(type(optimization) is FactorDense for optimization in optimizations)
+        and not any(binary_blocks(network) for network in networks if network is not None)
+    ):
+        warnings.warn(
+            'Lower() will find nothing to lower, since no callback makes a layer 1-bit and none is '
+            '(or it is native already): result.lowered will be the trained network. Add '
+            'nc.BinarizeConvolution or nc.BinarizeDense, or leave Lower out',
+            stacklevel=stacklevel + 1,
+        )
 
 
 def check_applied(what, model):

@@ -287,7 +287,10 @@ class Parity:
                 )
             )
         if not self.layers and not self.lowered_by:
-            lines.append('  nothing to lower: the lowered network is the exported one')
+            lines.append(
+                '  nothing to lower: no layer is 1-bit (or it is native already), so `lowered` is '
+                'the trained network'
+            )
         lines += [f'  {part}' for part in self.segments + self.layers]
         lines += ["  '%s' is lowered alone: %s" % each for each in self.alone]
         lines += [

@@ -261,6 +261,12 @@ def writable_folder(folder):
 
 def unwritable(folder, error):
     """Returns the message for an error that the file system raised."""
+    place = folder
+    while not os.path.exists(place) and os.path.dirname(place) != place:
+        place = os.path.dirname(place)
+    if os.path.isfile(place):
+        which = 'it' if place == folder else place
+        return f'TensorBoard: cannot write to the folder {folder}: {which} is a file; give a folder'
     return (
         'TensorBoard: cannot write to the folder %s: %s. Give a folder this user can write '
         'to, on a disk with room' % (folder, error.strerror or error)

@@ -9,6 +9,7 @@ import functools
 from cntk import cntk_py
 
 from .. import graph
+from ..lowering.native_op import told_in_full
 from ..trainers import remember
 from ..trainers.state import identity
 from . import readers
@@ -35,10 +36,12 @@ def _asking(train, count):
         earlier = _of_earlier(facts) if given[0] else ()
         if earlier:
             values = dict.fromkeys([*outputs, *earlier])
-            trained = train(self, *given[: count - 2], values, given[-1])
+            with told_in_full():
+                trained = train(self, *given[: count - 2], values, given[-1])
             outputs.update((output, values[output]) for output in list(outputs))
         else:
-            trained = train(self, *given)
+            with told_in_full():
+                trained = train(self, *given)
         facts.asked.update(dict.fromkeys(map(identity, outputs)))
         return trained
 

@@ -345,6 +345,18 @@ def test_what_is_no_array_is_named(make, wrong, got):
         held_out_data((wrong,), [x])
 
 
+@pytest.mark.parametrize('dtype', ['uint8', 'int8', 'int16', 'int32', 'uint32'])
+@pytest.mark.parametrize('make', [np.asarray, list], ids=['array', 'list'])
+def test_integers_that_cntk_does_not_read_are_told_what_to_become(make, dtype):
+    x = C.input_variable((1, 2, 2), name='image')
+    pixels = np.arange(12).reshape(3, 1, 2, 2).astype(dtype)
+    told = f'image .*got ndarray of {dtype}: convert it with .astype.numpy.float32.; data is in'
+    with pytest.raises(ValueError, match=told):
+        held_out_data((make(pixels),), (x,))
+    (minibatch,) = held_out_data((make(pixels.astype(np.float32)),), (x,)).read([x])
+    assert (minibatch[x] == pixels).all()
+
+
 def test_dense_for_sparse_is_named():
     arguments, _ = classes(one_hot=True)
     with pytest.raises(ValueError, match='data for argument y.*got dense numbers.*one_hot'):

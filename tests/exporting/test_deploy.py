@@ -358,7 +358,18 @@ REFUSED = [
         'feed the steps as a batch',
     ),
     ('the last step', lambda: C.sequence.last(steps(7)), 'batch of one'),
-    ('the step before', lambda: C.sequence.past_value(steps(7)), 'batch of one'),
+    (
+        'the last step of a recurrence',
+        lambda: C.sequence.last(C.layers.Recurrence(C.layers.LSTM(3))(steps(7))),
+        r"^deploy.export: the network ends a sequence with sequence.last .or first, [^;]*; "
+        r"GatherPacked '[^']*'., which CNTK's exporter writes for a batch of one: export the "
+        r"network up to the sequence, and take the last step [^\[]*$",
+    ),
+    (
+        'the step before',
+        lambda: C.sequence.past_value(steps(7)),
+        "PastValue '[^']*' reads the step before .* batch of one: .*in the file",
+    ),
     ('Fold', lambda: C.layers.Fold(C.layers.LSTM(3))(steps(7)), 'batch of one'),
     ('a recurrence by hand', lambda: recurrence_by_hand(False), 'closes a loop, build .* LSTM'),
     (
@@ -759,6 +770,15 @@ def test_a_network_that_is_lowered_in_part_is_exported(tmp_path):
         assert_same(run(path, values)[0], both.eval({both.arguments[0]: values}))
 
 
+def test_what_has_no_name_is_input_and_output(tmp_path):
+    x, y = C.input_variable(3), C.input_variable(3)
+    path = str(tmp_path / 'file.onnx')
+    exported = deploy.export(C.combine([C.layers.Dense(2)(x + y), x * y]), path)
+    net = deploy.session(path)
+    assert [value.name for value in net.get_inputs()] == exported.inputs == ['input', 'input_2']
+    assert [value.name for value in net.get_outputs()] == exported.outputs == ['output', 'output_2']
+
+
 def test_bad_arguments(tmp_path):
     x, model = small()
     path = str(tmp_path / 'file.onnx')
@@ -769,6 +789,8 @@ def test_bad_arguments(tmp_path):
     with pytest.raises((TypeError, ValueError)):
         deploy.export(model, path, data=3)
     with pytest.raises(ValueError, match='data for argument image .* got str: give a NumPy array'):
+        deploy.export(model, path, data=('x',))
+    with pytest.raises(TypeError, match="data must be arrays .* got the str 'x'; open a file"):
         deploy.export(model, path, data='x')
     assert os.listdir(str(tmp_path)) == []
 

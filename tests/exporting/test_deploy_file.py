@@ -52,6 +52,21 @@ def test_a_file_that_is_something_else(tmp_path):
             deploy.session(write(data, tmp_path / 'file.onnx'))
 
 
+@pytest.mark.parametrize('layer', ['Dense', 'LSTM'])
+def test_a_model_that_cntk_saved(layer, tmp_path):
+    C = pytest.importorskip('cntk', reason='cntk is not installed')
+    made = (
+        C.layers.Dense(3)(C.input_variable(4))
+        if layer == 'Dense'
+        else C.layers.Recurrence(C.layers.LSTM(3))(C.sequence.input_variable(4))
+    )
+    path = str(tmp_path / 'file.model')
+    made.save(path)
+    told = f"looks like a CNTK model.*nc.deploy.export.cntk.load_model.'{path}'., 'model.onnx'.$"
+    with pytest.raises(ValueError, match=told):
+        deploy.session(path)
+
+
 def test_a_later_version_of_the_operators(model, tmp_path):
     next(opset for opset in model.opset_import if opset.domain == 'netopt').version = 2
     with pytest.raises(

@@ -1,4 +1,6 @@
 """The gate between the trained and the lowered network, and `nc.optimize`, which ends in it."""
+import warnings
+
 import cntk as C
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import netopt_callbacks as nc
 from binary_networks import binarized, blocks, convolutions, images, same_bits
 from netopt_callbacks.lowering import Lower, LoweringError, compare, parity
 from netopt_callbacks.lowering.replace import lower_binary_layers
+from user_script import Script, binarize, factor
 
 
 class Identity(nc.Optimization):
@@ -30,6 +33,46 @@ def test_with_nothing_to_lower_the_export_is_the_lowered_network():
     lowered, found = Lower().run(model, [Identity()], [{features: images(features.shape)}])
     assert lowered is model
     assert found.layers == [] and found.passed and 'nothing to lower' in str(found)
+    assert 'so `lowered` is the trained network' in str(found)
+
+
+@pytest.mark.parametrize('by_hand', [False, True], ids=['session', 'attach'])
+@pytest.mark.parametrize(
+    'callbacks, certain',
+    [
+        (lambda: [Lower()], True),
+        (lambda: [factor(), Lower(float_layers='native')], True),
+        (lambda: [factor()], False),
+        (lambda: [Identity(), Lower()], False),  # what a class of one's own does is not known
+        (lambda: [binarize(epoch=1), Lower()], False),
+    ],
+    ids=['alone', 'factored', 'no Lower', 'own', 'binarized'],
+)
+def test_a_run_that_will_find_nothing_to_lower_is_told_before_training(callbacks, certain, by_hand):
+    script = Script(sweeps=1)
+    data = script.images, script.labels
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        if by_hand:
+            with pytest.raises(KeyboardInterrupt):
+                with nc.attach(script.trainer, callbacks(), epoch_size=320, data=data):
+                    raise KeyboardInterrupt
+        else:
+            nc.training_session(callbacks=callbacks(), data=data, **script.arguments)
+    assert script.trainer.total_number_of_samples_seen == 0
+    assert certain == any('find nothing to lower' in str(each.message) for each in told)
+
+
+def test_a_binary_network_is_not_told_that_there_is_nothing_to_lower(recwarn):
+    features, model = convolutions()
+    model, label = binarized(model), C.input_variable(3)
+    criterion = C.cross_entropy_with_softmax(model, label)
+    learner = C.sgd(model.parameters, C.learning_parameter_schedule(0.1))
+    values = images(features.shape), np.eye(3, dtype=np.float32)[[0] * 7]
+    with nc.attach(C.Trainer(None, criterion, [learner]), [Lower()], 7, values) as run:
+        pass
+    assert [layer.name for layer in run.result.parity.layers] == ['second', 'third']
+    assert not any('nothing to lower' in str(each.message) for each in recwarn)
 
 
 def test_a_network_that_differs_is_refused_and_the_error_says_in_what():
@@ -203,3 +246,34 @@ def test_optimize_checks_its_arguments(arguments, message):
     arguments = [model if argument == 'model' else argument for argument in arguments]
     with pytest.raises(TypeError, match=message):
         nc.optimize(*arguments)
+
+
+def warned(recwarn):
+    return [str(each.message) for each in recwarn if 'optimize: ' in str(each.message)]
+
+
+@pytest.mark.parametrize('epoch', [3, (2, C.train.DataUnit.sweep)], ids=['epochs', 'sweeps'])
+def test_optimize_says_that_it_counts_no_epochs(epoch, recwarn):
+    _, model = convolutions()
+    nc.optimize(model, nc.FactorDense(epoch=epoch, rank=1))
+    (message,) = warned(recwarn)
+    assert f'FactorDense(epoch={epoch!r}) is applied at once' in message
+
+
+@pytest.mark.parametrize('epoch', [0, (0, C.train.DataUnit.sweep)], ids=['epochs', 'sweeps'])
+def test_optimize_takes_the_first_moment_for_at_once(epoch, recwarn):
+    _, model = convolutions()
+    nc.optimize(model, nc.FactorDense(epoch=epoch, rank=1))
+    assert warned(recwarn) == []
+
+
+def test_optimize_says_that_nothing_is_calibrated_if_something_would_be(recwarn):
+    features, model = convolutions()
+    nc.optimize(model, nc.BinarizeConvolution(), data=images(features.shape))
+    nc.optimize(model, nc.BinarizeConvolution(input_shift=None, output_scale=None))
+    nc.optimize(model, Identity())
+    assert warned(recwarn) == []
+    nc.optimize(model, nc.BinarizeConvolution(input_shift=None))
+    (message,) = warned(recwarn)
+    assert 'no held-out data to calibrate BinarizeConvolution on' in message
+    assert 'data=(features,)' in message

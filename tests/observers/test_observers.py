@@ -430,9 +430,13 @@ def test_every_is_a_number_of_minibatches(tmp_path, every, error):
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
     (tmp_path / 'file').write_text('x')
-    with pytest.raises(RuntimeError, match='cannot write to the folder.*file'):
+    with pytest.raises(
+        RuntimeError, match='cannot write to the folder.*: it is a file; give a folder'
+    ):
         nc.TensorBoard(tmp_path / 'file')
-    with pytest.raises(RuntimeError, match='cannot write to the folder.*inside'):
+    with pytest.raises(
+        RuntimeError, match='cannot write to the folder.*inside: .*file is a file; '
+    ):
         nc.TensorBoard(tmp_path / 'file' / 'inside')
 
 
