@@ -633,8 +633,8 @@ TABLE = [
         TypeError,
         "Dense 'hidden' (W of 20x30)",
         'filter_function must return True or False',
-        'got array([ True, False])',
-        'Use a.any() or a.all()',
+        'got an array of shape (2,) and dtype bool;',
+        'use .any(), .all() or .size',
     ),
     Row(
         'filter of nc.graph that is a name',

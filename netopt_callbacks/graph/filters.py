@@ -1,6 +1,8 @@
 """Asks the filter of an optimization, a function of a `Layer`, which layers it takes."""
 from typing import Optional
 
+import numpy as np
+
 from .. import signatures
 from .._types import Filter
 from .layer import Layer
@@ -33,6 +35,12 @@ def takes(filter_function: Filter, layer: Layer) -> bool:
     try:
         return bool(answer)
     except (TypeError, ValueError) as error:
+        got = f'{answer!r}: {error}'
+        if isinstance(answer, np.ndarray):  # its values may fill pages
+            got = (
+                f'an array of shape {answer.shape} and dtype {answer.dtype}; use .any(), .all() or '
+                '.size'
+            )
         raise TypeError(
-            f'filter_function must return True or False for {layer.label}, got {answer!r}: {error}'
+            f'filter_function must return True or False for {layer.label}, got {got}'
         ) from error
