@@ -204,8 +204,8 @@ def factor_dense(
 
 
 _STAYS = (
-    'its weights are read elsewhere too (tied weights, or a penalty on them), so they stay, and '
-    'factors only add to them'
+    'its weights are read elsewhere too (tied weights, or a penalty on them) and stay, so '
+    'factoring would only add weights'
 )
 
 

@@ -322,6 +322,7 @@ def test_weights_that_something_else_reads_stay_and_are_counted():
     assert replaced.retired == () and len(replaced.added) == 2
     left = nc.FactorDense(rank=2).transform(model)
     assert 'read elsewhere too' in left.layers[0].skipped
+    assert left.layers[0].skipped.endswith('and stay, so factoring would only add weights')
     assert left.model is model
 
 
