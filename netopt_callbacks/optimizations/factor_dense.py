@@ -21,10 +21,12 @@ from .tied import weights_read_elsewhere
 class FactorDense(Optimization):
     """Replaces Dense layers y = f(x W + b) by y = f((x W1) W2 + b), with W ~ W1 W2 of rank k.
 
-    Activation, bias (the same Parameter) and name stay. W1 W2 is the best approximation of the
-    trained W: its truncated singular value decomposition, with the singular values split evenly.
-    W of m x n has m n weights and multiply-adds, its factors k (m + n); where k saves nothing the
-    layer is left as it is and its note says why. Layers that share W get the same W1 and W2.
+    Activation, bias (the same Parameter) and name stay; without one the layer gets its place among
+    the Dense layers, as 'Dense_2', which the filter sees, too. W1 W2 is the best approximation of
+    the trained W: its truncated singular value decomposition, with the singular values split
+    evenly. W of m x n has m n weights and multiply-adds, its factors k (m + n); where k saves
+    nothing the layer is left as it is and its note says why. Layers that share W get the same W1
+    and W2.
 
     Args:
         epoch, learner, learner_state: see `nc.Optimization`.
@@ -91,7 +93,7 @@ def _possible(model, layers):
     factor_function, may let be factored."""
     stay = weights_read_elsewhere(model, layers)
     return [
-        Replaced(layer.name or layer.label, retired=(layer.W,))
+        Replaced(layer.name, retired=(layer.W,))
         for layer in layers
         if layer.W.uid not in stay and low_rank.break_even_rank(matrix_shape(layer))
     ]
@@ -117,7 +119,7 @@ def _expected(model, layers, rank):
                 np.zeros((shape[0], k), layer.W.dtype),
                 np.zeros((k, shape[1]), layer.W.dtype),
             )
-            replaced.append(Replaced(layer.name or layer.label, (layer.W,), factors[layer.W.uid]))
+            replaced.append(Replaced(layer.name, (layer.W,), factors[layer.W.uid]))
         new_functions[layer] = _factored(layer, factors[layer.W.uid])
     return Transformed(
         graph.replace(model, new_functions) if new_functions else model, replaced=replaced
@@ -126,11 +128,17 @@ def _expected(model, layers, rank):
 
 def _choice(model, filter_function, every=False):
     """Returns the Dense layers to factor, and {layer: reason} for those that are left."""
-    found = graph.layers(model, filter_function, op_name='Dense')
-    left = {} if filter_function is not None else _left(model, found, every)
-    taken = [layer for layer in found if layer not in left]
+    graph.check_filter(filter_function)
+    found = graph.layers(model, op_name='Dense')
+    if not every:  # netopt leaves names as they are
+        graph.name_layers(model, found)
+    if filter_function is None:
+        left = _left(model, found, every)
+        taken = [layer for layer in found if layer not in left]
+    else:
+        left, taken = {}, graph.taken(filter_function, found)
     if not taken:
-        error = graph.no_layers_error(model, 'FactorDense', op_name='Dense')
+        error = graph.no_layers_error(model, 'FactorDense', 'Dense', named=not every)
         reasons = [f'{layer.label}: {reason}' for layer, reason in left.items()]
         raise ValueError('{}. {}'.format(error, '; '.join(reasons))) if reasons else error
     return taken, left
@@ -174,8 +182,9 @@ def factor_dense(
         rank, filter_function, factor_function: see `FactorDense`.
         split (str): 'even' or 'right', see `low_rank.factors`.
         every (bool): as netopt does, factor the last Dense layer without a filter_function, too,
-            and with a warning (UserWarning) a layer whose rank saves nothing; otherwise both are
-            left as they are, with the reason in their notes.
+            and with a warning (UserWarning) a layer whose rank saves nothing, and leave a layer
+            without a name as that; otherwise the first two are left as they are, with the reason in
+            their notes, and a layer gets a name.
 
     Returns:
         Transformed: with one note per W looked at, and per W of a product that is no Dense layer.
@@ -260,7 +269,7 @@ def _replaced(layer, factors, stays):
         for factor, side in zip(factors, ((shape[0], -1), (-1, shape[1])))
     )
     return Replaced(
-        layer.name or layer.label,
+        layer.name,
         () if stays else (layer.W,),
         factors,
         lambda gradient: low_rank.projected(gradient.reshape(shape), left, right),
@@ -360,7 +369,7 @@ def _note(layer, W, after, **fields):
     bias = int(np.prod(layer.b.shape)) if layer.b is not None else 0
     macs, itemsize = layer.macs, W.dtype.itemsize
     return LayerNote(
-        layer.name or layer.label,
+        layer.name,
         layer.W.shape,
         parameters_before=W.size + bias,
         parameters_after=after + bias,
