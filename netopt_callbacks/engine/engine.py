@@ -22,7 +22,7 @@ from ..evaluation.held_out import Minibatches
 from ..evaluation.recovery import Recovery, checked_direction
 from ..observers.audience import Audience
 from ..observers.base import Run
-from ..optimizations.of_a_run import in_order
+from ..optimizations.of_a_run import in_order, told_apart
 from ..records import Record, Result
 from ..trainers import directors, learner_facts, uids
 from ..trainers.distributed import Workers
@@ -354,7 +354,9 @@ class Engine:
     def _apply(self, index):
         optimization = self.optimizations[index]
         # CNTK turns a Ctrl-C in what it calls while it clones into a RuntimeError.
-        with self._spending('optimizations'), directors.uninterrupted(), edits.of_the_network():
+        with self._spending('optimizations'), directors.uninterrupted(), edits.of_the_network(), (
+            told_apart(optimization, self.optimizations)
+        ):
             change = self._network.transformed(optimization, index, self._minibatches)
         record = Record(
             optimization.name,

@@ -11,7 +11,7 @@ from .find import frozen_layers, layers, other_products
 from .layer import Layer
 from .names import name_layers
 from .pieces import placeholder_like
-from .refusal import no_layers_error
+from .refusal import no_layers_error, taken_of_other_kinds
 from .scope import is_trained, seen_first, trained_by, trained_part
 from .user_functions import cloned_whole
 from .values import evaluate, flat, opened
@@ -46,6 +46,7 @@ __all__ = [
     'seen_first',
     'substitute',
     'taken',
+    'taken_of_other_kinds',
     'takes',
     'trained_by',
     'trained_part',

@@ -150,21 +150,13 @@ def _nothing_left(model, kind, skipped, filter_function):
         for block in binary_blocks(model)
         if kind_of_block(block) is kind and block.uid not in frozen
     ]
-    if filter_function is not None:
-        reasons += _for_another_kind(model, kind, filter_function)
-    error = graph.no_layers_error(model, kind.optimization, kind.layer_op_name, named=True)
+    what = kind.layer_op_name
+    reasons += [
+        f'{layer.label} is taken: use nc.Binarize{layer.op_name} for it'
+        for layer in graph.taken_of_other_kinds(model, what, filter_function, named=True)
+    ]
+    error = graph.no_layers_error(model, kind.optimization, what, True, filter_function)
     return ValueError('{}. {}'.format(error, '; '.join(reasons))) if reasons else error
-
-
-def _for_another_kind(model, kind, filter_function):
-    """Returns hints: the layers of other kinds that a filter takes, and what binarizes them."""
-    others = [layer for layer in graph.layers(model) if layer.op_name != kind.layer_op_name]
-    graph.name_layers(model, others)
-    try:
-        taken = [layer for layer in others if graph.takes(filter_function, layer)]
-    except Exception:  # it was written for layers of this kind, as one that asks for their shape
-        return []
-    return [f'{layer.label} is taken: use nc.Binarize{layer.op_name} for it' for layer in taken]
 
 
 def _check_supported(layer, kind):

@@ -138,10 +138,19 @@ def _choice(model, filter_function, every=False):
     else:
         left, taken = {}, graph.taken(filter_function, found)
     if not taken:
-        error = graph.no_layers_error(model, 'FactorDense', 'Dense', named=not every)
-        reasons = [f'{layer.label}: {reason}' for layer, reason in left.items()]
-        raise ValueError('{}. {}'.format(error, '; '.join(reasons))) if reasons else error
+        raise _nothing_left(model, filter_function, left, named=not every)
     return taken, left
+
+
+def _nothing_left(model, filter_function, left, named):
+    """Returns the error that says what was seen, and why none of it is taken."""
+    reasons = [f'{layer.label}: {reason}' for layer, reason in left.items()]
+    reasons += [
+        f'{layer.label} is taken, and FactorDense changes Dense layers only'
+        for layer in graph.taken_of_other_kinds(model, 'Dense', filter_function, named)
+    ]
+    error = graph.no_layers_error(model, 'FactorDense', 'Dense', named, filter_function)
+    return ValueError('{}. {}'.format(error, '; '.join(reasons))) if reasons else error
 
 
 def _left(model, layers, every):
