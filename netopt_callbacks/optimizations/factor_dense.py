@@ -80,12 +80,39 @@ class FactorDense(Optimization):
             check_weights(layer)
         if type(self).transform is not FactorDense.transform:
             return None
+        if self.factor_function is None:
+            _refuse_what_saves_nothing(model, layers, self.rank)
         if callable(self.rank) or self.factor_function is not None:
             return Transformed(model, replaced=_possible(model, layers))
         return _expected(model, layers, self.rank)
 
     def transform(self, model: C.Function) -> Transformed:
         return factor_dense(model, self.rank, self.filter_function, self.factor_function)
+
+
+def _refuse_what_saves_nothing(model, layers, rank):
+    """Raises ValueError for a rank of which the shapes tell that it saves on none of the layers."""
+    stay, most = weights_read_elsewhere(model, layers), {}
+    for layer in layers:
+        if layer.W.uid in stay:
+            continue
+        shape = matrix_shape(layer)
+        k = ranks.of_shape(rank, shape, layer.label)
+        if k is None or low_rank.saves(k, shape):
+            return
+        most[layer.name] = low_rank.break_even_rank(shape)
+    if most:
+        raise ValueError(
+            'FactorDense: rank must save weights on some layer it takes, got rank=%r, which saves '
+            'nothing on any: %s; give a smaller one, or other layers'
+            % (
+                rank,
+                ', '.join(
+                    f"ranks up to {k} save on '{name}'" if k else f"no rank saves on '{name}'"
+                    for name, k in most.items()
+                ),
+            )
+        )
 
 
 def _possible(model, layers):
@@ -106,11 +133,7 @@ def _expected(model, layers, rank):
     factors, replaced, new_functions = {}, [], {}
     for layer in layers:
         shape = matrix_shape(layer)
-        k = (
-            rank
-            if isinstance(rank, Integral)
-            else ranks.resolve(rank, np.broadcast_to(0, shape), layer.label)
-        )
+        k = ranks.of_shape(rank, shape, layer.label)
         if layer.W.uid in stay or not low_rank.saves(k, shape):  # none above the smaller side does
             continue
         if layer.W.uid not in factors:
