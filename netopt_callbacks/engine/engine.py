@@ -196,6 +196,8 @@ class Engine:
         if not samples and not self.workers.drops_empty_minibatch:
             return False
         self._recovery.forget()
+        if self._attends and self.workers.is_main:
+            self.clock.warn_of_a_minibatch_above(samples)
         ended = self.clock.advance(self._network.counts(), samples)
         if samples:
             self._audience.notify(
