@@ -134,7 +134,7 @@ def measured(name, case, seed, train, test):
         callbacks.append(
             nc.FactorDense(
                 epoch=case['epoch'],
-                rank=case['rank'],
+                rank=asked_at_the_swap(case['rank']),
                 filter_function=lambda layer: layer.name in case['layers'],
             )
         )
@@ -254,6 +254,14 @@ def times(options):
         % (TIMED_ROUNDS, nc.native.cpu_name(), time.strftime('%Y-%m-%d'))
     )
     return '\n'.join(lines)
+
+
+def asked_at_the_swap(rank):
+    """Returns a rank as a function of W: a number that saves nothing would be refused before
+    training, and here it is measured as what it is, a layer that is left."""
+    if callable(rank):
+        return rank
+    return lambda W: rank if rank >= 1 else max(1, int(rank * min(W.shape)))
 
 
 def factored(model, rank):

@@ -39,7 +39,7 @@ def chance(record):
     worse = (record.metric_now - record.metric_before) * (-1 if record.larger_is_better else 1)
     now = f'{abs(worse):.2g} {"better than" if worse < 0 else "worse than"}' if worse else 'as'
     return (
-        f'The drop of {record.optimization} ({record.drop:.2g}) is within the standard error of '
+        f'The drop of {_who(record)} ({record.drop:.2g}) is within the standard error of '
         f'the held-out metric ({record.error_after:.2g}) and may be chance, and so may the share '
         f'that is recovered. The metric is now {now} before.'
     )
@@ -56,7 +56,7 @@ def improving_before(record):
         return None
     at, metric = record.curve_before[0]
     return (
-        f'Training was still improving before {record.optimization} (held-out metric {metric:.4g} '
+        f'Training was still improving before {_who(record)} (held-out metric {metric:.4g} '
         f'at {at:,} samples, {record.metric_before:.4g} at {record.samples:,}), so "recovered" '
         'also counts what training alone would have gained'
     )
@@ -76,9 +76,14 @@ def improving(record, baseline):
         compared = f'baseline {alone:.4g}, this run {record.metric_now:.4g}, both at {at:,} samples'
     said = improving_before(record)
     if said is None:
-        return compared and f'{record.optimization}: {compared}.'
+        return compared and f'{_who(record)}: {compared}.'
     if compared is not None:
         return f'{said}: {compared}.'
     if baseline is not None:
         return f'{said}; the baseline was not measured at {at:,} samples.'
     return said + '. A run without optimizations, given as baseline=, tells the two apart.'
+
+
+def _who(record):
+    """Returns which optimization: a run may have several of one class."""
+    return f'{record.optimization}(epoch={record.epoch})'

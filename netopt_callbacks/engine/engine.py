@@ -22,7 +22,7 @@ from ..evaluation.held_out import Minibatches
 from ..evaluation.recovery import Recovery, checked_direction
 from ..observers.audience import Audience
 from ..observers.base import Run
-from ..optimizations.of_a_run import in_order
+from ..optimizations.of_a_run import in_order, told_apart
 from ..records import Record, Result
 from ..trainers import directors, learner_facts, uids
 from ..trainers.distributed import Workers
@@ -196,6 +196,8 @@ class Engine:
         if not samples and not self.workers.drops_empty_minibatch:
             return False
         self._recovery.forget()
+        if self._attends and self.workers.is_main:
+            self.clock.warn_of_a_minibatch_above(samples)
         ended = self.clock.advance(self._network.counts(), samples)
         if samples:
             self._audience.notify(
@@ -354,7 +356,9 @@ class Engine:
     def _apply(self, index):
         optimization = self.optimizations[index]
         # CNTK turns a Ctrl-C in what it calls while it clones into a RuntimeError.
-        with self._spending('optimizations'), directors.uninterrupted(), edits.of_the_network():
+        with self._spending('optimizations'), directors.uninterrupted(), edits.of_the_network(), (
+            told_apart(optimization, self.optimizations)
+        ):
             change = self._network.transformed(optimization, index, self._minibatches)
         record = Record(
             optimization.name,

@@ -1,6 +1,7 @@
 """Counts the completed epochs of a run, and tells what is due."""
 import math
 import sys
+import warnings
 
 from cntk.train.training_session import DataUnit
 
@@ -86,6 +87,16 @@ class Clock:
     def set(self, counts):
         """Sets the progress of the run from what the trainer has seen in its life."""
         self.seen = {unit: now - base for unit, now, base in zip(UNITS, counts, self.base)}
+
+    def warn_of_a_minibatch_above(self, samples):
+        """Warns where the first minibatch of the run, of so many samples, is above a whole
+        epoch."""
+        if not self.samples and self.unit == DataUnit.sample and self.count < samples:
+            warnings.warn(
+                f'epoch_size={self.count} is less than a minibatch of {samples} samples, so each '
+                'ends one epoch or more; if you mean minibatches: '
+                f'epoch_size=({self.count}, cntk.train.DataUnit.minibatch)'
+            )
 
     def advance(self, counts, samples):
         """Counts a trained minibatch.

@@ -6,10 +6,12 @@ from . import stand_ins  # noqa: F401  (takes effect by the import)
 from .blocks import Block, made_of
 from .checks import check_model
 from .edit import clone_shared, replace, substitute
-from .filters import check_filter, takes
-from .find import frozen_layers, layers, no_layers_error, other_products
+from .filters import check_filter, taken, takes
+from .find import frozen_layers, layers, other_products
 from .layer import Layer
+from .names import name_layers
 from .pieces import placeholder_like
+from .refusal import no_layers_error, taken_of_other_kinds
 from .scope import is_trained, seen_first, trained_by, trained_part
 from .user_functions import cloned_whole
 from .values import evaluate, flat, opened
@@ -34,6 +36,7 @@ __all__ = [
     'is_trained',
     'layers',
     'made_of',
+    'name_layers',
     'no_layers_error',
     'opened',
     'other_products',
@@ -42,6 +45,8 @@ __all__ = [
     'replace',
     'seen_first',
     'substitute',
+    'taken',
+    'taken_of_other_kinds',
     'takes',
     'trained_by',
     'trained_part',

@@ -132,6 +132,11 @@ def declared(op_name: str) -> Any:
     return _declared.get(op_name, (None, None))[1]
 
 
+def maker(op_name: str) -> Any:
+    """Returns the name of the class that makes blocks of a declared op name."""
+    return _declared[op_name][0].split('.')[-1]
+
+
 def op_names() -> Any:
     """Returns the op names that optimizations have said something of, in alphabetical order."""
     return sorted(_declared)

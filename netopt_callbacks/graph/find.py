@@ -6,9 +6,9 @@ import cntk as C
 from .._types import Filter
 from . import blocks
 from .checks import check_model
-from .filters import check_filter, takes
+from .filters import check_filter, taken
 from .frozen import Frozen, frozen_block, frozen_layer
-from .layer import Layer, label_of
+from .layer import Layer, key_of, label_of
 from .scope import trained_part
 from .walk import Level, body
 from .weights import any_weights, named_b, parameter_of, weights_of
@@ -59,79 +59,26 @@ def layers(
         for layer in _found(model)
         if layer.op_name == op_name or op_name is None and layer.op_name in blocks.LAYERS
     ]
-    if filter_function is None:
-        return found
-    taken = {layer: takes(filter_function, layer) for layer in found if not layer.follows}
-    for layer in found:
-        for other in layer.shared_with:
-            if taken.get(layer) and not taken.get(other, True):
-                raise ValueError(
-                    f'{layer.label} and {other.label} share W, so they must change together, and '
-                    'filter_function takes only the first; let it take both or neither'
-                )
-    keys = {_key(layer) for layer, takes in taken.items() if takes}
-    return [layer for layer in found if taken.get(layer) or layer.follows and _key(layer) in keys]
-
-
-def _key(layer):
-    """Returns what applications of one layer share: its W, or all Parameters of a block that
-    has no such one; a block without any is an application of its own."""
-    if layer.W is not None:
-        return layer.W.uid
-    return frozenset(leaf.uid for leaf in layer.root.parameters) or layer.root.uid
+    return found if filter_function is None else taken(filter_function, found)
 
 
 def _found(model):
     """Returns the layers of the part that is trained, and then those elsewhere in the model
     that share their W."""
     part = trained_part(model)
-    found = [item for item in _search(part) if isinstance(item, Layer)]
+    found = [item for item in search(part) if isinstance(item, Layer)]
     if part is not model:
-        known, keys = set(found), {_key(layer) for layer in found}
+        known, keys = set(found), {key_of(layer) for layer in found}
         others = [
             item
-            for item in _search(model)
-            if isinstance(item, Layer) and _key(item) in keys and item not in known
+            for item in search(model)
+            if isinstance(item, Layer) and key_of(item) in keys and item not in known
         ]
         for layer in others:
             layer.follows = True
         found += others
     _link(found)
     return found
-
-
-def no_layers_error(model: C.Function, what: str, op_name: Optional[str] = None) -> ValueError:
-    """Returns the ValueError of an optimization whose filter left it nothing to do.
-
-    Args:
-        model (cntk.Function): the model searched.
-        what (str): who found nothing, as 'FactorDense'.
-        op_name (str): what it looked for; None stands for both.
-    """
-    found = _search(model)
-    seen = [
-        item.label for item in found if isinstance(item, Layer) and item.op_name in blocks.LAYERS
-    ]
-    seen += [
-        f'{item.label}, which is none ({item.reason})'
-        for item in found
-        if isinstance(item, (OtherProduct, Frozen))
-    ]
-    changed = [
-        item.label
-        for item in found
-        if isinstance(item, Layer) and item.op_name not in blocks.LAYERS
-    ]
-    return ValueError(
-        '%s: expected a %s layer to change, got none. Layers of the model: %s.%s Check '
-        'filter_function'
-        % (
-            what,
-            op_name or 'Dense or Convolution',
-            ', '.join(seen) or 'none',
-            ' Changed already: %s.' % ', '.join(changed) if changed else '',
-        )
-    )
 
 
 def other_products(model: C.Function) -> List[OtherProduct]:
@@ -143,7 +90,7 @@ def other_products(model: C.Function) -> List[OtherProduct]:
     Returns:
         list of OtherProduct: inputs first.
     """
-    return [item for item in _search(trained_part(model)) if isinstance(item, OtherProduct)]
+    return [item for item in search(trained_part(model)) if isinstance(item, OtherProduct)]
 
 
 def frozen_layers(model: C.Function) -> List[Frozen]:
@@ -153,10 +100,10 @@ def frozen_layers(model: C.Function) -> List[Frozen]:
     Returns:
         list of Frozen: inputs first.
     """
-    return [item for item in _search(model) if isinstance(item, Frozen)]
+    return [item for item in search(model) if isinstance(item, Frozen)]
 
 
-def _search(model):
+def search(model):
     """Returns the layers and other products of a model and of its blocks, inputs first."""
     check_model('nc.graph', model)
     found = []

@@ -183,6 +183,14 @@ class Layer:
         return f'<Layer {self.label}>'
 
 
+def key_of(layer: Layer) -> Any:
+    """Returns what applications of one layer share: its W, or all Parameters of a block that has
+    no such one; a block without any is an application of its own."""
+    if layer.W is not None:
+        return layer.W.uid
+    return frozenset(leaf.uid for leaf in layer.root.parameters) or layer.root.uid
+
+
 def label_of(
     op_name: str, enclosing: Sequence[str], name: str, weights: Sequence[C.Variable]
 ) -> str:

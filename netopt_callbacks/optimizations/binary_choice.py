@@ -11,9 +11,9 @@ from .ends import END, UNTRAINED, keys_of, last
 class Choice:
     """The layers of one kind of a model, sorted into those to binarize and those to leave.
 
-    A layer that the user gave no name has one here, and so in records, reports and the filters of
-    later optimizations: its kind and its place among those of the network, as 'Convolution_2'. Its
-    binary block bears that name, so that it stays when others change, and in a saved model.
+    A layer that the user gave no name has one here, see `graph.name_layers`, and so in records,
+    reports and the filters of later optimizations. Its binary block bears that name, also in a
+    saved model.
 
     Attributes:
         model (cntk.Function): the one it was made of.
@@ -49,9 +49,9 @@ class Choice:
         self.layers = _in_order(
             everything, graph.layers(model, op_name=kind.layer_op_name) + staged
         )
-        keys = keys_of(kind, model, self.layers)
-        _name(kind, everything, self.layers, keys)
+        graph.name_layers(model, self.layers)
         if filter_function is None:
+            keys = keys_of(kind, model, self.layers)
             self.skipped = _ends(graph.trained_part(model), kind, everything, self.layers, keys)
             self.skipped.update(
                 (layer, UNTRAINED) for layer in self.layers if not graph.is_trained(layer.W)
@@ -88,8 +88,8 @@ def candidates(model, kind):
 
 def named_candidates(model, kind):
     """Returns the `candidates`, those without a name with the one that a `Choice` gives them."""
-    everything, layers = list(graph.walk(model)), candidates(model, kind)
-    _name(kind, everything, layers, keys_of(kind, model, layers))
+    layers = candidates(model, kind)
+    graph.name_layers(model, layers)
     return layers
 
 
@@ -128,22 +128,6 @@ def _staged_of(model, everything, kind):
     return [layer for layer in staged if layer.W.uid in weights]
 
 
-def _name(kind, everything, layers, keys):
-    """Gives the layers without a name one of their own; binary and factored ones are counted
-    with the others."""
-    places = {}
-    for function in everything:
-        if function.uid in keys:
-            places.setdefault(keys[function.uid], len(places) + 1)
-    taken = {function.name for function in everything}
-    for layer in layers:
-        if not layer.name:
-            name = f'{kind.layer_op_name}_{places[layer.W.uid]}'
-            while name in taken:
-                name += '_'
-            layer.name = name
-
-
 def _ends(model, kind, everything, layers, keys):
     """Returns {layer: reason} for the first and the last layers of the network, binary and
     factored ones counted."""
@@ -166,20 +150,13 @@ def _nothing_left(model, kind, skipped, filter_function):
         for block in binary_blocks(model)
         if kind_of_block(block) is kind and block.uid not in frozen
     ]
-    if filter_function is not None:
-        reasons += _for_another_kind(model, kind, filter_function)
-    error = graph.no_layers_error(model, kind.optimization, kind.layer_op_name)
+    what = kind.layer_op_name
+    reasons += [
+        f'{layer.label} is taken: use nc.Binarize{layer.op_name} for it'
+        for layer in graph.taken_of_other_kinds(model, what, filter_function, named=True)
+    ]
+    error = graph.no_layers_error(model, kind.optimization, what, True, filter_function)
     return ValueError('{}. {}'.format(error, '; '.join(reasons))) if reasons else error
-
-
-def _for_another_kind(model, kind, filter_function):
-    """Returns hints: the layers of other kinds that a filter takes, and what binarizes them."""
-    others = [layer for layer in graph.layers(model) if layer.op_name != kind.layer_op_name]
-    try:
-        taken = [layer for layer in others if graph.takes(filter_function, layer)]
-    except Exception:  # it was written for layers of this kind, as one that asks for their shape
-        return []
-    return [f'{layer.label} is taken: use nc.Binarize{layer.op_name} for it' for layer in taken]
 
 
 def _check_supported(layer, kind):

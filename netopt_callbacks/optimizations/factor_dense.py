@@ -21,10 +21,12 @@ from .tied import weights_read_elsewhere
 class FactorDense(Optimization):
     """Replaces Dense layers y = f(x W + b) by y = f((x W1) W2 + b), with W ~ W1 W2 of rank k.
 
-    Activation, bias (the same Parameter) and name stay. W1 W2 is the best approximation of the
-    trained W: its truncated singular value decomposition, with the singular values split evenly.
-    W of m x n has m n weights and multiply-adds, its factors k (m + n); where k saves nothing the
-    layer is left as it is and its note says why. Layers that share W get the same W1 and W2.
+    Activation, bias (the same Parameter) and name stay; without one the layer gets its place among
+    the Dense layers, as 'Dense_2', which the filter sees, too. W1 W2 is the best approximation of
+    the trained W: its truncated singular value decomposition, with the singular values split
+    evenly. W of m x n has m n weights and multiply-adds, its factors k (m + n); where k saves
+    nothing the layer is left as it is and its note says why. Layers that share W get the same W1
+    and W2.
 
     Args:
         epoch, learner, learner_state: see `nc.Optimization`.
@@ -78,6 +80,8 @@ class FactorDense(Optimization):
             check_weights(layer)
         if type(self).transform is not FactorDense.transform:
             return None
+        if self.factor_function is None:
+            _refuse_what_saves_nothing(model, layers, self.rank)
         if callable(self.rank) or self.factor_function is not None:
             return Transformed(model, replaced=_possible(model, layers))
         return _expected(model, layers, self.rank)
@@ -86,12 +90,37 @@ class FactorDense(Optimization):
         return factor_dense(model, self.rank, self.filter_function, self.factor_function)
 
 
+def _refuse_what_saves_nothing(model, layers, rank):
+    """Raises ValueError for a rank of which the shapes tell that it saves on none of the layers."""
+    stay, most = weights_read_elsewhere(model, layers), {}
+    for layer in layers:
+        if layer.W.uid in stay:
+            continue
+        shape = matrix_shape(layer)
+        k = ranks.of_shape(rank, shape, layer.label)
+        if k is None or low_rank.saves(k, shape):
+            return
+        most[layer.name] = low_rank.break_even_rank(shape)
+    if most:
+        raise ValueError(
+            'FactorDense: rank must save weights on some layer it takes, got rank=%r, which saves '
+            'nothing on any: %s; give a smaller one, or other layers'
+            % (
+                rank,
+                ', '.join(
+                    f"ranks up to {k} save on '{name}'" if k else f"no rank saves on '{name}'"
+                    for name, k in most.items()
+                ),
+            )
+        )
+
+
 def _possible(model, layers):
     """Returns a `Replaced` for each of the layers that the weights to come, or a
     factor_function, may let be factored."""
     stay = weights_read_elsewhere(model, layers)
     return [
-        Replaced(layer.name or layer.label, retired=(layer.W,))
+        Replaced(layer.name, retired=(layer.W,))
         for layer in layers
         if layer.W.uid not in stay and low_rank.break_even_rank(matrix_shape(layer))
     ]
@@ -104,11 +133,7 @@ def _expected(model, layers, rank):
     factors, replaced, new_functions = {}, [], {}
     for layer in layers:
         shape = matrix_shape(layer)
-        k = (
-            rank
-            if isinstance(rank, Integral)
-            else ranks.resolve(rank, np.broadcast_to(0, shape), layer.label)
-        )
+        k = ranks.of_shape(rank, shape, layer.label)
         if layer.W.uid in stay or not low_rank.saves(k, shape):  # none above the smaller side does
             continue
         if layer.W.uid not in factors:
@@ -117,7 +142,7 @@ def _expected(model, layers, rank):
                 np.zeros((shape[0], k), layer.W.dtype),
                 np.zeros((k, shape[1]), layer.W.dtype),
             )
-            replaced.append(Replaced(layer.name or layer.label, (layer.W,), factors[layer.W.uid]))
+            replaced.append(Replaced(layer.name, (layer.W,), factors[layer.W.uid]))
         new_functions[layer] = _factored(layer, factors[layer.W.uid])
     return Transformed(
         graph.replace(model, new_functions) if new_functions else model, replaced=replaced
@@ -126,14 +151,29 @@ def _expected(model, layers, rank):
 
 def _choice(model, filter_function, every=False):
     """Returns the Dense layers to factor, and {layer: reason} for those that are left."""
-    found = graph.layers(model, filter_function, op_name='Dense')
-    left = {} if filter_function is not None else _left(model, found, every)
-    taken = [layer for layer in found if layer not in left]
+    graph.check_filter(filter_function)
+    found = graph.layers(model, op_name='Dense')
+    if not every:  # netopt leaves names as they are
+        graph.name_layers(model, found)
+    if filter_function is None:
+        left = _left(model, found, every)
+        taken = [layer for layer in found if layer not in left]
+    else:
+        left, taken = {}, graph.taken(filter_function, found)
     if not taken:
-        error = graph.no_layers_error(model, 'FactorDense', op_name='Dense')
-        reasons = [f'{layer.label}: {reason}' for layer, reason in left.items()]
-        raise ValueError('{}. {}'.format(error, '; '.join(reasons))) if reasons else error
+        raise _nothing_left(model, filter_function, left, named=not every)
     return taken, left
+
+
+def _nothing_left(model, filter_function, left, named):
+    """Returns the error that says what was seen, and why none of it is taken."""
+    reasons = [f'{layer.label}: {reason}' for layer, reason in left.items()]
+    reasons += [
+        f'{layer.label} is taken, and FactorDense changes Dense layers only'
+        for layer in graph.taken_of_other_kinds(model, 'Dense', filter_function, named)
+    ]
+    error = graph.no_layers_error(model, 'FactorDense', 'Dense', named, filter_function)
+    return ValueError('{}. {}'.format(error, '; '.join(reasons))) if reasons else error
 
 
 def _left(model, layers, every):
@@ -174,8 +214,9 @@ def factor_dense(
         rank, filter_function, factor_function: see `FactorDense`.
         split (str): 'even' or 'right', see `low_rank.factors`.
         every (bool): as netopt does, factor the last Dense layer without a filter_function, too,
-            and with a warning (UserWarning) a layer whose rank saves nothing; otherwise both are
-            left as they are, with the reason in their notes.
+            and with a warning (UserWarning) a layer whose rank saves nothing, and leave a layer
+            without a name as that; otherwise the first two are left as they are, with the reason in
+            their notes, and a layer gets a name.
 
     Returns:
         Transformed: with one note per W looked at, and per W of a product that is no Dense layer.
@@ -204,8 +245,8 @@ def factor_dense(
 
 
 _STAYS = (
-    'its weights are read elsewhere too (tied weights, or a penalty on them), so they stay, and '
-    'factors only add to them'
+    'its weights are read elsewhere too (tied weights, or a penalty on them) and stay, so '
+    'factoring would only add weights'
 )
 
 
@@ -260,7 +301,7 @@ def _replaced(layer, factors, stays):
         for factor, side in zip(factors, ((shape[0], -1), (-1, shape[1])))
     )
     return Replaced(
-        layer.name or layer.label,
+        layer.name,
         () if stays else (layer.W,),
         factors,
         lambda gradient: low_rank.projected(gradient.reshape(shape), left, right),
@@ -360,7 +401,7 @@ def _note(layer, W, after, **fields):
     bias = int(np.prod(layer.b.shape)) if layer.b is not None else 0
     macs, itemsize = layer.macs, W.dtype.itemsize
     return LayerNote(
-        layer.name or layer.label,
+        layer.name,
         layer.W.shape,
         parameters_before=W.size + bias,
         parameters_after=after + bias,

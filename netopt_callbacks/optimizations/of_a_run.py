@@ -1,5 +1,6 @@
-"""What a run asks of its optimizations: that it can call them, and their order."""
-from typing import List, Sequence
+"""What a run asks of its optimizations: that it can call them, their order, which one it was."""
+import contextlib
+from typing import Iterator, List, Sequence
 
 from ..signatures import shown, takes
 from .base import Optimization
@@ -37,3 +38,38 @@ def in_order(optimizations: Sequence[Optimization]) -> List[int]:
             optimizations[index].epoch,
         ),
     )
+
+
+@contextlib.contextmanager
+def told_apart(optimization: Optimization, optimizations: Sequence[Optimization]) -> Iterator[None]:
+    """Context in which an error of an optimization says which one of its class it is about.
+
+    It begins with `FactorDense(epoch=2)` where the run has two of that class, and names an earlier
+    optimization that has changed a layer likewise.
+
+    Args:
+        optimization (nc.Optimization): what is called meanwhile.
+        optimizations (sequence of nc.Optimization): those of the run.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, NotImplementedError) as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (_told_apart(error.args[0], optimization, optimizations),)
+        raise
+
+
+def _told_apart(message, optimization, optimizations):
+    ordered = [optimizations[index] for index in in_order(optimizations)]
+    earlier = ordered[: next(i for i, one in enumerate(ordered) if one is optimization)]
+    for name in {one.name for one in earlier}:
+        titles = ' or '.join(_title(one) for one in earlier if one.name == name)
+        message = message.replace(f'changed by {name}:', f'changed by {titles}:')
+    name, title = optimization.name, _title(optimization)
+    if sum(one.name == name for one in optimizations) < 2 or message.startswith(title):
+        return message
+    return title + (message[len(name) :] if message.startswith(name + ':') else ': ' + message)
+
+
+def _title(optimization):
+    return f'{optimization.name}(epoch={optimization.epoch!r})'

@@ -6,7 +6,7 @@ function of W as a matrix [inputs, outputs] that returns an int. The rules below
 import math
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 
@@ -15,9 +15,22 @@ from . import low_rank
 
 
 class Rule:
-    """A rank rule: a function of W, with a repr that says what it was made with."""
+    """A rank rule: a function of W, with a repr that says what it was made with.
 
-    def __init__(self, name: str, argument: Any, function: Callable[[np.ndarray], int]) -> None:
+    Args:
+        name (str), argument: of the function that made it.
+        function (callable): W -> rank.
+        of_shape (bool): whether it reads nothing of W but its shape.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        argument: Any,
+        function: Callable[[np.ndarray], int],
+        of_shape: bool = False,
+    ) -> None:
+        self.of_shape = of_shape
         self._text = '{}({})'.format(name, '' if argument is None else repr(argument))
         self._function = function
 
@@ -61,7 +74,9 @@ def speedup(factor: float) -> Rule:
         raise ValueError(
             f'speedup: factor must be above 1, got {factor!r}; 2 halves the multiply-adds'
         )
-    return Rule('speedup', factor, lambda W: _largest_rank(W.shape, 1 / _exact(factor)))
+    return Rule(
+        'speedup', factor, lambda W: _largest_rank(W.shape, 1 / _exact(factor)), of_shape=True
+    )
 
 
 def parameters(fraction: float) -> Rule:
@@ -77,7 +92,9 @@ def parameters(fraction: float) -> Rule:
             f'parameters: fraction must be in (0, 1), got {fraction!r}; 0.5 leaves half of the '
             'weights'
         )
-    return Rule('parameters', fraction, lambda W: _largest_rank(W.shape, _exact(fraction)))
+    return Rule(
+        'parameters', fraction, lambda W: _largest_rank(W.shape, _exact(fraction)), of_shape=True
+    )
 
 
 # Each with arguments that an error message shows.
@@ -158,6 +175,21 @@ def resolve(rank: Any, W: np.ndarray, layer: Any) -> int:
             % ((layer, smaller) + tuple(W.shape) + (chosen,))
         )
     return int(chosen)
+
+
+def of_shape(rank: Any, shape: Sequence[int], layer: Any) -> Optional[int]:
+    """Returns the rank of a layer where its shape alone decides; None where its values do.
+
+    Args:
+        rank (int, float or callable): see the module; an int may be above the smaller side.
+        shape (sequence of int): of W as [inputs, outputs].
+        layer (str): the layer, for messages.
+    """
+    if isinstance(rank, Integral):
+        return int(rank)
+    if callable(rank) and not getattr(rank, 'of_shape', False):
+        return None
+    return resolve(rank, np.broadcast_to(0, shape), layer)
 
 
 def _rounded_stable_rank(W: np.ndarray) -> int:

@@ -10,7 +10,7 @@ import cntk as C
 
 from .. import graph
 from ..optimizations.base import Transformed
-from ..optimizations.of_a_run import in_order
+from ..optimizations.of_a_run import in_order, told_apart
 from . import learner_facts
 from .learner_facts import Trained, describe_parameter
 
@@ -257,32 +257,42 @@ def refuse_expected(optimizations, model, trained, others=()):
     known = set(mine)
     for index in in_order(optimizations):
         optimization = optimizations[index]
-        with graph.trained_by(known):
-            returned = optimization.check(model)
-        if returned is None:
+        with told_apart(optimization, optimizations):
+            expected = _expected(optimization, model, known, mine, theirs)
+        if expected is None:
             return
-        expected = returned if isinstance(returned, Transformed) else Transformed(returned)
-        if not isinstance(expected.model, C.Function):
-            raise TypeError(
-                f'{optimization.name}: check(model) must return a cntk.Function, an nc.Transformed '
-                f'or None, got {expected.model!r}; None means that nothing is known yet'
-            )
-        replaced = [one for one in expected.replaced if one.retired]
-        _refuse_replaced(optimization, replaced, mine)
-        for name, owners in theirs:
-            try:
-                _refuse_replaced(optimization, replaced, owners)
-            except ValueError as error:
-                raise ValueError(
-                    f'another Trainer over the same layers ({name}) cannot follow. {error}'
-                )
-        for owners in [mine] + [owners for _, owners in theirs]:
-            for one in replaced:
-                owner = next((owners[old.uid] for old in one.retired if old.uid in owners), None)
-                if owner is not None and optimization.learner is None:
-                    owners.update((new.uid, owner) for new in one.added)
         known.update(new.uid for one in expected.replaced for new in one.added)
         model = expected.model
+
+
+def _expected(optimization, model, known, mine, theirs):
+    """Returns what an optimization says, before training, that it will make of a model; None if it
+    does not know. Adds to the owners who will train the new Parameters."""
+    with graph.trained_by(known):
+        returned = optimization.check(model)
+    if returned is None:
+        return None
+    expected = returned if isinstance(returned, Transformed) else Transformed(returned)
+    if not isinstance(expected.model, C.Function):
+        raise TypeError(
+            f'{optimization.name}: check(model) must return a cntk.Function, an nc.Transformed '
+            f'or None, got {expected.model!r}; None means that nothing is known yet'
+        )
+    replaced = [one for one in expected.replaced if one.retired]
+    _refuse_replaced(optimization, replaced, mine)
+    for name, owners in theirs:
+        try:
+            _refuse_replaced(optimization, replaced, owners)
+        except ValueError as error:
+            raise ValueError(
+                f'another Trainer over the same layers ({name}) cannot follow. {error}'
+            )
+    for owners in [mine] + [owners for _, owners in theirs]:
+        for one in replaced:
+            owner = next((owners[old.uid] for old in one.retired if old.uid in owners), None)
+            if owner is not None and optimization.learner is None:
+                owners.update((new.uid, owner) for new in one.added)
+    return expected
 
 
 def _owners(trained):

@@ -1,5 +1,7 @@
 """Where epochs end: as CNTK counts, under distributed learners too; and those that never come,
 told before training."""
+import warnings
+
 import cntk as C
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from netopt_callbacks.engine import callbacks
 from netopt_callbacks.engine.schedule import Clock
 from netopt_callbacks.evaluation import sources
 from netopt_callbacks.hand_loop import continues_sequences
-from user_script import SAMPLES, Identity, Script
+from user_script import SAMPLES, Identity, Script, loop
 
 
 def in_epochs(epoch_size, callback, distributed=False, **options):
@@ -289,3 +291,31 @@ def test_a_reader_may_fill_again_what_a_script_still_holds(tmpdir):
 
     for sizes in 3 * [(1, 1, 9, 30, 60), (1, 1, 1, 9, 30, 60), (4, 4, 9, 30)]:
         assert losses([Identity(epoch=1)], sizes) == losses([], sizes)
+
+
+def trained_in(door, epoch_size):
+    """Trains minibatches of 64 in a session or a loop of one's own; returns the samples at the
+    change after 2 epochs, and what is said of epochs."""
+    script, change = Script(sweeps=2, test=False, cross_validation=0), Identity(epoch=2)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('always')
+        if door == 'session':
+            script.run([change], epoch_size=epoch_size)
+            result = script.session.result
+        else:
+            with nc.attach(script.trainer, [change], epoch_size=epoch_size) as run:
+                loop(script, last=20)
+            result = run.result
+    said = [str(one.message) for one in heard if 'epoch_size' in str(one.message)]
+    return result.records[0].samples, said
+
+
+@pytest.mark.parametrize('door', ['session', 'loop'])
+def test_an_epoch_below_one_minibatch_is_told_once_with_what_counts_minibatches(door):
+    samples, (said,) = trained_in(door, 5)
+    assert samples == 64
+    assert said.startswith('epoch_size=5 is less than a minibatch of 64 samples')
+    advice = said.split('if you mean minibatches: epoch_size=')[1]
+    meant = eval(advice, {'cntk': C})
+    assert trained_in(door, meant) == (2 * 5 * 64, [])
+    assert trained_in(door, 64) == (2 * 64, [])

@@ -61,7 +61,7 @@ def test_networks_change_in_two_threads(threads_switch_often):
 
     def train(script):
         changes = [
-            nc.FactorDense(epoch=1, rank=4, filter_function=lambda layer: layer.name == 'classify'),
+            nc.FactorDense(epoch=1, rank=3, filter_function=lambda layer: layer.name == 'classify'),
             Slow(epoch=1),
             nc.BinarizeDense(epoch=2, filter_function=lambda layer: layer.name == 'hidden'),
         ]

@@ -322,6 +322,7 @@ def test_weights_that_something_else_reads_stay_and_are_counted():
     assert replaced.retired == () and len(replaced.added) == 2
     left = nc.FactorDense(rank=2).transform(model)
     assert 'read elsewhere too' in left.layers[0].skipped
+    assert left.layers[0].skipped.endswith('and stay, so factoring would only add weights')
     assert left.model is model
 
 
@@ -393,3 +394,45 @@ def test_every_pair_of_factors_of_weights_that_lack_rank_trains(columns, rank, s
     moved = new.h.W1.value.dot(new.h.W2.value) - before
     assert np.linalg.matrix_rank(moved, tol=1e-3) >= 3
     assert (np.linalg.norm(new.h.W2.value, axis=1) > 0.01).all()
+
+
+@pytest.mark.parametrize(
+    'rank, shown',
+    [(12, '12'), (0.9, '0.9'), (nc.parameters(0.999), r'parameters\(0.999\)')],
+    ids=['int', 'fraction', 'rule'],
+)
+def test_a_rank_of_which_the_shapes_tell_that_it_saves_nothing_is_refused_before_training(
+    rank, shown
+):
+    # 20x30 has 600 weights, its factors 50 k: 12 is as many. Of 1x3 no k saves, 4 k against 3.
+    sides = (20, 30) if isinstance(rank, int) or rank == 0.9 else (1, 3)
+    model = Dense(sides[1], name='h')(C.input_variable(sides[0]))
+    most = "ranks up to 11 save on 'h'" if sides[0] == 20 else "no rank saves on 'h'"
+    optimization = nc.FactorDense(rank=rank)
+    with pytest.raises(ValueError, match=f'got rank={shown}, which saves nothing on any: {most};'):
+        optimization.check(model)
+    assert optimization.transform(model).layers[0].skipped, 'without a run there is a note'
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(rank=11),
+        dict(rank=lambda W: 12),
+        dict(rank=nc.energy(1)),
+        dict(rank=12, factor_function=lambda W, k: (W[:, :2], W[:2])),
+    ],
+    ids=['saves', 'function', 'energy', 'factor_function'],
+)
+def test_a_rank_that_may_save_something_is_tried(options):
+    nc.FactorDense(**options).check(Dense(30, name='h')(C.input_variable(20)))
+
+
+def test_a_rank_that_saves_on_some_layer_is_tried():
+    model = Sequential([Dense(30, name='h'), Dense(60, name='wide'), Dense(2)])(
+        C.input_variable(20)
+    )
+    (one,) = nc.FactorDense(rank=15).check(model).replaced
+    assert one.layer == 'wide'
+    with pytest.raises(ValueError, match="up to 11 save on 'h', ranks up to 19 save on 'wide'"):
+        nc.FactorDense(rank=20).check(model)

@@ -151,21 +151,20 @@ def test_parameters_of_the_same_shapes_fit_every_learner():
 
 
 def test_what_is_not_to_be_factored_needs_no_fitting_learner():
-    """A rank that saves nothing, and a learner of its own."""
+    """A layer on which the rank saves nothing beside one that has a learner of its own."""
     script = Script(learner='adagrad', sweeps=2, test=False)
-    script.run(
-        [
-            hidden(1, 12),
-            hidden(
-                1,
-                2,
-                learner=lambda parameters: C.sgd(parameters, C.learning_parameter_schedule(0.1)),
-            ),
-        ]
+    factor = nc.FactorDense(
+        1,
+        4,
+        filter_function=lambda layer: True,
+        learner=lambda parameters: C.sgd(parameters, C.learning_parameter_schedule(0.1)),
     )
-    assert [bool(record.layers[0].skipped) for record in script.session.result.records] == [
-        True,
-        False,
+    assert [one.layer for one in factor.check(script.z).replaced] == ['hidden']
+    script.run([factor])
+    (record,) = script.session.result.records
+    assert [(note.name, bool(note.skipped)) for note in record.layers] == [
+        ('hidden', False),
+        ('classify', True),
     ]
 
 
@@ -180,6 +179,6 @@ def test_stages_are_refused_where_a_run_of_plain_cntk_is_resumed_too(tmpdir):
 
 def test_a_layer_left_for_its_rank_may_be_factored_later():
     script = Script(sweeps=2, test=False)
-    script.run([hidden(1, 12), hidden(1, 2)])
+    script.run([hidden(1, lambda W: 12), hidden(1, 2)])  # of a function nothing is known before
     left, factored = (record.layers[0] for record in script.session.result.records)
     assert left.skipped and left.rank is None and factored.rank == 2
