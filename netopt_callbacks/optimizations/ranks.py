@@ -15,10 +15,16 @@ from . import low_rank
 
 
 class Rule:
-    """A rank rule: a function of W, with a repr that says what it was made with."""
+    """A rank rule: a function of W, with a repr that says what it was made with.
+
+    Attributes:
+        value (str): the same for rules of the same name and number, as `speedup(2)` and
+            `speedup(2.0)`.
+    """
 
     def __init__(self, name: str, argument: Any, function: Callable[[np.ndarray], int]) -> None:
         self._text = '{}({})'.format(name, '' if argument is None else repr(argument))
+        self.value = '{}({})'.format(name, '' if argument is None else repr(float(argument)))
         self._function = function
 
     def __call__(self, W: np.ndarray) -> int:
