@@ -120,6 +120,7 @@ class Attached:
         self._class = type(trainer)
         self.engine.begin()  # it may refuse the run
         trainer.__class__ = subclass(Watched, self._class)
+        self.result.awaits = 'finish() was not called'
         remember.set_attached(trainer, self)
         _unfinished.add(self)
 

@@ -220,7 +220,10 @@ class Result:
         lowered (cntk.Function): the model on native ops, evaluation only; None without `nc.Lower`.
         parity (nc.lowering.Parity): how `lowered` compares with `model`; None without `nc.Lower`.
         records (list of Record): in the order applied.
-        complete (bool): False if training was interrupted or ended by an error.
+        complete (bool): False until the run has ended, and if it was interrupted or ended by an
+            error.
+        awaits (str): why the run has not ended yet, as 'finish() was not called'; None once it has
+            ended, in whatever way.
         baseline (nc.Baseline): the held-out metric of a run without optimizations, as given to this
             run; None without.
         metric_name (str): name of the held-out metric; None until training has started.
@@ -237,6 +240,7 @@ class Result:
         self.parity: Any = None
         self.records: List[Record] = []
         self.complete = False
+        self.awaits: Optional[str] = None
         self.baseline: Optional[Baseline] = None
         self.metric_name: Optional[str] = None
         self.seconds: Dict[str, float] = {}

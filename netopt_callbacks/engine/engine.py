@@ -459,6 +459,7 @@ class Engine:
         return metric.name or (metric.owner.op_name if metric.is_output else 'metric')
 
     def _end(self):
+        self.result.awaits = None
         self._network.let_go()
         self.phases.end()
         return self._audience.end(self.result)

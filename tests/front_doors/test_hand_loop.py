@@ -377,3 +377,19 @@ def test_measurement_that_is_interrupted_is_made_up_for():
     (record,) = run.result.records
     assert observer.told == (record,)
     assert record.metric_after == record.metric_before
+
+
+def test_summary_of_a_loop_that_has_not_ended_says_why():
+    script = Script()
+    run = nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH)
+    for first, last in (0, 0), (0, 8):
+        loop(script, first, last)
+        assert run.result.summary().splitlines()[0] == (
+            'The run has not ended: finish() was not called; this is how far it came.'
+        )
+    run.finish()
+    assert run.result.complete and 'finish()' not in run.result.summary()
+    with pytest.raises(KeyError):
+        with nc.attach(script.trainer, [], epoch_size=EPOCH) as broken:
+            raise KeyError('mine')
+    assert broken.result.summary().startswith('The run did not come to its end;')
