@@ -91,8 +91,9 @@ class Attached:
         facts = remember.trainer(trainer, progress_writers)
         if remember.attached_to(trainer) is not None:
             raise RuntimeError(
-                'this trainer is attached already: call finish() on the run that '
-                'nc.attach returned first'
+                'this trainer is attached already: call finish() on the run that nc.attach '
+                'returned first; if it was not kept, build a new cntk.Trainer over the same '
+                'network and learners'
             )
         self._trainer = trainer
         self._data = held_out_data(data, facts.arguments)
@@ -121,6 +122,7 @@ class Attached:
         warn_of_nothing_to_lower(callbacks, (model, facts.model, trainer.loss_function), 3)
         self._class = type(trainer)
         self.engine.begin()  # it may refuse the run
+        self.result.awaits = 'finish() was not called'
         trainer.__class__ = subclass(Watched, self._class)
         remember.set_attached(trainer, self)
         _unfinished.add(self)

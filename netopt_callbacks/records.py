@@ -25,6 +25,8 @@ class Record:
         epochs (list of int): completed epochs at each point of `curve`.
         curve_before (list of (int, float)): the same from the previous optimization, or the start
             of the run, up to `metric_before`.
+        options (dict): the options of the optimization but for `epoch`: numbers, texts, bools, None
+            and lists as they are, else {'text': ...}; None if unknown.
         error_after (float): standard error of `metric_after`, for the number of held-out samples;
             None if unknown. A drop within it may be chance.
         network_before, network_after (count.Totals): totals of the whole network just before and
@@ -49,6 +51,7 @@ class Record:
         epochs: Iterable[int] = (),
         curve_before: Points = (),
         error_after: Optional[float] = None,
+        options: Optional[Dict[str, Any]] = None,
     ) -> None:
         self.optimization = optimization
         self.epoch = epoch
@@ -64,6 +67,7 @@ class Record:
         self.network_before = network_before
         self.network_after = network_after
         self.error_after = error_after
+        self.options = options
 
     @property
     def metric_now(self) -> Optional[float]:
@@ -170,6 +174,7 @@ class Record:
             'epochs': list(self.epochs),
             'curve_before': [list(point) for point in self.curve_before],
             'error_after': self.error_after,
+            'options': self.options,
         }
 
     def to_json(self) -> str:
@@ -215,7 +220,10 @@ class Result:
         lowered (cntk.Function): the model on native ops, evaluation only; None without `nc.Lower`.
         parity (nc.lowering.Parity): how `lowered` compares with `model`; None without `nc.Lower`.
         records (list of Record): in the order applied.
-        complete (bool): False if training was interrupted or ended by an error.
+        complete (bool): False until the run has ended, and if it was interrupted or ended by an
+            error.
+        awaits (str): why the run has not ended yet, as 'finish() was not called'; None once it has
+            ended, in whatever way.
         baseline (nc.Baseline): the held-out metric of a run without optimizations, as given to this
             run; None without.
         metric_name (str): name of the held-out metric; None until training has started.
@@ -232,6 +240,7 @@ class Result:
         self.parity: Any = None
         self.records: List[Record] = []
         self.complete = False
+        self.awaits: Optional[str] = None
         self.baseline: Optional[Baseline] = None
         self.metric_name: Optional[str] = None
         self.seconds: Dict[str, float] = {}

@@ -204,6 +204,7 @@ class Session:
         self._checkpoint_file = checkpoint_file
         self._samples_left = samples_left
         self._trained = False
+        self.result.awaits = 'train() has not been called'
 
     def __repr__(self):
         return f'<Session: {self.result!r}>'
@@ -234,6 +235,7 @@ class Session:
             )
         remember.refuse_attached(self.trainer)
         self._trained = True
+        self.result.awaits = 'train() has not ended'
         engine = self.engine
         engine.measure_on(device)
         with directors.guarded() as caught:

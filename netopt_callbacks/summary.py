@@ -22,7 +22,8 @@ def of_result(result):
     """
     parts = []
     if not result.complete:
-        parts.append('The run did not come to its end; this is how far it came.')
+        why = f'has not ended: {result.awaits}' if result.awaits else 'did not come to its end'
+        parts.append(f'The run {why}; this is how far it came.')
     if result.records:
         parts += [_metric_line(result), optimizations(result.records, result.baseline)]
         for record in result.records:

@@ -248,6 +248,20 @@ def _layer(name, value):
         )
 
 
+def _options(name, value):
+    """Checks the options of a record: see `options.kept`."""
+    _must(isinstance(value, dict), name, 'an object with fields', value)
+    for field, option in value.items():
+        _option(f'{name}.{field}', option)
+
+
+def _option(name, value):
+    if isinstance(value, dict):
+        _fields({'text': _text})(name, value)
+    elif isinstance(value, list):
+        _list_of(_option)(name, value)
+
+
 _totals = _or_null(_fields({field: _or_null(_count) for field in Totals._fields}))
 _curve = _list_of(_these(_count, _number))
 _record = _fields(
@@ -266,8 +280,9 @@ _record = _fields(
         'epochs': _list_of(_count),
         'curve_before': _curve,
         'error_after': _or_null(_number),
+        'options': _or_null(_options),
     },
-    later=('error_after',),
+    later=('error_after', 'options'),
 )
 _CHECKS = (
     ('outputs', _some_places),

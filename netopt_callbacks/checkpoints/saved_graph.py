@@ -82,12 +82,11 @@ def _saved(state):
         return own(load_as_saved(folder + '/places'))
 
 
-def rebound(saved, phase, original, arguments, leaf_of):
-    """Returns the network of a saved graph on the script's own inputs, Parameters and Constants.
+def rebound(checkpoint, original, arguments, leaf_of):
+    """Returns the network of a checkpoint on the script's own inputs, Parameters and Constants.
 
     Args:
-        saved (cntk.Function): as loaded.
-        phase (Phase): says what is where in it.
+        checkpoint (checkpoint.Saved): of a run with optimizations.
         original (Original): of this script's trainer.
         arguments (list of cntk.Variable): the criterion's, in order.
         leaf_of (callable): uid -> the script's own Parameter or Constant; None if it no longer has
@@ -100,12 +99,13 @@ def rebound(saved, phase, original, arguments, leaf_of):
     Raises:
         ValueError: this script did not write the checkpoint.
     """
+    saved, phase = checkpoint.graph, checkpoint.phase
     mine = (arguments,) + original.leaves
     theirs = (phase.arguments, phase.parameters, phase.constants)
     if list(map(len, mine)) != list(map(len, theirs)):
         raise ValueError(
-            'the checkpoint was written by a script whose network has %d inputs, %d Parameters and '
-            '%d Constants, this one has %d, %d and %d' % tuple(map(len, theirs + mine))
+            f'the checkpoint {checkpoint.file} was written by a script whose network has '
+            f'{_counted(theirs)}, and the one of this script has {_counted(mine)}: {_OTHERS}'
         )
     pairs = [
         (saved.arguments[place], argument)
@@ -125,9 +125,16 @@ def rebound(saved, phase, original, arguments, leaf_of):
     for old, new in pairs:
         if tuple(old.shape) != tuple(new.shape):
             raise ValueError(
-                'the checkpoint was written by another script: its %s is of shape %s, '
-                'and %s of this script is of shape %s'
-                % (old.name or old.uid, tuple(old.shape), new.name or new.uid, tuple(new.shape))
+                'the checkpoint %s was written by another script: its %s is of shape %s, '
+                'and %s of this script is of shape %s: %s'
+                % (
+                    checkpoint.file,
+                    old.name or old.uid,
+                    tuple(old.shape),
+                    new.name or new.uid,
+                    tuple(new.shape),
+                    _OTHERS,
+                )
             )
     own = {old.uid: new for old, new in pairs}
     learners = [
@@ -138,6 +145,18 @@ def rebound(saved, phase, original, arguments, leaf_of):
         for made_by, owned in phase.learners
     ]
     return _on(C.combine([saved.outputs[place] for place in phase.outputs]), pairs), learners
+
+
+_OTHERS = 'give another checkpoint name, or the network that it was saved from; nothing was changed'
+
+
+def _counted(kinds):
+    """Returns how many inputs, Parameters and Constants there are, as text."""
+    said = [
+        f'{len(leaves)} {kind}{"s" * (len(leaves) != 1)}'
+        for kind, leaves in zip(('input', 'Parameter', 'Constant'), kinds)
+    ]
+    return '{}, {} and {}'.format(*said)
 
 
 def _present(saved, pairs, original, leaf_of):

@@ -1,7 +1,4 @@
-"""Sorts and describes the callbacks of a run, and refuses those that do not fit it."""
-import inspect
-import os
-
+"""Sorts the callbacks of a run, and refuses those that do not fit it."""
 from cntk.train.training_session import DataUnit
 
 from ..lowering import Lower
@@ -66,29 +63,6 @@ def sorted_callbacks(callbacks):
         ],
         lowers[0] if lowers else None,
     )
-
-
-def described(callback):
-    """Returns (class name, {option: value as text}) of a callback.
-
-    The options are the arguments of its constructor that the object, or its `options`, has as
-    attributes of the same name.
-    """
-    options = {}
-    for name in inspect.signature(type(callback).__init__).parameters:
-        for holder in (callback, getattr(callback, 'options', None)):
-            if name != 'self' and hasattr(holder, name):
-                options[name] = _shown(getattr(holder, name))
-                break
-    return type(callback).__name__, options
-
-
-def _shown(value):
-    """Returns an option as text; a function as its name and where it is defined."""
-    code = getattr(value, '__code__', None)
-    if code is None:
-        return repr(value)
-    return f'{value.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})'
 
 
 def refuse_lower_without_data(lower, data):

@@ -28,7 +28,6 @@ from ..trainers import directors, learner_facts, uids
 from ..trainers.distributed import Workers
 from . import edits
 from .callbacks import (
-    described,
     on_all_workers,
     refuse_lower_without_data,
     refuse_other_plans,
@@ -38,6 +37,7 @@ from .callbacks import (
 )
 from .exchanged import trained_averages, trained_samples
 from .network import Network
+from .options import described
 from .phases import Phases
 
 
@@ -368,6 +368,7 @@ class Engine:
             larger_is_better=self._larger_is_better,
             network_before=self._network.totals(),
             curve_before=self._recovery.curve_before(),
+            options=self.phases.options[index],
         )
         with self._spending('optimizations'), directors.uninterrupted(), edits.of_the_network():
             self._network.commit(change, self.phases.next_label)
@@ -462,6 +463,7 @@ class Engine:
         return metric.name or (metric.owner.op_name if metric.is_output else 'metric')
 
     def _end(self):
+        self.result.awaits = None
         self._network.let_go()
         self.phases.end()
         return self._audience.end(self.result)

@@ -14,7 +14,7 @@ from ..checkpoints import phase_file
 from ..checkpoints.lock import Lock
 from ..records import Record
 from ..trainers import directors, learner_facts
-from . import checkpoint, edits
+from . import checkpoint, edits, options
 from .restores import Restores
 
 
@@ -41,6 +41,8 @@ class Phases:
 
     Attributes:
         applied (list of int): indices of the applied optimizations in the list, in order.
+        options (list of dict): of each optimization in the list, as given to the run, whatever it
+            makes of them later: see `options.kept`.
         base (list of int): samples, minibatches and sweeps the trainer had seen when the run began
             that these optimizations belong to.
     """
@@ -56,6 +58,7 @@ class Phases:
         self._clock = clock
         self._changes = bool(optimizations)
         self._optimizations = optimizations
+        self.options = [options.kept(optimization) for optimization in optimizations]
         self._records = records
         self._early = early
         self._file = file
@@ -113,6 +116,7 @@ class Phases:
 
     def _go_on_from(self, before):
         self._run, self._optimizations = before._run, before._optimizations
+        self.options = before.options
         self.applied = list(before.applied)
         self._records = _copied(before._records)
         self._early = list(before._early)
@@ -312,7 +316,10 @@ class Phases:
         return Restored(state[0], changed=False)
 
     def _load(self, file):
-        return self._of(file).load(file)
+        saved = self._of(file).load(file)
+        if saved.phase is not None:
+            options.refuse_changed(file, saved.phase, self.options)
+        return saved
 
     def _set_clock(self, file, counts, base):
         """Sets the clock to a restored checkpoint, which may lie before the start of this run.

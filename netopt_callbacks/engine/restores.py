@@ -49,11 +49,7 @@ class Restores:
         if known is None:
             user_functions.adopt(saved.graph.outputs, self._network.now.whole.outputs)
             whole, learners = saved_graph.rebound(
-                saved.graph,
-                saved.phase,
-                original,
-                self._network.facts.arguments,
-                self._leaf_of(original),
+                saved, original, self._network.facts.arguments, self._leaf_of(original)
             )
             given = self._given_for(saved, learners)
             _check_given(saved, given, original)

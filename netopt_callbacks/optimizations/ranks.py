@@ -21,6 +21,10 @@ class Rule:
         name (str), argument: of the function that made it.
         function (callable): W -> rank.
         of_shape (bool): whether it reads nothing of W but its shape.
+
+    Attributes:
+        value (str): the same for rules of the same name and number, as `speedup(2)` and
+            `speedup(2.0)`.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class Rule:
     ) -> None:
         self.of_shape = of_shape
         self._text = '{}({})'.format(name, '' if argument is None else repr(argument))
+        self.value = '{}({})'.format(name, '' if argument is None else repr(float(argument)))
         self._function = function
 
     def __call__(self, W: np.ndarray) -> int:

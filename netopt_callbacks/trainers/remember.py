@@ -163,12 +163,17 @@ def _remember_truncation(construct):
     return constructor
 
 
-def _unless_attached(construct):
+def _remember_session(construct):
+    """Wraps a session's constructor; it refuses an attached trainer."""
+    signature = inspect.signature(construct)
+
     @functools.wraps(construct)
     def constructor(self, trainer, *args, **options):
         if isinstance(trainer, Trainer):
             refuse_attached(trainer)
         construct(self, trainer, *args, **options)
+        given = signature.bind(self, trainer, *args, **options).arguments
+        setattr(self, ATTRIBUTE, given['checkpoint_config'])
 
     return constructor
 
@@ -258,7 +263,7 @@ def install():
     setattr(Trainer, _CONSTRUCTOR, Trainer.__init__)
     Trainer.__init__ = _remember_trainer(Trainer.__init__)
     MinibatchSource.__init__ = _remember_truncation(MinibatchSource.__init__)
-    TrainingSession.__init__ = _unless_attached(TrainingSession.__init__)
+    TrainingSession.__init__ = _remember_session(TrainingSession.__init__)
     Function.restore = _checked_restore(Function.restore)
     Function.train = _refusing_ours(Function.train)
     evaluators.install()
@@ -358,6 +363,12 @@ def config(config, what):
             'its arguments back: import netopt_callbacks first'
         )
     return arguments
+
+
+def checkpoint_name(session):
+    """Returns the name that a `TrainingSession` restores; None without one, or if not known."""
+    config = session.__dict__.get(ATTRIBUTE)
+    return None if config is None else config.__dict__.get(ATTRIBUTE, {}).get('filename')
 
 
 def truncated(source):

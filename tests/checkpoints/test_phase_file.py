@@ -143,6 +143,10 @@ WRONG = [
     (('records', 0, 'layers', 0, 'shape'), [1.5]),
     (('records', 0, 'layers', 0, 'name'), 4),
     (('records', 0, 'layers', 0, 'energy'), 'half'),
+    (('records', 0, 'options'), []),
+    (('records', 0, 'options', 'rank'), {}),
+    (('records', 0, 'options', 'rank'), {'text': 4}),
+    (('records', 0, 'options', 'rank'), [4, {'words': 'energy(0.5)'}]),
     (('records', 0, 'Curve'), []),
     (('more',), 1),
 ]

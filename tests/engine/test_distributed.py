@@ -84,6 +84,10 @@ PLANS = {
     'identity': lambda: [Identity(epoch=1), Identity(epoch=2)],
     'factor': lambda: [nc.FactorDense(epoch=1, rank=4, filter_function=hidden), Identity(epoch=2)],
     'readers': lambda: PLANS['factor'](),
+    'lower rank': lambda: [
+        nc.FactorDense(epoch=1, rank=3, filter_function=hidden),
+        Identity(epoch=2),
+    ],
     'noisy': lambda: [
         nc.FactorDense(epoch=1, rank=4, filter_function=hidden, factor_function=noisy),
         Scalar(epoch=1),
@@ -341,9 +345,12 @@ def test_killed_and_resumed_equals_never_killed(kind, plan, kill, tmpdir):
     folder = tmpdir.mkdir('killed')
     code, found, _ = on_workers(folder, kind, plan, kill=kill)
     assert code != 0 and not found
+    code, found, output = on_workers(folder, kind, 'lower rank')
+    assert code != 0 and not found
+    assert 'was applied with rank=4, and this script has rank=3,' in output
     resumed = trained(folder, kind, plan)
     assert (resumed[0], resumed[2]) == (whole[0], whole[2])
-    assert len(os.listdir(str(folder.join('board0')))) == 2  # one file of each start
+    assert len(os.listdir(str(folder.join('board0')))) == 2  # one file of each run that started
 
 
 @pytest.mark.few(1)

@@ -377,3 +377,41 @@ def test_measurement_that_is_interrupted_is_made_up_for():
     (record,) = run.result.records
     assert observer.told == (record,)
     assert record.metric_after == record.metric_before
+
+
+def test_summary_of_a_loop_that_has_not_ended_says_why():
+    script = Script()
+    run = nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH)
+    for first, last in (0, 0), (0, 8):
+        loop(script, first, last)
+        assert run.result.summary().splitlines()[0] == (
+            'The run has not ended: finish() was not called; this is how far it came.'
+        )
+    run.finish()
+    assert run.result.complete and 'finish()' not in run.result.summary()
+    with pytest.raises(KeyError):
+        with nc.attach(script.trainer, [], epoch_size=EPOCH) as broken:
+            raise KeyError('mine')
+    assert broken.result.summary().startswith('The run did not come to its end;')
+
+
+@pytest.mark.parametrize('minibatches', [2, 8], ids=['before its swap', 'after it'])
+def test_run_that_was_not_kept_is_left_with_its_trainer(minibatches):
+    """As the error says: a new Trainer over the same network and learners."""
+    script, plain = Script(dropout=False), Script(dropout=False)
+    nc.attach(script.trainer, [Identity(epoch=1)], epoch_size=EPOCH)
+    for each in script, plain:
+        loop(each, 0, minibatches)
+    with pytest.raises(RuntimeError, match='if it was not kept, build a new cntk.Trainer over the'):
+        nc.attach(script.trainer, [], epoch_size=EPOCH)
+    left = script.trainer
+    for each in script, plain:
+        each.trainer = C.Trainer(each.z, (each.loss, each.metric), each.learners)
+    factor = nc.FactorDense(epoch=1, rank=4, filter_function=hidden)
+    with nc.attach(script.trainer, [factor], epoch_size=EPOCH) as run:
+        assert loop(script, minibatches, minibatches + 5) == loop(
+            plain, minibatches, minibatches + 5
+        )
+        loop(script, minibatches + 5, 20)
+    assert run.result.complete and script.z.hidden.op_name == 'DenseFactored'
+    assert remember.attached_to(left) is not None  # the new one is no detour to end the old run

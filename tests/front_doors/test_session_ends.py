@@ -445,3 +445,40 @@ def test_observer_that_is_a_writer_already_is_refused():
     script.arguments['trainer'] = script.trainer
     with pytest.raises(ValueError, match='name it once'):
         script.run([observer])
+
+
+class Reads(nc.Observer):
+    """Reads the summary in the middle of training."""
+
+    said = ''
+
+    def on_epoch(self, epoch, samples):
+        self.said = self.result().summary()
+
+
+def first_line(result):
+    return result.summary().splitlines()[0]
+
+
+def test_summary_of_a_run_that_has_not_ended_says_why():
+    script, reads = Script(test=False), Reads()
+    session = nc.training_session(
+        callbacks=[Identity(epoch=1), reads], epoch_size=SAMPLES, **script.arguments
+    )
+    reads.result = lambda: session.result
+    assert first_line(session.result) == (
+        'The run has not ended: train() has not been called; this is how far it came.'
+    )
+    assert 'train() has not been called' in session._repr_html_()
+    session.train()
+    assert reads.said.startswith('The run has not ended: train() has not ended; this is how')
+    assert session.result.complete and 'has not' not in session.result.summary()
+
+
+def test_summary_of_a_run_that_ended_by_an_error_does_not_ask_for_train():
+    script = Script(test=False)
+    with pytest.raises(KeyError):
+        script.run([Broken(epoch=1)])
+    assert first_line(script.session.result) == (
+        'The run did not come to its end; this is how far it came.'
+    )
