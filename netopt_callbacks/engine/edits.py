@@ -88,33 +88,6 @@ def as_one(edit, whole, others):
     return own(C.combine(outputs[:count])), outputs[count:]
 
 
-def cloned(whole, others):
-    """Clones a network, so that the uids of the clone do not depend on its other readers.
-
-    A script that is started again has not the readers that it had at a swap, and a worker may have
-    others than the main one.
-
-    Args:
-        whole (cntk.Function), others (sequence of cntk.Variable): as for `as_one`.
-
-    Returns:
-        (cntk.Function, list of cntk.Variable): the clone, and what the others compute over it.
-    """
-    clone, _ = as_one(graph.clone_shared, whole, ())
-    reading = {
-        variable.uid for function in graph.functions(others) for variable in function.inputs
-    }.union(output.uid for output in others)
-    pairs = {
-        old: new
-        for before, after in zip(graph.primitives(whole), graph.primitives(clone))
-        for old, new in zip(before.outputs, after.outputs)
-        if old.uid in reading
-    }
-    if not pairs:
-        return clone, list(others)
-    return clone, list(graph.substitute(own(C.combine(list(others))), pairs).outputs)
-
-
 def same(whole, outputs):
     """Returns `whole` if `outputs` are its own outputs, else their combination."""
     if [output.uid for output in outputs] == [output.uid for output in whole.outputs]:

@@ -18,6 +18,7 @@ import warnings
 from cntk.train.training_session import DataUnit
 
 from ..baseline import checked_baseline
+from ..checkpoints.options import described
 from ..evaluation.held_out import Minibatches
 from ..evaluation.recovery import Recovery, checked_direction
 from ..observers.audience import Audience
@@ -37,7 +38,6 @@ from .callbacks import (
 )
 from .exchanged import trained_averages, trained_samples
 from .network import Network
-from .options import described
 from .phases import Phases
 
 

@@ -11,7 +11,7 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from ..checkpoints import saved_graph
-from ..readers import readers
+from ..readers import asked
 from ..trainers import remember
 
 
@@ -65,34 +65,6 @@ def _of_the_last_minibatch(name):
     return property(value, doc=getattr(Trainer, name).__doc__)
 
 
-class Fetched(dict):
-    """Outputs fetched in a minibatch at whose start the network may have changed.
-
-    The keys are the Variables that the caller asked for. All Variables that correspond to the same
-    output find the same value, so `outputs=[z.output]` followed by `values[z.output]` keeps
-    working.
-    """
-
-    def __missing__(self, variable):
-        for key, value in self.items():
-            if _now(key).uid == _now(variable).uid:
-                return value
-        raise KeyError(variable)
-
-    def __contains__(self, variable):
-        return super().__contains__(variable) or any(
-            _now(key).uid == _now(variable).uid for key in self
-        )
-
-    def get(self, variable, default=None):
-        return self[variable] if variable in self else default
-
-
-def _now(variable):
-    """Returns the current output that replaces an output from before a change."""
-    return readers.now(variable.output if isinstance(variable, cntk_py.Function) else variable)
-
-
 class Exchanged:
     """Mixin placed before a trainer's class when its C++ trainer is first replaced.
 
@@ -117,16 +89,7 @@ class Exchanged:
         return facts.model if isinstance(facts.model, cntk_py.Function) else facts.state.model
 
     def train_minibatch(self, arguments, *rest, **options):
-        outputs = options['outputs'] if 'outputs' in options else (rest or (None,))[0]
-        if not outputs or not isinstance(outputs, (list, tuple, set)):
-            return super().train_minibatch(arguments, *rest, **options)
-        asked = {_now(output): output for output in outputs}
-        if 'outputs' in options:
-            options['outputs'] = list(asked)
-        else:
-            rest = (list(asked),) + rest[1:]
-        updated, values = super().train_minibatch(arguments, *rest, **options)
-        return updated, Fetched((asked[output], value) for output, value in values.items())
+        return asked.of_the_new_network(super().train_minibatch, arguments, rest, options)
 
     def summarize_training_progress(self):
         with _as_last_trained(self):

@@ -399,7 +399,7 @@ class Network:
         if not random_state.has_state(after.whole):
             return after._replace(unique_id=self.workers.align_unique_id()), list(others)
         begin = self.workers.align_unique_id(unique_id)
-        whole, others = edits.cloned(after.whole, others)
+        whole, others = uids.cloned(after.whole, others)
         return after._replace(whole=whole, unique_id=begin), others
 
     def exchange(self, after, label, begin_with=None, rest=None, undo=None):

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from cntk.train.trainer import Trainer
 
-from ..checkpoints import phase_file
+from ..checkpoints import options, phase_file
 from ..checkpoints.lock import Lock
 from ..records import Record
 from ..trainers import directors, learner_facts
-from . import checkpoint, edits, options
+from . import checkpoint, edits
 from .restores import Restores
 
 

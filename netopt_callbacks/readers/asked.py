@@ -59,3 +59,51 @@ def _of_earlier(facts):
     present = {identity(variable): variable for variable in variables}
     keys = dict.fromkeys(map(readers.identity_now, facts.asked))
     return [present[key] for key in keys if key in present]
+
+
+def of_the_new_network(train, arguments, rest, options):
+    """Calls a `train_minibatch`; outputs that a script kept from before a change are asked for as
+    those that replace them.
+
+    Args:
+        train (callable): the method.
+        arguments, rest (tuple), options (dict): what it was called with.
+    """
+    outputs = options['outputs'] if 'outputs' in options else (rest or (None,))[0]
+    if not outputs or not isinstance(outputs, (list, tuple, set)):
+        return train(arguments, *rest, **options)
+    asked = {_now(output): output for output in outputs}
+    if 'outputs' in options:
+        options = dict(options, outputs=list(asked))
+    else:
+        rest = (list(asked),) + tuple(rest[1:])
+    updated, values = train(arguments, *rest, **options)
+    return updated, Fetched((asked[output], value) for output, value in values.items())
+
+
+class Fetched(dict):
+    """Outputs fetched in a minibatch at whose start the network may have changed.
+
+    The keys are the Variables that the caller asked for. All Variables that correspond to the same
+    output find the same value, so `outputs=[z.output]` followed by `values[z.output]` keeps
+    working.
+    """
+
+    def __missing__(self, variable):
+        for key, value in self.items():
+            if _now(key).uid == _now(variable).uid:
+                return value
+        raise KeyError(variable)
+
+    def __contains__(self, variable):
+        return super().__contains__(variable) or any(
+            _now(key).uid == _now(variable).uid for key in self
+        )
+
+    def get(self, variable, default=None):
+        return self[variable] if variable in self else default
+
+
+def _now(variable):
+    """Returns the current output that replaces an output from before a change."""
+    return readers.now(variable.output if isinstance(variable, cntk_py.Function) else variable)

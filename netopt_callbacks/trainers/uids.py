@@ -7,11 +7,14 @@ trains; but a block can no longer be told from the other by its uid.
 import functools
 import re
 
+import cntk as C
 from cntk import cntk_py
 from cntk.ops.functions import Function
 
+from .. import graph
 from ..graph import user_functions
 from ..safe_load import load_by
+from .state import own
 
 # How many uids are counted at most; a model from elsewhere may have any numbers.
 NEAR = 10**6
@@ -63,6 +66,35 @@ def numbers(outputs):
     """Yields the numbers that CNTK gave the parts of a graph."""
     for variable in variables(outputs):
         yield int(re.search('([0-9]*)(_Output_[0-9]+)?$', variable.uid).group(1) or 0)
+
+
+def cloned(whole, others):
+    """Clones a network, so that the uids of the clone do not depend on its other readers.
+
+    A script that is started again has not the readers that it had at a swap, and a worker may have
+    others than the main one.
+
+    Args:
+        whole (cntk.Function), others (sequence of cntk.Variable): the network, and the outputs of
+            its other readers.
+
+    Returns:
+        (cntk.Function, list of cntk.Variable): the clone, and what the others compute over it.
+    """
+    together = graph.clone_shared(C.combine(list(whole.outputs)))
+    clone = own(C.combine(list(together.outputs)))
+    reading = {
+        variable.uid for function in graph.functions(others) for variable in function.inputs
+    }.union(output.uid for output in others)
+    pairs = {
+        old: new
+        for before, after in zip(graph.primitives(whole), graph.primitives(clone))
+        for old, new in zip(before.outputs, after.outputs)
+        if old.uid in reading
+    }
+    if not pairs:
+        return clone, list(others)
+    return clone, list(graph.substitute(own(C.combine(list(others))), pairs).outputs)
 
 
 def refuse_doubles(outputs):

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from netopt_callbacks import graph
-from netopt_callbacks.engine import edits
 from netopt_callbacks.trainers import uids
 
 L = C.layers
@@ -53,7 +52,7 @@ def test_uids_do_not_depend_on_other_readers(kind):
 
     def own_numbers(others):
         begin = C.cntk_py.new_unique_id()
-        clone, _ = edits.cloned(C.combine([z, C.tanh(z)]), others)
+        clone, _ = uids.cloned(C.combine([z, C.tanh(z)]), others)
         found = sorted(number - begin for number in uids.numbers(clone.outputs) if number > begin)
         assert len(found) > 10
         return found
@@ -68,7 +67,7 @@ def test_other_readers_compute_what_they_did_over_the_clone(kind):
     x = make()
     z = network(x)
     whole, others = C.combine([z, C.tanh(z)]), readers_of(x, z)
-    clone, moved = edits.cloned(whole, others)
+    clone, moved = uids.cloned(whole, others)
     old = {function.uid for function in graph.primitives(whole)}
     assert old.isdisjoint(function.uid for function in graph.primitives(clone))
     assert old.isdisjoint(function.uid for function in graph.functions(moved))
@@ -88,5 +87,5 @@ def test_what_shares_layers_alone_is_left_as_it_is():
     x = C.input_variable(4)
     z = residual(x)
     other = z(C.input_variable(4))
-    _, (same,) = edits.cloned(C.combine([z]), [other.output])
+    _, (same,) = uids.cloned(C.combine([z]), [other.output])
     assert same == other.output
