@@ -113,18 +113,22 @@ def _free_batch(model):
     """Lets the batch be of any size."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    inputs = {value.name for value in graph.input}
-    stepped = set()  # names of what has an axis of steps, before that of the batch
+    # What has an axis of steps, before that of the batch. CNTK's exporter names it and no other.
+    stepped = {
+        value.name
+        for value in graph.input
+        for first in value.type.tensor_type.shape.dim[:1]
+        if first.dim_param
+    }
     for value in list(graph.input) + list(graph.output):
         dims = value.type.tensor_type.shape.dim
         first = 0
         if dims and dims[0].dim_param:
             dims[0].dim_param, first = STEPS, 1
-            stepped.update(inputs.intersection([value.name]))
         if len(dims) > first and dims[first].dim_value == 1:
             dims[first].dim_param = BATCH
     del graph.value_info[:]
-    live = set(inputs)
+    live = {value.name for value in graph.input}
     for node in graph.node:
         if live.intersection(node.input):
             live.update(node.output)

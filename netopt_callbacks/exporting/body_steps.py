@@ -1,0 +1,90 @@
+"""The float steps of a program's endings in standard operators, each with the same bits."""
+import numpy as np
+from onnx import TensorProto
+
+_F = np.float32
+
+
+class Steps:
+    """Mixin of a body: the method `_step_<name>` adds the operators of one step to a value.
+
+    It uses `add`, `constant`, `vector` and `cast` of the body.
+    """
+
+    def _step_multiply(self, value, a):
+        return self.add('Mul', [value, self.vector(a)])
+
+    def _step_add(self, value, a):
+        return self.add('Add', [value, self.vector(a)])
+
+    def _step_relu(self, value):
+        return self.add(
+            'Where', [self.add('Less', [value, self.constant(_F(0))]), self.constant(_F(0)), value]
+        )
+
+    def _step_relu_halves(self, value):
+        half = self.constant(_F(0.5))
+        return self.add(
+            'Add',
+            [self.add('Mul', [value, half]), self.add('Mul', [self.add('Abs', [value]), half])],
+        )
+
+    # The fused form differs in the sign of a zero alone: of -k * 2^-149 where k % 4 = 1.
+    _step_relu_fused = _step_relu_halves
+
+    def _step_leaky(self, value, a):
+        return self.add(
+            'Where',
+            [
+                self.add('Greater', [value, self.constant(_F(0))]),
+                value,
+                self.add('Mul', [value, self.vector(a)]),
+            ],
+        )
+
+    def _step_clip(self, value, least, most):
+        value = self.add(
+            'Where', [self.add('Less', [value, self.vector(least)]), self.vector(least), value]
+        )
+        return self.add(
+            'Where', [self.add('Greater', [value, self.vector(most)]), self.vector(most), value]
+        )
+
+    def _step_normalize_apart(self, value, mean, k, beta):
+        return self._step_add(
+            self._step_multiply(self.add('Sub', [value, self.vector(mean)]), k), beta
+        )
+
+    def _step_normalize(self, value, mean, k, beta):
+        difference = self.cast(self.add('Sub', [value, self.vector(mean)]), TensorProto.DOUBLE)
+        return self._fused(
+            self.add('Mul', [difference, self.vector(k, np.float64)]), self.vector(beta, np.float64)
+        )
+
+    def _fused(self, product, c):
+        """float32(product + c) of float64, rounded once.
+
+        The sum is rounded to 53 bits, then to 24: twice where the first rounding falls on the
+        middle of two float32 numbers, and only there the second one can go the wrong way. Then the
+        error of the first (Knuth's TwoSum, exact) says which of the two is nearer.
+        """
+        total = self.add('Add', [product, c])
+        part = self.add('Sub', [total, product])
+        error = self.add('Sub', [product, self.add('Sub', [total, part])])
+        error = self.add('Add', [error, self.add('Sub', [c, part])])
+        near = self.cast(total, TensorProto.FLOAT)
+        # `other` is as far on the other side of the sum as `near` is on this: a float32 number only
+        # if the sum is in the middle. Negated on the way back to float64, since optimizers take a
+        # cast there and back for nothing; infinities give NaN.
+        rest = self.add('Add', [total, self._negated(near)])
+        mirrored = self.add('Add', [rest, total])
+        other = self.cast(mirrored, TensorProto.FLOAT)
+        zero = self.constant(np.float64(0))
+        middle = self.add('Equal', [self.add('Add', [mirrored, self._negated(other)]), zero])
+        beyond = self.add(
+            'Greater', [self.add('Mul', [error, rest]), zero]
+        )  # the error points to the other side
+        return self.add('Where', [self.add('And', [middle, beyond]), other, near])
+
+    def _negated(self, value):
+        return self.cast(self.add('Neg', [value]), TensorProto.DOUBLE)
