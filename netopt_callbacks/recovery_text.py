@@ -49,10 +49,11 @@ def improving_before(record):
     """Says what else `recovered` counts if the metric was still improving before an optimization.
 
     Returns:
-        str: a sentence; None if the metric was not improving, if that is not known, or if the drop
-            may be chance.
+        str: a sentence; None if the metric was not improving, if that is not known, or if no share
+            is said: nothing was lost, or the drop may be chance.
     """
-    if not record.was_improving or record.drop_may_be_chance:
+    lost = record.drop is not None and record.drop > 0
+    if not record.was_improving or not lost or record.drop_may_be_chance:
         return None
     at, metric = record.curve_before[0]
     return (

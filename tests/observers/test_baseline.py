@@ -110,6 +110,13 @@ def test_whether_training_was_still_improving(before, improving):
     assert max(map(len, result.summary().splitlines())) <= 100
 
 
+@pytest.mark.parametrize('after, lost', [(0.1, False), (0.05, False), (0.11, True)])
+def test_what_recovered_counts_is_said_only_where_something_was_lost(after, lost):
+    made = nc.Record('X', 2, 200, 0.1, after, curve_before=[(0, 0.9), (100, 0.4), (200, 0.1)])
+    assert made.was_improving
+    assert (recovery_text.improving_before(made) is not None) == lost
+
+
 @pytest.mark.parametrize(
     'after, now, shown',
     [
