@@ -184,14 +184,17 @@ struct MapArguments {
     const Ending* ending;
 };
 
-// A float32 convolution of pixels with filters: fma(row[c], weight, sum) in the order taps,
-// channels, from 0, the same order on every implementation; then the ending.
+// A float32 convolution of pixels with filters: fma(row[c], weight, sum), from 0, for each tap, for
+// each channel of a block; or, by channels, for each channel, for each tap, so many terms a block.
+// The sums of blocks are added up in turn. The same order on every implementation. Then the ending.
 constexpr int float_run = 48;  // at most this many pixels at once
 struct FloatArguments {
     const float* const* rows;  // [tap][float_run]: the channels that the tap of a pixel reads
     int pixels, taps, channels;
-    const float*
-        weights;  // [unit][tap][channel][channel_unit], filled up to whole units of filters
+    bool by_channels;
+    int block;             // channels, or by channels terms, of a sum; the last may have fewer
+    const float* weights;  // [unit][term][channel_unit], filled up to whole units of filters; terms
+                           // as they are summed
     int filters;
     float* sums;  // [pixels][filters filled up], scratch
     const Ending* ending;

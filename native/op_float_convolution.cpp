@@ -1,6 +1,13 @@
 // float_convolution: float32 values with float32 weights, ended as a binary one is. Sums are fused
-// multiply-adds in the order taps, channels; a padded tap adds 0 * weight. CNTK's own sums have
-// another order: equal to a float tolerance only.
+// multiply-adds; a padded tap adds 0 * weight. Fields say in which order:
+//
+//   order  0: for each tap, for each channel; 1: for each channel, for each tap.
+//   block  so many channels (of order 1: terms) make a sum of their own, from 0, and these are
+//   added
+//          up in turn; 0: all make one. In order 0 all taps of a block come before the next block.
+//
+// Both may be missing, which is 0. These are the orders that CNTK's CPU sums in: MKL-DNN in blocks
+// of 16 channels, MKL's product of matrices by channels.
 //
 // With few channels the taps of a row of the kernel are read as one: in NHWC they lie next to each
 // other, as do their weights, so the order of the sum stays what it is. Where output pixels of a
@@ -21,15 +28,21 @@ constexpr std::int64_t most_taps = 1 << 14;
 constexpr int most_row_channels =
     64;  // of a row of taps read as one: beyond, finding single taps is cheap beside summing them
 
-// Weights in units of filters, [group][unit][tap][channel][channel_unit].
+struct Order {
+    bool by_channels;
+    int block;  // at most what a sum has
+};
+
+// Weights in units of filters, [group][unit][term][channel_unit], terms as they are summed.
 struct FloatWeights {
     Shape shape;
+    Order order;
     int units;  // of a group
     Buffer<float> filled;
     Buffer<float> zeros;  // what padded taps read
 
-    FloatWeights(const Shape& of, const std::vector<float>& weights)
-        : shape(of), units((of.filters + channel_unit - 1) / channel_unit) {
+    FloatWeights(const Shape& of, const Order& in, const std::vector<float>& weights)
+        : shape(of), order(in), units((of.filters + channel_unit - 1) / channel_unit) {
         const std::size_t taps = std::size_t(shape.taps()), channels = std::size_t(shape.channels);
         const std::size_t row = shape.kernel[1] * channels;
         const std::size_t size = std::size_t(shape.groups) * units * taps * channels * channel_unit;
@@ -40,10 +53,20 @@ struct FloatWeights {
                 std::size_t(f / shape.filters) * units + f % shape.filters / channel_unit;
             for (std::size_t c = 0; c < channels; ++c)
                 for (std::size_t tap = 0; tap < taps; ++tap)
-                    filled.get()[((unit * taps + tap) * channels + c) * channel_unit +
+                    filled.get()[(unit * taps * channels + term(c, tap)) * channel_unit +
                                  f % shape.filters % channel_unit] =
                         weights[(std::size_t(f) * channels + c) * taps + tap];
         }
+    }
+
+    bool one_sum_by_taps() const { return !order.by_channels && order.block == shape.channels; }
+
+private:
+    std::size_t term(std::size_t channel, std::size_t tap) const {
+        if (order.by_channels) return channel * shape.taps() + tap;
+        const std::size_t first = channel / order.block * order.block;
+        const std::size_t in_block = std::min<std::size_t>(order.block, shape.channels - first);
+        return first * shape.taps() + tap * in_block + channel - first;
     }
 };
 
@@ -59,8 +82,9 @@ public:
           in_(wiring.read_extents[0]),
           out_(wiring.gives_extents[0]),
           images_are_pixels_(images_are_pixels),
-          whole_rows_(!images_are_pixels && weights.shape.groups == 1 &&
-                      weights.shape.dilation[1] == 1 && weights.shape.kernel[1] > 1 &&
+          whole_rows_(!images_are_pixels && weights.one_sum_by_taps() &&
+                      weights.shape.groups == 1 && weights.shape.dilation[1] == 1 &&
+                      weights.shape.kernel[1] > 1 &&
                       weights.shape.stride[1] <= weights.shape.kernel[1] &&
                       row_channels() <= most_row_channels) {}
 
@@ -90,6 +114,8 @@ public:
         a.channels = images_are_pixels_ ? int(in_.channels * in_.pixels())
                      : whole_rows_      ? row_channels()
                                         : shape.channels;
+        a.by_channels = weights_.order.by_channels;
+        a.block = weights_.one_sum_by_taps() ? a.channels : weights_.order.block;
         const int unit = int(range * units_per_range(call)), filter = unit * channel_unit;
         a.weights = weights_.filled.get() + (std::size_t(group) * weights_.units + unit) *
                                                 shape.taps() * shape.channels * channel_unit;
@@ -208,7 +234,8 @@ public:
     explicit FloatConvolution(const Making& making)
         : implementation_(making.implementation),
           shape_(convolution_shape(making.fields)),
-          weights_(shape_, checked(shape_, making.fields.floats("weights"))),
+          weights_(shape_, order(shape_, making.fields),
+                   checked(shape_, making.fields.floats("weights"))),
           data_(making) {
         reads.push_back({Kind::floats, 1});
         out_groups_ = whole_planes(shape_.groups, shape_.filters, implementation_.encoding)
@@ -227,8 +254,8 @@ public:
             wiring.gives_extents[i] = {gives[i], shape_.total_filters(), size.height, size.width};
             image_bytes(wiring.gives_extents[i], implementation_.encoding);
         }
-        const bool images_are_pixels =
-            shape_.groups == 1 && is_whole_image(shape_, image.height, image.width);
+        const bool images_are_pixels = weights_.one_sum_by_taps() && shape_.groups == 1 &&
+                                       is_whole_image(shape_, image.height, image.width);
         return std::make_unique<PlannedFloatConvolution>(
             weights_, implementation_,
             EndingPlan(data_, wiring, shape_.groups, implementation_.encoding, images_are_pixels),
@@ -236,6 +263,13 @@ public:
     }
 
 private:
+    static Order order(const Shape& shape, Fields& fields) {
+        const bool by_channels = fields.has("order") && fields.integer("order", 0, 1) == 1;
+        const std::int64_t terms = (by_channels ? shape.taps() : 1) * std::int64_t(shape.channels);
+        const std::int64_t block = fields.has("block") ? fields.integer("block", 0, terms) : 0;
+        return {by_channels, int(block ? block : terms)};
+    }
+
     static const std::vector<float>& checked(const Shape& shape,
                                              const std::vector<float>& weights) {
         require_op(shape.taps() <= most_taps &&

@@ -36,7 +36,10 @@ class Program:
         the shape `(channels, height, width)` that its inputs are the flattened values of; the keys
         of an ending, or `sum_threshold`.
     float_convolution, float_dense: values to an ending. As these two, with float32 `weights` that
-        are used as they are; sums are fused multiply-adds in the order of the taps, then channels.
+        are used as they are. Sums are fused multiply-adds: `order` 'taps' (the default) takes the
+        channels of a tap, then the next tap; 'channels' the taps of a channel, then the next
+        channel. `block`: so many channels (of order 'channels': products) are summed on their own,
+        and these sums are added up in turn; 0, the default, makes one sum.
     or_pool: bits to bits, max pooling of signs. `kernel` (0, 0: the whole image), `strides`,
         `padding`.
     max_pool, average_pool: values to values. The same keys; padded places are left out, and not

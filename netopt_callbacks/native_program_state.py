@@ -31,6 +31,7 @@ STEPS = dict(
     leaky=1,
     clip=2,
 )
+ORDERS = ('taps', 'channels')
 VALUE_STEPS = ('add_value', 'multiply_value')
 INFINITY = np.float32(np.inf)
 
@@ -299,8 +300,21 @@ def _float_convolution(keys, fields, reads):
     if 0 in weights.shape:
         raise ValueError(f'weights must not be empty, received shape {weights.shape}')
     _shape(keys, fields, weights.shape[2:], weights.shape[0], weights.shape[1])
+    _order(keys, fields, int(np.prod(weights.shape[1:])), weights.shape[1])
     fields.floats('weights', weights)
     _ending(keys, fields, reads)
+
+
+def _order(keys, fields, terms, channels):
+    """In which order a float sum is taken; nothing where it is the plain one."""
+    order, block = keys.pop('order', 'taps'), keys.pop('block', 0)
+    if order not in ORDERS:
+        raise ValueError(f"order must be 'taps' or 'channels', received {order!r}")
+    most = channels if order == 'taps' else terms
+    block = checked_integer(block, 'block', 0, most)
+    if order != 'taps' or block:
+        fields.integers('order', ORDERS.index(order))
+        fields.integers('block', block)
 
 
 def _shape(keys, fields, kernel, filters, channels):

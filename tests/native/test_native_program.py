@@ -1,4 +1,6 @@
 """nc.native.Program against a NumPy oracle, with ==, on every implementation."""
+import re
+
 import numpy as np
 import pytest
 
@@ -265,3 +267,50 @@ def test_rows_of_taps_in_float_convolutions(channels, kernel, options):
         assert oracle.same(
             native.Program(ops, dict(x=x.shape[1:]), ['y'], implementation=name)(x), expected
         ), name
+
+
+@pytest.mark.parametrize(
+    'order, block', [('taps', 1), ('taps', 4), ('taps', 5), ('channels', 0), ('channels', 11)]
+)
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(strides=(2, 1), padding=((1, 1), (2, 0))),
+        dict(groups=2, padding=((1, 1), (1, 1))),
+        dict(dilation=(2, 1)),
+        dict(padding=((0, 0), (0, 0)), whole=True),
+    ],
+    ids=str,
+)
+def test_orders_of_float_sums(order, block, options):
+    random = np.random.RandomState(3)
+    options = dict(options)
+    side = (3, 2) if options.pop('whole', False) else (8, 9)  # the kernel is the image
+    x = random.standard_normal((3, 12) + side).astype(F)
+    weights = random.standard_normal((70, 12 // options.get('groups', 1), 3, 2)).astype(F)
+    op = dict(op='float_convolution', input='x', values='y', weights=weights, **options)
+    ordered = dict(op, order=order, block=block)
+    expected = oracle.run([ordered], dict(x=x))['y']
+    assert not oracle.same(oracle.run([op], dict(x=x))['y'], expected)
+    for name in IMPLEMENTATIONS:
+        program = native.Program([ordered], dict(x=x.shape[1:]), ['y'], implementation=name)
+        assert oracle.same(program(x), expected), name
+        assert oracle.same(native.Program.from_state(program.state(), name)(x), expected), name
+
+
+@pytest.mark.parametrize(
+    'keys, expected',
+    [
+        (dict(order='rows'), "order must be 'taps' or 'channels', received 'rows'"),
+        (dict(block=13), 'block must be from 0 to 12, received 13'),
+        (dict(order='channels', block=-1), 'block must be from 0 to 72, received -1'),
+        (dict(block=1.5), 'block must be an integer'),
+    ],
+    ids=str,
+)
+def test_orders_that_are_none(keys, expected):
+    op = dict(
+        op='float_convolution', input='x', values='y', weights=np.ones((2, 12, 3, 2), F), **keys
+    )
+    with pytest.raises((TypeError, ValueError), match=re.escape(expected)):
+        native.Program([op], dict(x=(12, 8, 9)), ['y'])

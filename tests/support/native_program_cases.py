@@ -243,10 +243,19 @@ def float_convolution(b):
             op='float_convolution',
             input=name,
             weights=weights,
-            **dict(keys, **b.ending(shape, 1.0)),
+            **dict(keys, **order(random, weights), **b.ending(shape, 1.0)),
         ),
         shape,
     )
+
+
+def order(random, weights):
+    """In which order the sums of a float convolution are taken."""
+    chosen = str(random.choice(['', 'taps', 'channels']))
+    if not chosen:
+        return {}
+    most = weights.shape[1] if chosen == 'taps' else int(np.prod(weights.shape[1:]))
+    return dict(order=chosen, block=int(random.choice([0, 1, most // 2, min(16, most), most])))
 
 
 def float_dense(b):

@@ -2,6 +2,7 @@
 
 Values are arrays [batch, channels, height, width]: float32, or bool for bits.
 """
+import itertools
 import math
 
 import numpy as np
@@ -113,7 +114,7 @@ def convolution(op, x, values):
 
 
 def float_convolution(op, x, values):
-    """Sums in the order of the taps, then channels; every product is added with one rounding."""
+    """Sums in the order that the op asks for; every product is added with one rounding."""
     weights = op['weights']
     if op['op'] == 'float_dense':
         weights = weights.T.reshape((-1,) + tuple(op.get('image', (weights.shape[0], 1, 1))))
@@ -123,18 +124,32 @@ def float_convolution(op, x, values):
     filters, channels, kernel_h, kernel_w = weights.shape
     height = (x.shape[2] - (kernel_h - 1) * dilation[0] - 1) // strides[0] + 1
     width = (x.shape[3] - (kernel_w - 1) * dilation[1] - 1) // strides[1] + 1
-    y = np.zeros((x.shape[0], filters, height, width), F)
     first = np.arange(filters) // (filters // groups) * channels
-    for ky in range(kernel_h):
-        for kx in range(kernel_w):
-            tap = x[:, :, ky * dilation[0] :, kx * dilation[1] :][
-                :, :, :: strides[0], :: strides[1]
-            ][:, :, :height, :width]
-            for c in range(channels):
-                y = fused_multiply_add(
-                    tap[:, first + c], weights[:, c, ky, kx].reshape(1, -1, 1, 1), y
-                )
+    y = None
+    for terms in blocks_of_terms(op, channels, kernel_h, kernel_w):
+        block = np.zeros((x.shape[0], filters, height, width), F)
+        for c, ky, kx in terms:
+            read = x[:, :, ky * dilation[0] :, kx * dilation[1] :]
+            read = read[:, first + c, :: strides[0], :: strides[1]][:, :, :height, :width]
+            block = fused_multiply_add(read, weights[:, c, ky, kx].reshape(1, -1, 1, 1), block)
+        y = block if y is None else y + block
     return ending(op, y, values)
+
+
+def blocks_of_terms(op, channels, kernel_h, kernel_w):
+    """Returns a list of sums, each a list of (channel, row, column), as `order` and `block` say."""
+    taps = list(itertools.product(range(kernel_h), range(kernel_w)))
+    size = op.get('block', 0)
+    if op.get('order', 'taps') == 'channels':
+        terms = [(c,) + tap for c in range(channels) for tap in taps]
+        return [
+            terms[at : at + (size or len(terms))] for at in range(0, len(terms), size or len(terms))
+        ]
+    size = size or channels
+    return [
+        [(c,) + tap for tap in taps for c in range(at, min(at + size, channels))]
+        for at in range(0, channels, size)
+    ]
 
 
 def windows(op, x):
