@@ -13,7 +13,7 @@ from ..graph.blocks import declared
 from ..graph.pieces import with_outputs
 from ..graph.walk import Level
 from ..optimizations import binary_block
-from ..optimizations.binary_kinds import KINDS
+from ..optimizations.binary_kinds import DENSE, KINDS
 from . import per_channel
 from .loops import looping
 
@@ -99,14 +99,16 @@ class Node:
         inputs (list of Value): those that are not fixed.
         output (Value): what it computes.
         unit (Unit): it belongs to.
+        order (dict): of a float convolution in a segment, in which order CNTK sums
+            (`float_order`); None where that is not known.
     """
 
-    def __init__(self, function, operands, unit, float_layers=False):
+    def __init__(self, function, operands, unit, float_layers='cntk'):
         self.function = function
         self.operands = operands
         self.inputs = [value for _, value in operands if not value.fixed]
         self.unit = unit
-        self.output = None
+        self.output = self.order = None
         self.kind = self._kind(float_layers)
 
     @property
@@ -154,7 +156,7 @@ class Node:
             return _POOLS[self.function.attributes['poolingType']]
         kind = next((kind for kind in KINDS if kind.core_op_name == name), None)
         if kind is not None and one:
-            if not float_layers:
+            if float_layers == 'apart' or kind is DENSE and float_layers == 'cntk':
                 raise Unsupported(
                     self,
                     f"a float {kind.noun} stays in CNTK; Lower(float_layers='native') takes it in",
@@ -204,16 +206,16 @@ class FlatGraph:
 
     Args:
         model (cntk.Function): its binary blocks are on its own level (`graph.opened`).
-        float_layers (bool): whether float convolutions and Dense may be part of a segment.
+        float_layers (str): as of `Lower`.
 
     Attributes:
         model (cntk.Function): held: no Variable keeps its Function alive.
         units (list of Unit): inputs first.
     """
 
-    def __init__(self, model, float_layers=False):
+    def __init__(self, model, float_layers='cntk'):
         self.model = model
-        self._float_layers = float_layers
+        self.float_layers = float_layers
         self._values = {}
         self._bodies = []
         level = Level(model.outputs)
@@ -287,7 +289,7 @@ class FlatGraph:
         """Adds the nodes of a Function to a Unit; returns the Value of its output."""
         if function.is_block and function.op_name not in _CLOSED:
             return self._flatten_block(function, operands, unit)
-        node = Node(function, operands, unit, self._float_layers)
+        node = Node(function, operands, unit, self.float_layers)
         value = Value(output)
         node.output, value.producer = value, node
         unit.nodes.append(node)

@@ -1,5 +1,4 @@
-"""The gate for a segment with float layers in it, which native code sums in another order than
-CNTK.
+"""The gate for a segment with float layers in it that native code sums in another order than CNTK.
 
 Three comparisons, each given the same input, say as much as == does where there are none:
 
@@ -23,6 +22,12 @@ def names_of_layers(model):
     return {layer.core.uid: layer.name for kind in KINDS for layer in named_candidates(model, kind)}
 
 
+def name_of(node, names):
+    """Returns the name of the float layer whose product a Node is; `names` as above."""
+    function = node.unit.function
+    return function.name or node.function.name or names.get(node.function.uid, '(unnamed)')
+
+
 class FloatLayerProbe:
     """One float layer of a segment, in CNTK and in native code.
 
@@ -36,8 +41,7 @@ class FloatLayerProbe:
     def __init__(self, part, number, tolerance, names):
         node, _ = part.program.products[number]
         function = node.unit.function
-        name = function.name or node.function.name or names.get(node.function.uid, '(unnamed)')
-        self.parity = FloatParity(name, tolerance)
+        self.parity = FloatParity(name_of(node, names), tolerance)
         self.variable = node.unit.inputs[0].variable
         self._program = part.program.program_of_product(number)
         source = C.input_variable(

@@ -9,6 +9,7 @@ import numpy as np
 from ..graph import check_model
 from ..observers.base import Observer
 from ..optimizations.base import Optimization
+from ..optimizations.binarize import Binarize
 from ..optimizations.binary_block import binary_blocks
 from ..optimizations.factor_dense import FactorDense
 from . import speed
@@ -64,25 +65,28 @@ class Lower(Observer):
         tolerance (float): largest difference of an output, relative to its sample's scale, in
             samples in which no bit ties; it admits float sums that CNTK rounds differently in the
             layers that are not lowered. 0 asks for equality.
-        float_layers (str): 'cntk' leaves float convolutions and Dense to CNTK. 'native' takes those
-            around binary layers into their segments: fewer crossings, but native code adds in
-            another order than CNTK, so what they compute is CNTK's within `tolerance` only, each
-            alone, and a bit behind them may differ where it ties within `tolerance`. The report
-            says what it buys.
+        float_layers (str): what becomes of float convolutions and Dense layers around binary ones.
+            'cntk': they keep CNTK's bits. Convolutions of which native code adds the products in
+            CNTK's own order, found to be equal in every bit, become part of the segment; all else
+            stays in CNTK. 'native': all become part of it: fewer crossings, but what the others
+            compute is CNTK's within `tolerance` only, each alone, and a bit behind them may differ
+            where it ties within `tolerance`; the report says what it buys. 'apart': all stay
+            layers of CNTK, to be trained, factored or binarized in the lowered network. So it is,
+            whatever is said here, where an optimization of the run has a `lower` of its own.
 
     Raises:
-        TypeError, ValueError: `tolerance` is not a number of at least 0, `float_layers` is neither
-            of the two.
+        TypeError, ValueError: `tolerance` is not a number of at least 0, `float_layers` is none of
+            the three.
     """
 
     works_in_cntks_train = False  # a progress writer builds no network
 
     def __init__(self, tolerance: float = 1e-5, float_layers: str = 'cntk') -> None:
         super().__init__()
-        if float_layers not in ('cntk', 'native'):
+        if float_layers not in ('cntk', 'native', 'apart'):
             raise ValueError(
-                f"Lower: float_layers must be 'cntk' or 'native', got {float_layers!r}; leave it "
-                "out for 'cntk'"
+                f"Lower: float_layers must be 'cntk', 'native' or 'apart', got {float_layers!r}; "
+                "leave it out for 'cntk'"
             )
         self.float_layers = float_layers
         if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
@@ -123,7 +127,8 @@ class Lower(Observer):
         Raises:
             LoweringError: the two networks differ.
         """
-        lowering = lower_segments(model, self.float_layers) if segments else None
+        float_layers = 'apart' if any(map(_has_own_lower, optimizations)) else self.float_layers
+        lowering = lower_segments(model, float_layers) if segments else None
         lowered, lowered_by = _with_the_rest(lowering.model if segments else model, optimizations)
         given = bool(minibatches)
         parity = compare(
@@ -140,13 +145,18 @@ class Lower(Observer):
         if timed and parity.layers:
             other = (
                 _with_the_rest(lower_segments(model).model, optimizations)[0]
-                if self.float_layers == 'native'
+                if float_layers == 'native'
                 else None
             )
             parity.speed = speed.measured(
                 model, lowered, _samples(model, minibatches if given else ()), other
             )
         return lowered, parity
+
+
+def _has_own_lower(optimization):
+    """Whether an optimization lowers what is no binary layer: float layers are left to it."""
+    return type(optimization).lower not in (Optimization.lower, Binarize.lower)
 
 
 def _with_the_rest(model, optimizations):

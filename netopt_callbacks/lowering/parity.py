@@ -10,8 +10,9 @@ What is demanded, and what is admitted:
   fall on the other side. Such a bit is admitted if the two values are within `TIE_ULPS` units in
   the last place of the largest magnitude that the layer reads (a sum's rounding error goes with its
   largest terms, not with its value). It then explains what follows from it in that sample.
-* Float layers that were taken into segments have CNTK's sums within `tolerance` only (see
-  `float_gate`), so behind these a bit ties within `tolerance` of that magnitude.
+* Float layers in segments that native code sums in another order than CNTK have its sums within
+  `tolerance` only (see `float_gate`), so behind these a bit ties within `tolerance` of that
+  magnitude.
 * Samples without such a bit agree, position by position, within `tolerance` of the sample's own
   scale (`output_parity` has it), and predict the same. NaN and infinities are at the same
   positions.
@@ -23,7 +24,7 @@ from .. import graph
 from ..graph import evaluate, flat
 from ..optimizations import binary_block
 from . import binary_segment
-from .float_gate import FloatLayerProbe, Signs, names_of_layers
+from .float_gate import FloatLayerProbe, Signs, name_of, names_of_layers
 from .output_parity import OutputParity
 from .parity_result import LayerParity, Parity, SegmentParity
 from .replace import OP_NAMES, native_integers
@@ -114,7 +115,7 @@ class _Pair:
             for index, (layer, block) in enumerate(zip(layers, self._trained.blocks))
         ]
         self._entries = [by_name[part.name] for part in parts]
-        taken_in = any(part.program.products for part in parts)
+        taken_in = any(part.program.products or part.program.same_floats for part in parts)
         names = names_of_layers(reference) if taken_in else {}
         self.segments = [
             _SegmentProbe(
@@ -261,7 +262,10 @@ class _SegmentProbe:
             for number in range(len(part.program.products))
         ]
         self.parity = SegmentParity(
-            block.name, [probe.parity for probe in probes], [probe.parity for probe in self._floats]
+            block.name,
+            [probe.parity for probe in probes],
+            [probe.parity for probe in self._floats],
+            [name_of(node, names) for node in part.program.same_floats],
         )
         self._probes = probes
         entry = part.segment.entry.variable

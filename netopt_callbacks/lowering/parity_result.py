@@ -99,16 +99,19 @@ class SegmentParity:
         name (str): of its block.
         layers (list of LayerParity): the binary layers in it, inputs first; also among those of
             `Parity`.
-        floats (list of FloatParity): the float layers in it.
+        floats (list of FloatParity): the float layers in it that are summed in another order than
+            CNTK's.
+        same_floats (list of str): names of the others, which have its bits.
         values (int): outputs compared; where there are float layers, computed from CNTK's sums in
             their place.
         different_values (int): how many of them differ in any bit.
     """
 
-    def __init__(self, name, layers, floats=()):
+    def __init__(self, name, layers, floats=(), same_floats=()):
         self.name = name
         self.layers = list(layers)
         self.floats = list(floats)
+        self.same_floats = list(same_floats)
         self.values = self.different_values = 0
 
     @property
@@ -138,6 +141,7 @@ class SegmentParity:
             'values': self.values,
             'different_values': self.different_values,
             'floats': [layer.to_dict() for layer in self.floats],
+            'same_floats': self.same_floats,
         }
 
     def __str__(self):
@@ -148,6 +152,10 @@ class SegmentParity:
             )
         return '\n    '.join(
             [f"segment '{self.name}' of {len(self.layers)} layers: {said}"]
+            + [
+                f"float layer '{name}', taken in: summed in CNTK's order"
+                for name in self.same_floats
+            ]
             + [str(layer) for layer in self.floats]
         )
 

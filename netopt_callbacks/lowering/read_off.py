@@ -222,7 +222,7 @@ def steps_of(node):
     for candidates in _by_form(_candidates(node, value)):
         chosen = np.full(value.channels, -1)
         for number, steps in enumerate(candidates):
-            same = _same_bits(_by_program(steps, probes), expected).all(axis=0)
+            same = same_bits(_by_program(steps, probes), expected).all(axis=0)
             chosen = np.where((chosen < 0) & same, number, chosen)
             if (chosen >= 0).all():
                 return _mixed(candidates, chosen)
@@ -252,7 +252,7 @@ def is_mean_of_magnitudes(node, value):
     rows = rows.astype(np.float32)
     (expected,) = graph.evaluate(list(whole.outputs), {source: rows})
     program = Program([dict(op='mean_abs', input='x', values='y')], dict(x=value.shape), ['y'])
-    return bool(_same_bits(program(rows).ravel(), np.asarray(expected, np.float32).ravel()).all())
+    return bool(same_bits(program(rows).ravel(), np.asarray(expected, np.float32).ravel()).all())
 
 
 def _by_form(candidates):
@@ -364,6 +364,6 @@ def _by_program(steps, rows):
     return program(rows)
 
 
-def _same_bits(one, other):
+def same_bits(one, other):
     """Equal in every bit; a NaN equals any."""
     return (one.view(np.uint32) == other.view(np.uint32)) | np.isnan(one) & np.isnan(other)

@@ -10,8 +10,10 @@ import numpy as np
 
 from .. import count, graph
 from ..optimizations import binary_block
+from ..optimizations.binary_kinds import DENSE
 from .binary_segment import OP_NAME, BinarySegmentOp
 from .flat import FlatGraph, Unsupported, named_output, opened_for_segments
+from .float_order import order_of_sums
 from .layer_ops import terms
 from .segment import largest_segment
 from .segment_program import SegmentProgram
@@ -99,7 +101,7 @@ def lower_segments(model, float_layers='cntk'):
     """
     if not binary_block.binary_blocks(model):
         return Lowering(model)
-    flat = FlatGraph(opened_for_segments(model), float_layers == 'native')
+    flat = FlatGraph(opened_for_segments(model), float_layers)
     written = _written(flat)
     reasons = _reasons(flat, written)
     if not written:
@@ -117,13 +119,15 @@ def lower_segments(model, float_layers='cntk'):
 def _written(flat):
     """Returns the LoweredSegments of a FlatGraph, in its order; notes in the units why others
     are in none."""
-    written, taken = [], set()
+    written, taken, known = [], set(), set()
     index_of = {id(unit): index for index, unit in enumerate(flat.units)}
     while True:
         segment = largest_segment(flat, taken)
         if segment is None:
             written.sort(key=lambda part: index_of[id(part.segment.units[0])])
             return _named(written, _names_of_native(flat.model))
+        if _float_layers_refused(flat, segment, known):
+            continue
         try:
             program = SegmentProgram(segment)
             program.program()
@@ -142,6 +146,38 @@ def _written(flat):
             continue
         written.append(LoweredSegment(segment, program))
         taken.update(index_of[id(unit)] for unit in segment.units)
+
+
+def _float_layers_refused(flat, segment, known):
+    """Finds in which order CNTK sums in the float convolutions of a segment. Returns whether one of
+    them cannot be part of it; notes in its unit why.
+
+    Args:
+        flat (FlatGraph): of the model.
+        segment (Segment): of which a program is to be made.
+        known (set of int): ids of the Nodes whose order was looked for; grows.
+    """
+    refused = False
+    for node in _float_products(segment):
+        if node.op_name == DENSE.core_op_name or id(node) in known:
+            continue
+        known.add(id(node))
+        try:
+            node.order = None if node.inputs[0].is_free else order_of_sums(node)
+        except Unsupported as error:
+            node.unit.reason, refused = error.reason, True
+            continue
+        if node.order is None and flat.float_layers == 'cntk':
+            node.unit.reason, refused = (
+                'a float convolution of which native code does not give the bits, or one of images '
+                "of free size, stays in CNTK; Lower(float_layers='native') takes it in",
+                True,
+            )
+    return refused
+
+
+def _float_products(segment):
+    return [node for node in segment.nodes if node.kind == 'float_product']
 
 
 def _named(parts, taken):
@@ -186,7 +222,7 @@ def _block(lowered, entry):
         lowered.program.program().state(),
         result.shape,
         [_described(layer) for layer in segment.layers]
-        + [_described_float(node) for node, _ in lowered.program.products],
+        + [_described_float(node) for node in _float_products(segment)],
         machine(),
         lowered.name,
     )

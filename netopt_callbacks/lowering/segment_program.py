@@ -61,8 +61,9 @@ class SegmentProgram:
         sums (dict of str to dict): by the uid of a layer's integers an op that computes them as
             values, for the parity gate.
         bits (dict of str to Bits): by the same, which bits that layer reads.
-        products (list of (Node, dict)): float layers, each with the op that computes it and what
-            follows it.
+        products (list of (Node, dict)): float layers of which native code does not give CNTK's
+            bits, each with the op that computes it and what follows it.
+        same_floats (list of Node): the other float layers.
         decisions (list of (str, str)): per sign, what it is the sign of: 'integers', 'values' or
             'steps'.
 
@@ -77,6 +78,7 @@ class SegmentProgram:
         self.sums = {}
         self.bits = {}
         self.products = []
+        self.same_floats = []
         self.decisions = []
         self._names = 0
         self._known = {id(segment.entry): Floats()}
@@ -302,15 +304,19 @@ class SegmentProgram:
         return Floats(op)
 
     def _float_product(self, node):
-        layer_ops.check_can_be_compared(node)
+        if node.order is None:
+            layer_ops.check_can_be_compared(node)
+        else:
+            self.same_floats.append(node)
         source = self._floats(node.inputs[0])
         op = (
             layer_ops.float_dense
             if node.op_name == DENSE.core_op_name
             else layer_ops.float_convolution
         )(node)
-        op.update(input=self._stored(source), steps=[])
-        self.products.append((node, op))
+        op.update(node.order or {}, input=self._stored(source), steps=[])
+        if node.order is None:
+            self.products.append((node, op))
         return Floats(op)
 
     # Values

@@ -29,7 +29,9 @@ def named(name):
 def test_layers_around_a_lowered_one_of_the_same_name(first_in_segments, again_in_segments):
     features, model = convolutions(('layer', 'layer', 'layer'))
     data = [{features: images(features.shape)}]
-    once, _ = Lower().run(binarize(model, 1), [], data, segments=first_in_segments)
+    once, _ = Lower(float_layers='apart').run(
+        binarize(model, 1), [], data, segments=first_in_segments
+    )
     trained = binarize(once, 0, 1)
     twice, found = Lower().run(trained, [], data, segments=again_in_segments, timed=True)
     assert [(layer.name, layer.integers) for layer in found.layers] == [('layer', 7 * 4 * 81)] * 2

@@ -112,7 +112,7 @@ def test_a_chain_is_one_segment_and_computes_the_same_bits(options):
 
 def test_between_its_layers_a_chain_holds_bits_alone():
     _, trained = binary_net()
-    (part,) = lower_segments(trained).segments
+    (part,) = lower_segments(trained, 'apart').segments
     assert [kind for _, kind in part.program.decisions] == ['values', 'integers', 'integers']
     assert [op['op'] for op in part.program.ops] == [
         'pack',
@@ -706,7 +706,7 @@ def test_the_summary_counts_what_is_in_a_segment():
 
 def test_training_says_what_to_do():
     x, trained = binary_net()
-    lowered = lower_segments(trained).model
+    lowered = lower_segments(trained, 'apart').model
     target = C.input_variable(3)
     learner = C.sgd(lowered.parameters, C.learning_parameter_schedule(0.1))
     trainer = C.Trainer(lowered, C.cross_entropy_with_softmax(lowered, target), [learner])
@@ -752,7 +752,7 @@ def test_netopts_functions_keep_one_block_a_layer():
 
 def test_the_flat_graph_looks_into_blocks():
     _, trained = binary_net()
-    flat = FlatGraph(opened_for_segments(trained))
+    flat = FlatGraph(opened_for_segments(trained), 'apart')
     kinds = [node.kind for unit in flat.units for node in unit.nodes]
     assert kinds.count('product') == 3 and kinds.count('sign') == 3 and kinds.count('max_pool') == 1
     reasons = {unit.function.op_name: unit.reason for unit in flat.units if unit.reason}

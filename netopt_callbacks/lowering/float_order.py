@@ -1,0 +1,76 @@
+"""In which order CNTK adds the products of a float convolution: native code that adds in the same
+order gives the same bits.
+
+No order is assumed. CNTK evaluates the convolution, with its own weights, on random values and
+special ones, and an order counts if native code in that order gives every bit. Another order gives
+other bits in most outputs. CNTK's Dense has no such order: MKL adds otherwise for one sample than
+for several.
+"""
+import cntk as C
+import numpy as np
+
+from .. import graph
+from ..native_program import Program
+from .layer_ops import float_convolution
+from .read_off import same_bits
+
+# An odd number: MKL adds otherwise at the end of what it cuts into blocks. One and two samples are
+# evaluated alone, too: with asymmetric padding CNTK gives these other bits than the first of many.
+SAMPLES = 7
+
+
+def order_of_sums(node):
+    """Finds the order.
+
+    Args:
+        node (Node): a float convolution, of one input of fixed size.
+
+    Returns:
+        dict: the keys `order` and `block` of a program's op `float_convolution`; None where no
+        order that native code knows gives CNTK's bits.
+
+    Raises:
+        Unsupported: a convolution that programs cannot do at all.
+    """
+    op = dict(float_convolution(node), op='float_convolution', input='x', values='y')
+    shape = node.inputs[0].shape
+    source = C.input_variable(shape)
+    function = C.as_composite(node.function).clone(C.CloneMethod.share, {node.data: source})
+    values = _values(shape)
+    try:
+        expected = [
+            np.asarray(graph.evaluate(list(function.outputs), {source: part})[0], np.float32)
+            for part in (values[:1], values[:2], values)
+        ]
+    except (RuntimeError, ValueError):
+        return None  # what CNTK cannot evaluate alone is refused where it is evaluated
+    for keys in _orders(op['weights'].shape):
+        program = Program([dict(op, **keys)], {'x': shape}, ['y'])
+        if all(same_bits(program(values[: len(each)]), each).all() for each in expected):
+            return keys
+    return None
+
+
+def _orders(shape):
+    """Yields the orders that were met: MKL-DNN's in blocks of channels (16 with AVX-512, 8 with
+    AVX2; one block of few channels), and MKL's product of matrices, which cuts long sums."""
+    channels, terms = shape[1], int(np.prod(shape[1:]))
+    for block in (0, 16, 8):
+        if block < channels:
+            yield dict(order='taps', block=block)
+    for block in (0, (terms + 1) // 2, 256, 384):
+        if block < terms:
+            yield dict(order='channels', block=block)
+
+
+def _values(shape):
+    """Returns float32 [SAMPLES, ...shape]: normal numbers; the later samples of all magnitudes, the
+    last with zeros of both signs, subnormals, NaN and infinities among them."""
+    random = np.random.RandomState(3)
+    values = random.standard_normal((SAMPLES,) + tuple(shape))
+    values[2:] *= 10.0 ** random.uniform(-4, 4, values[2:].shape)
+    special = [0, -0.0, 1e-40, -1e-40, np.inf, -np.inf, np.nan]
+    last = values[-1].ravel()
+    places = random.randint(0, last.size, max(len(special), last.size // 50))
+    last[places] = np.resize(special, len(places))
+    return values.astype(np.float32)

@@ -1,0 +1,231 @@
+"""Float convolutions in segments with every bit of CNTK's, since native code adds in its order.
+
+Which order that is depends on the processor and on MKL. Where none is found, which these tests
+cannot change, a layer stays in CNTK: that is shown with an order that is hidden.
+"""
+import cntk as C
+import numpy as np
+import pytest
+
+import native_program_oracle
+import netopt_callbacks as nc
+from binary_networks import convolutions, images
+from netopt_callbacks.lowering import (
+    Lower,
+    LoweringError,
+    float_order,
+    lower_segments,
+    segment_pass,
+)
+from netopt_callbacks.lowering.flat import FlatGraph, opened_for_segments
+from netopt_callbacks.lowering.float_order import order_of_sums
+from segment_networks import SPECIAL, binarized, unsettle
+from test_segments import binary_net, entry_and_exit, of_segments, same_bits
+
+KINDS = [nc.BinarizeConvolution, nc.BinarizeDense]
+
+# (channels, filters), side, options. CNTK hands some to MKL-DNN, the others to MKL's product of
+# matrices.
+LAYERS = [
+    ((3, 16), 9, dict()),
+    ((3, 64), 18, dict(filter_shape=(7, 7), strides=2)),
+    ((1, 20), 12, dict(filter_shape=(5, 5), pad=False)),
+    ((32, 32), 8, dict(bias=False)),
+    ((64, 32), 8, dict(filter_shape=(1, 1), strides=2)),
+    ((48, 16), 7, dict(strides=(2, 1))),
+    ((20, 12), 9, dict()),
+    ((20, 50), 9, dict(filter_shape=(5, 5))),
+    ((512, 16), 4, dict(filter_shape=(1, 1))),
+]
+
+
+NONE = "this machine's CNTK adds in an order that native code does not have"
+
+
+def network(planes, side, options):
+    """Returns (input, trained): the float convolution 'float', then a binary one 'one'."""
+    options = dict(dict(filter_shape=(3, 3), pad=True), **options)
+    x = C.input_variable((planes[0], side, side))
+    model = C.layers.Sequential(
+        [
+            C.layers.Convolution2D(num_filters=planes[1], name='float', **options),
+            C.layers.BatchNormalization(map_rank=1),
+            C.relu,
+            C.layers.Convolution2D((2, 2), 5, name='one'),
+        ]
+    )(x)
+    unsettle(model, np.random.RandomState(3))
+    return x, binarized(model, images(x.shape, 20), input_scale=None)
+
+
+def node_of(trained):
+    flat = FlatGraph(opened_for_segments(trained))
+    (node,) = [node for unit in flat.units for node in unit.nodes if node.kind == 'float_product']
+    return flat, node  # a Node does not keep its graph alive
+
+
+def found_order(trained):
+    """Returns the order in which CNTK sums in 'float'; skips where it has one of its own."""
+    keys = order_of_sums(node_of(trained)[1])
+    if keys is None:
+        pytest.skip(NONE)
+    return keys
+
+
+@pytest.mark.parametrize('planes, side, options', LAYERS, ids=str)
+def test_every_bit_is_cntk_s_on_every_implementation(planes, side, options):
+    x, trained = network(planes, side, options)
+    keys = found_order(trained)
+    lowering = lower_segments(trained)
+    (part,) = lowering.segments
+    first = part.program.ops[0]
+    assert first['op'] == 'float_convolution' and {key: first[key] for key in keys} == keys
+    assert part.segment.entry.variable.uid == x.uid and not part.program.products
+    for samples in (1, 2, 5, 16):
+        values = images(x.shape, samples, seed=samples)
+        values[-1, :, 0, :: x.shape[2] - 1] = np.resize(SPECIAL, (x.shape[0], 2))
+        entry, expected = entry_and_exit(part, lowering, values)
+        for implementation in nc.native.implementations():
+            program = part.program.program(implementation)
+            assert same_bits(program(entry), expected), (samples, implementation)
+        assert same_bits(lowering.model.eval(values), trained.eval(values))
+
+
+def test_a_layer_whose_bits_go_with_the_batch_stays_in_cntk():
+    _, trained = network((20, 12), 9, dict(filter_shape=(2, 2)))
+    _, node = node_of(trained)
+    source = C.input_variable((20, 9, 9))
+    alone = C.as_composite(node.function).clone(C.CloneMethod.share, {node.data: source})
+    values = images(source.shape, 7)
+    if all(same_bits(alone.eval(values[:n]), alone.eval(values)[:n]) for n in (1, 2)):
+        pytest.skip("this machine's CNTK gives the same bits in every batch")
+    assert order_of_sums(node) is None
+    assert lower_segments(trained).segments[0].program.ops[0]['op'] == 'pack'
+
+
+@pytest.mark.parametrize('planes, side, options', LAYERS, ids=str)
+def test_the_order_is_that_of_an_oracle_in_numpy(planes, side, options):
+    x, trained = network(planes, side, dict(options, bias=False))
+    keys = found_order(trained)
+    lowering = lower_segments(trained)
+    op = dict(lowering.segments[0].program.ops[0], steps=[], values='y')
+    for key in ('bits', 'low', 'high', 'flip', 'threshold', 'decreasing'):
+        op.pop(key, None)
+    values = images(x.shape, 2)
+    _, node = node_of(trained)
+    source = C.input_variable(x.shape)
+    alone = C.as_composite(node.function).clone(C.CloneMethod.share, {node.data: source})
+    sums, _ = native_program_oracle.float_convolution(op, values, {})
+    assert same_bits(sums, alone.eval(values)) and keys
+
+
+def test_a_residual_network_is_one_segment_and_every_bit_is_cntk_s():
+    x = C.input_variable((3, 8, 8))
+
+    def block(y, filters, stride):
+        z = C.layers.Convolution2D(
+            (3, 3), filters, pad=True, strides=stride, bias=False, name='block'
+        )(y)
+        z = C.layers.BatchNormalization(map_rank=1)(z)
+        if stride > 1:
+            y = C.layers.Convolution2D((1, 1), filters, strides=stride, bias=False, name='down')(y)
+        return C.relu(z + y)
+
+    y = C.layers.Convolution2D((3, 3), 32, pad=True, name='float')(x)
+    model = C.layers.Dense(3, name='float')(
+        C.layers.GlobalAveragePooling()(block(block(y, 32, 1), 64, 2))
+    )
+    unsettle(model, np.random.RandomState(1))
+    trained = binarized(model, images(x.shape, 20), keep=('float', 'down'))
+    apart = lower_segments(trained, 'apart')
+    assert len(apart.segments) > 1
+    lowered, parity = Lower().run(
+        trained, [kind() for kind in KINDS], [{x: images(x.shape, 30)}], timed=True
+    )
+    if len(parity.segments) > 1:
+        pytest.skip(NONE)
+    (part,) = parity.segments
+    assert part.same_floats == ['float', 'down'] and part.floats == [] and len(part.layers) == 2
+    assert "float layer 'down', taken in: summed in CNTK's order" in str(parity)
+    assert parity.to_dict()['segments'][0]['same_floats'] == ['float', 'down']
+    assert parity.largest_difference == 0 and sum(layer.ties for layer in parity.layers) == 0
+    assert [layer.name for layer in nc.graph.layers(lowered)] == ['float']  # the Dense
+    assert "float_layers='native'" not in str(parity)
+
+
+def test_where_the_order_is_not_known_a_layer_stays_in_cntk_and_says_why(monkeypatch):
+    monkeypatch.setattr(segment_pass, 'order_of_sums', lambda node: None)
+    x, trained = binary_net()
+    lowering = lower_segments(trained)
+    assert [op['op'] for op in lowering.segments[0].program.ops][0] == 'pack'
+    assert [layer.name for layer in nc.graph.layers(lowering.model)] == ['float', 'float']
+
+
+def test_images_of_free_size_stay_in_cntk():
+    x = C.input_variable((3, C.FreeDimension, C.FreeDimension))
+    model = C.layers.Sequential(
+        [
+            C.layers.Convolution2D((3, 3), 16, pad=True, name='float'),
+            C.layers.Convolution2D((3, 3), 8, pad=True, name='one'),
+        ]
+    )(x)
+    lowering = lower_segments(binarized(model, input_scale=None))
+    assert [op['op'] for op in lowering.segments[0].program.ops][0] == 'pack'
+
+
+def test_one_wrong_bit_of_a_weight_is_found(monkeypatch):
+    _, trained = network((32, 32), 8, dict(bias=False))
+    found_order(trained)
+    honest = float_order.float_convolution
+
+    def wrong(of):
+        op = honest(of)
+        weights = op['weights'].copy()
+        weights[7, 3, 1, 1] = np.nextafter(weights[7, 3, 1, 1], np.float32(9))
+        return dict(op, weights=weights)
+
+    monkeypatch.setattr(float_order, 'float_convolution', wrong)
+    assert order_of_sums(node_of(trained)[1]) is None
+
+
+@pytest.mark.parametrize('keys', [dict(order='channels', block=0), dict(order='taps', block=7)])
+def test_the_gate_refuses_another_order(keys, monkeypatch):
+    x = C.input_variable((32, 8, 8))
+    y = C.layers.Convolution2D((3, 3), 32, pad=True, name='float')(x)
+    trained = binarized(y + C.layers.Convolution2D((3, 3), 32, pad=True, name='one')(y))
+    if order_of_sums(node_of(trained)[1]) == keys:
+        pytest.skip("this is the order of this machine's CNTK")
+    monkeypatch.setattr(segment_pass, 'order_of_sums', lambda node: keys)
+    with pytest.raises(LoweringError, match="first differs in segment 'one', behind its last"):
+        Lower().run(trained, [KINDS[0]()], [{x: images(x.shape, 9)}])
+
+
+def test_float_layers_are_left_to_a_lower_of_ones_own():
+    class Own(nc.Optimization):
+        def transform(self, model):
+            return model
+
+        def lower(self, model):
+            self.seen = [layer.name for layer in nc.graph.layers(model)]
+            return model
+
+    features, model = convolutions(filters=16)
+    own, data = Own(), [{features: images(features.shape)}]
+    trained = nc.quantization.convert_to_binary_convolution(
+        model, lambda layer: layer.name == 'second'
+    )
+    lowered, _ = Lower().run(trained, [own], data)
+    assert own.seen == ['first', 'third', 'classify'] and of_segments(lowered) == ['second']
+    lowered, _ = Lower(float_layers='apart').run(trained, [], data)
+    assert [layer.name for layer in nc.graph.layers(lowered)] == own.seen
+
+
+def test_saved_loaded_and_cloned(tmp_path):
+    x, trained = network((3, 16), 9, dict())
+    found_order(trained)
+    lowered = lower_segments(trained).model
+    lowered.save(str(tmp_path / 'lowered.model'))
+    values = images(x.shape, 4)
+    expected = trained.eval(values)
+    assert same_bits(C.load_model(str(tmp_path / 'lowered.model')).eval(values), expected)
+    assert same_bits(lowered.clone('freeze').eval(values), expected)
