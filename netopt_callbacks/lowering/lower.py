@@ -85,8 +85,8 @@ class Lower(Observer):
         super().__init__()
         if float_layers not in ('cntk', 'native', 'apart'):
             raise ValueError(
-                f"Lower: float_layers must be 'cntk', 'native' or 'apart', got {float_layers!r}; "
-                "leave it out for 'cntk'"
+                "Lower: float_layers must be 'cntk' or 'native', or 'apart' to leave them layers of "
+                f"CNTK, got {float_layers!r}; leave it out for 'cntk'"
             )
         self.float_layers = float_layers
         if isinstance(tolerance, bool) or not isinstance(tolerance, Real):

@@ -48,7 +48,7 @@ def test_the_default_leaves_float_layers_to_cntk_and_says_so():
     assert of_segments(lowered) == ['second_to_dense'] and found.segments[0].floats == []
     assert [layer.name for layer in nc.graph.layers(lowered)] == ['float', 'float']
     with pytest.raises(
-        ValueError, match="float_layers must be 'cntk', 'native' or 'apart', got 'both'"
+        ValueError, match="must be 'cntk' or 'native', or 'apart' to leave .* got 'both'"
     ):
         Lower(float_layers='both')
 

@@ -229,3 +229,20 @@ def test_saved_loaded_and_cloned(tmp_path):
     expected = trained.eval(values)
     assert same_bits(C.load_model(str(tmp_path / 'lowered.model')).eval(values), expected)
     assert same_bits(lowered.clone('freeze').eval(values), expected)
+
+
+def test_steps_of_sequences():
+    x = C.sequence.input_variable((3, 8, 8))
+    model = C.layers.Sequential(
+        [
+            C.layers.Convolution2D((3, 3), 16, pad=True, activation=C.relu, name='float'),
+            C.layers.Convolution2D((3, 3), 5, pad=True, name='one'),
+        ]
+    )(x)
+    trained = binarized(model)
+    found_order(trained)
+    data = [images(x.shape, steps, seed=steps) for steps in (3, 1, 5, 2)]
+    lowered, parity = Lower().run(trained, [KINDS[0]()], [{x: data}])
+    assert parity.segments[0].same_floats == ['float']
+    for found, expected in zip(lowered.eval({x: data}), trained.eval({x: data})):
+        assert same_bits(found, expected)

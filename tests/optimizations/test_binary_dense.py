@@ -316,7 +316,7 @@ def test_convolutions_and_dense_layers_of_one_network():
     other = nc.BinarizeDense()
     other.prepare(convolved, data)
     trained = other.transform(convolved).model
-    lowered, found = Lower(tolerance=0).run(trained, [one, other], data)
+    lowered, found = Lower(tolerance=0, float_layers='apart').run(trained, [one, other], data)
     assert [layer.name for layer in found.layers] == ['b', 'd']
     assert sorted(
         block.op_name

@@ -128,7 +128,8 @@ def test_names_are_in_saved_models_and_reports(tmp_path):
     loaded = C.load_model(path)
     names = ['Convolution_2', 'Convolution_3', 'Dense_1', 'Dense_2']
     assert [block.name for block in binary_blocks(loaded)] == names
-    lowered, found = nc.Lower(tolerance=0).run(trained, optimizations, data)
+    lower = nc.Lower(tolerance=0, float_layers='apart')
+    lowered, found = lower.run(trained, optimizations, data)
     assert [layer.name for layer in found.layers] == names
     report = summary.of_model(lowered)
     assert all(name in report for name in names)
