@@ -863,19 +863,18 @@ def test_a_segment_without_a_standard_form_is_refused_by_name(tmp_path, monkeypa
     x, model = small()
     cut = exporting.CutNetwork
 
-    def with_float_convolution(network):
+    def with_a_large_window(network):
         made = cut(network)
-        weights = np.ones((1, 3, 1, 1), np.float32)
         made.segments[0].state = nc.native.Program(
-            [dict(op='float_convolution', input='x', values='y', weights=weights)],
-            {'x': (3, 4, 4)},
+            [dict(op='average_pool', input='x', values='y', kernel=(9, 9))],
+            {'x': (3, 12, 12)},
             ['y'],
         ).state()
         return made
 
-    monkeypatch.setattr(exporting, 'CutNetwork', with_float_convolution)
+    monkeypatch.setattr(exporting, 'CutNetwork', with_a_large_window)
     with pytest.raises(
         NotImplementedError,
-        match="segment 'second_to_hidden'.*float_convolution.*before it was lowered",
+        match="segment 'second_to_hidden'.*pool.* of a larger image.*keep",
     ):
         deploy.export(binarized(model), str(tmp_path / 'file.onnx'))
