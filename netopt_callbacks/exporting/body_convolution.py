@@ -5,6 +5,9 @@ from onnx import TensorProto
 
 from .body_value import Unwritable, Value
 
+# Float weights that are read from the state; of more there is a constant, since a runtime takes
+# about 100 bytes each while it loads the file.
+MOST_READ = 1 << 20
 _F = np.float32
 
 
@@ -99,26 +102,32 @@ class Convolutions:
     def _floats(self, op):
         """The float weights, [filters, channels, height, width], where they are finite.
 
-        No standard operator takes four bytes for a float32, so it is put together of their
-        integer, as +-2^(e - 150) * (2^23 + fraction), without 2^23 and as of e = 1 where e is 0:
-        exact in float32 at each step.
+        No standard operator takes four bytes for a float32, so it is put together as
+        +-2^(e - 150) * (2^23 + fraction), without 2^23 and as of e = 1 where e is 0. Each step is
+        exact in float32, which holds 24 bits: those of three bytes, of which the highest is the
+        lowest of e, and the others of e with the sign.
         """
+        shape = [
+            int(length) for key in ('filters', 'channels', 'kernel') for length in op.fields[key]
+        ]
+        if op.fields['weights'].size > MOST_READ:
+            return self.constant(op.fields['weights'].reshape(shape))
         places = self.integers(op.fields['weights'].size, 4)
         rows = self.add('Reshape', [self._bytes(op, 'weights'), places])
-        columns = self.constant(np.int64([[1], [1 << 8], [1 << 16], [1 << 24]]))
-        number = self.add('MatMul', [self.cast(rows, TensorProto.INT64), columns])
-        unit = self.constant(np.int64(1 << 23))
-        above = self.add('Div', [number, unit])  # the sign and e
-        fraction = self.cast(self.add('Mod', [number, unit]), TensorProto.FLOAT)
-        e = np.arange(512) % 256
-        powers = np.ldexp(np.where(np.arange(512) < 256, _F(1), _F(-1)), np.maximum(e, 1) - 150)
-        leading = self.add('Gather', [self.constant(np.where(e > 0, _F(2**23), _F(0))), above])
-        weights = self.add(
-            'Mul',
-            [
-                self.add('Add', [leading, fraction]),
-                self.add('Gather', [self.constant(powers), above]),
-            ],
+        rows = self.cast(rows, TensorProto.FLOAT)
+        three, fourth = (
+            self.add('MatMul', [rows, self.constant(np.array(column, _F).reshape(4, 1))])
+            for column in ((1, 1 << 8, 1 << 16, 0), (0, 0, 0, 2))
         )
-        shape = [int(op.fields[key][0]) for key in ('filters', 'channels')]
-        return self.add('Reshape', [weights, self.integers(*shape, *map(int, op.fields['kernel']))])
+        unit = self.constant(_F(1 << 23))
+        # By a cast: ONNX Runtime 1.32 computes a comparison of constants whenever it runs.
+        lowest = self.add('Mul', [three, self.constant(_F(2.0**-23))])
+        lowest = self.cast(self.cast(lowest, TensorProto.INT32), TensorProto.FLOAT)
+        fraction = self.add('Sub', [three, self.add('Mul', [lowest, unit])])
+        signed = self.cast(self.add('Add', [fourth, lowest]), TensorProto.INT32)  # with e
+        e = np.arange(512) % 256
+        powers = np.ldexp(np.repeat(_F([1, -1]), 256), np.maximum(e, 1) - 150)
+        leading = self.add('Gather', [self.constant(np.where(e > 0, _F(1 << 23), _F(0))), signed])
+        power = self.add('Gather', [self.constant(powers), signed])
+        weights = self.add('Mul', [self.add('Add', [leading, fraction]), power])
+        return self.add('Reshape', [weights, self.integers(*shape)])

@@ -323,7 +323,7 @@ def _judge_ties(tied, differ):
         tied, differ (dict of bool to array): samples in which a bit ties, and an argmax differs,
             with the library (True) and without it (False).
     """
-    said, blind, of_blind = '', [], 0
+    blind, of_blind = [], 0
     for way, ties in tied.items():
         wrong = int((ties & differ[way]).sum())
         how = 'with the library' if way else 'without the library'

@@ -12,7 +12,7 @@ onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not inst
 import native_program_cases as cases  # noqa: E402
 import native_program_oracle as oracle  # noqa: E402
 from netopt_callbacks import deploy, native  # noqa: E402
-from netopt_callbacks.exporting import body, check, cut, products  # noqa: E402
+from netopt_callbacks.exporting import body, body_convolution, check, cut, products  # noqa: E402
 from netopt_callbacks.lowering import lower_segments  # noqa: E402
 from netopt_callbacks.native_program_read import description_of  # noqa: E402
 from segment_networks import binarized  # noqa: E402
@@ -124,18 +124,22 @@ def test_steps_through_a_segment_with_float_layers(tmp_path):
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def test_weights_are_read_from_the_state_as_they_are():
+@pytest.mark.parametrize('most', [3500, 3499], ids=['from the state', 'a constant'])
+def test_weights_are_read_as_they_are(most, monkeypatch):
+    monkeypatch.setattr(body_convolution, 'MOST_READ', most)
     weights = np.random.RandomState(0).randint(-(2**31), 2**31, 4000).astype(np.int32)
     weights = weights.view(np.float32)[np.isfinite(weights.view(np.float32))][:3500]
     edges = [0, -0.0, 1e-45, -1e-45, 1.17e-38, 1.1754944e-38, 3.4028235e38, -3.4028235e38, 1, -1.5]
     weights[: len(edges)] = edges
     ops = [dict(op='float_dense', input='x', values='y', weights=weights.reshape(7, 500))]
     state = native.Program(ops, {'x': (7,)}, ['y']).state()
-    session = session_of(model_of(state, (7,), 2, False), False)
+    model = model_of(state, (7,), 2, False)
+    session = session_of(model, False)
     found = np.concatenate(
         [session.run(None, {'x': row[None]})[0] for row in np.eye(7, dtype=np.float32)]
     )
     assert np.array_equal(found.ravel(), weights)
+    assert (len(model.SerializeToString()) > 2 * weights.nbytes) == (most < 3500)
 
 
 @pytest.mark.parametrize('first', FLOAT_ROWS)
