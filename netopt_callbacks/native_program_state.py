@@ -113,7 +113,7 @@ def _op(op, known):
                 ' or '.join(kind.gives), [key for _, key in gives] or 'no name'
             )
         )
-    fields = _Fields()
+    fields = Fields()
     kind.fields(keys, fields, reads)
     for key in ('values', 'bits'):
         keys.pop(key, None)
@@ -132,9 +132,14 @@ def _op(op, known):
         if value in known:
             raise ValueError(f'{value!r} is given twice')
         known[value] = (len(known), rank)
+    return op_bytes(kind.native, numbers, fields)
+
+
+def op_bytes(native, numbers, fields):
+    """The bytes of a native op that reads the values of these numbers and has these Fields."""
     return b''.join(
         [
-            _text(kind.native),
+            _text(native),
             struct.pack('<I', len(numbers)),
             struct.pack(f'<{len(numbers)}I', *numbers),
             struct.pack('<I', len(fields.parts)),
@@ -147,7 +152,7 @@ def _text(text):
     return struct.pack('<H', len(text)) + text.encode('ascii')
 
 
-class _Fields:
+class Fields:
     """The fields of an op, as bytes, and the rank of what it gives where the fields decide it."""
 
     def __init__(self):

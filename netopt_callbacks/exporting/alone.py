@@ -1,8 +1,10 @@
-"""A segment as a model of its own: x -> y."""
+"""A segment as a model of its own: x -> y, whole or taken apart."""
 from onnx import TensorProto, helper
 
 from ..onnx_file import DOMAIN, VERSION
 from . import assemble, body
+
+READ, SUMS, GIVEN = 'read_%d', 'sums_%d', 'given_%d'
 
 
 def segment_alone(segment, like, inline):
@@ -10,17 +12,44 @@ def segment_alone(segment, like, inline):
     model = type(like)()
     graph = model.graph
     graph.name = 'segment'
-    free = [None] * (len(segment.entry.shape) + len(segment.entry.dynamic_axes))
-    value = helper.make_tensor_value_info('x', TensorProto.FLOAT, free)
-    graph.input.extend([value])
+    _add_value(graph.input, 'x', len(segment.entry.shape) + len(segment.entry.dynamic_axes))
     assemble.add_segment(graph, 0, segment, 'x', inline)
-    graph.node.extend([helper.make_node('Identity', [assemble.EXIT % 0], ['y'], 'result')])
-    result = graph.output.add()
-    result.name = 'y'
-    result.type.tensor_type.elem_type = TensorProto.FLOAT
+    _add_output(graph, assemble.EXIT % 0, 'y')
     assemble.sort_nodes(graph)
     model.ir_version = assemble.IR_VERSION
     model.opset_import.extend([helper.make_opsetid('', body.OPSET)])
     if not inline:
         model.opset_import.extend([helper.make_opsetid(DOMAIN, VERSION)])
     return model
+
+
+def segment_apart(segment, like):
+    """Returns the ModelProto of a CutSegment in standard operators, taken apart at its float
+    convolutions: x and, for the k-th of them, GIVEN % k -> y, READ % k and SUMS % k.
+
+    What follows the sums reads GIVEN % k in the place of SUMS % k, all [batch, channels, height,
+    width].
+    """
+    model = segment_alone(segment, like, inline=True)
+    graph = model.graph
+    products = body.products(segment.state, assemble.BODY % 0)
+    for number, (read, _) in enumerate(products):
+        _add_output(graph, read, READ % number)  # of sums, maybe, of which it then reads the given
+    for number, (_, sums) in enumerate(products):
+        for node in graph.node:
+            node.input[:] = [GIVEN % number if name == sums else name for name in node.input]
+        _add_value(graph.input, GIVEN % number, 4)
+    for number, (_, sums) in enumerate(products):
+        _add_output(graph, sums, SUMS % number)
+    return model
+
+
+def _add_value(values, name, rank):
+    values.extend([helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank)])
+
+
+def _add_output(graph, source, name):
+    graph.node.extend([helper.make_node('Identity', [source], [name], name)])
+    result = graph.output.add()
+    result.name = name
+    result.type.tensor_type.elem_type = TensorProto.FLOAT

@@ -9,6 +9,7 @@ from . import body
 from .cut import ENTRY, EXIT, INPUT, OUTPUT
 
 IR_VERSION, IR_VERSION_OF_FUNCTIONS = 7, 8
+BODY = 'netopt_%d_body_'  # prefix of what a segment is inline
 
 
 def assembled(mended, cut, names, inline=False, inner=False):
@@ -47,8 +48,8 @@ def assembled(mended, cut, names, inline=False, inner=False):
                 model.functions.extend([body.function(_operator(index), segment.state)])
         except body.Unwritable as error:
             raise NotImplementedError(
-                f"deploy.export: segment '{segment.name}': {error}; export the network as it was "
-                "before it was lowered"
+                f"deploy.export: segment '{segment.name}': {error}; build that layer of others, or "
+                "keep the layers around it float"
             ) from error
         if inner:
             for name, source in ((ENTRY % index, entries[index]), (EXIT % index, None)):
@@ -138,7 +139,7 @@ def add_segment(graph, index, segment, entry, inline):
     else:
         around = exit if _shape_is_known(segment) else add.name()
     if inline:
-        graph.node.extend(body.nodes(segment.state, entry, state, around, f'netopt_{index}_body_'))
+        graph.node.extend(body.nodes(segment.state, entry, state, around, BODY % index))
     else:
         node = helper.make_node(
             _operator(index), [entry, state], [around], segment.name, domain=DOMAIN

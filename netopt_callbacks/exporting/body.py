@@ -1,4 +1,5 @@
-"""The program of a segment in standard operators of ONNX, with the same bits.
+"""The program of a segment in standard operators of ONNX: but for the sums of float convolutions,
+with the same bits.
 
 Bits are values of +1 and -1. Sums of them are integers that float32 holds exactly, whatever the
 order, so a convolution of the standard gives the integers of ours. What follows them is written so
@@ -10,15 +11,13 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from ..native_program_read import description_of
+from .body_convolution import Convolutions
 from .body_steps import Steps
+from .body_value import Unwritable, Value
 
 OPSET = 13
 MOST_SLICES = 64  # of a window that is summed slice by slice; a larger one is a running sum
 _F = np.float32
-
-
-class Unwritable(ValueError):
-    """A program with an op that standard operators do not give bit by bit."""
 
 
 def function(name, state):
@@ -51,23 +50,15 @@ def nodes(state, x, source, y, prefix):
     return _Body(description_of(state), x, source, y, prefix).nodes
 
 
-class _Value:
-    """A value of the program: its name here, [batch, channels, height, width], and the lengths
-    that are known."""
-
-    def __init__(self, name, shape):
-        self.name, self.shape = name, tuple(shape)
-
-    @property
-    def size(self):
-        if None in self.shape:
-            raise Unwritable('it needs a fixed size')
-        return int(np.prod(self.shape))
+def products(state, prefix):
+    """Returns [(str, str)] of the float convolutions of a program, in order: the names that what
+    each reads and its sums have among the `nodes` of this prefix."""
+    return _Body(description_of(state), 'x', 'state', 'y', prefix).products
 
 
-class _Body(Steps):
+class _Body(Convolutions, Steps):
     def __init__(self, description, x, source, y, prefix):
-        self.nodes, self.prefix, self.source = [], prefix, source
+        self.nodes, self.prefix, self.source, self.products = [], prefix, source, []
         self._count, self._constants, self._integers = 0, {}, {}
         ((shape,),) = description.inputs
         self.values = {}
@@ -75,7 +66,7 @@ class _Body(Steps):
         # Also where it changes nothing: ONNX Runtime 1.10 would take a Transpose from the network
         # through what is behind, into the function, and find no implementation of it there.
         x = self.add('Reshape', [x, self.integers(0, *[side or 0 for side in shape])])
-        self.values[0] = _Value(x, shape)
+        self.values[0] = Value(x, shape)
         for number, op in enumerate(description.ops):
             try:
                 getattr(self, '_' + op.name)(op)
@@ -143,7 +134,7 @@ class _Body(Steps):
 
     def _pack(self, op):
         value = self.values[op.reads[0]]
-        self.values[op.bits] = _Value(self._compared(op, value.name), value.shape)
+        self.values[op.bits] = Value(self._compared(op, value.name), value.shape)
 
     def _map(self, op):
         value = self.values[op.reads[0]]
@@ -159,86 +150,7 @@ class _Body(Steps):
             known = int(np.prod([length for length in lengths if length > 0]))
             lengths[lengths.index(-1)] = value.size // known
         name = self.add('Reshape', [value.name, self.integers(0, *lengths)])
-        self.values[op.values] = _Value(
-            name, [None if length < 0 else length for length in lengths]
-        )
-
-    def _convolution(self, op):
-        value = self.values[op.reads[0]]
-        fields = {
-            key: [int(number) for number in op.fields[key]]
-            for key in ('kernel', 'strides', 'padding', 'dilation', 'groups', 'filters', 'channels')
-        }
-        (groups,), (filters,), (channels,) = (
-            fields[key] for key in ('groups', 'filters', 'channels')
-        )
-        kernel = fields['kernel']
-        top, bottom, left, right = fields['padding']
-        weights = self._weights(op, filters, channels, kernel)
-        sides = [
-            side and (side + sum(pads) - dilation * (size - 1) - 1) // stride + 1
-            for side, pads, dilation, size, stride in zip(
-                value.shape[1:],
-                ((top, bottom), (left, right)),
-                fields['dilation'],
-                kernel,
-                fields['strides'],
-            )
-        ]
-        if tuple(kernel) == value.shape[1:] and groups == 1 and not any(fields['padding']):
-            flat = self.add('Reshape', [value.name, self.integers(0, value.size)])
-            table = self.add('Reshape', [weights, self.integers(filters, value.size)])
-            product = self.add('MatMul', [flat, self.add('Transpose', [table], perm=[1, 0])])
-            dots = self.add('Reshape', [product, self.integers(0, filters, 1, 1)])
-        else:
-            dots = self.add(
-                'Conv',
-                [value.name, weights],
-                group=groups,
-                kernel_shape=kernel,
-                strides=fields['strides'],
-                dilations=fields['dilation'],
-                pads=[top, left, bottom, right],
-            )
-        shape = [filters] + sides
-        if 'thresholds' in op.fields:
-            # Of an integer: greater than t is greater than t + 1/2. What is beyond all sums stays
-            # beyond them.
-            most = channels * kernel[0] * kernel[1] + 1
-            limits = np.clip(op.fields['thresholds'], -most, most) + 0.5
-            self.values[op.bits] = _Value(
-                self.signs(self.add('Greater', [dots, self.vector(limits)])), shape
-            )
-        else:
-            self._ended(op, self.add('Floor', [dots]), shape)
-
-    def _weights(self, op, filters, channels, kernel):
-        """The weights, float32 [filters, channels, height, width] of +-1: bits of the state
-        from a place on."""
-        words = op.fields['words'].size // (filters * kernel[0] * kernel[1])
-        if channels * kernel[0] * kernel[1] >= 1 << 24:
-            raise Unwritable('its sums are beyond what float32 holds exactly')
-        place, size = op.places['words'], op.fields['words'].size * 8
-        part = self.add(
-            'Slice',
-            [self.source, self.integers(place), self.integers(place + size), self.integers(0)],
-        )
-        bits = np.arange(256)[:, None] >> np.arange(8) & 1
-        signs = self.add(
-            'Gather',
-            [self.constant((bits * 2 - 1).astype(np.int8)), self.cast(part, TensorProto.INT32)],
-        )
-        rows = self.add(
-            'Reshape', [signs, self.integers(filters, kernel[0], kernel[1], words * 64)]
-        )
-        if words * 64 != channels:
-            rows = self.add(
-                'Slice', [rows, self.integers(0), self.integers(channels), self.integers(3)]
-            )
-        return self.add('Transpose', [self.cast(rows, TensorProto.FLOAT)], perm=[0, 3, 1, 2])
-
-    def _float_convolution(self, op):
-        raise Unwritable('its fused sums have an order that no standard operator promises')
+        self.values[op.values] = Value(name, [None if length < 0 else length for length in lengths])
 
     def _or_pool(self, op):
         self.values[op.bits] = self._maximum(op, self.values[op.reads[0]])
@@ -252,11 +164,11 @@ class _Body(Steps):
         numbers = self.add(
             'Where', [self.add('IsNaN', [value.name]), self.constant(_F(-np.inf)), value.name]
         )
-        pooled = self._maximum(op, _Value(numbers, value.shape))
+        pooled = self._maximum(op, Value(numbers, value.shape))
         # ONNX Runtime's maximum begins with the lowest number, not with -infinity.
         lowest = self.add('Equal', [pooled.name, self.constant(np.finfo(_F).min)])
         name = self.add('Where', [lowest, self.constant(_F(-np.inf)), pooled.name])
-        self.values[op.values] = _Value(name, pooled.shape)
+        self.values[op.values] = Value(name, pooled.shape)
 
     def _window(self, op, value):
         """Returns kernel, strides, pads (top, bottom, left, right) and the sides of the output."""
@@ -283,7 +195,7 @@ class _Body(Steps):
             strides=strides,
             pads=[top, left, bottom, right],
         )
-        return _Value(name, [value.shape[0]] + sides)
+        return Value(name, [value.shape[0]] + sides)
 
     def _average(self, op, value):
         """Sums in row order, divided by how many places of the image a window has."""
@@ -298,7 +210,8 @@ class _Body(Steps):
             )
             for axis, before in enumerate((top, left))
         ]
-        if sides == [1, 1] and kernel == list(value.shape[1:]):
+        is_whole = kernel == list(value.shape[1:]) and not any((top, bottom, left, right))
+        if sides == [1, 1] and is_whole:
             rows = self.add(
                 'Reshape', [value.name, self.integers(0, value.shape[0], kernel[0] * kernel[1], 1)]
             )
@@ -308,7 +221,7 @@ class _Body(Steps):
         else:
             raise Unwritable('an average of %d x %d places, of a larger image' % tuple(kernel))
         divisor = self.constant(np.outer(*counts).astype(_F).reshape(1, 1, sides[0], sides[1]))
-        return _Value(self.add('Div', [total, divisor]), [value.shape[0]] + sides)
+        return Value(self.add('Div', [total, divisor]), [value.shape[0]] + sides)
 
     def _running_sum(self, value, axis, length):
         sums = self.add('CumSum', [value, self.constant(np.array(axis, np.int64))])
@@ -364,7 +277,7 @@ class _Body(Steps):
             )
             parts = self.add('Add', [first, second])
         mean = self.add('Mul', [self.cast(parts, TensorProto.FLOAT), self.constant(_F(1.0 / size))])
-        self.values[op.values] = _Value(
+        self.values[op.values] = Value(
             self.add('Reshape', [mean, self.integers(0, 1, 1, 1)]), (1, 1, 1)
         )
 
@@ -382,9 +295,9 @@ class _Body(Steps):
                 vectors = [op.fields[key] for key in keys if key in op.fields]
                 value = getattr(self, '_step_' + name)(value, *vectors)
         if op.values is not None:
-            self.values[op.values] = _Value(value, shape)
+            self.values[op.values] = Value(value, shape)
         if op.bits is not None:
-            self.values[op.bits] = _Value(self._compared(op, value), shape)
+            self.values[op.bits] = Value(self._compared(op, value), shape)
 
     def _compared(self, op, value):
         """low <= v <= high, negated where flip is 1."""

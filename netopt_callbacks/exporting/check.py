@@ -4,12 +4,16 @@ What is demanded first, as of any lowered network, is what the gate of `lowering
 the one that the file is made of. Then, of the file with the library and of the same in standard
 operators:
 
-* A segment that reads the same gives the same bits.
-* The rest, given what CNTK's segments give, agrees with CNTK within `TOLERANCE` of a sample's
-  scale, at the outputs and wherever a segment reads.
+* A segment that reads the same gives the same bits. In standard operators, whose sums of float
+  convolutions have another order, it is taken apart at these: each alone gives native code's sums
+  within `TOLERANCE` of a sample's scale, and all the rest, which reads native code's sums in the
+  place of its own, gives the same bits.
+* What is between segments, given what CNTK's give, agrees with CNTK within `TOLERANCE` of a
+  sample's scale, at the outputs and wherever a segment reads.
 * The file as it is, at batch 1 and more, agrees so too with the network that was given, but in
   samples in which a segment reads the same within the tolerance and gives something else: there a
-  bit ties, since two engines round the sums of float layers differently.
+  bit ties, since two engines round the sums of float layers differently. With the library, those
+  inside of a segment are CNTK's.
 """
 import warnings
 
@@ -19,9 +23,10 @@ import onnxruntime
 from ..deploy import ExportError, library
 from ..lowering import parity as gate
 from ..lowering.output_parity import OutputParity
-from .alone import segment_alone
+from . import alone
 from .assemble import assembled
 from .cut import ENTRY, EXIT, INPUT, OUTPUT
+from .products import products_of
 from .truth import TOLERANCE, Truth, differing
 
 MOST_WRONG = 0.05  # of the predictions, in samples with a tie
@@ -36,6 +41,7 @@ class Comparison:
 
     Attributes:
         samples (int): compared.
+        clear (int): among them those in which no bit ties with the library, or none without it.
         segments (int): of which the bits were compared.
         largest_error (float): of an output, as a share of its sample's scale, where no bit ties.
         tied (int): samples in which a bit ties, with the library or without it.
@@ -46,12 +52,13 @@ class Comparison:
     """
 
     def __init__(self):
-        self.samples = self.segments = self.tied = self.predictions = self.different_predictions = 0
+        self.samples = self.clear = self.segments = self.tied = 0
+        self.predictions = self.different_predictions = 0
         self.largest_error = self.tied_error = 0.0
 
     def __str__(self):
         said = f'largest error {self.largest_error:.2g} of the scale'
-        if self.tied == self.samples:
+        if not self.clear:
             said = 'none without a tie, so end to end nothing could be compared'
         said = f'{self.samples} samples: {said}, {self.tied} with a tie'
         if self.tied:
@@ -77,22 +84,27 @@ def compare(data, mended, cut, names, minibatch):
     _compare_lowered(cut, truth)
     comparison = Comparison()
     comparison.samples, comparison.segments = truth.samples, len(cut.segments)
-    tied, differ = truth.tied.copy(), np.zeros(truth.samples, bool)  # in any of the runs below
+    ways = (True, False) if cut.segments else (False,)  # with the library, and without it
+    tied, differ = ({way: np.zeros(truth.samples, bool) for way in ways} for _ in range(2))
     _compare_rest(mended, cut, truth)
-    for with_library in (True, False) if cut.segments else (False,):
+    for with_library in ways:
+        tied[with_library] |= truth.tied
         opened = assembled(mended, cut, names, inline=not with_library, inner=True)
         inner = _Session(opened.SerializeToString(), with_library)
         _compare_segments(cut, mended, truth, with_library)
         for first, last in ((0, 1), (0, truth.samples)):
             ties, differs = _compare_whole(inner, names, cut, truth, first, last, comparison)
-            tied[first:last] |= ties
-            differ[first:last] |= differs
-    comparison.tied = int(tied.sum())
+            tied[with_library][first:last] |= ties
+            differ[with_library][first:last] |= differs
+    comparison.tied = int(np.any(list(tied.values()), axis=0).sum())
+    comparison.clear = int((~np.all(list(tied.values()), axis=0)).sum())
     _judge_ties(tied, differ)
     if any(map(_is_vector, truth.given, truth.output_axes)):
-        comparison.predictions, comparison.different_predictions = truth.samples, int(differ.sum())
-    for with_library in (True, False) if cut.segments else (False,):
-        _compare_file(_Session(data, with_library), names, truth, ~tied, comparison)
+        comparison.predictions = truth.samples
+        comparison.different_predictions = int(np.any(list(differ.values()), axis=0).sum())
+    for with_library in ways:
+        clear = ~tied[with_library]
+        _compare_file(_Session(data, with_library), names, truth, clear, comparison)
     return comparison
 
 
@@ -207,26 +219,41 @@ def _parity(expected, found, axis, clear, comparison=None):
 def _compare_segments(cut, mended, truth, with_library):
     """Every segment on its own, fed with what CNTK's reads."""
     for segment, entry, exit in zip(cut.segments, truth.entries, truth.exits):
-        session = _Session(
-            segment_alone(segment, mended, inline=not with_library).SerializeToString(),
-            with_library,
+        what = f"segment '{segment.name}' "
+        what += 'with the library' if with_library else 'in standard operators'
+        rows = entry if segment.rows is None else entry.reshape((-1,) + tuple(segment.rows))
+        products = [] if with_library else products_of(segment.state, rows)
+        model = (
+            alone.segment_apart(segment, mended)
+            if products
+            else alone.segment_alone(segment, mended, inline=not with_library)
         )
-        found = session.run({'x': entry})['y']
-        differ = (
-            ~((found == exit) | (np.isnan(found) & np.isnan(exit)))
-            if found.shape == exit.shape
-            else None
+        feed = {alone.GIVEN % number: sums for number, (_, sums) in enumerate(products)}
+        found = _Session(model.SerializeToString(), with_library).run(dict(feed, x=entry))
+        for number, (read, sums) in enumerate(products):
+            layer = f'float convolution {number}'
+            _demand_bits(f'what {layer} of {what} reads', read, found[alone.READ % number])
+            _demand_shape(f'{layer} of {what}', sums, found[alone.SUMS % number])
+            error = _parity(sums, found[alone.SUMS % number], 0, np.ones(len(sums), bool))
+            if error is not None:
+                raise ExportError(f"{layer} of {what} differs from CNTK's native code: {error}")
+        _demand_bits(what, exit, found['y'])
+
+
+def _demand_bits(what, expected, found):
+    _demand_shape(what, expected, found)
+    differ = ~((found == expected) | (np.isnan(found) & np.isnan(expected)))
+    if differ.any():
+        raise ExportError(
+            f"{what} differs from CNTK's native code in {differ.sum()} of {differ.size} values"
         )
-        if differ is None or differ.any():
-            raise ExportError(
-                "segment '{}' {} differs from CNTK's native code {}".format(
-                    segment.name,
-                    'with the library' if with_library else 'in standard operators',
-                    f'in shape: {found.shape}, {exit.shape}'
-                    if differ is None
-                    else f'in {differ.sum()} of {differ.size} values',
-                )
-            )
+
+
+def _demand_shape(what, expected, found):
+    if found.shape != expected.shape:
+        raise ExportError(
+            f"{what} differs from CNTK's native code in shape: {found.shape}, {expected.shape}"
+        )
 
 
 def _compare_whole(session, names, cut, truth, first, last, comparison):
@@ -290,18 +317,30 @@ def _compare_file(file, names, truth, clear, comparison):
 
 
 def _judge_ties(tied, differ):
-    """Refuses a file in which what follows from ties are wrong predictions."""
-    wrong = int((tied & differ).sum())
-    said = f'a bit ties in {tied.sum()} of {len(tied)} samples'
-    if wrong > max(1, MOST_WRONG * len(tied)):
-        raise ExportError(
-            f'{said}, and {wrong} predictions differ in these: {_OF_TIES}; or give data= with '
-            'more samples, if these were few'
-        )
-    if tied.all():
+    """Refuses a file in which what follows from ties are wrong predictions.
+
+    Args:
+        tied, differ (dict of bool to array): samples in which a bit ties, and an argmax differs,
+            with the library (True) and without it (False).
+    """
+    blind, of_blind = [], 0
+    for way, ties in tied.items():
+        wrong = int((ties & differ[way]).sum())
+        how = 'with the library' if way else 'without the library'
+        said = f'{how} a bit ties in {ties.sum()} of {len(ties)} samples'
+        if wrong > max(1, MOST_WRONG * len(ties)):
+            raise ExportError(
+                f'{said}, and {wrong} predictions differ in these: {_OF_TIES}; or give data= with '
+                'more samples, if these were few'
+            )
+        if ties.all():
+            blind, of_blind = blind + [how], max(of_blind, wrong)
+    if blind:
+        said = ' and '.join(blind)
+        what = 'nothing' if len(blind) == len(tied) else f'nothing {said}'
         warnings.warn(
-            f'deploy.export: {said}, so end to end nothing could be compared, but its parts alone; '
-            f'{wrong} predictions differ: {_OF_TIES}',
+            f'deploy.export: {said} a bit ties in all samples, so end to end {what} could be '
+            f'compared, but its parts alone; {of_blind} predictions differ: {_OF_TIES}',
             UserWarning,
             stacklevel=5,
         )

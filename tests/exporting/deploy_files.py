@@ -8,10 +8,11 @@ from netopt_callbacks.exporting import body
 from segment_networks import binarized
 from test_deploy import small
 from test_deploy_body import ROWS, model_of, near_the_middle, random_program
+from test_deploy_floats import chain, lowered
 
 IMAGES = 1000
 PROGRAMS = 4 * len(ROWS)
-FILES = PROGRAMS + 4
+FILES = PROGRAMS + 5
 
 
 def put(folder, name, feed, expected, exact):
@@ -45,6 +46,7 @@ def write_files(folder):
         ('float', model),
         ('binary', binary),
         ('alone', lowering.lower_binary_layers(binary)),
+        ('floats', lowered(chain)),
     ):
         exported = deploy.export(network, str(folder / (name + '.onnx')), data=images[:100])
         put(
