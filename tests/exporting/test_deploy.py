@@ -758,7 +758,7 @@ def test_a_network_that_is_lowered_in_part_is_exported(tmp_path):
     x, model = small()
     hidden = binarized(model, keep=('float', 'second'))
     path = str(tmp_path / 'file.onnx')
-    for lowered in (lowering.lower_binary_layers(hidden), lower_segments(hidden).model):
+    for lowered in (lowering.lower_binary_layers(hidden), lower_segments(hidden, 'apart').model):
         both = binarized(lowered)
         exported = deploy.export(both, path)
         assert len(exported.segments) == 2
