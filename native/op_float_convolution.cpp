@@ -1,13 +1,14 @@
 // float_convolution: float32 values with float32 weights, ended as a binary one is. Sums are fused
-// multiply-adds; a padded tap adds 0 * weight. Fields say in which order:
+// multiply-adds; a padded tap adds 0 * weight. Two fields say in which order. Each may be missing,
+// which is 0.
 //
-//   order  0: for each tap, for each channel; 1: for each channel, for each tap.
-//   block  so many channels (of order 1: terms) make a sum of their own, from 0, and these are
-//   added
-//          up in turn; 0: all make one. In order 0 all taps of a block come before the next block.
+// order: 0, for each tap, for each channel; 1, for each channel, for each tap.
 //
-// Both may be missing, which is 0. These are the orders that CNTK's CPU sums in: MKL-DNN in blocks
-// of 16 channels, MKL's product of matrices by channels.
+// block: so many channels (in order 1, so many terms) make a sum of their own, from 0, and these
+// sums are added up in turn. 0: all make one. In order 0 a block has all taps.
+//
+// CNTK's CPU sums in these orders: MKL-DNN by taps in blocks of 8 or 16 channels, MKL's product of
+// matrices by channels.
 //
 // With few channels the taps of a row of the kernel are read as one: in NHWC they lie next to each
 // other, as do their weights, so the order of the sum stays what it is. Where output pixels of a

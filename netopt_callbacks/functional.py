@@ -17,6 +17,7 @@ def optimize(
     optimization: Optimization,
     train_function: Optional[Callable[[C.Function], Any]] = None,
     data: Any = None,
+    float_layers: str = 'apart',
 ) -> C.Function:
     """Transforms a model, trains what came out of it, and lowers it.
 
@@ -31,6 +32,8 @@ def optimize(
             streams are named as they are; for calibration and for comparing the lowered network
             with the trained one. Without it nothing is calibrated, which is warned of where there
             is something to calibrate, and they are compared on seeded random input.
+        float_layers (str): as of `nc.Lower`. The default leaves them layers of CNTK, so that a
+            further call can optimize them; give 'cntk' to the last call, for speed.
 
     Returns:
         cntk.Function: the lowered network alone; the trained one where there is nothing to lower.
@@ -41,8 +44,9 @@ def optimize(
         ValueError: the model is not applied to its inputs yet.
         nc.LoweringError: the lowered network differs from the trained one.
     """
+    lower = Lower(float_layers=float_layers)
     _warn_of_what_is_left_out(optimization, data)
-    return optimized(model, optimization, train_function, data)
+    return optimized(model, optimization, train_function, data, lower)
 
 
 def optimized(
@@ -50,9 +54,9 @@ def optimized(
     optimization: Optimization,
     train_function: Optional[Callable[[C.Function], Any]] = None,
     data: Any = None,
-    segments: bool = True,
+    lower: Optional[Lower] = None,
 ) -> C.Function:
-    """Does what `optimize` says; `segments` as of `nc.Lower.run`."""
+    """Does what `optimize` says; without `lower` each layer is lowered alone, as in netopt."""
     _check(model, optimization, train_function)
     optimization.prepare(model, _minibatches(model, data))
     trained = as_transformed(optimization.transform(model), optimization.name).model
@@ -64,7 +68,9 @@ def optimized(
             f'None if it trained in place; got {returned!r}'
         )
     trained = trained if returned is None else returned
-    lowered, _ = Lower().run(trained, [optimization], _minibatches(trained, data), segments)
+    lowered, _ = (lower or Lower()).run(
+        trained, [optimization], _minibatches(trained, data), segments=lower is not None
+    )
     return lowered
 
 

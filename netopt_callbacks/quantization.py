@@ -54,7 +54,6 @@ def binarize_convolution(
         model,
         BinarizeConvolution(filter_function=filter_function or _every),
         train_function,
-        segments=False,
     )
 
 

@@ -182,17 +182,26 @@ private:
         if (dilated) fields.integers("dilation", dilation);
     }
 
+    // Of bits or, where `from` is floats, of floats.
     void convolution(Writer& ops, int from) {
         Value of = values_[from];
+        const bool bits = of.bits;
         Writer fields;
         int kernel_h, kernel_w;
         window(fields, of, true, kernel_h, kernel_w);
         const int groups = of.channels % 5 == 0 && bytes_.next() % 2 ? 5 : 1,
                   channels = of.channels / groups;
-        of.channels = groups * pick({1, 7, 16, 20, 33, 64});
+        of.channels = groups * (bits ? pick({1, 7, 16, 20, 33, 64}) : pick({1, 7, 17}));
         fields.integers("groups", {groups});
         fields.integers("filters", {of.channels});
         fields.integers("channels", {channels});
+        std::vector<int> reads = {from};
+        if (!bits) {
+            float_weights(fields, of.channels, channels, kernel_h * kernel_w);
+            ending(fields, reads, of);
+            finish(ops, "float_convolution", reads, fields);
+            return;
+        }
         const int words = (channels + 63) / 64;
         std::vector<std::uint64_t> weights;
         for (int i = 0; i < of.channels * kernel_h * kernel_w; ++i)
@@ -204,7 +213,6 @@ private:
                                       : word & ((std::uint64_t(1) << channels % 64) - 1));
             }
         fields.field("words", 2, weights);
-        std::vector<int> reads = {from};
         if (bytes_.next() % 2) {
             std::vector<std::int64_t> thresholds;
             for (int f = 0; f < of.channels; ++f) thresholds.push_back(bytes_.between(-20, 20));
@@ -216,9 +224,20 @@ private:
         finish(ops, "convolution", reads, fields);
     }
 
+    void float_weights(Writer& fields, int filters, int channels, int taps) {
+        std::vector<float> weights;
+        for (int i = 0; i < filters * channels * taps; ++i)
+            weights.push_back(float(bytes_.between(-99, 99)) / 32);
+        fields.field("weights", 1, weights);
+        if (bytes_.next() % 2) return;  // one sum, by taps
+        const bool by_channels = bytes_.next() % 2;
+        fields.integers("order", {by_channels});
+        fields.integers("block", {bytes_.between(0, by_channels ? channels * taps : channels)});
+    }
+
     void op(Writer& ops) {
         Writer fields;
-        const int kind = bytes_.between(0, 6), floats = value(false), bits = value(true);
+        const int kind = bytes_.between(0, 7), floats = value(false), bits = value(true);
         int kernel_h, kernel_w;
         if (bits < 0 && kind > 2) {
             ending_op(ops, "pack", floats < 0 ? 0 : floats, true);
@@ -240,6 +259,8 @@ private:
             fields.integers("shape", {of.height, of.channels, -1});
             gives({false, of.height, of.channels, of.width});
             finish(ops, "reshape", {floats}, fields);
+        } else if (kind == 5) {
+            convolution(ops, floats < 0 ? 0 : floats);
         } else {
             convolution(ops, bits);
         }

@@ -48,6 +48,10 @@ class CutSegment:
 class CutNetwork:
     """A network, cut.
 
+    Args:
+        model (cntk.Function): any, applied.
+        float_layers (str): as of `nc.Lower`.
+
     Attributes:
         arguments (list of cntk.Variable): in the order in which INPUT counts them.
         given (cntk.Function): what the file must compute; native Functions that it came with are
@@ -58,11 +62,11 @@ class CutNetwork:
         segments (list of CutSegment): in an order in which each reads only what is there already.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, float_layers='cntk'):
         self.arguments = list(model.arguments)
         _refuse_foreign(model)
         self.given = graph.opened(model, _is_native)
-        self.lowering = lower_segments(self.given)
+        self.lowering = lower_segments(self.given, float_layers)
         self.lowered = lower_binary_layers(self.lowering.model)
         self.whole = graph.opened(self.lowered, _is_native)
         self.segments = [
@@ -85,6 +89,11 @@ class CutNetwork:
             for index, segment in enumerate(self.segments)
         )
         self.model = graph.substitute(C.combine(outputs), replacements)
+
+    @property
+    def has_float_layers(self):
+        """Whether segments that were made here have float layers in them."""
+        return any(part.program.same_floats for part in self.lowering.segments)
 
 
 def _refuse_foreign(model):

@@ -54,7 +54,21 @@ def export(model, path, data=None, records=(), metric=None):
     path = file_path('deploy.export', path)
     folder = _folder_of(path)
     refuse.refuse_ends(model)
+    minibatch = _minibatch(model, data)
     cut = CutNetwork(model)
+    try:
+        written, exported_as = _written(model, cut, minibatch, records, metric)
+    except (ExportError, NotImplementedError):
+        if not cut.has_float_layers:
+            raise
+        cut = CutNetwork(model, 'apart')  # what it has around its binary layers may be the reason
+        written, exported_as = _written(model, cut, minibatch, records, metric)
+    _put(written, path, folder)
+    return Exported(path, len(written), *exported_as)
+
+
+def _written(model, cut, minibatch, records, metric):
+    """Returns the bytes of the file, and (names, cut, comparison)."""
     refuse.refuse_loops(cut)
     refuse.refuse(cut.model)
     names = Names(model)
@@ -63,14 +77,13 @@ def export(model, path, data=None, records=(), metric=None):
         file = assembled(mended, cut, names)
         _describe(file, cut, records, metric)
         written = file.SerializeToString()
-        comparison = compare(written, mended, cut, names, _minibatch(model, data))
+        comparison = compare(written, mended, cut, names, minibatch)
     except ExportError as error:
         reason = refuse.of_one_batch(cut.whole, error)
         if reason is None:
             raise
         raise NotImplementedError(f'deploy.export: {reason}') from error
-    _put(written, path, folder)
-    return Exported(path, len(written), names, cut, comparison)
+    return written, (names, cut, comparison)
 
 
 def _minibatch(model, data):

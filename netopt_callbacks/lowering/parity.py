@@ -310,8 +310,8 @@ class _SegmentProbe:
     def inputs_of(self, values):
         """Returns what each layer reads in the trained network where the segment reads `values`.
 
-        With float layers inside that is not what it reads in the lowered one: then the Signs of
-        that.
+        With float layers inside that have other bits than CNTK's, that is not what it reads in the
+        lowered one: then the Signs of that.
         """
         if self._floats:
             signs = _as_tuple(self._bits(np.ascontiguousarray(flat(values), np.float32)))

@@ -102,7 +102,7 @@ class SegmentParity:
         floats (list of FloatParity): the float layers in it that are summed in another order than
             CNTK's.
         same_floats (list of str): names of the others, which have its bits.
-        values (int): outputs compared; where there are float layers, computed from CNTK's sums in
+        values (int): outputs compared; where there are `floats`, computed from CNTK's sums in
             their place.
         different_values (int): how many of them differ in any bit.
     """
@@ -186,6 +186,8 @@ class Parity:
         tolerance (float): admitted `unexplained_error`.
         speed (Speed): what a call of either takes; None where it was not asked for, or no binary
             layer was lowered.
+        left_apart (str): where the network first differed with float layers in its segments, which
+            are left to CNTK therefore; None where they did not differ.
     """
 
     FIELDS = (
@@ -221,6 +223,12 @@ class Parity:
         self.different_predictions = 0
         self.tolerance = tolerance
         self.speed = None
+        self.left_apart = None
+
+    @property
+    def same_floats(self):
+        """Names of the float layers in segments that have CNTK's bits."""
+        return [name for segment in self.segments for name in segment.same_floats]
 
     @property
     def same_predictions(self):
@@ -258,6 +266,7 @@ class Parity:
             segments=[segment.to_dict() for segment in self.segments],
             alone=[list(each) for each in self.alone],
             lowered_by=list(self.lowered_by),
+            left_apart=self.left_apart,
         )
         return fields
 
@@ -305,6 +314,11 @@ class Parity:
             f'  {name} has a lower of its own: what it gave is compared end to end only'
             for name in self.lowered_by
         ]
+        if self.left_apart is not None:
+            lines.append(
+                '  float layers stay in CNTK: with them in native code the network differs in '
+                f'{self.left_apart}'
+            )
         if not self.passed:
             lines.append(f'  REFUSED (tolerance {self.tolerance:g})')
         if self.speed is not None:

@@ -104,11 +104,11 @@ class SegmentProgram:
         names = [f'sums {number}' for number in range(len(uids))]
         return names, [dict(self.sums[uid], values=name) for uid, name in zip(uids, names)]
 
-    # For the gate, where float layers are inside
+    # For the gate, where float layers have other bits than CNTK's
 
     def program_with_products(self):
-        """Returns a Program that reads the entry and, in order, what the float layers compute: all
-        else is exact.
+        """Returns a Program that reads the entry and, in order, the sums of `products`: all else is
+        exact.
 
         Its outputs are that of the segment and the integers of its layers.
         """

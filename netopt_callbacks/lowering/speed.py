@@ -27,26 +27,36 @@ class Timing:
         float_seconds (float): of the network with float layers in place of binary ones, the fastest
             of the rounds: whatever else the machine does makes a call slower, never faster.
         lowered_seconds (float): the same of the lowered network.
-        in_cntk_seconds (float): the same of the lowered network with float layers in CNTK; None
-            where `lowered_seconds` is that.
+        in_cntk_seconds (float): the same of the network lowered with fewer float layers in its
+            segments; None where `lowered_seconds` is that.
+        beside (str): the `float_layers` of that: 'cntk' or 'apart'.
         varied (float): the median round of a network, times its fastest; of all of them the most.
     """
 
     FIELDS = ('samples', 'float_seconds', 'lowered_seconds', 'in_cntk_seconds', 'varied')
 
-    def __init__(self, samples, float_seconds, lowered_seconds, in_cntk_seconds=None, varied=1.0):
+    def __init__(
+        self,
+        samples,
+        float_seconds,
+        lowered_seconds,
+        in_cntk_seconds=None,
+        varied=1.0,
+        beside='cntk',
+    ):
         self.samples = samples
         self.float_seconds = float_seconds
         self.lowered_seconds = lowered_seconds
         self.in_cntk_seconds = in_cntk_seconds
         self.varied = varied
+        self.beside = beside
 
     @classmethod
-    def of_rounds(cls, samples, rounds):
+    def of_rounds(cls, samples, rounds, beside='cntk'):
         """Returns the Timing of the networks' seconds, round by round, in the order of FIELDS."""
         fastest = [float(min(each)) for each in rounds]
         slower = [float(np.median(each)) / least for each, least in zip(rounds, fastest)]
-        return cls(samples, *fastest, varied=max(slower))
+        return cls(samples, *fastest, varied=max(slower), beside=beside)
 
     @property
     def pays(self):
@@ -72,10 +82,15 @@ class Timing:
             )
         if self.in_cntk_seconds is not None:
             buys = self.in_cntk_seconds / self.lowered_seconds
-            said += "; float_layers='native' {} ({:.3g} ms without)".format(
-                f'makes it {buys:.2f} x as fast'
+            what = {
+                'cntk': "float_layers='native' makes it {} ({:.3g} ms without)",
+                'apart': "native code for its float layers makes it {} ({:.3g} ms with "
+                "float_layers='apart')",
+            }
+            said += '; ' + what[self.beside].format(
+                f'{buys:.2f} x as fast'
                 if buys >= 1
-                else 'makes it SLOWER, by a factor of %.2f' % (1 / buys),
+                else 'SLOWER, by a factor of %.2f' % (1 / buys),
                 1e3 * self.in_cntk_seconds,
             )
         if self.varied > VARIED:
@@ -119,15 +134,16 @@ class Speed:
         return '\n'.join(lines + [f'  {timing}' for timing in self.timings])
 
 
-def measured(model, lowered, minibatch, in_cntk=None):
+def measured(model, lowered, minibatch, in_cntk=None, beside='cntk'):
     """Times a lowered network against the trained one with float layers in place of binary ones.
 
     Args:
         model (cntk.Function): the trained network, left as it is.
         lowered (cntk.Function): what was made of it.
         minibatch (dict of cntk.Variable to data): for the model's arguments.
-        in_cntk (cntk.Function): where `lowered` has float layers in segments, the lowered network
-            that has none there.
+        in_cntk (cntk.Function): where `lowered` has float layers in segments, the network lowered
+            with fewer of them there.
+        beside (str): as of `Timing`.
 
     Returns:
         Speed: with a reason in place of times where CNTK cannot evaluate the float network
@@ -146,7 +162,7 @@ def measured(model, lowered, minibatch, in_cntk=None):
         except RuntimeError as error:
             reason = (str(error).strip().splitlines() or ['no reason given'])[0]
             return Speed(reason=f'CNTK cannot evaluate it with float layers: {reason}')
-        timings.append(Timing.of_rounds(samples, rounds))
+        timings.append(Timing.of_rounds(samples, rounds, beside))
     if not timings:
         return Speed(reason='its data cannot be cut into samples')
     return Speed(timings, threads=native.num_threads())

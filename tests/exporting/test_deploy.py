@@ -630,7 +630,7 @@ def test_a_file_that_computes_something_else_is_not_handed_over(spoil, said, tmp
     else:
         cut = exporting.CutNetwork
 
-        def other(model):
+        def other(model, *_):
             made = cut(model)
             _, different = small()
             for parameter in different.parameters:
@@ -730,7 +730,7 @@ def test_what_a_file_gives_is_what_the_given_network_does(tmp_path, monkeypatch)
     x, model = small()
     cut = exporting.CutNetwork
 
-    def of_another(network):
+    def of_another(network, *_):
         made, other = cut(network), cut(network * 2)
         for name in ('whole', 'model', 'segments'):
             setattr(made, name, getattr(other, name))
@@ -859,7 +859,7 @@ def test_a_segment_without_a_standard_form_is_refused_by_name(tmp_path, monkeypa
     x, model = small()
     cut = exporting.CutNetwork
 
-    def with_a_large_window(network):
+    def with_a_large_window(network, *_):
         made = cut(network)
         made.segments[0].state = nc.native.Program(
             [dict(op='average_pool', input='x', values='y', kernel=(9, 9))],

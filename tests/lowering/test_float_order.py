@@ -13,6 +13,7 @@ from binary_networks import convolutions, images
 from netopt_callbacks.lowering import (
     Lower,
     LoweringError,
+    compare,
     float_order,
     lower_segments,
     segment_pass,
@@ -60,7 +61,7 @@ def network(planes, side, options):
 
 def node_of(trained):
     flat = FlatGraph(opened_for_segments(trained))
-    (node,) = [node for unit in flat.units for node in unit.nodes if node.kind == 'float_product']
+    node = next(node for unit in flat.units for node in unit.nodes if node.kind == 'float_product')
     return flat, node  # a Node does not keep its graph alive
 
 
@@ -142,8 +143,7 @@ def test_a_residual_network_is_one_segment_and_every_bit_is_cntk_s():
     lowered, parity = Lower().run(
         trained, [kind() for kind in KINDS], [{x: images(x.shape, 30)}], timed=True
     )
-    if len(parity.segments) > 1:
-        pytest.skip(NONE)
+    found_order(trained)
     (part,) = parity.segments
     assert part.same_floats == ['float', 'down'] and part.floats == [] and len(part.layers) == 2
     assert "float layer 'down', taken in: summed in CNTK's order" in str(parity)
@@ -159,6 +159,10 @@ def test_where_the_order_is_not_known_a_layer_stays_in_cntk_and_says_why(monkeyp
     lowering = lower_segments(trained)
     assert [op['op'] for op in lowering.segments[0].program.ops][0] == 'pack'
     assert [layer.name for layer in nc.graph.layers(lowering.model)] == ['float', 'float']
+    flat = FlatGraph(opened_for_segments(trained))
+    segment_pass._written(flat)
+    reasons = [unit.reason for unit in flat.units if unit.name == 'float']
+    assert any('native code does not give the bits' in reason for reason in reasons if reason)
 
 
 def test_images_of_free_size_stay_in_cntk():
@@ -196,8 +200,82 @@ def test_the_gate_refuses_another_order(keys, monkeypatch):
     if order_of_sums(node_of(trained)[1]) == keys:
         pytest.skip("this is the order of this machine's CNTK")
     monkeypatch.setattr(segment_pass, 'order_of_sums', lambda node: keys)
-    with pytest.raises(LoweringError, match="first differs in segment 'one', behind its last"):
-        Lower().run(trained, [KINDS[0]()], [{x: images(x.shape, 9)}])
+    data = [{x: images(x.shape, 9)}]
+    lowering = lower_segments(trained)
+    found = compare(trained, lowering.model, data, 1e-5, lowering=lowering)
+    assert not found.passed
+    assert found.first_difference == "segment 'one', behind its last layer 'one'"
+    # No network is refused because of a float layer.
+    lowered, parity = Lower().run(trained, [KINDS[0]()], data)
+    assert parity.passed and parity.same_floats == []
+    assert parity.left_apart == parity.to_dict()['left_apart'] == found.first_difference
+    assert 'float layers stay in CNTK: with them in native code the network differs' in str(parity)
+    assert [layer.name for layer in nc.graph.layers(lowered)] == ['float']
+
+
+def test_a_fault_elsewhere_is_refused_all_the_same(monkeypatch):
+    class Wrong(segment_pass.SegmentProgram):
+        def __init__(self, segment):
+            super().__init__(segment)
+            for op in self.ops:
+                if 'sum_threshold' in op:
+                    op['sum_threshold'] = op['sum_threshold'] + 9
+
+    x, trained = binary_net()
+    found_order(trained)
+    monkeypatch.setattr(segment_pass, 'SegmentProgram', Wrong)
+    with pytest.raises(LoweringError, match="layer 'third'"):
+        Lower().run(trained, [kind() for kind in KINDS], [{x: images(x.shape, 9)}])
+
+
+def test_one_of_the_layers_has_an_order_on_intel_s_processors():
+    """Else all that is shown here may be skipped."""
+    with open('/proc/cpuinfo') as lines:
+        cpu = lines.read()
+    if 'GenuineIntel' not in cpu or 'avx2' not in cpu:
+        pytest.skip('MKL has other code for other processors')
+    assert all(order_of_sums(node_of(network(*layer)[1])[1]) for layer in LAYERS[:3])
+
+
+def test_a_size_that_native_code_does_not_take_stays_in_cntk():
+    x = C.input_variable((1, 1, 1 << 17))
+    model = C.layers.Sequential(
+        [
+            C.layers.Convolution2D((1, 3), 2, strides=(1, 1 << 12), name='float'),
+            C.layers.Convolution2D((1, 2), 5, name='one'),
+        ]
+    )(x)
+    trained = binarized(model, input_scale=None)
+    assert order_of_sums(node_of(trained)[1]) is None
+    lowered, parity = Lower().run(trained, [KINDS[0]()], [{x: images(x.shape, 2)}])
+    assert parity.passed and [layer.name for layer in nc.graph.layers(lowered)] == ['float']
+
+
+def test_more_layers_than_a_program_had_outputs():
+    x = C.input_variable((2, 3, 3))
+    model = C.layers.Sequential(
+        [C.layers.Convolution2D((1, 1), 2, name=f'layer{number}') for number in range(70)]
+    )(x)
+    trained = binarized(model, keep=(), input_scale=None)
+    _, parity = Lower().run(trained, [KINDS[0]()], [{x: images(x.shape, 2)}])
+    assert len(parity.segments) == 1 and len(parity.layers) == 70
+
+
+def test_optimize_is_called_once_for_each_as_its_message_says():
+    features, model = convolutions(('first', 'second', 'third'), filters=16)
+    values = images(features.shape, 20)
+    for name, kind in (('classify', nc.BinarizeDense), ('third', KINDS[0]), ('second', KINDS[0])):
+        model = nc.optimize(
+            model, kind(filter_function=lambda layer: layer.name == name), data=(values,)
+        )
+    assert [layer.name for layer in nc.graph.layers(model)] == ['first']
+    _, model = convolutions(('first', 'second', 'third'), filters=16)
+    choose = KINDS[0](filter_function=lambda layer: layer.name == 'second')
+    whole = nc.optimize(model, choose, data=(values,), float_layers='cntk')
+    if [layer.name for layer in nc.graph.layers(whole)] != ['classify']:
+        assert order_of_sums(node_of(choose.transform(model).model)[1]) is None
+    with pytest.raises(ValueError, match='float_layers must be'):
+        nc.optimize(model, choose, float_layers='none')
 
 
 def test_float_layers_are_left_to_a_lower_of_ones_own():
@@ -213,6 +291,9 @@ def test_float_layers_are_left_to_a_lower_of_ones_own():
     own, data = Own(), [{features: images(features.shape)}]
     trained = nc.quantization.convert_to_binary_convolution(
         model, lambda layer: layer.name == 'second'
+    )
+    assert len(nc.graph.layers(Lower().run(trained, [], data)[0])) < 3 or not order_of_sums(
+        node_of(trained)[1]
     )
     lowered, _ = Lower().run(trained, [own], data)
     assert own.seen == ['first', 'third', 'classify'] and of_segments(lowered) == ['second']

@@ -134,7 +134,7 @@ def test_the_report_of_a_run_has_the_times(monkeypatch):
 
     monkeypatch.setattr(speed, 'in_turns', made_up)
     optimizations, data = [nc.BinarizeConvolution(), nc.BinarizeDense()], [{x: images(x.shape, 40)}]
-    _, found = Lower().run(trained, optimizations, data, timed=True)
+    _, found = Lower(float_layers='apart').run(trained, optimizations, data, timed=True)
     assert asked == [[(1, 2)] * 2, [(32, 2)] * 2]
     assert (
         str(found).count('1 ms with float layers, 4 ms lowered, SLOWER, by a factor of 4.00') == 2
