@@ -11,7 +11,7 @@ is the width of the first two layers, 128 in BinaryNet.
 | float | CNTK, the network before it was binarized |
 | alone | each binary layer a native op of its own (`convert_to_native_binary_convolution`) |
 | segments | what `nc.Lower` gives |
-| program | the `nc.native.Program` of the segment, without CNTK and the two float layers |
+| program | the `nc.native.Program` of the segment, without CNTK and what stays in CNTK |
 """
 import os
 import sys
