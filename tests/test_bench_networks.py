@@ -100,7 +100,8 @@ def test_cntk_computes_what_the_spec_says(network):
 )
 def test_all_forms_are_compared_before_they_are_timed(network, segments):
     made = bench_network_cntk.Made(network)
-    assert [len(lowering.segments) for lowering in made.lowerings.values()] == segments
+    # One where CNTK's order of summation is known for all float convolutions (test_float_order).
+    assert [len(lowering.segments) for lowering in made.lowerings.values()] in (segments, [1, 1])
     assert not any(lowering.reasons for lowering in made.lowerings.values())
     x = np.random.RandomState(1).standard_normal((2,) + network.shape).astype(np.float32)
     assert set(made.checked(x)) == {bench_network_cntk.LOWERED, bench_network_cntk.NATIVE}
