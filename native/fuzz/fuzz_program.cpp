@@ -16,6 +16,7 @@
 #include "bytes.h"
 #include "program.h"
 #include "thread_pool.h"
+#include "writer.h"
 
 namespace {
 std::atomic<long> allocations{0};
@@ -32,34 +33,6 @@ void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 namespace {
 
 using namespace bitconv;
-
-// Bytes of a state (state.h).
-class Writer {
-public:
-    template <typename T>
-    Writer& number(T value) {
-        const std::uint8_t* from = reinterpret_cast<const std::uint8_t*>(&value);
-        bytes.insert(bytes.end(), from, from + sizeof value);
-        return *this;
-    }
-    Writer& text(const std::string& value) {
-        number(std::uint16_t(value.size()));
-        bytes.insert(bytes.end(), value.begin(), value.end());
-        return *this;
-    }
-    template <typename T>
-    void field(const char* name, int type, const std::vector<T>& values) {
-        text(name).number(std::uint8_t(type)).number(std::uint64_t(values.size()));
-        for (const T value : values) number(value);
-        ++fields;
-    }
-    void integers(const char* name, const std::vector<std::int64_t>& values) {
-        field(name, 0, values);
-    }
-
-    std::vector<std::uint8_t> bytes;
-    std::uint32_t fields = 0;
-};
 
 struct Value {
     bool bits;

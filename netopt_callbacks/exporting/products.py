@@ -2,8 +2,8 @@
 import struct
 
 from ..native_program import Program
+from ..native_program_bytes import Fields, op_bytes, with_head
 from ..native_program_read import description_of
-from ..native_program_state import Fields, op_bytes, with_head
 
 _HEAD, _INPUT, _OUTPUT = 24, 28, 8  # bytes, as `native/state.h` has them
 _ENDING = ('steps', 'store', 'low', 'high', 'flip')  # and what steps hold, 'NUMBER.LETTER'

@@ -11,7 +11,13 @@ import netopt_callbacks as nc
 from binary_networks import images
 from netopt_callbacks import count
 from netopt_callbacks.lowering import Lower, LoweringError, float_gate, lower_segments, segment_pass
-from segment_networks import binarized, random_network, unsettle, values_of
+from segment_networks import (
+    binarized,
+    random_network,
+    residual_network,
+    unsettle,
+    values_of,
+)
 from test_segments import binary_net, of_segments, same_bits
 
 KINDS = [nc.BinarizeConvolution, nc.BinarizeDense]
@@ -207,23 +213,7 @@ def test_layers_without_blocks_are_taken_in():
 
 
 def test_a_residual_network_is_one_segment():
-    x = C.input_variable((4, 6, 6))
-
-    def block(y, filters, stride):
-        z = C.layers.Convolution2D(
-            (3, 3), filters, pad=True, strides=stride, bias=False, name='block'
-        )(y)
-        z = C.layers.BatchNormalization(map_rank=1)(z)
-        if stride > 1:
-            y = C.layers.Convolution2D((1, 1), filters, strides=stride, bias=False, name='down')(y)
-        return C.relu(z + y)
-
-    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='float')(x)
-    model = C.layers.Dense(3, name='float')(
-        C.layers.GlobalAveragePooling()(block(block(y, 8, 1), 16, 2))
-    )
-    unsettle(model, np.random.RandomState(1))
-    trained = binarized(model, images(x.shape, 20), keep=('float', 'down'))
+    x, trained = residual_network(4, 8)
     assert len(lower_segments(trained).segments) > 1
     lowered, found = Lower(float_layers='native').run(
         trained, [kind() for kind in KINDS], [{x: images(x.shape, 30)}]

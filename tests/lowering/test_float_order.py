@@ -20,7 +20,7 @@ from netopt_callbacks.lowering import (
 )
 from netopt_callbacks.lowering.flat import FlatGraph, opened_for_segments
 from netopt_callbacks.lowering.float_order import order_of_sums
-from segment_networks import SPECIAL, binarized, unsettle
+from segment_networks import SPECIAL, binarized, residual_network, unsettle
 from test_segments import binary_net, entry_and_exit, of_segments, same_bits
 
 KINDS = [nc.BinarizeConvolution, nc.BinarizeDense]
@@ -121,23 +121,7 @@ def test_the_order_is_that_of_an_oracle_in_numpy(planes, side, options):
 
 
 def test_a_residual_network_is_one_segment_and_every_bit_is_cntk_s():
-    x = C.input_variable((3, 8, 8))
-
-    def block(y, filters, stride):
-        z = C.layers.Convolution2D(
-            (3, 3), filters, pad=True, strides=stride, bias=False, name='block'
-        )(y)
-        z = C.layers.BatchNormalization(map_rank=1)(z)
-        if stride > 1:
-            y = C.layers.Convolution2D((1, 1), filters, strides=stride, bias=False, name='down')(y)
-        return C.relu(z + y)
-
-    y = C.layers.Convolution2D((3, 3), 32, pad=True, name='float')(x)
-    model = C.layers.Dense(3, name='float')(
-        C.layers.GlobalAveragePooling()(block(block(y, 32, 1), 64, 2))
-    )
-    unsettle(model, np.random.RandomState(1))
-    trained = binarized(model, images(x.shape, 20), keep=('float', 'down'))
+    x, trained = residual_network(3, 32)
     apart = lower_segments(trained, 'apart')
     assert len(apart.segments) > 1
     lowered, parity = Lower().run(

@@ -9,7 +9,7 @@ import pytest
 
 import native_program_cases as cases
 from netopt_callbacks import native
-from netopt_callbacks.native_program_state import with_head
+from netopt_callbacks.native_program_bytes import with_head
 
 F = np.float32
 HEAD = 24

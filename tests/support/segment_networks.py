@@ -3,6 +3,7 @@ import cntk as C
 import numpy as np
 
 import netopt_callbacks as nc
+from binary_networks import images
 
 SPECIAL = np.array([0, -0.0, 1.4e-45, -1e-40, np.inf, -np.inf, np.nan, 3e38, -3e38], np.float32)
 
@@ -115,3 +116,25 @@ def values_of(variable, samples, random, special=0.02):
     chosen = random.random_sample(values.shape) < special
     values[chosen] = SPECIAL[random.randint(len(SPECIAL), size=int(chosen.sum()))]
     return values
+
+
+def residual_network(channels, filters):
+    """Returns (input, trained): two residual blocks, 'block', around float layers: the first
+    convolution and the last Dense, 'float', and a 1x1 shortcut with stride, 'down'."""
+    x = C.input_variable((channels, 8, 8))
+
+    def block(y, filters, stride):
+        z = C.layers.Convolution2D(
+            (3, 3), filters, pad=True, strides=stride, bias=False, name='block'
+        )(y)
+        z = C.layers.BatchNormalization(map_rank=1)(z)
+        if stride > 1:
+            y = C.layers.Convolution2D((1, 1), filters, strides=stride, bias=False, name='down')(y)
+        return C.relu(z + y)
+
+    y = C.layers.Convolution2D((3, 3), filters, pad=True, name='float')(x)
+    model = C.layers.Dense(3, name='float')(
+        C.layers.GlobalAveragePooling()(block(block(y, filters, 1), 2 * filters, 2))
+    )
+    unsettle(model, np.random.RandomState(1))
+    return x, binarized(model, images(x.shape, 20), keep=('float', 'down'))
