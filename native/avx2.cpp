@@ -3,6 +3,8 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "contract.h"
 #include "cpu.h"
@@ -230,6 +232,7 @@ const Implementation avx2 = {
     gather,
     map,
     multiply_floats,
+    pool,
     {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>,
      nullptr},
     nibble_peak,

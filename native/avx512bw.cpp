@@ -3,6 +3,8 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "contract.h"
 #include "cpu.h"
@@ -66,6 +68,7 @@ const Implementation avx512bw = {
     gather,
     map,
     multiply_floats,
+    pool,
     {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>,
      nullptr},
     nibble_peak,

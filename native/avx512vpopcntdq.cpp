@@ -3,6 +3,8 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "contract.h"
 #include "cpu.h"
@@ -315,6 +317,7 @@ const Implementation avx512vpopcntdq = {
     gather,
     map,
     multiply_floats,
+    pool,
     {multiply_filters<std::int16_t, epilogue16>,
      multiply_filters<std::int32_t, scalar_epilogue<std::int32_t>>, multiply_pixels},
     peak,

@@ -184,12 +184,13 @@ struct MapArguments {
     const Ending* ending;
 };
 
-// A float32 convolution of pixels with filters: fma(row[c], weight, sum), from 0, for each tap, for
+// A float32 convolution of pixels with filters: fma(x[c], weight, sum), from 0, for each tap, for
 // each channel of a block; or, by channels, for each channel, for each tap, so many terms a block.
 // The sums of blocks are added up in turn. The same order on every implementation. Then the ending.
-constexpr int float_run = 48;  // at most this many pixels at once
+constexpr int float_run = 64;  // at most this many pixels at once
 struct FloatArguments {
-    const float* const* rows;  // [tap][float_run]: the channels that the tap of a pixel reads
+    const float* const* pixels_at;  // [pixel]: the channels that its first tap reads
+    const std::int64_t* taps_at;    // [tap]: those that a tap reads, in floats from the first on
     int pixels, taps, channels;
     bool by_channels;
     int block;             // channels, or by channels terms, of a sum; the last may have fewer
@@ -198,6 +199,18 @@ struct FloatArguments {
     int filters;
     float* sums;  // [pixels][filters filled up], scratch
     const Ending* ending;
+};
+
+// Pools windows of x[row * row_stride + column * channels + channel], one row of outputs. What lies
+// beside the columns [0, width) is not read. The maximum begins with -infinity and takes what is
+// greater; the average is the sum, row by row from 0, divided by how many were read.
+struct PoolArguments {
+    const float* x;  // the first row of the windows
+    float* y;        // y[output * channels + channel]
+    bool maximum;
+    int channels, rows;  // rows: of a window, all inside the image
+    std::size_t row_stride;
+    int outputs, width, kernel, stride, padding;  // along a row
 };
 
 // The pixels of up to run_panels panels against the filters of adjacent blocks.
@@ -247,6 +260,7 @@ struct Implementation {
     void (*gather)(const GatherArguments&);
     void (*map)(const MapArguments&);
     void (*multiply_floats)(const FloatArguments&);
+    void (*pool)(const PoolArguments&);
     void (*multiply[3])(
         const MultiplyArguments&);  // by Layout; null where pixels_in_lanes never asks for it
     Loop peak;  // binary multiply-adds, the most this instruction set can do: for the bench's ideal

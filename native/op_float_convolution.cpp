@@ -10,10 +10,10 @@
 // CNTK's CPU sums in these orders: MKL-DNN by taps in blocks of 8 or 16 channels, MKL's product of
 // matrices by channels.
 //
-// With few channels the taps of a row of the kernel are read as one: in NHWC they lie next to each
-// other, as do their weights, so the order of the sum stays what it is. Where output pixels of a
-// row read beyond the sides of the image, what they read is put together from zeros and what is
-// inside.
+// Pixels are summed in tiles. Where a tile reads beyond the image, what it reads is copied, with
+// zeros around it; so in a tile each tap is equally far from a pixel's first. Where a sum is by
+// taps and has one block, the taps of a row of the kernel are read as one: in NHWC they lie next to
+// each other, as do their weights.
 #include <algorithm>
 #include <limits>
 
@@ -26,8 +26,6 @@ namespace {
 
 constexpr std::int64_t item_multiplications = 1 << 20;  // about what an item does at least
 constexpr std::int64_t most_taps = 1 << 14;
-constexpr int most_row_channels =
-    64;  // of a row of taps read as one: beyond, finding single taps is cheap beside summing them
 
 struct Order {
     bool by_channels;
@@ -40,15 +38,12 @@ struct FloatWeights {
     Order order;
     int units;  // of a group
     Buffer<float> filled;
-    Buffer<float> zeros;  // what padded taps read
 
     FloatWeights(const Shape& of, const Order& in, const std::vector<float>& weights)
         : shape(of), order(in), units((of.filters + channel_unit - 1) / channel_unit) {
         const std::size_t taps = std::size_t(shape.taps()), channels = std::size_t(shape.channels);
-        const std::size_t row = shape.kernel[1] * channels;
         const std::size_t size = std::size_t(shape.groups) * units * taps * channels * channel_unit;
         std::fill_n(filled.reserve(size), size, 0.0f);
-        std::fill_n(zeros.reserve(row), row, 0.0f);
         for (int f = 0; f < shape.total_filters(); ++f) {
             const std::size_t unit =
                 std::size_t(f / shape.filters) * units + f % shape.filters / channel_unit;
@@ -71,6 +66,12 @@ private:
     }
 };
 
+// The output pixels that are computed at once: whole rows, or a part of one.
+struct Tile {
+    std::int64_t top, left;
+    int rows, columns;
+};
+
 class PlannedFloatConvolution : public Planned {
 public:
     // `weights` are those of a whole image as one tap where images are pixels.
@@ -83,51 +84,62 @@ public:
           in_(wiring.read_extents[0]),
           out_(wiring.gives_extents[0]),
           images_are_pixels_(images_are_pixels),
-          whole_rows_(!images_are_pixels && weights.one_sum_by_taps() &&
-                      weights.shape.groups == 1 && weights.shape.dilation[1] == 1 &&
-                      weights.shape.kernel[1] > 1 &&
-                      weights.shape.stride[1] <= weights.shape.kernel[1] &&
-                      row_channels() <= most_row_channels) {}
-
-    std::size_t scratch() const override {
-        return rows_bytes() + patches_bytes() + sums_bytes() + slack_bytes;
+          rows_as_taps_(images_are_pixels ||
+                        (weights.one_sum_by_taps() && weights.shape.groups == 1 &&
+                         weights.shape.dilation[1] == 1)),
+          tile_rows_(int(std::max<std::int64_t>(1, float_run / out_.width))),
+          tile_columns_(int(std::min<std::int64_t>(float_run, out_.width))),
+          in_image_(taps_at(in_.width * in_.channels, in_.channels)),
+          in_copy_(taps_at(copy_pitch(), weights.shape.channels)) {
+        const Shape& s = weights.shape;
+        const bool padded =
+            s.padding[0][0] || s.padding[0][1] || s.padding[1][0] || s.padding[1][1];
+        if (!images_are_pixels && padded)
+            copy_bytes_ = image_bytes(
+                {Form{Kind::floats, 1}, s.channels, reach(0, tile_rows_), reach(1, tile_columns_)},
+                implementation.encoding);
     }
 
+    std::size_t scratch() const override { return copy_bytes_ + sums_bytes() + slack_bytes; }
+
     int items(const Call& call) const override {
-        return int(weights_.shape.groups * ranges(call) * runs(call) *
+        return int(weights_.shape.groups * ranges(call) * tiles(call) *
                    (images_are_pixels_ ? 1 : call.images));
     }
 
     void run(const Call& call, int item, int worker) const override {
-        const std::int64_t run = item % runs(call), range = item / runs(call) % ranges(call);
-        const int group = int(item / runs(call) / ranges(call) % weights_.shape.groups);
-        const std::int64_t first = run * float_run;
-        const std::int64_t image =
-            images_are_pixels_ ? first : item / runs(call) / ranges(call) / weights_.shape.groups;
-        const std::int64_t pixel = images_are_pixels_ ? 0 : first,
-                           whole = images_are_pixels_ ? call.images : out_.pixels();
+        const std::int64_t tile = item % tiles(call), range = item / tiles(call) % ranges(call);
+        const std::int64_t rest = item / tiles(call) / ranges(call);
         const Shape& shape = weights_.shape;
-        const float** rows = reinterpret_cast<const float**>(call.scratch[worker]);
+        const int group = int(rest % shape.groups);
+        const std::int64_t image = images_are_pixels_ ? tile * float_run : rest / shape.groups;
+        std::int64_t pixel = 0;
+        const float* pixels[float_run];
         FloatArguments a;
-        a.rows = rows;
-        a.pixels = int(std::min<std::int64_t>(float_run, whole - first));
-        a.taps = images_are_pixels_ ? 1 : whole_rows_ ? shape.kernel[0] : shape.taps();
-        a.channels = images_are_pixels_ ? int(in_.channels * in_.pixels())
-                     : whole_rows_      ? row_channels()
-                                        : shape.channels;
+        a.pixels_at = pixels;
+        a.taps_at = in_image_.data();
+        if (images_are_pixels_) {
+            a.pixels = int(std::min<std::int64_t>(float_run, call.images - image));
+            for (int p = 0; p < a.pixels; ++p) pixels[p] = call.floats(from_, image + p);
+        } else {
+            const Tile part = tile_at(tile);
+            pixel = part.top * out_.width + part.left;
+            a.pixels = part.rows * part.columns;
+            float* copy = reinterpret_cast<float*>(call.scratch[worker]);
+            if (find_pixels(call.floats(from_, image) + std::int64_t(group) * shape.channels, part,
+                            copy, pixels))
+                a.taps_at = in_copy_.data();
+        }
+        a.taps = rows_as_taps_ ? shape.kernel[0] : shape.taps();
+        a.channels = rows_as_taps_ ? shape.kernel[1] * shape.channels : shape.channels;
+        if (images_are_pixels_) a.channels *= a.taps, a.taps = 1;
         a.by_channels = weights_.order.by_channels;
         a.block = weights_.one_sum_by_taps() ? a.channels : weights_.order.block;
         const int unit = int(range * units_per_range(call)), filter = unit * channel_unit;
         a.weights = weights_.filled.get() + (std::size_t(group) * weights_.units + unit) *
                                                 shape.taps() * shape.channels * channel_unit;
         a.filters = std::min(units_per_range(call) * channel_unit, shape.filters - filter);
-        a.sums = reinterpret_cast<float*>(call.scratch[worker] + rows_bytes() + patches_bytes());
-        if (images_are_pixels_)
-            for (int p = 0; p < a.pixels; ++p) rows[p] = call.floats(from_, image + p);
-        else if (whole_rows_)
-            find_whole_rows(call.floats(from_, image), pixel, a.pixels, rows,
-                            reinterpret_cast<float*>(call.scratch[worker] + rows_bytes()));
-        else find_rows(call, image, pixel, a.pixels, group, rows);
+        a.sums = reinterpret_cast<float*>(call.scratch[worker] + copy_bytes_);
         EndingPlan::Filled filled;
         ending_.fill(filled, call, image, pixel, group, filter);
         a.ending = &filled.ending;
@@ -135,29 +147,45 @@ public:
     }
 
 private:
-    std::size_t rows_bytes() const {
-        const std::size_t taps = images_are_pixels_ ? 1 : std::size_t(weights_.shape.taps());
-        return (taps * float_run * sizeof(float*) + alignment - 1) / alignment * alignment;
+    // How many places of the image so many outputs in a line span.
+    std::int64_t reach(int axis, std::int64_t outputs) const {
+        const Shape& s = weights_.shape;
+        return (outputs - 1) * s.stride[axis] +
+               std::int64_t(s.kernel[axis] - 1) * s.dilation[axis] + 1;
     }
-    // What pixels read of rows that leave the image: with strides up to a kernel, a kernel each.
-    std::size_t patches_bytes() const {
-        const std::size_t floats =
-            whole_rows_ ? std::size_t(weights_.shape.kernel[0]) * float_run * row_channels() : 0;
-        return (floats * sizeof(float) + alignment - 1) / alignment * alignment;
+    std::int64_t copy_pitch() const { return reach(1, tile_columns_) * weights_.shape.channels; }
+
+    // Where the taps of a pixel are, from its first one on, in an image of that many floats a row
+    // and a column.
+    std::vector<std::int64_t> taps_at(std::int64_t row, std::int64_t column) const {
+        const Shape& s = weights_.shape;
+        std::vector<std::int64_t> at;
+        for (int ky = 0; ky < s.kernel[0]; ++ky)
+            for (int kx = 0; kx < (rows_as_taps_ ? 1 : s.kernel[1]); ++kx)
+                at.push_back(ky * row * s.dilation[0] + kx * column * s.dilation[1]);
+        return at;
     }
-    int row_channels() const { return weights_.shape.kernel[1] * weights_.shape.channels; }
+
     std::size_t sums_bytes() const {
         return std::size_t(float_run) * weights_.units * channel_unit * sizeof(float);
     }
 
-    std::int64_t runs(const Call& call) const {
-        return ((images_are_pixels_ ? call.images : out_.pixels()) + float_run - 1) / float_run;
+    std::int64_t tiles_across() const { return (out_.width + tile_columns_ - 1) / tile_columns_; }
+    std::int64_t tiles(const Call& call) const {
+        if (images_are_pixels_) return (call.images + float_run - 1) / float_run;
+        return (out_.height + tile_rows_ - 1) / tile_rows_ * tiles_across();
+    }
+    Tile tile_at(std::int64_t tile) const {
+        const std::int64_t top = tile / tiles_across() * tile_rows_,
+                           left = tile % tiles_across() * tile_columns_;
+        return {top, left, int(std::min<std::int64_t>(tile_rows_, out_.height - top)),
+                int(std::min<std::int64_t>(tile_columns_, out_.width - left))};
     }
 
-    // Ranges of whole planes, for threads, where runs do not give them enough to share.
+    // Ranges of whole planes, for threads, where tiles do not give them enough to share.
     int units_per_range(const Call& call) const {
-        const std::int64_t runs_of_all = runs(call) * (images_are_pixels_ ? 1 : call.images);
-        if (call.workers == 1 || runs_of_all >= 4 * call.workers) return weights_.units;
+        const std::int64_t tiles_of_all = tiles(call) * (images_are_pixels_ ? 1 : call.images);
+        if (call.workers == 1 || tiles_of_all >= 4 * call.workers) return weights_.units;
         const std::int64_t least = item_multiplications / (std::int64_t(weights_.shape.taps()) *
                                                            weights_.shape.channels * channel_unit);
         const std::int64_t wanted = std::max<std::int64_t>(
@@ -168,57 +196,41 @@ private:
         return (weights_.units + units_per_range(call) - 1) / units_per_range(call);
     }
 
-    void find_rows(const Call& call, std::int64_t image, std::int64_t pixel, int pixels, int group,
-                   const float** rows) const {
+    // Finds where the first tap of each pixel of a tile reads. Returns whether that is in the copy,
+    // which is made where the tile reads beyond the image.
+    bool find_pixels(const float* x, const Tile& tile, float* copy, const float** pixels) const {
         const Shape& s = weights_.shape;
-        const float* x = call.floats(from_, image) + std::int64_t(group) * s.channels;
-        std::int64_t oy = pixel / out_.width, ox = pixel % out_.width;
-        for (int p = 0; p < pixels; ++p) {
-            for (int ky = 0, tap = 0; ky < s.kernel[0]; ++ky)
-                for (int kx = 0; kx < s.kernel[1]; ++kx, ++tap) {
-                    const std::int64_t iy =
-                        oy * s.stride[0] + std::int64_t(ky) * s.dilation[0] - s.padding[0][0];
-                    const std::int64_t ix =
-                        ox * s.stride[1] + std::int64_t(kx) * s.dilation[1] - s.padding[1][0];
-                    const bool inside = iy >= 0 && ix >= 0 && iy < in_.height && ix < in_.width;
-                    rows[tap * float_run + p] =
-                        inside ? x + (iy * in_.width + ix) * in_.channels : weights_.zeros.get();
-                }
-            if (++ox == out_.width) ox = 0, ++oy;
-        }
+        const std::int64_t top = tile.top * s.stride[0] - s.padding[0][0],
+                           left = tile.left * s.stride[1] - s.padding[1][0];
+        const std::int64_t rows = reach(0, tile.rows), columns = reach(1, tile.columns);
+        const bool inside =
+            top >= 0 && left >= 0 && top + rows <= in_.height && left + columns <= in_.width;
+        if (!inside) copy_padded(x, top, left, rows, columns, copy);
+        const float* first = inside ? x + (top * in_.width + left) * in_.channels : copy;
+        const std::int64_t row = s.stride[0] * (inside ? in_.width * in_.channels : copy_pitch()),
+                           column = s.stride[1] * (inside ? in_.channels : s.channels);
+        for (int oy = 0; oy < tile.rows; ++oy)
+            for (int ox = 0; ox < tile.columns; ++ox) *pixels++ = first + oy * row + ox * column;
+        return !inside;
     }
 
-    void find_whole_rows(const float* x, std::int64_t pixel, int pixels, const float** rows,
-                         float* patches) const {
-        const Shape& s = weights_.shape;
-        const std::int64_t channels = s.channels, step = s.stride[1] * channels;
-        std::int64_t oy = pixel / out_.width, ox = pixel % out_.width;
-        // Pixels of one output row at a time: they read columns [left, right).
-        for (int p = 0, count; p < pixels; p += count, ox = 0, ++oy) {
-            count = int(std::min<std::int64_t>(pixels - p, out_.width - ox));
-            const std::int64_t left = ox * s.stride[1] - s.padding[1][0];
-            const std::int64_t right = left + (count - 1) * s.stride[1] + s.kernel[1];
-            const std::int64_t first = std::min(std::max<std::int64_t>(left, 0), right),
-                               end = std::max(first, std::min(right, in_.width));  // inside
-            for (int ky = 0; ky < s.kernel[0]; ++ky) {
-                const float** row = rows + ky * float_run + p;
-                const std::int64_t iy =
-                    oy * s.stride[0] + std::int64_t(ky) * s.dilation[0] - s.padding[0][0];
-                if (iy < 0 || iy >= in_.height || first == end) {
-                    std::fill_n(row, count, weights_.zeros.get());
-                    continue;
-                }
-                const float* from = x + (iy * in_.width + first) * channels;
-                if (left < first || end < right) {
-                    float* to = patches;
-                    to = std::fill_n(to, (first - left) * channels, 0.0f);
-                    to = std::copy_n(from, (end - first) * channels, to);
-                    to = std::fill_n(to, (right - end) * channels, 0.0f);
-                    from = patches;
-                    patches = to;
-                }
-                for (int i = 0; i < count; ++i) row[i] = from + i * step;
+    void copy_padded(const float* x, std::int64_t top, std::int64_t left, std::int64_t rows,
+                     std::int64_t columns, float* copy) const {
+        const std::int64_t channels = weights_.shape.channels;
+        const std::int64_t first = std::min(std::max<std::int64_t>(left, 0), left + columns),
+                           end = std::max(first, std::min(left + columns, in_.width));  // inside
+        for (std::int64_t iy = top; iy < top + rows; ++iy, copy += copy_pitch()) {
+            if (iy < 0 || iy >= in_.height) {
+                std::fill_n(copy, columns * channels, 0.0f);
+                continue;
             }
+            const float* from = x + (iy * in_.width + first) * in_.channels;
+            float* to = std::fill_n(copy, (first - left) * channels, 0.0f);
+            if (channels == in_.channels) to = std::copy_n(from, (end - first) * channels, to);
+            else
+                for (std::int64_t ix = first; ix < end; ++ix, from += in_.channels)
+                    to = std::copy_n(from, channels, to);
+            std::fill_n(to, (left + columns - end) * channels, 0.0f);
         }
     }
 
@@ -227,7 +239,11 @@ private:
     const EndingPlan ending_;
     const int from_;
     const Extent in_, out_;
-    const bool images_are_pixels_, whole_rows_;
+    const bool images_are_pixels_;
+    const bool rows_as_taps_;  // what the taps of a row of the kernel read lies together
+    const int tile_rows_, tile_columns_;
+    const std::vector<std::int64_t> in_image_, in_copy_;  // where the taps are
+    std::size_t copy_bytes_ = 0;
 };
 
 class FloatConvolution : public Op {

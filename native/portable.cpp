@@ -2,6 +2,8 @@
 // there is no oracle.
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "contract.h"
 #include "filters_in_lanes.h"
@@ -139,6 +141,7 @@ const Implementation portable = {
     gather,
     map,
     multiply_floats,
+    pool,
     {multiply<std::int16_t>, multiply<std::int32_t>, nullptr},
     peak,
     {},

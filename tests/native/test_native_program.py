@@ -233,6 +233,7 @@ def test_fused_multiply_add_of_the_oracle():
         assert distances[0] == min(distances)
 
 
+@pytest.mark.parametrize('size', [(8, 9), (3, 150), (70, 5)], ids=str)
 @pytest.mark.parametrize(
     'channels, kernel, options',
     [
@@ -246,11 +247,11 @@ def test_fused_multiply_add_of_the_oracle():
     ],
     ids=str,
 )
-def test_rows_of_taps_in_float_convolutions(channels, kernel, options):
-    # 9 channels by 7 taps are a row that is read as one, 10 by 7 are not; five padded columns hold
-    # taps that are all outside.
+def test_tiles_of_float_convolutions(channels, kernel, options, size):
+    # Tiles inside the image and across its borders, parts of a row and several rows; five padded
+    # columns hold taps that are all outside.
     random = np.random.RandomState(3)
-    x = random.standard_normal((2, channels, 8, 9)).astype(F)
+    x = random.standard_normal((2, channels) + size).astype(F)
     weights = random.standard_normal((18, channels // options.get('groups', 1)) + kernel).astype(F)
     ops = [
         dict(
@@ -267,6 +268,34 @@ def test_rows_of_taps_in_float_convolutions(channels, kernel, options):
         assert oracle.same(
             native.Program(ops, dict(x=x.shape[1:]), ['y'], implementation=name)(x), expected
         ), name
+
+
+def test_a_padding_larger_than_a_program_takes():
+    op = dict(
+        op='float_convolution',
+        input='x',
+        values='y',
+        weights=np.ones((1, 1, 2, 2), F),
+        dilation=(1 << 15, 1 << 15),
+        padding=((1 << 15, 0), (1 << 15, 0)),
+    )
+    with pytest.raises(ValueError, match='larger than a program takes'):
+        native.Program([op], dict(x=(1, 4, 4)), ['y'])
+
+
+@pytest.mark.parametrize('columns', [1, 3, 16, 70])
+@pytest.mark.parametrize('channels', [1, 5, 16, 70, 150])
+@pytest.mark.parametrize('kind', ['max_pool', 'average_pool'])
+def test_windows_of_pooling(kind, channels, columns):
+    random = np.random.RandomState(4)
+    x = cases.special(random, (2, channels, 5, columns), 0.1)
+    width = min(3, columns)
+    pool = dict(kernel=(2, width), strides=(1, 2), padding=((1, 0), (width - 1, 0)))
+    ops = [dict(op=kind, input='x', values='y', **pool)]
+    expected = oracle.run(ops, dict(x=x))['y']
+    for name in IMPLEMENTATIONS:
+        program = native.Program(ops, dict(x=x.shape[1:]), ['y'], implementation=name)
+        assert oracle.same(program(x), expected), name
 
 
 @pytest.mark.parametrize(
