@@ -46,6 +46,14 @@ class Unsupported(Exception):
         self.reason = reason
 
 
+class UnknownOperation(Unsupported):
+    """Its operation is in no table. The block around it, if any, has the name that a user knows."""
+
+    def __init__(self, node, block=None):
+        around = '' if block is None else f" (in the block '{block.op_name}')"
+        super().__init__(node, f'{node.op_name}{around} is not an operation of programs')
+
+
 class Value:
     """What one Variable is in the flat graph.
 
@@ -156,13 +164,14 @@ class Node:
             return _POOLS[self.function.attributes['poolingType']]
         kind = next((kind for kind in KINDS if kind.core_op_name == name), None)
         if kind is not None and one:
+            self.unit.float_layer = True
             if float_layers == 'apart' or kind is DENSE and float_layers == 'cntk':
                 raise Unsupported(
                     self,
                     f"a float {kind.noun} stays in CNTK; Lower(float_layers='native') takes it in",
                 )
             return 'float_product'
-        raise Unsupported(self, f'{name} is not an operation of programs')
+        raise UnknownOperation(self)
 
     def _check_same_for_each_pixel(self):
         reason = per_channel.why_not(
@@ -185,6 +194,7 @@ class Unit:
         inputs (list of Value): not fixed ones that it reads.
         outputs (list of Value): what it computes.
         layer (BinaryLayer): of a block `BinaryConvolution` or `BinaryDense`, else None.
+        float_layer (bool): it computes a float convolution or Dense.
         reason (str): why it cannot be part of a segment, None where it may.
     """
 
@@ -194,6 +204,7 @@ class Unit:
         self.inputs = []
         self.outputs = []
         self.layer = None
+        self.float_layer = False
         self.reason = None
 
     @property
@@ -320,7 +331,12 @@ class FlatGraph:
                 continue
             if len(results) != 1:
                 raise Unsupported(None, f'{function.op_name} inside it has {len(results)} outputs')
-            inner[results[0].uid] = self._flatten(function, read, unit, results[0])
+            try:
+                inner[results[0].uid] = self._flatten(function, read, unit, results[0])
+            except UnknownOperation as unknown:
+                if function.is_block:
+                    raise UnknownOperation(unknown.node, function) from None
+                raise
         return inner[body.outputs[0].uid]
 
     def _leaf(self, variable):

@@ -59,7 +59,9 @@ def compare(model, lowered, minibatches, tolerance, data='held-out', lowering=No
     pair = _Pair(model, lowered, lowering, tolerance)
     parity.layers = [probe.parity for probe in pair.probes]
     parity.segments = [probe.parity for probe in pair.segments]
-    parity.alone = list(lowering.reasons) if lowering else []
+    if lowering:
+        parity.alone = list(lowering.reasons)
+        parity.stayed = list(lowering.float_reasons)
     outputs = [OutputParity() for _ in model.outputs]
     for minibatch in minibatches:
         expected, actual, explained = pair.evaluate(minibatch)

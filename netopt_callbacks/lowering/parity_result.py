@@ -160,6 +160,14 @@ class SegmentParity:
         )
 
 
+def _by_reason(reasons):
+    """Returns (reason, names) of (name, reason), in their order."""
+    names_of = {}
+    for name, why in reasons:
+        names_of.setdefault(why, []).append(name)
+    return names_of.items()
+
+
 class Parity:
     """How a lowered network compares with the trained one; see `parity.compare` for what is
     admitted.
@@ -167,7 +175,9 @@ class Parity:
     Attributes:
         layers (list of LayerParity): the binary layers that were lowered; [] where there are none.
         segments (list of SegmentParity): those that are lowered together.
-        alone (list of (str, str)): of each layer that is in no segment its name and why.
+        alone (list of (str, str)): of each binary layer that is in no segment its name and why.
+        stayed (list of (str, str)): of each float layer that stayed in CNTK its name and why; []
+            with `float_layers='apart'`, and where `left_apart` says why.
         lowered_by (list of str): class names of the optimizations whose own `lower` gave another
             network; what it changed is compared end to end only.
         samples (int): samples compared end to end (of a sequence output, its steps).
@@ -209,6 +219,7 @@ class Parity:
         self.layers = []
         self.segments = []
         self.alone = []
+        self.stayed = []
         self.lowered_by = []
         self.samples = 0
         self.data = data
@@ -265,6 +276,7 @@ class Parity:
             passed=self.passed,
             segments=[segment.to_dict() for segment in self.segments],
             alone=[list(each) for each in self.alone],
+            stayed=[list(each) for each in self.stayed],
             lowered_by=list(self.lowered_by),
             left_apart=self.left_apart,
         )
@@ -310,6 +322,11 @@ class Parity:
             )
         lines += [f'  {part}' for part in self.segments + self.layers]
         lines += ["  '%s' is lowered alone: %s" % each for each in self.alone]
+        lines += [
+            '  %s %s not lowered: %s'
+            % (', '.join(map(repr, names)), 'is' if len(names) == 1 else 'are', why)
+            for why, names in _by_reason(self.stayed)
+        ]
         lines += [
             f'  {name} has a lower of its own: what it gave is compared end to end only'
             for name in self.lowered_by

@@ -47,13 +47,15 @@ class Lowering:
         alone (list of int): where the other binary layers are among the binary blocks of
             `reference`, in the order that they have in `model`.
         reasons (list of (str, str)): of each of these its name and why it is in no segment.
+        float_reasons (list of (str, str)): the same of float layers; [] where they were to stay.
     """
 
-    def __init__(self, model, segments=(), reference=None, reasons=()):
+    def __init__(self, model, segments=(), reference=None, reasons=(), float_reasons=()):
         self.model = model
         self.segments = list(segments)
         self.reference = model if reference is None else reference
         self.reasons = list(reasons)
+        self.float_reasons = list(float_reasons)
         blocks = binary_block.binary_blocks(self.reference)
         inside = {
             unit.function.uid: part
@@ -103,9 +105,9 @@ def lower_segments(model, float_layers='cntk'):
         return Lowering(model)
     flat = FlatGraph(opened_for_segments(model), float_layers)
     written = _written(flat)
-    reasons = _reasons(flat, written)
+    reasons = _reasons(flat, written), _float_reasons(flat, written)
     if not written:
-        return Lowering(model, reasons=reasons)
+        return Lowering(model, (), None, *reasons)
     replacements = {}
     for part in written:
         entry, exit = part.segment.entry.variable, part.segment.exit.variable
@@ -113,7 +115,7 @@ def lower_segments(model, float_layers='cntk'):
     reference = C.combine(
         list(flat.model.outputs) + [C.alias(part.segment.entry.variable).output for part in written]
     )
-    return Lowering(graph.substitute(flat.model, replacements), written, reference, reasons)
+    return Lowering(graph.substitute(flat.model, replacements), written, reference, *reasons)
 
 
 def _written(flat):
@@ -201,15 +203,32 @@ def _names_of_native(model):
     }
 
 
-def _reasons(flat, written):
+def _outside(flat, written):
     inside = {id(unit) for lowered in written for unit in lowered.segment.units}
+    return [unit for unit in flat.units if id(unit) not in inside]
+
+
+def _reasons(flat, written):
     return [
         (
             unit.layer.name or '(unnamed)',
             unit.reason or 'what it computes is read in more than one place',
         )
-        for unit in flat.units
-        if unit.layer is not None and id(unit) not in inside
+        for unit in _outside(flat, written)
+        if unit.layer is not None
+    ]
+
+
+def _float_reasons(flat, written):
+    if flat.float_layers == 'apart':
+        return []
+    return [
+        (
+            unit.name,
+            unit.reason or 'no segment reaches it by operations that segments may contain',
+        )
+        for unit in _outside(flat, written)
+        if unit.float_layer and unit.layer is None
     ]
 
 

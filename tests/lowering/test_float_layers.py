@@ -53,10 +53,30 @@ def test_the_default_leaves_float_layers_to_cntk_and_says_so():
     lowered, found = Lower().run(trained, [kind() for kind in KINDS], [{x: images(x.shape, 9)}])
     assert of_segments(lowered) == ['second_to_dense'] and found.segments[0].floats == []
     assert [layer.name for layer in nc.graph.layers(lowered)] == ['float', 'float']
+    (convolution, no_bits), (dense, its_kind) = found.stayed
+    assert convolution == dense == 'float'
+    assert no_bits.startswith('a float convolution of which native code does not give the bits')
+    assert its_kind == "a float Dense stays in CNTK; Lower(float_layers='native') takes it in"
+    assert f"'float' is not lowered: {its_kind}" in str(found)
+    assert json.loads(json.dumps(found.to_dict()))['stayed'][1] == ['float', its_kind]
+    _, found = Lower(float_layers='apart').run(trained, [kind() for kind in KINDS])
+    assert found.stayed == [] and 'not lowered' not in str(found)
     with pytest.raises(
         ValueError, match="must be 'cntk' or 'native', or 'apart' to leave .* got 'both'"
     ):
         Lower(float_layers='both')
+
+
+def test_float_layers_that_no_segment_reaches_are_named_once_a_reason():
+    x = C.input_variable((4, 6, 6))
+    y = C.layers.Convolution2D((3, 3), 8, activation=C.tanh, name='one')(x)
+    y = C.layers.Convolution2D((3, 3), 8, activation=C.tanh, name='two')(y)
+    y = C.layers.Convolution2D((2, 2), 3, name='binary')(y)
+    trained = binarized(y, keep=('one', 'two'))
+    _, found = Lower().run(trained, [nc.BinarizeConvolution()], [{x: images(x.shape, 9)}])
+    reason = 'Tanh is not an operation of programs'
+    assert found.stayed == [('one', reason), ('two', reason)]
+    assert f"'one', 'two' are not lowered: {reason}" in str(found)
 
 
 def test_a_whole_network_is_one_program():

@@ -241,6 +241,13 @@ def test_what_no_program_does_stays_in_cntk_and_is_named():
     ]
 
 
+def test_an_operation_that_a_user_did_not_write_is_named_with_its_block():
+    x = C.input_variable((4, 6, 6))
+    y = C.layers.Convolution2D((3, 3), 8, activation=C.elu, name='one')(x)
+    _, found = Lower().run(binarized(y, input_scale=None), [nc.BinarizeConvolution()])
+    assert found.alone == [('one', "Less (in the block 'ELU') is not an operation of programs")]
+
+
 def test_layers_are_named_with_the_reason_where_there_is_no_segment():
     x = C.input_variable(20)
     y = C.layers.Dense(16, activation=C.tanh, name='one')(x)
