@@ -102,6 +102,7 @@ struct OpKind {
     X(mean_abs)        \
     X(reshape)         \
     X(unpack)          \
+    X(splice)          \
     X(float_convolution)
 
 #define BITCONV_DECLARE_OP(name) extern const OpKind op_##name;

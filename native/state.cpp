@@ -9,7 +9,7 @@ namespace {
 
 constexpr char magic[] = "netoptPR";
 constexpr std::size_t header_bytes = 24;
-constexpr std::uint32_t most_inputs = 4096, most_ops = 4096, most_fields = 256, most_reads = 64;
+constexpr std::uint32_t most_inputs = 4096, most_ops = 4096, most_fields = 256, most_reads = 4096;
 
 void require(bool condition, const std::string& message) {
     if (!condition) throw std::invalid_argument(message);

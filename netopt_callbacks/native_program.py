@@ -47,6 +47,8 @@ class Program:
     mean_abs: values to values `[1, 1, 1]`, the mean of the absolute values of a sample.
     reshape: values to values. `shape`: three lengths or one, one of them -1, in the order
         [channels, height, width].
+    splice: values to values, the channels of `input` and then those of `others` (list of str),
+        which have the same height and width.
     unpack: bits to values, +1 where a bit is set, else -1.
 
     An ending is `steps`, each a tuple of a name and vectors, in order and each rounded to float32:

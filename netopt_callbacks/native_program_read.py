@@ -14,7 +14,7 @@ MAGIC = b'netoptPR'
 VERSION = 1
 _HEAD = struct.Struct('<8sIIQ')
 _DTYPES = ('<i8', '<f4', '<u8', 'S1')
-_ONE_VALUE = ('pool', 'mean_abs', 'reshape', 'unpack')
+_ONE_VALUE = ('pool', 'mean_abs', 'reshape', 'splice', 'unpack')
 
 
 class Input(NamedTuple):

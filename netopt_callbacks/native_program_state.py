@@ -326,6 +326,13 @@ def _reshape(keys, fields, reads):
     fields.rank = len(shape)
 
 
+def _splice(keys, fields, reads):
+    others = keys.pop('others', ())
+    if isinstance(others, str):
+        raise ValueError(f'others must be a list of names, received {others!r}')
+    reads.extend(others)
+
+
 def _no_fields(keys, fields, reads):
     pass
 
@@ -352,6 +359,7 @@ OPS = OrderedDict(
         ('average_pool', _Op('pool', ('values',), 3, _pooling(0))),
         ('mean_abs', _Op('mean_abs', ('values',), 3, _no_fields)),
         ('reshape', _Op('reshape', ('values',), 0, _reshape)),
+        ('splice', _Op('splice', ('values',), 0, _splice)),
         ('unpack', _Op('unpack', ('values',), 0, _no_fields)),
     ]
 )

@@ -210,7 +210,7 @@ private:
 
     void op(Writer& ops) {
         Writer fields;
-        const int kind = bytes_.between(0, 7), floats = value(false), bits = value(true);
+        const int kind = bytes_.between(0, 8), floats = value(false), bits = value(true);
         int kernel_h, kernel_w;
         if (bits < 0 && kind > 2) {
             ending_op(ops, "pack", floats < 0 ? 0 : floats, true);
@@ -232,6 +232,8 @@ private:
             fields.integers("shape", {of.height, of.channels, -1});
             gives({false, of.height, of.channels, of.width});
             finish(ops, "reshape", {floats}, fields);
+        } else if (kind == 8 && floats >= 0) {
+            splice(ops, floats);
         } else if (kind == 5) {
             convolution(ops, floats < 0 ? 0 : floats);
         } else {
@@ -252,6 +254,21 @@ private:
             ending(fields, reads, of);
         }
         finish(ops, name, reads, fields);
+    }
+
+    // Of values of one size as often as of two, which are refused.
+    void splice(Writer& ops, int first) {
+        Value of = values_[first];
+        const int second = value(false);
+        if (bytes_.next() % 2 || second < 0) {
+            of.channels *= 2;
+            gives(of);
+            finish(ops, "splice", {first, first}, Writer());
+        } else {
+            of.channels += values_[second].channels;
+            gives(of);
+            finish(ops, "splice", {first, second}, Writer());
+        }
     }
 
     void unpack_all(Writer& ops) {

@@ -152,6 +152,12 @@ class _Body(Convolutions, Steps):
         name = self.add('Reshape', [value.name, self.integers(0, *lengths)])
         self.values[op.values] = Value(name, [None if length < 0 else length for length in lengths])
 
+    def _splice(self, op):
+        values = [self.values[read] for read in op.reads]
+        name = self.add('Concat', [value.name for value in values], axis=1)
+        shape = [sum(value.shape[0] for value in values)] + list(values[0].shape[1:])
+        self.values[op.values] = Value(name, shape)
+
     def _or_pool(self, op):
         self.values[op.bits] = self._maximum(op, self.values[op.reads[0]])
 

@@ -101,7 +101,7 @@ class Node:
     Attributes:
         function (cntk.Function): the primitive, or a block that is one operation.
         kind (str): 'identity', 'map', 'join', 'max_pool', 'average_pool', 'reshape', 'sign',
-            'product', 'float_product', 'magnitude' or 'mean_abs'.
+            'splice', 'product', 'float_product', 'magnitude' or 'mean_abs'.
         operands (list of (cntk.Variable, Value)): as the Function reads them, fixed ones among
             them.
         inputs (list of Value): those that are not fixed.
@@ -150,6 +150,8 @@ class Node:
             return 'sign'
         if name == 'Reshape':
             return 'reshape'
+        if name == 'Splice' and len(self.inputs) == len(self.operands) and self._is_of_channels():
+            return 'splice'
         if name == 'Abs' and one:
             return 'magnitude'
         if (
@@ -172,6 +174,13 @@ class Node:
                 )
             return 'float_product'
         raise UnknownOperation(self)
+
+    def _is_of_channels(self):
+        shapes = [value.shape for value in self.inputs]
+        together = (sum(shape[0] for shape in shapes if shape),) + tuple(shapes[0][1:])
+        return tuple(self.function.shape) == together and all(
+            shape[1:] == together[1:] for shape in shapes
+        )
 
     def _check_same_for_each_pixel(self):
         reason = per_channel.why_not(

@@ -225,7 +225,7 @@ def _float_reasons(flat, written):
     return [
         (
             unit.name,
-            unit.reason or 'no segment reaches it by operations that segments may contain',
+            unit.reason or 'no operations of segments lead from it to a binary layer or back',
         )
         for unit in _outside(flat, written)
         if unit.float_layer and unit.layer is None

@@ -255,6 +255,10 @@ class SegmentProgram:
             dict(op='reshape', input=self._stored(self._floats(read)), shape=shape)
         )
 
+    def _splice(self, node):
+        first, *others = [self._stored(self._floats(value)) for value in node.inputs]
+        return self._emitted(dict(op='splice', input=first, others=others))
+
     def _sign(self, node):
         path, value = self._paths[id(node)]
         try:

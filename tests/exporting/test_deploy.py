@@ -65,6 +65,17 @@ def test_random_networks_are_exported(seed, tmp_path):
         assert bool(exported.segments) == (kind != 'float')
 
 
+def test_branches_that_are_spliced(tmp_path):
+    x = C.input_variable((3, 7, 6), name='image')
+    y = C.layers.Convolution2D((3, 3), 9, pad=True, name='one')(x)
+    y = C.splice(C.relu(y), C.layers.Convolution2D((1, 1), 40, name='two')(y), y, axis=0)
+    y = C.layers.Convolution2D((3, 3), 5, name='three')(y)
+    network = lowering.lower_segments(binarized(y, input_scale=None)).model
+    exported = deploy.export(network, str(tmp_path / 'file.onnx'))
+    (segment,) = exported.segments
+    assert exported.comparison.segments == 1
+
+
 def test_predictions_are_counted_once_a_sample(tmp_path, monkeypatch):
     x, model = small(classes=2)
     for parameter in model.parameters:

@@ -197,6 +197,67 @@ def test_skip_links_are_inside():
     assert found.largest_difference == 0 and of_segments(lowered) == ['one_to_two']
 
 
+def spliced_network(shape=(4, 6, 6)):
+    """Returns (input, trained): modules of branches that are spliced, one of them of two layers."""
+
+    def layer(y, side, filters, name):
+        y = C.layers.Convolution2D((side, side), filters, pad=True, bias=False, name=name)(y)
+        return C.relu(C.layers.BatchNormalization(map_rank=1)(y))
+
+    def module(y, name):
+        return C.splice(
+            layer(y, 1, 5, name + '_1'),
+            layer(layer(y, 1, 33, name + '_reduce'), 3, 7, name + '_3'),
+            C.layers.MaxPooling((3, 3), 1, pad=True)(y),
+            axis=0,
+        )
+
+    x = C.input_variable(shape)
+    y = module(module(C.layers.Convolution2D((3, 3), 16, pad=True, name='float')(x), 'a'), 'b')
+    y = C.layers.GlobalAveragePooling()(y)
+    z = C.layers.Dense(9, name='dense')(y)
+    z = C.layers.Dense(4, name='behind')(C.splice(z, C.relu(z), z))
+    model = C.layers.Dense(3, name='float')(z)
+    unsettle(model, np.random.RandomState(1))
+    return x, binarized(model, images(shape, 20))
+
+
+def test_branches_that_are_spliced_are_inside():
+    x, trained = spliced_network()
+    (part,) = lower_segments(trained).segments
+    splices = [op for op in part.program.ops if op['op'] == 'splice']
+    assert [len(op['others']) for op in splices] == [2, 2, 2] and len(part.segment.layers) == 8
+    lowered, found = Lower(tolerance=0).run(
+        trained,
+        [nc.BinarizeConvolution(), nc.BinarizeDense()],
+        [{x: images(x.shape, 9, seed=3)}],
+    )
+    assert found.largest_difference == 0 and len(of_segments(lowered)) == 1
+    for samples in (1, 2, 17):
+        values = values_of(x, samples, np.random.RandomState(samples))
+        assert same_bits(lowered.eval(values), trained.eval(values))
+
+
+@pytest.mark.parametrize('axis', [1, 2])
+def test_a_splice_along_another_axis_stays_in_cntk(axis):
+    x = C.input_variable((4, 6, 6))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x)
+    y = C.layers.Convolution2D((3, 3), 8, name='two')(C.splice(y, C.relu(y), axis=axis))
+    lowered, found = Lower(tolerance=0).run(
+        binarized(y, input_scale=None), [nc.BinarizeConvolution()]
+    )
+    assert sorted(of_segments(lowered)) == ['one', 'two'] and found.passed
+
+
+def test_a_splice_with_a_constant_stays_in_cntk():
+    x = C.input_variable((4, 6, 6))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x)
+    y = C.splice(y, C.constant(np.ones((2, 6, 6), np.float32)), axis=0)
+    y = C.layers.Convolution2D((3, 3), 8, name='two')(y)
+    lowered, _ = Lower(tolerance=0).run(binarized(y, input_scale=None), [nc.BinarizeConvolution()])
+    assert sorted(of_segments(lowered)) == ['one', 'two']
+
+
 def test_thresholds_are_those_of_cntk_at_every_integer():
     _, trained = binary_net()
     (part,) = lower_segments(trained).segments

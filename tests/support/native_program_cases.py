@@ -332,6 +332,16 @@ def reshape(b):
     )
 
 
+def splice(b):
+    names = [b.any_of(b.shapes)]
+    alike = [name for name in b.shapes if b.shapes[name][1:] == b.shapes[names[0]][1:]]
+    names += [str(b.random.choice(alike)) for _ in range(b.random.randint(4))]
+    b.add(
+        dict(op='splice', input=names[0], others=names[1:], values=b.name('v')),
+        (sum(b.shapes[name][0] for name in names),) + b.shapes[names[0]][1:],
+    )
+
+
 def unpack(b):
     name = b.random_bits()
     b.add(dict(op='unpack', input=name, values=b.name('v')), b.bits[name])
@@ -349,6 +359,7 @@ ROWS = dict(
     average_pool=pool('average_pool'),
     mean_abs=mean_abs,
     reshape=reshape,
+    splice=splice,
     unpack=unpack,
 )
 

@@ -228,5 +228,9 @@ OPS = {
     'average_pool': lambda op, x, values: (pooled(op, x, F, average), None),
     'mean_abs': mean_abs,
     'reshape': reshape,
+    'splice': lambda op, x, values: (
+        np.concatenate([x] + [values[name] for name in op['others']], axis=1),
+        None,
+    ),
     'unpack': lambda op, x, values: (np.where(x, F(1), F(-1)), None),
 }

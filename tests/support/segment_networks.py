@@ -105,6 +105,8 @@ def random_network(seed, layers=4, make_input=C.input_variable):
             y = activation(random)(y)
         if skip.shape == y.shape and random.randint(2):
             y = activation(random)(skip) + y
+        elif len(y.shape) == 3 and skip.shape[1:] == y.shape[1:] and random.randint(2):
+            y = C.splice(activation(random)(skip), y, y, axis=0)
     model = C.layers.Dense(3, name='float')(y)
     unsettle(model, random)
     return x, model
