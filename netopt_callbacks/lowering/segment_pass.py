@@ -225,7 +225,9 @@ def _float_reasons(flat, written):
     return [
         (
             unit.name,
-            unit.reason or 'no operations of segments lead from it to a binary layer or back',
+            unit.reason
+            or 'between it and a binary layer is an operation that segments do not have, or a value '
+            'that is read elsewhere too',
         )
         for unit in _outside(flat, written)
         if unit.float_layer and unit.layer is None
