@@ -26,7 +26,7 @@ import numpy as np
 
 import netopt_callbacks as nc
 from netopt_callbacks.lowering import lower_binary_layers, lower_segments
-from tests.bench.segments import binary_net
+from tests.bench.segments import binarized, binary_net
 
 BATCHES = (1, 8)
 KEPT = ('first', 'last', 'down')
@@ -98,20 +98,6 @@ def trained(model):
     return model
 
 
-def binarized(model):
-    for kind in (nc.BinarizeConvolution, nc.BinarizeDense):
-        layers = nc.graph.layers(model)
-        if any(
-            layer.op_name == kind.__name__[len('Binarize') :] and layer.name not in KEPT
-            for layer in layers
-        ):
-            optimization = kind(
-                filter_function=lambda layer: layer.name not in KEPT, input_scale=None
-            )
-            model = optimization.transform(model).model
-    return model
-
-
 def quantized(source, target, x):
     """Writes the int8 form of a float file, calibrated on x; nothing where the tools are
     missing."""
@@ -167,7 +153,7 @@ def main(rounds=20, python=sys.executable, only=None):
             if only and name != only:
                 continue
             model = trained(make())
-            binary = binarized(model)
+            binary = binarized(model, KEPT)
             lowered = lower_binary_layers(lower_segments(binary).model)
             x = (
                 np.random.RandomState(1)

@@ -1,10 +1,9 @@
-"""What lowering in segments buys: a network shaped like BinaryNet for CIFAR, batch 1 and 8, one
-thread.
+"""What lowering in segments buys: a network shaped like BinaryNet for CIFAR, and four modules of
+GoogLeNet, whose branches are spliced; batch 1 and 8, one thread.
 
-`python -m tests.bench.segments [rounds [filters]]`, from the root of the checkout. In each round
-every way runs once, in turn; the fastest of the rounds counts, and what is told is the ratio to
-CNTK's float network in the same run. The first convolution and the last Dense stay float; `filters`
-is the width of the first two layers, 128 in BinaryNet.
+`python -m tests.bench.segments [rounds]`, from the root of the checkout. In each round every way
+runs once, in turn; the fastest of the rounds counts, and what is told is the ratio to CNTK's float
+network in the same run. The first convolution and the last Dense stay float.
 
 | column | what it is |
 |---|---|
@@ -16,6 +15,7 @@ is the width of the first two layers, 128 in BinaryNet.
 import os
 import sys
 import time
+from collections import OrderedDict
 
 for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ[variable] = '1'
@@ -57,15 +57,46 @@ def binary_net(filters):
     )(x)
 
 
-def trained_and_lowered(model):
-    """Returns (each layer alone, Lowering in segments) of the model, binary but for its first
-    and last layer."""
-    for kind in (nc.BinarizeConvolution, nc.BinarizeDense):
-        optimization = kind(
-            filter_function=lambda layer: layer.name not in ('first', 'last'), input_scale=None
+def inception():
+    """Returns the float network over an input of 3 x 32 x 32: modules 3a to 4b of GoogLeNet."""
+
+    def layer(y, side, filters):
+        y = C.layers.Convolution2D((side, side), filters, pad=True, bias=False)(y)
+        return C.relu(C.layers.BatchNormalization(map_rank=1)(y))
+
+    def module(y, one, reduce3, three, reduce5, five, pooled):
+        return C.splice(
+            layer(y, 1, one),
+            layer(layer(y, 1, reduce3), 3, three),
+            layer(layer(y, 1, reduce5), 5, five),
+            layer(C.layers.MaxPooling((3, 3), 1, pad=True)(y), 1, pooled),
+            axis=0,
         )
-        model = optimization.transform(model).model
-    return lower_binary_layers(model), lower_segments(model)
+
+    x = C.input_variable((3, 32, 32))
+    y = C.layers.Convolution2D((3, 3), 64, pad=True, bias=False, name='first')(x)
+    y = C.relu(C.layers.BatchNormalization(map_rank=1)(y))
+    y = module(module(y, 64, 96, 128, 16, 32, 32), 128, 128, 192, 32, 96, 64)
+    y = C.layers.MaxPooling((3, 3), 2, pad=True)(y)
+    y = module(module(y, 192, 96, 208, 16, 48, 64), 160, 112, 224, 24, 64, 64)
+    return C.layers.Dense(10, name='last')(C.layers.GlobalAveragePooling()(y))
+
+
+NETWORKS = OrderedDict([('BinaryNet', lambda: binary_net(128)), ('Inception', inception)])
+
+
+def binarized(model, kept=('first', 'last')):
+    """Returns the model with all convolutions and Dense binary but those of these names."""
+    for kind in (nc.BinarizeConvolution, nc.BinarizeDense):
+        if any(
+            layer.op_name == kind.__name__[len('Binarize') :] and layer.name not in kept
+            for layer in nc.graph.layers(model)
+        ):
+            optimization = kind(
+                filter_function=lambda layer: layer.name not in kept, input_scale=None
+            )
+            model = optimization.transform(model).model
+    return model
 
 
 def fastest(ways, rounds):
@@ -79,15 +110,21 @@ def fastest(ways, rounds):
     return least
 
 
-def main(rounds=50, filters=128):
-    """Prints the table."""
+def main(rounds=50):
+    """Prints a table for each network."""
     nc.native.set_num_threads(1)
-    model = binary_net(filters)
-    alone, lowering = trained_and_lowered(model)
+    for name, network in NETWORKS.items():
+        time_network(name, network(), rounds)
+
+
+def time_network(name, model, rounds):
+    """Prints the table."""
+    binary = binarized(model)
+    alone, lowering = lower_binary_layers(binary), lower_segments(binary)
     (part,) = lowering.segments
     program = part.program.program()
     random = np.random.RandomState(0)
-    print(f'{filters} filters, {program.implementation}, one thread, fastest of {rounds} rounds')
+    print(f'{name}, {program.implementation}, one thread, fastest of {rounds} rounds')
     print(
         '%5s %9s %9s %9s %9s   %s'
         % ('batch', 'float ms', 'alone', 'segments', 'program', 'times float')
