@@ -31,9 +31,26 @@ MAPS = (
     'PReLU',
     'Clip',
 )
+# Of one value, and nothing that programs compute: only what a sign says of them can be read off.
+FUNCTIONS = (
+    'Tanh',
+    'StableSigmoid',
+    'Sigmoid',
+    'HardSigmoid',
+    'ELU',
+    'SELU',
+    'Softplus',
+    'Softsign',
+    'Atan',
+    'Sinh',
+    'Exp',
+    'Log',
+    'Sqrt',
+    'Floor',
+)
 JOINS = ('ElementTimes', 'Plus')
 SIGN = 'StraightThrough'
-_CLOSED = ('LeakyReLU', 'PReLU')
+_CLOSED = ('LeakyReLU', 'PReLU') + FUNCTIONS
 _POOLS = {0: 'max_pool', 1: 'average_pool'}
 
 
@@ -141,7 +158,7 @@ class Node:
             return 'identity'
         if one and name == 'BatchNormalization' and self.inputs[0].is_free:
             raise Unsupported(self, 'CNTK normalizes images of a second size wrongly')
-        if one and name in MAPS:
+        if one and name in MAPS + FUNCTIONS:
             self._check_same_for_each_pixel()
             return 'map'
         if name in JOINS and len(self.inputs) == 2 and self.inputs[0] is not self.inputs[1]:

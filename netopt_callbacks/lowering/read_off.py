@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import graph
 from ..native_program import Program
-from .flat import Unsupported, fixed_value
+from .flat import FUNCTIONS, Unsupported, fixed_value
 
 _ROWS = 4096  # samples that CNTK evaluates at once
 _INFINITY = np.float32(np.inf)
@@ -215,6 +215,10 @@ def steps_of(node):
     Raises:
         Unsupported: no steps give CNTK's bits.
     """
+    if node.op_name in FUNCTIONS:
+        raise Unsupported(
+            node, f'of {node.op_name} programs know the sign alone, and something else reads it'
+        )
     value = node.inputs[0]
     probes = _probes(value.channels)
     expected = Chain([node], value)(probes)[-1]

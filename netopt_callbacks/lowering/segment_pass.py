@@ -226,8 +226,8 @@ def _float_reasons(flat, written):
         (
             unit.name,
             unit.reason
-            or 'between it and a binary layer is an operation that segments do not have, or a value '
-            'that is read elsewhere too',
+            or 'between it and a binary layer is an operation that segments do not have, or a '
+            'value that is read elsewhere too',
         )
         for unit in _outside(flat, written)
         if unit.float_layer and unit.layer is None

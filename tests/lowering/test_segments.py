@@ -289,33 +289,102 @@ def test_thresholds_are_those_of_cntk_at_every_integer():
 def test_what_no_program_does_stays_in_cntk_and_is_named():
     x = C.input_variable((4, 6, 6))
     y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x)
-    y = C.layers.Convolution2D((3, 3), 8, pad=True, activation=C.tanh, name='two')(y)
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, activation=C.sin, name='two')(y)
     model = C.layers.Convolution2D((3, 3), 8, pad=True, name='three')(y)
     trained = binarized(model, images((4, 6, 6), 20), input_scale=None)
     lowered, found = Lower().run(trained, [nc.BinarizeConvolution()], [{x: images((4, 6, 6), 9)}])
-    assert found.alone == [('two', 'Tanh is not an operation of programs')]
+    assert found.alone == [('two', 'Sin is not an operation of programs')]
     assert of_segments(lowered) == ['three', 'one'] or of_segments(lowered) == ['one', 'three']
     assert of_segments(lowered, 'BinaryConvolveOp') == ['two']
-    assert "'two' is lowered alone: Tanh is not an operation of programs" in str(found)
+    assert "'two' is lowered alone: Sin is not an operation of programs" in str(found)
     assert json.loads(json.dumps(found.to_dict()))['alone'] == [
-        ['two', 'Tanh is not an operation of programs']
+        ['two', 'Sin is not an operation of programs']
     ]
 
 
 def test_an_operation_that_a_user_did_not_write_is_named_with_its_block():
+    @C.BlockFunction('Wave', 'wave')
+    def wave(x):
+        return C.relu(C.sin(x))
+
     x = C.input_variable((4, 6, 6))
-    y = C.layers.Convolution2D((3, 3), 8, activation=C.elu, name='one')(x)
+    y = C.layers.Convolution2D((3, 3), 8, activation=wave, name='one')(x)
     _, found = Lower().run(binarized(y, input_scale=None), [nc.BinarizeConvolution()])
-    assert found.alone == [('one', "Less (in the block 'ELU') is not an operation of programs")]
+    assert found.alone == [('one', "Sin (in the block 'Wave') is not an operation of programs")]
+
+
+FUNCTIONS = [
+    C.tanh,
+    C.sigmoid,
+    lambda x: C.hard_sigmoid(x, 0.2, 0.5),
+    C.elu,
+    C.selu,
+    C.softplus,
+    C.softsign,
+    C.atan,
+    lambda x: C.sinh(0.001 * x) + 0.5,
+    lambda x: C.exp(0.001 * x) - 1,
+    lambda x: C.log(1 + C.relu(x)) - 1,
+    lambda x: C.sqrt(C.relu(x)),
+    lambda x: C.floor(x / 3),
+]
+
+
+@pytest.mark.parametrize('number', range(len(FUNCTIONS)))
+def test_functions_of_which_only_the_sign_is_read(number):
+    function = FUNCTIONS[number]
+    x = C.input_variable((4, 7, 6), name='features')
+
+    def layer(y, filters, name):
+        y = C.layers.Convolution2D((3, 3), filters, pad=True, bias=False, name=name)(y)
+        return function(C.layers.BatchNormalization(map_rank=1)(y))
+
+    # Calibrated thresholds are inside of what the function gives.
+    y = C.layers.MaxPooling((2, 2))(layer(layer(x, 33, 'one'), 20, 'two'))
+    y = function(C.layers.Dense(40, name='dense')(y))
+    model = C.layers.Dense(3, name='float')(C.layers.Dense(9, name='last')(y))
+    unsettle(model, np.random.RandomState(5))
+    trained = binarized(model, images(x.shape, 20), input_scale=None)
+    (part,) = lower_segments(trained).segments
+    assert [op['op'] for op in part.program.ops] == [
+        'pack',
+        'convolution',
+        'convolution',
+        'or_pool',
+        'dense',
+        'dense',
+    ]
+    lowered, found = Lower(tolerance=0).run(
+        trained,
+        [nc.BinarizeConvolution(), nc.BinarizeDense()],
+        [{x: images(x.shape, 30, seed=3)}],
+    )
+    assert found.largest_difference == 0 and of_segments(lowered) == ['one_to_last']
+    for samples in (1, 2, 17):
+        values = images(x.shape, samples, seed=samples)
+        assert same_bits(lowered.eval(values), trained.eval(values))
+
+
+def test_a_function_that_something_else_reads_stays_in_cntk():
+    x = C.input_variable((4, 6, 6))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, activation=C.tanh, name='one')(x)
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(y) + y
+    lowered, found = Lower(tolerance=0).run(
+        binarized(y, input_scale=None), [nc.BinarizeConvolution()]
+    )
+    assert found.alone == [
+        ('one', 'of Tanh programs know the sign alone, and something else reads it')
+    ]
+    assert of_segments(lowered) == ['two'] and of_segments(lowered, 'BinaryConvolveOp') == ['one']
 
 
 def test_layers_are_named_with_the_reason_where_there_is_no_segment():
     x = C.input_variable(20)
-    y = C.layers.Dense(16, activation=C.tanh, name='one')(x)
-    y = C.layers.Dense(16, activation=C.tanh, name='two')(y)
+    y = C.layers.Dense(16, activation=C.sin, name='one')(x)
+    y = C.layers.Dense(16, activation=C.sin, name='two')(y)
     trained = binarized(y, input_scale=None)
     lowered, found = Lower().run(trained, [nc.BinarizeDense()])
-    reason = 'Tanh is not an operation of programs'
+    reason = 'Sin is not an operation of programs'
     assert found.segments == [] and found.alone == [('one', reason), ('two', reason)]
     assert f"'two' is lowered alone: {reason}" in str(found)
     # Whoever asks for one block a layer is not told why.
@@ -616,8 +685,8 @@ ENDS = {
     'an operation': lambda y: C.plus(y, 1, name='end'),
     'a binary layer': lambda y: C.layers.Convolution2D((3, 3), 8, name='end')(y),
     'a float layer': lambda y: C.layers.Dense(3, name='float')(y),
-    'what a program does not do': lambda y: C.tanh(y, name='end'),
-    'behind that': lambda y: C.relu(C.tanh(C.layers.Dense(4)(y)), name='end'),
+    'what a program does not do': lambda y: C.sin(y, name='end'),
+    'behind that': lambda y: C.relu(C.sin(C.layers.Dense(4)(y)), name='end'),
     'a block with a layer in it': in_one_block,
     'a Sequential': lambda y: C.layers.Sequential([C.layers.Dense(4), C.relu], name='end')(y),
     'a Function that was named later': later,
@@ -634,7 +703,7 @@ def test_outputs_keep_their_names(end, float_layers, tmp_path):
     x = C.input_variable((4, 6, 6))
     y = C.layers.Convolution2D((3, 3), 8, pad=True, name='one')(x)
     middle = C.relu(C.layers.Convolution2D((3, 3), 8, pad=True, name='two')(y), name='middle')
-    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='four')(C.tanh(middle))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='four')(C.sin(middle))
     trained = binarized(ENDS[end](y), keep=('float',), input_scale=None)
     lowered, found = Lower(float_layers=float_layers).run(trained, [])
     names = [output.name for output in trained.outputs]
