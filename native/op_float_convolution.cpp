@@ -87,17 +87,17 @@ public:
           rows_as_taps_(images_are_pixels ||
                         (weights.one_sum_by_taps() && weights.shape.groups == 1 &&
                          weights.shape.dilation[1] == 1)),
-          tile_rows_(int(std::max<std::int64_t>(1, float_run / out_.width))),
+          tile_rows_(int(std::min(std::max<std::int64_t>(1, float_run / out_.width), out_.height))),
           tile_columns_(int(std::min<std::int64_t>(float_run, out_.width))),
-          in_image_(taps_at(in_.width * in_.channels, in_.channels)),
-          in_copy_(taps_at(copy_pitch(), weights.shape.channels)) {
+          in_image_(taps_at(in_.width * in_.channels, in_.channels)) {
         const Shape& s = weights.shape;
         const bool padded =
             s.padding[0][0] || s.padding[0][1] || s.padding[1][0] || s.padding[1][1];
-        if (!images_are_pixels && padded)
-            copy_bytes_ = image_bytes(
-                {Form{Kind::floats, 1}, s.channels, reach(0, tile_rows_), reach(1, tile_columns_)},
-                implementation.encoding);
+        if (images_are_pixels || !padded) return;  // no tile leaves the image
+        copy_bytes_ = image_bytes(
+            {Form{Kind::floats, 1}, s.channels, reach(0, tile_rows_), reach(1, tile_columns_)},
+            implementation.encoding);
+        in_copy_ = taps_at(copy_pitch(), s.channels);
     }
 
     std::size_t scratch() const override { return copy_bytes_ + sums_bytes() + slack_bytes; }
@@ -242,7 +242,8 @@ private:
     const bool images_are_pixels_;
     const bool rows_as_taps_;  // what the taps of a row of the kernel read lies together
     const int tile_rows_, tile_columns_;
-    const std::vector<std::int64_t> in_image_, in_copy_;  // where the taps are
+    const std::vector<std::int64_t> in_image_;  // where the taps are
+    std::vector<std::int64_t> in_copy_;
     std::size_t copy_bytes_ = 0;
 };
 

@@ -146,15 +146,14 @@ int Program::converted(int value, Form wanted, const std::string& title) {
         (form.kind == Kind::bits) == (wanted.kind == Kind::bits) && wanted.kind != Kind::entry,
         title + (wanted.kind == Kind::bits ? "it reads bits, but the value it reads is floats"
                                            : "it reads floats, but the value it reads is bits"));
-    for (const Node& node : nodes_)
-        if (node.reads.size() == 1 && node.reads[0] == value && node.gives.size() == 1 &&
-            node.title.empty() && same(forms_[node.gives[0]], wanted))
-            return node.gives[0];
+    for (const int other : conversions_[value])
+        if (same(forms_[other], wanted)) return other;
     Node node;
     node.op = form.kind == Kind::bits ? regroup_op(form.groups, wanted.groups, implementation_)
                                       : turn_op(true);
     node.reads = {value};
     node.gives = {new_value(wanted)};
+    conversions_[value].push_back(node.gives[0]);
     nodes_.push_back(std::move(node));
     return nodes_.back().gives[0];
 }

@@ -2,6 +2,7 @@
 // nothing.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -55,7 +56,8 @@ private:
     std::vector<DescribedOutput> outputs_;
     std::vector<Form> forms_;  // [value]
     std::vector<Node> nodes_;
-    std::vector<int> results_;  // [output], values of form entry
+    std::map<int, std::vector<int>> conversions_;  // of a value, those put in
+    std::vector<int> results_;                     // [output], values of form entry
     mutable std::mutex mutex_;
     mutable std::vector<std::shared_ptr<const SizePlan>> plans_;  // of the sizes seen last
 };

@@ -50,7 +50,16 @@ FUNCTIONS = (
 )
 JOINS = ('ElementTimes', 'Plus')
 SIGN = 'StraightThrough'
-_CLOSED = ('LeakyReLU', 'PReLU') + FUNCTIONS
+# Blocks that are one operation, and of what CNTK makes them: a user's own may have such a name.
+_CLOSED = dict(
+    LeakyReLU={'ElementTimes', 'Less', 'Select'},
+    PReLU={'ElementTimes', 'Less', 'Select'},
+    ELU={'ELU', 'ElementTimes', 'Less', 'Select'},
+    SELU={'ELU', 'ElementTimes', 'Less', 'Select'},
+    HardSigmoid={'ElementTimes', 'Greater', 'Less', 'Plus', 'Select'},
+    Softplus={'LogPlus'},
+    Softsign={'Abs', 'ElementDivide', 'ElementTimes', 'Plus', 'Reciprocal'},
+)
 _POOLS = {0: 'max_pool', 1: 'average_pool'}
 
 
@@ -220,7 +229,7 @@ class Unit:
         inputs (list of Value): not fixed ones that it reads.
         outputs (list of Value): what it computes.
         layer (BinaryLayer): of a block `BinaryConvolution` or `BinaryDense`, else None.
-        float_layer (bool): it computes a float convolution or Dense.
+        float_layer (bool): it is, or holds, a float convolution or Dense.
         reason (str): why it cannot be part of a segment, None where it may.
     """
 
@@ -257,6 +266,7 @@ class FlatGraph:
         self._bodies = []
         level = Level(model.outputs)
         self._looping = looping(level)
+        self._float_layers = {layer.root.uid for layer in graph.layers(model)}
         self.units = [
             unit
             for unit in (self._unit(function, level) for function in level.functions)
@@ -281,6 +291,7 @@ class FlatGraph:
                 self.value(output).fixed = True
             return None
         unit = Unit(function)
+        unit.float_layer = function.uid in self._float_layers
         unit.inputs = _distinct(value for _, value in operands if not value.fixed)
         try:
             if binary_block.kind_of_block(function) is not None:
@@ -324,7 +335,7 @@ class FlatGraph:
 
     def _flatten(self, function, operands, unit, output):
         """Adds the nodes of a Function to a Unit; returns the Value of its output."""
-        if function.is_block and function.op_name not in _CLOSED:
+        if function.is_block and not _is_closed(function):
             return self._flatten_block(function, operands, unit)
         node = Node(function, operands, unit, self.float_layers)
         value = Value(output)
@@ -369,6 +380,13 @@ class FlatGraph:
         if not (variable.is_parameter or variable.is_constant):
             raise Unsupported(None, f'it reads {variable} from outside')
         return self.value(variable)
+
+
+def _is_closed(block):
+    """Whether a block is one operation."""
+    return _CLOSED.get(block.op_name) == {
+        function.op_name for function in graph.walk(graph.body(block))
+    }
 
 
 def _opened(block, values):

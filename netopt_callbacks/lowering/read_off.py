@@ -19,6 +19,7 @@ _LARGEST = np.finfo(np.float32).max
 _BISECTIONS = 33
 _ULPS = 4  # how far CNTK's factor may be from gamma / sqrt(variance + epsilon)
 _PROBES = 512
+_ROUNDED = ('Floor', 'HardSigmoid', 'Sqrt')  # each operation is rounded, so they are monotone
 
 
 class Chain:
@@ -137,6 +138,10 @@ def float_thresholds(path, sign, value):
         Unsupported: the sign is not monotone in the value, or NaN and infinities have signs that no
             range gives.
     """
+    for node in path:
+        if node.op_name in FUNCTIONS and node.op_name not in _ROUNDED:
+            # CNTK's Softplus, for one, is not monotone, and not every float can be tried.
+            raise _of_integers_only(node)
     chain = Chain(path + [sign], value)
 
     def bits_of(rows):
@@ -216,9 +221,7 @@ def steps_of(node):
         Unsupported: no steps give CNTK's bits.
     """
     if node.op_name in FUNCTIONS:
-        raise Unsupported(
-            node, f'of {node.op_name} programs know the sign alone, and something else reads it'
-        )
+        raise _of_integers_only(node)
     value = node.inputs[0]
     probes = _probes(value.channels)
     expected = Chain([node], value)(probes)[-1]
@@ -235,6 +238,13 @@ def steps_of(node):
         node,
         f'native code does not give the bits of its {node.op_name} in {value.channels - most} '
         'channels',
+    )
+
+
+def _of_integers_only(node):
+    return Unsupported(
+        node,
+        f'{node.op_name} may be in programs only between the integers of a binary layer and a sign',
     )
 
 

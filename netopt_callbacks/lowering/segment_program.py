@@ -5,7 +5,7 @@ import numpy as np
 from ..native_program import Program
 from ..optimizations.binary_kinds import DENSE
 from . import layer_ops, read_off
-from .flat import Unsupported
+from .flat import FUNCTIONS, Unsupported
 
 ENTRY = 'x'
 _ENDING = (
@@ -192,7 +192,11 @@ class SegmentProgram:
         self._known[id(node.output)] = getattr(self, '_' + node.kind)(node)
 
     def _identity(self, node):
-        return self._known[id(node.inputs[0])]
+        value = node.inputs[0]
+        known = self._known[id(value)]
+        if isinstance(known, Floats) and len(value.readers) > 1:
+            self._stored(known)  # so that no steps behind this node become part of it
+        return known
 
     def _map(self, node):
         steps = read_off.steps_of(node)
@@ -264,7 +268,7 @@ class SegmentProgram:
         try:
             return self._bits_by_thresholds(node, path, value)
         except Unsupported:
-            if not path:
+            if not path or any(step.op_name in FUNCTIONS for step in path):
                 raise
         for step in path:
             self._add(step)

@@ -79,6 +79,15 @@ def test_float_layers_that_no_segment_reaches_are_named_once_a_reason():
     assert f"'one', 'two' are not lowered: {reason}" in str(found)
 
 
+def test_a_float_layer_that_segments_cannot_even_read_is_named():
+    x = C.input_variable((4, 6, 6))
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='binary')(x)
+    y = C.layers.Dense(6, name='float')(C.reshape(y, (8, 36)))
+    _, found = Lower().run(binarized(y), [nc.BinarizeConvolution()], [{x: images(x.shape, 9)}])
+    ((name, reason),) = found.stayed
+    assert name == 'float' and reason.startswith('programs know float32 [channels, height, width]')
+
+
 def test_a_whole_network_is_one_program():
     x, trained = binary_net()
     lowering = lower_segments(trained, 'native')

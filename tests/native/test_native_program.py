@@ -270,17 +270,38 @@ def test_tiles_of_float_convolutions(channels, kernel, options, size):
         ), name
 
 
-def test_a_padding_larger_than_a_program_takes():
-    op = dict(
-        op='float_convolution',
-        input='x',
-        values='y',
-        weights=np.ones((1, 1, 2, 2), F),
-        dilation=(1 << 15, 1 << 15),
-        padding=((1 << 15, 0), (1 << 15, 0)),
-    )
+def padded_at_once(channels, kernel, **options):
+    weights = np.ones((1, channels) + kernel, F)
+    return dict(op='float_convolution', input='x', values='y', weights=weights, **options)
+
+
+LARGE = 1 << 15
+
+
+@pytest.mark.parametrize(
+    'op',
+    [
+        padded_at_once(1, (2, 2), dilation=(LARGE, LARGE), padding=((LARGE, 0), (LARGE, 0))),
+        padded_at_once(
+            256,
+            (2, 1),
+            strides=(1, 1 << 30),
+            dilation=(1 << 30, 1),
+            padding=((1 << 29, 1 << 29), (1 << 29, 1 << 29)),
+        ),
+    ],
+    ids=['copy', 'distance'],
+)
+def test_a_padding_larger_than_a_program_takes(op):
     with pytest.raises(ValueError, match='larger than a program takes'):
-        native.Program([op], dict(x=(1, 4, 4)), ['y'])
+        native.Program([op], dict(x=(op['weights'].shape[1], 4, 4)), ['y'])
+
+
+def test_a_copy_holds_no_rows_that_no_output_reads():
+    op = padded_at_once(1, (1, 1), strides=(2048, 1), padding=((0, 1), (0, 0)))
+    program = native.Program([op], dict(x=(1, 4, 1)), ['y'])
+    x = np.arange(8, dtype=F).reshape(2, 1, 4, 1)
+    assert np.array_equal(program(x), x[:, :, :1])
 
 
 @pytest.mark.parametrize('columns', [1, 3, 16, 70])
