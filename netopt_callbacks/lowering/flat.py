@@ -266,7 +266,9 @@ class FlatGraph:
         self._bodies = []
         level = Level(model.outputs)
         self._looping = looping(level)
-        self._float_layers = {layer.root.uid for layer in graph.layers(model)}
+        self._float_layers = {
+            (layer.root if layer.root.is_block else layer.core).uid for layer in graph.layers(model)
+        }
         self.units = [
             unit
             for unit in (self._unit(function, level) for function in level.functions)

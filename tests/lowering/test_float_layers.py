@@ -88,6 +88,14 @@ def test_a_float_layer_that_segments_cannot_even_read_is_named():
     assert name == 'float' and reason.startswith('programs know float32 [channels, height, width]')
 
 
+def test_a_layer_without_a_block_is_named_once():
+    x = C.input_variable(9)
+    y = C.layers.Dense(20, name='binary')(x)
+    y = C.times(y, C.parameter((20, 3), init=C.normal(1)), name='product') + C.parameter(3)
+    _, found = Lower().run(binarized(y, keep=('product',)), [nc.BinarizeDense()])
+    assert [name for name, _ in found.stayed] == ['product']
+
+
 def test_a_whole_network_is_one_program():
     x, trained = binary_net()
     lowering = lower_segments(trained, 'native')
