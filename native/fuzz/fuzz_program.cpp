@@ -256,19 +256,15 @@ private:
         finish(ops, name, reads, fields);
     }
 
-    // Of values of one size as often as of two, which are refused.
+    // With itself, or with another value of the same size.
     void splice(Writer& ops, int first) {
         Value of = values_[first];
-        const int second = value(false);
-        if (bytes_.next() % 2 || second < 0) {
-            of.channels *= 2;
-            gives(of);
-            finish(ops, "splice", {first, first}, Writer());
-        } else {
-            of.channels += values_[second].channels;
-            gives(of);
-            finish(ops, "splice", {first, second}, Writer());
-        }
+        int second = value(false);
+        if (second < 0 || values_[second].height != of.height || values_[second].width != of.width)
+            second = first;
+        of.channels += values_[second].channels;
+        gives(of);
+        finish(ops, "splice", {first, second}, Writer());
     }
 
     void unpack_all(Writer& ops) {
