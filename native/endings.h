@@ -44,9 +44,9 @@ private:
 
     template <typename T>
     static T of(const std::vector<T>& values, int channel, int channels, const char* name) {
-        require_op(values.size() == 1 || values.size() == std::size_t(channels),
-                   name + (" has " + std::to_string(values.size())) + " numbers, expected 1 or " +
-                       std::to_string(channels));
+        if (values.size() != 1 && values.size() != std::size_t(channels))
+            require_op(false, name + (" has " + std::to_string(values.size())) +
+                                  " numbers, expected 1 or " + std::to_string(channels));
         return values[values.size() == 1 ? 0 : std::size_t(channel)];
     }
 
