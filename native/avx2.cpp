@@ -92,6 +92,7 @@ inline unsigned above_zero(const std::int32_t* sums) {
 }
 
 #include "ending.inc"
+#include "floats.inc"
 
 // Eight pixels of up to 16 channels. The comparison's -1 is subtracted as a 1; doubling moves it
 // up, channel by channel from the last to the first, and a shift by five steps over the empty half

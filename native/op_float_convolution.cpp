@@ -84,9 +84,8 @@ public:
           in_(wiring.read_extents[0]),
           out_(wiring.gives_extents[0]),
           images_are_pixels_(images_are_pixels),
-          rows_as_taps_(images_are_pixels ||
-                        (weights.one_sum_by_taps() && weights.shape.groups == 1 &&
-                         weights.shape.dilation[1] == 1)),
+          rows_as_taps_(weights.one_sum_by_taps() && weights.shape.groups == 1 &&
+                        weights.shape.dilation[1] == 1),
           tile_rows_(int(std::min(std::max<std::int64_t>(1, float_run / out_.width), out_.height))),
           tile_columns_(int(std::min<std::int64_t>(float_run, out_.width))),
           in_image_(taps_at(in_.width * in_.channels, in_.channels)) {
@@ -130,9 +129,8 @@ public:
                             copy, pixels))
                 a.taps_at = in_copy_.data();
         }
-        a.taps = rows_as_taps_ ? shape.kernel[0] : shape.taps();
-        a.channels = rows_as_taps_ ? shape.kernel[1] * shape.channels : shape.channels;
-        if (images_are_pixels_) a.channels *= a.taps, a.taps = 1;
+        a.taps = images_are_pixels_ ? 1 : rows_as_taps_ ? shape.kernel[0] : shape.taps();
+        a.channels = shape.taps() / a.taps * shape.channels;  // of one or more taps of the kernel
         a.by_channels = weights_.order.by_channels;
         a.block = weights_.one_sum_by_taps() ? a.channels : weights_.order.block;
         const int unit = int(range * units_per_range(call)), filter = unit * channel_unit;

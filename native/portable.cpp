@@ -52,6 +52,7 @@ inline unsigned above_zero(const Sum* sums) {
 }
 
 #include "ending.inc"
+#include "floats.inc"
 
 void pack(const PackArguments& a) {
     for (std::size_t p = 0; p < a.pixels; ++p) a.plane[p] = a.highs ? a.flip : 0;

@@ -4,7 +4,8 @@ import numpy as np
 from .. import graph
 from ..optimizations.binary_kinds import DENSE
 from ..optimizations.convolution_geometry import Axis, axes_of, is_computed_wrongly
-from .flat import Unsupported, fixed_value
+from .flat import fixed_value
+from .nodes import Unsupported
 
 
 def terms(layer):

@@ -11,7 +11,8 @@ import numpy as np
 
 from .. import graph
 from ..native_program import Program
-from .flat import FUNCTIONS, Unsupported, fixed_value
+from .flat import fixed_value
+from .nodes import FUNCTIONS, Unsupported
 
 _ROWS = 4096  # samples that CNTK evaluates at once
 _INFINITY = np.float32(np.inf)

@@ -12,9 +12,10 @@ from .. import count, graph
 from ..optimizations import binary_block
 from ..optimizations.binary_kinds import DENSE
 from .binary_segment import OP_NAME, BinarySegmentOp
-from .flat import FlatGraph, Unsupported, named_output, opened_for_segments
+from .flat import FlatGraph, named_output, opened_for_segments
 from .float_order import order_of_sums
 from .layer_ops import terms
+from .nodes import Unsupported
 from .segment import largest_segment
 from .segment_program import SegmentProgram
 
@@ -105,9 +106,12 @@ def lower_segments(model, float_layers='cntk'):
         return Lowering(model)
     flat = FlatGraph(opened_for_segments(model), float_layers)
     written = _written(flat)
-    reasons = _reasons(flat, written), _float_reasons(flat, written)
+    told = dict(
+        reasons=_reasons(flat, written),
+        float_reasons=_float_reasons(flat, written),
+    )
     if not written:
-        return Lowering(model, (), None, *reasons)
+        return Lowering(model, **told)
     replacements = {}
     for part in written:
         entry, exit = part.segment.entry.variable, part.segment.exit.variable
@@ -115,7 +119,7 @@ def lower_segments(model, float_layers='cntk'):
     reference = C.combine(
         list(flat.model.outputs) + [C.alias(part.segment.entry.variable).output for part in written]
     )
-    return Lowering(graph.substitute(flat.model, replacements), written, reference, *reasons)
+    return Lowering(graph.substitute(flat.model, replacements), written, reference, **told)
 
 
 def _written(flat):

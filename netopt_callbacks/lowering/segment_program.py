@@ -5,7 +5,7 @@ import numpy as np
 from ..native_program import Program
 from ..optimizations.binary_kinds import DENSE
 from . import layer_ops, read_off
-from .flat import FUNCTIONS, Unsupported
+from .nodes import FUNCTIONS, Unsupported
 
 ENTRY = 'x'
 _ENDING = (
