@@ -119,12 +119,9 @@ class Made:
         for name, lowering in self.lowerings.items():
             self.functions[name] = lower_binary_layers(lowering.model)
         parts = self.lowerings[NATIVE].segments
-        whole = (
-            len(parts) == 1
-            and parts[0].segment.entry.variable.uid == self.trained.arguments[0].uid
-            and parts[0].segment.exit.variable.uid
-            == self.lowerings[NATIVE].reference.outputs[0].uid
-        )
+        whole = len(parts) == 1 and [
+            value.variable.uid for value in parts[0].segment.entries + parts[0].segment.exits
+        ] == [self.trained.arguments[0].uid, self.lowerings[NATIVE].reference.outputs[0].uid]
         self.program = parts[0].program.program() if whole else None
 
     def checked(self, x, tolerance=1e-4):
@@ -249,15 +246,16 @@ def _seconds_of_ops(lowering, x, rounds):
     """Returns the seconds of packing, binary and float ops in all programs of a lowered network."""
     from netopt_callbacks import graph
 
-    entries = graph.evaluate(
-        [part.segment.entry.variable for part in lowering.segments],
-        {lowering.reference.arguments[0]: x},
-    )
     sums = dict.fromkeys(('packing', 'binary', 'float'), 0.0)
-    for part, entry in zip(lowering.segments, entries):
-        program, entry = part.program.program(), np.ascontiguousarray(entry, np.float32)
-        program.profile(entry)
-        profiles = [program.profile(entry) for _ in range(rounds)]
+    for part in lowering.segments:
+        entries = graph.evaluate(
+            [value.variable for value in part.segment.entries],
+            {lowering.reference.arguments[0]: x},
+        )
+        program = part.program.program()
+        entries = [np.ascontiguousarray(entry, np.float32) for entry in entries]
+        program.profile(*entries)
+        profiles = [program.profile(*entries) for _ in range(rounds)]
         for index, (op, _) in enumerate(profiles[0]):
             group = 'packing' if op in PACKING else 'binary' if op in BINARY else 'float'
             sums[group] += float(np.median([profile[index][1] for profile in profiles]))

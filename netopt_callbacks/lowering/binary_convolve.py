@@ -45,7 +45,7 @@ class BinaryConvolveOp(NativeOp):
                 _check_operand(operand, words, state, axes)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{OP_NAME} '{name}': {error}") from None
-        super().__init__(operand, name)
+        super().__init__([operand], name)
         self.state = dict(state)
         self.axes = list(axes)
         self._ops = {}

@@ -32,7 +32,7 @@ class BinaryDenseOp(NativeOp):
     block_op_name = OP_NAME
 
     def __init__(self, operand, state, input_shape, output_shape, name=''):
-        super().__init__(operand, name)
+        super().__init__([operand], name)
         self.input_shape = tuple(int(side) for side in input_shape)
         self.output_shape = tuple(int(side) for side in output_shape)
         self.state = dict(state)

@@ -1,6 +1,6 @@
 """A segment of binary layers as a CNTK Function: one crossing into one `nc.native.Program`.
 
-The input is read where CNTK has it and the result is written into a buffer that CNTK copies from,
+Inputs are read where CNTK has them and results are written into buffers that CNTK copies from,
 where the values are dense float32 on the CPU; else (another device) NumPy arrays are exchanged.
 """
 import base64
@@ -19,7 +19,7 @@ from ..native_program import Program
 from .native_op import NativeOp
 
 OP_NAME = 'BinarySegmentOp'
-STATE_VERSION = 1
+STATE_VERSION = 2
 _FLOAT = 1  # CNTK's DataType::Float
 _DATA = '_ZNK4CNTK11NDArrayView10DataBufferIfEEPKT_v'  # NDArrayView::DataBuffer<float>() const
 
@@ -28,9 +28,10 @@ class BinarySegmentOp(NativeOp):
     """What a segment computes; evaluation only.
 
     Args:
-        operand (cntk.Variable): float32, of the shape the segment was read off with.
-        program (bytes): the state of a `nc.native.Program` of one input and one output.
-        shape (tuple of int): of the output, without the batch; sides may be free.
+        operands (list of cntk.Variable): float32, of the shapes the segment was read off with, all
+            with the same dynamic axes.
+        program (bytes): the state of a `nc.native.Program`.
+        shapes (list of tuple of int): of the outputs, without the batch; sides may be free.
         layers (list of dict): per layer `name`, `kind`, `weights` (shape of those that are bits),
             `floats` (how many numbers are float32), `macs` (with bits) and, of a float layer,
             `float_macs`; None where free sides leave it open.
@@ -38,34 +39,35 @@ class BinarySegmentOp(NativeOp):
         name (str): of the Function.
 
     Raises:
-        ValueError, TypeError: `program` is none, or does not fit operand and shape.
+        ValueError, TypeError: `program` is none, or does not fit operands and shapes.
     """
 
     block_op_name = OP_NAME
 
-    def __init__(self, operand, program, shape, layers, machine, name=''):
-        super().__init__(operand, name)
+    def __init__(self, operands, program, shapes, layers, machine, name=''):
+        super().__init__(operands, name)
         self.program_state = program
-        self.shape_of_output = tuple(int(side) for side in shape)
+        self.shapes_of_outputs = [tuple(int(side) for side in shape) for shape in shapes]
         self.layers = list(layers)
         self.machine = machine
         try:
             self.program = Program.from_state(program)
-            self._check(operand)
+            self._check(operands)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{OP_NAME} '{name}': {error}") from None
-        self._buffer = self._array = None
-        self._input_rank = len(self.program.inputs[0])
+        self._ranks = [len(shape) for shape in self.program.inputs]
+        self._buffers, self._views = [], []
+        self._places = {}  # by uid of an output, which it is
 
     def infer_outputs(self):
-        operand = self.inputs[0]
-        return [C.output_variable(self.shape_of_output, np.float32, operand.dynamic_axes)]
+        axes = self.inputs[0].dynamic_axes
+        return [C.output_variable(shape, np.float32, axes) for shape in self.shapes_of_outputs]
 
     def clone(self, cloned_inputs):
         return BinarySegmentOp(
-            cloned_inputs[0],
+            list(cloned_inputs),
             self.program_state,
-            self.shape_of_output,
+            self.shapes_of_outputs,
             self.layers,
             self.machine,
             self.name,
@@ -76,7 +78,7 @@ class BinarySegmentOp(NativeOp):
             'version': STATE_VERSION,
             'program': base64.b64encode(self.program_state).decode('ascii'),
             'description': json.dumps(
-                {'shape': self.shape_of_output, 'layers': self.layers, 'machine': self.machine}
+                {'shapes': self.shapes_of_outputs, 'layers': self.layers, 'machine': self.machine}
             ),
         }
 
@@ -95,75 +97,131 @@ class BinarySegmentOp(NativeOp):
         try:
             described = json.loads(state['description'])
             program = base64.b64decode(state['program'], validate=True)
-            arguments = described['shape'], described['layers'], described['machine']
+            arguments = described['shapes'], described['layers'], described['machine']
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{OP_NAME} '{name}': its saved state is damaged ({type(error).__name__}: "
                 f"{error}); save the network again"
             ) from error
-        return BinarySegmentOp(inputs[0], program, *arguments, name=name)
+        return BinarySegmentOp(list(inputs), program, *arguments, name=name)
 
-    def _check(self, operand):
+    def _check(self, operands):
         read = self.program.inputs
-        if len(read) != 1:
-            raise ValueError(f'its program must have one input, got {read}')
-        expected = tuple(C.FreeDimension if side is None else side for side in read[0])
-        if C.FreeDimension not in expected:
-            ((_, *computed),) = self.program.output_shapes((1,) + expected)
-            if int(np.prod(computed)) != int(np.prod(self.shape_of_output)):
+        if len(read) != len(operands):
+            raise ValueError(f'its program must have {len(operands)} inputs, got {read}')
+        expected = [
+            tuple(C.FreeDimension if side is None else side for side in shape) for shape in read
+        ]
+        if not any(C.FreeDimension in shape for shape in expected):
+            computed = self.program.output_shapes(*[(1,) + shape for shape in expected])
+            if [int(np.prod(shape[1:])) for shape in computed] != [
+                int(np.prod(shape)) for shape in self.shapes_of_outputs
+            ]:
                 raise ValueError(
-                    f'its program must compute the shape {self.shape_of_output}, got '
-                    f'{tuple(computed)}'
+                    f'its program must compute the shapes {self.shapes_of_outputs}, got '
+                    f'{[shape[1:] for shape in computed]}'
                 )
-        # A placeholder has no type yet, and where C++ calls, as in a clone, the operand may be
-        # unknown altogether.
-        known = hasattr(operand, 'dtype') and not operand.is_placeholder
-        if known and (tuple(operand.shape) != expected or operand.dtype != np.float32):
-            raise ValueError(
-                f'its operand must be float32 of shape {expected}, got '
-                f'{np.dtype(operand.dtype).name} of shape {tuple(operand.shape)}; lower the '
-                'trained model for it'
-            )
+        for operand, shape in zip(operands, expected):
+            # A placeholder has no type yet, and where C++ calls, as in a clone, the operand may be
+            # unknown altogether.
+            known = hasattr(operand, 'dtype') and not operand.is_placeholder
+            if known and (tuple(operand.shape) != shape or operand.dtype != np.float32):
+                raise ValueError(
+                    f'its operand must be float32 of shape {shape}, got '
+                    f'{np.dtype(operand.dtype).name} of shape {tuple(operand.shape)}; lower the '
+                    'trained model for it'
+                )
 
     def _forward(self, arguments, outputs, device=None, outputs_to_retain=None):
-        (value,) = arguments
-        address = _address(value.data()) if len(outputs) == 1 else None
-        if address is None:
+        addresses = [_address(value.data()) for value in arguments]
+        shapes = [tuple(value.data().shape().dimensions()) for value in arguments]
+        # Batch, and steps of sequences.
+        leading = [shape[: len(shape) - rank] for shape, rank in zip(shapes, self._ranks)]
+        if None in addresses or any(axes != leading[0] for axes in leading):
             return super()._forward(arguments, outputs, device, outputs_to_retain)
-        shape = tuple(value.data().shape().dimensions())
-        leading = shape[: len(shape) - self._input_rank]  # batch, and steps of sequences
-        image = shape[len(leading) :]
-        result_shape = leading + self._shape_for(image)
-        if self._buffer is None or self._buffer.shape != result_shape:
-            self._buffer = np.empty(result_shape, np.float32)
-            self._array = cntk_py.NDArrayView(self._buffer, C.cpu(), False, True)
+        images = [shape[len(leading[0]) :] for shape in shapes]
+        self._make_buffers([leading[0] + shape for shape in self._shapes_for(images)])
         self.program.run_at(
-            [address],
-            [self._buffer.ctypes.data],
-            int(np.prod(leading)),
-            [image[1:] or (1, 1)],
+            addresses,
+            [buffer.ctypes.data for buffer in self._buffers],
+            int(np.prod(leading[0])),
+            [image[1:] or (1, 1) for image in images],
         )
         # Where sequences have no step, what lies there was computed too.
-        mask = value.mask()
-        result = cntk_py.Value(self._array) if mask is None else cntk_py.Value(self._array, mask)
+        mask = arguments[0].mask()
         for output in outputs:
-            outputs[output] = result
+            view = self._views[self._place_of(output.uid())]  # C++'s, not Python's
+            outputs[output] = cntk_py.Value(view) if mask is None else cntk_py.Value(view, mask)
         self._state_wrapped = True
         return self._none_state, outputs
 
-    def _shape_for(self, image):
-        """Returns the shape of the output for an input of a shape."""
-        if C.FreeDimension not in self.shape_of_output:
-            return self.shape_of_output
-        return tuple(self.program.output_shapes((1,) + image)[0][1:])
+    def _make_buffers(self, shapes):
+        if [buffer.shape for buffer in self._buffers] != shapes:
+            self._buffers = [np.empty(shape, np.float32) for shape in shapes]
+            self._views = [
+                cntk_py.NDArrayView(buffer, C.cpu(), False, True) for buffer in self._buffers
+            ]
 
-    def _run(self, values):
-        """Evaluates [..., ...shape of the operand]; the leading axes are batch and steps."""
-        values = np.asarray(values, np.float32)
-        leading = values.shape[: values.ndim - self._input_rank]
-        image = values.shape[len(leading) :]
-        images = np.ascontiguousarray(values.reshape((-1,) + image))
-        return self.program(images).reshape(leading + self._shape_for(image))
+    def _place_of(self, uid):
+        """Returns which of the outputs has a uid."""
+        if len(self.shapes_of_outputs) == 1:
+            return 0
+        if not self._places:
+            # Once: CNTK makes a composite each time it is asked for the outputs.
+            self._places = {one.uid: place for place, one in enumerate(self.outputs)}
+        return self._places[uid]
+
+    def _shapes_for(self, images):
+        """Returns the shapes of the outputs for inputs of these shapes."""
+        if not any(C.FreeDimension in shape for shape in self.shapes_of_outputs):
+            return self.shapes_of_outputs
+        computed = self.program.output_shapes(*[(1,) + image for image in images])
+        return [tuple(shape[1:]) for shape in computed]
+
+    def forward(self, arguments, *rest):
+        arguments = arguments if isinstance(arguments, tuple) else (arguments,)
+        if isinstance(arguments[0], list):
+            sequences = [self._run(steps) for steps in zip(*arguments)]
+            results = list(zip(*sequences))
+        else:
+            results = self._run(arguments)
+        outputs = rest[0] if len(rest) == 3 else None  # where there are several
+        if outputs is None:
+            return None, results[0]
+        for output in outputs:
+            outputs[output] = results[self._place_of(output.uid)]
+        return None
+
+    def _run(self, arguments):
+        """Returns the results for arrays [..., ...shape of the operand]; the leading axes are batch
+        and steps."""
+        arguments = [np.asarray(values, np.float32) for values in arguments]
+        leading = arguments[0].shape[: arguments[0].ndim - self._ranks[0]]
+        images = [values.shape[len(leading) :] for values in arguments]
+        results = self.program(
+            *[
+                np.ascontiguousarray(values.reshape((-1,) + image))
+                for values, image in zip(arguments, images)
+            ]
+        )
+        results = results if isinstance(results, tuple) else (results,)
+        return [
+            result.reshape(leading + tuple(shape))
+            for result, shape in zip(results, self._shapes_for(images))
+        ]
+
+
+def operands_of(block):
+    """Returns the Variables that a block of this op reads, in the order of its program's inputs."""
+    actual = {inner.uid: outer for inner, outer in block.block_arguments_mapping}
+    return [actual[inner.uid] for inner in op_in(block).inputs]
+
+
+def op_in(block):
+    """Returns the native Function in a block of this op."""
+    return next(
+        function for function in graph.walk(graph.body(block)) if function.op_name == 'UserFunction'
+    )
 
 
 def _data_buffer():
@@ -197,10 +255,7 @@ def _address(data):
 
 def count_segment(block, row):
     """Fills in the row of a summary."""
-    op = next(
-        function for function in graph.walk(graph.body(block)) if function.op_name == 'UserFunction'
-    )
-    layers = json.loads(op.serialize()['state']['description'])['layers']
+    layers = json.loads(op_in(block).serialize()['state']['description'])['layers']
     weights = [
         count.elements(tuple(layer['weights'])) if layer['weights'] else 0 for layer in layers
     ]

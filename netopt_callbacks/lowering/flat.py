@@ -124,6 +124,8 @@ class FlatGraph:
                     'programs know float32 [channels, height, width] or [channels], one for each '
                     f'sample or step, of which height and width may be free, and not {variable}',
                 )
+        if any(value.variable.dynamic_axes != outputs[0].dynamic_axes for value in unit.inputs):
+            raise Unsupported(None, 'it reads a value for each step and one for each sequence')
         result = self._flatten(function, operands, unit, outputs[0])
         if result.fixed or not unit.nodes:
             raise Unsupported(None, 'it computes nothing from what it reads')

@@ -23,7 +23,7 @@ def told_in_full():
 
 
 class NativeOp(UserFunction):
-    """A native op of one operand as a CNTK Function; a subclass computes `_run`.
+    """A native op as a CNTK Function; a subclass computes `_run`, or another `forward`.
 
     Attributes:
         block_op_name (str): of the block around it.
@@ -33,15 +33,15 @@ class NativeOp(UserFunction):
 
     block_op_name: str
 
-    def __init__(self, operand, name=''):
-        super().__init__([operand], as_numpy=True, name=name)
+    def __init__(self, operands, name=''):
+        super().__init__(operands, as_numpy=True, name=name)
 
     def forward(self, argument, device=None, outputs_to_retain=None):
         if isinstance(argument, list):
             return None, [self._run(steps) for steps in argument]
         return None, self._run(argument)
 
-    def backward(self, state, root_gradients):
+    def backward(self, state, root_gradients, variables=None):
         _refused.message = (
             f"{self.block_op_name} '{self.name}' is native and for evaluation only: it has no "
             "gradient. Train the model that was lowered (result.model) and lower it again"

@@ -17,6 +17,8 @@ What is demanded, and what is admitted:
   scale (`output_parity` has it), and predict the same. NaN and infinities are at the same
   positions.
 """
+from itertools import islice
+
 import cntk as C
 import numpy as np
 
@@ -135,18 +137,18 @@ class _Pair:
         """Returns (trained outputs, lowered outputs, samples in which a bit differs and ties);
         compares all on the way."""
         expected, actual = self._trained.evaluate(minibatch), self._lowered.evaluate(minibatch)
-        count = len(expected.outputs) - len(self._parts)
-        others = {index: actual.inputs[place] for index, place in zip(self._alone, self._places)}
-        for part, probe, place, entry in zip(
-            self._parts, self.segments, self._entries, expected.outputs[count:]
-        ):
-            probe.compare(entry)
+        entries = sum(len(part.segment.entries) for part in self._parts)
+        count = len(expected.outputs) - entries
+        read = iter(expected.outputs[count:])
+        others = {index: actual.inputs[place][0] for index, place in zip(self._alone, self._places)}
+        for part, probe, place in zip(self._parts, self.segments, self._entries):
+            probe.compare(list(islice(read, len(part.segment.entries))))
             others.update(zip(part.layers_at, probe.inputs_of(actual.inputs[place])))
         for index in self._alone:
-            self.probes[index].compare(expected.inputs[index])
+            self.probes[index].compare(expected.inputs[index][0])
         explained = np.zeros(len(flat(expected.outputs[0])), bool)
         for index, probe in enumerate(self.probes):
-            explained |= probe.trace(expected.inputs[index], others[index], explained)
+            explained |= probe.trace(expected.inputs[index][0], others[index], explained)
         return expected.outputs[:count], actual.outputs, explained
 
 
@@ -270,55 +272,70 @@ class _SegmentProbe:
             [name_of(node, names) for node in part.program.same_floats],
         )
         self._probes = probes
-        entry = part.segment.entry.variable
-        source = C.input_variable(entry.shape, np.float32, dynamic_axes=entry.dynamic_axes)
+        entries = [value.variable for value in part.segment.entries]
+        self._sources = [
+            C.input_variable(entry.shape, np.float32, dynamic_axes=entry.dynamic_axes)
+            for entry in entries
+        ]
+        self._exits = len(part.segment.exits)
         wanted = (
-            [part.segment.exit.variable]
+            [value.variable for value in part.segment.exits]
             + [layer.input for layer in part.segment.layers]
             + [probe.variable for probe in self._floats]
         )
         self._trained = C.combine([C.alias(variable).output for variable in wanted]).clone(
-            C.CloneMethod.share, {entry: source}
+            C.CloneMethod.share, dict(zip(entries, self._sources))
         )
-        self._lowered = _on(graph.body(block), source)
+        self._lowered = graph.body(block).clone(
+            C.CloneMethod.share, dict(zip(binary_segment.op_in(block).inputs, self._sources))
+        )
         if self._floats:
             self._own, self._bits = part.program.program(), part.program.program_with_bits()
             self._sums = part.program.program_with_products()
         else:
             self._sums = part.program.program_with_sums()
 
-    def compare(self, values):
-        """Compares the output and every layer's integers, both networks reading `values`."""
-        # Sequences stay whole: CNTK's float layers give a step other bits in another packing.
-        read = evaluate(list(self._trained.outputs), {self._trained.arguments[0]: values})
-        expected = flat(read[0])
-        (found,) = _run(self._lowered, values)
-        entry = np.ascontiguousarray(flat(values), np.float32)
-        count = 1 + len(self._probes)
-        if self._floats:
-            self.parity.different_values += _count_different(
-                self._own(entry).reshape(found.shape), found
-            )
-            products = [probe.compare(given) for probe, given in zip(self._floats, read[count:])]
-            found, *sums = _as_tuple(self._sums(entry, *products))
-            found = found.reshape(expected.shape)
-        else:
-            sums = _as_tuple(self._sums(entry))
-        self.parity.values += found.size
-        self.parity.different_values += _count_different(expected, found)
-        for probe, layer_reads, integers in zip(self._probes, read[1:count], sums):
-            probe.compare_integers(layer_reads, integers)
+    def _evaluated(self, network, entries):
+        return evaluate(list(network.outputs), dict(zip(self._sources, entries)))
 
-    def inputs_of(self, values):
-        """Returns what each layer reads in the trained network where the segment reads `values`.
+    def compare(self, entries):
+        """Compares the outputs and every layer's integers, both networks reading `entries` (list of
+        values)."""
+        # Sequences stay whole: CNTK's float layers give a step other bits in another packing.
+        read = iter(self._evaluated(self._trained, entries))
+        expected = [flat(values) for values in islice(read, self._exits)]
+        layers_read = list(islice(read, len(self._probes)))
+        found = [flat(values) for values in self._evaluated(self._lowered, entries)]
+        arrays = [np.ascontiguousarray(flat(values), np.float32) for values in entries]
+        if self._floats:
+            for own, handed_over in zip(_as_tuple(self._own(*arrays)), found):
+                self.parity.different_values += _count_different(
+                    own.reshape(handed_over.shape), handed_over
+                )
+            products = [probe.compare(given) for probe, given in zip(self._floats, read)]
+            found = _as_tuple(self._sums(*arrays, *products))
+            found, sums = found[: self._exits], found[self._exits :]
+        else:
+            sums = _as_tuple(self._sums(*arrays))
+        for theirs, ours in zip(expected, found):
+            self.parity.values += theirs.size
+            self.parity.different_values += _count_different(theirs, ours.reshape(theirs.shape))
+        for probe, values, integers in zip(self._probes, layers_read, sums):
+            probe.compare_integers(values, integers)
+
+    def inputs_of(self, entries):
+        """Returns what each layer reads in the trained network where the segment reads `entries`.
 
         With float layers inside that have other bits than CNTK's, that is not what it reads in the
         lowered one: then the Signs of that.
         """
         if self._floats:
-            signs = _as_tuple(self._bits(np.ascontiguousarray(flat(values), np.float32)))
-            return [Signs(each > 0, self._tolerance) for each in signs]
-        return _run(self._trained, values)[1:]
+            signs = self._bits(
+                *[np.ascontiguousarray(flat(values), np.float32) for values in entries]
+            )
+            return [Signs(each > 0, self._tolerance) for each in _as_tuple(signs)]
+        layers = slice(self._exits, self._exits + len(self._probes))
+        return [flat(values) for values in self._evaluated(self._trained, entries)[layers]]
 
 
 def _as_tuple(results):

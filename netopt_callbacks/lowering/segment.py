@@ -1,26 +1,44 @@
 """Which parts of a trained graph are segments.
 
-A segment is a set of units (`flat`) that reads one Value, hands one Value on, and holds a binary
-layer. It is
-*convex*: no path leaves it and comes back, since everything in it is computed from its entry alone.
-Segments are taken greedily: first the one with the most binary layers, of these the one with the
-most units.
+A segment is a set of units (`flat`) that hangs together, holds a binary layer, and is *convex*: no
+path leaves it and comes back, so that one call can compute it once all it reads is there. It may
+read several Values and hand several on.
+
+Segments are grown from binary layers: what reads from another, or is read, is joined as long as the
+union is convex, until nothing can be joined any more. Two sets of units that are convex each may
+still wait for each other. So paths are looked for in the graph of what was joined already, which
+stays without a cycle.
 """
+
+MOST_VALUES = 32  # that a segment reads, and that it hands on: what an ONNX file has room for
 
 
 class Segment:
     """Units that one program evaluates.
 
-    Attributes:
+    Args:
         units (list of Unit): inputs first.
-        entry (Value): what it reads.
-        exit (Value): what it hands on; nothing else it computes is read outside.
+
+    Attributes:
+        units (list of Unit)
+        entries (list of Value): what it reads, in the order of the units.
+        exits (list of Value): what of it is read outside, in the order of the units.
     """
 
-    def __init__(self, units, entry):
+    def __init__(self, units):
         self.units = units
-        self.entry = entry
-        self.exit = units[-1].outputs[0]
+        inside = {id(unit) for unit in units}
+        computed = {id(value) for unit in units for value in unit.outputs}
+        entries = {
+            id(value): value for unit in units for value in unit.inputs if id(value) not in computed
+        }
+        self.entries = list(entries.values())
+        self.exits = [
+            value
+            for unit in units
+            for value in unit.outputs
+            if any(reader is None or id(reader.unit) not in inside for reader in value.readers)
+        ]
 
     @property
     def layers(self):
@@ -41,90 +59,131 @@ class Segment:
         return f'<Segment {self.name}, {len(self.units)} units>'
 
 
-def largest_segment(flat, taken):
-    """Returns the largest Segment of units that may be in one, or None.
+def segments_of(flat):
+    """Returns the Segments of a FlatGraph, of units that have no reason against it, in its
+    order."""
+    groups = _Groups(flat.units)
+    while groups.join_once():
+        pass
+    found = map(Segment, groups.of_eligible())
+    return [segment for segment in found if segment.layers]
 
-    Args:
-        flat (FlatGraph): the model.
-        taken (set of int): indices of units that are in another segment already.
+
+class _Group:
+    """Units that were joined.
+
+    Attributes:
+        units (list of Unit): in any order.
+        start, end (int): the first and the last index of them.
+        eligible (bool): may be part of a segment.
+        layers (int): how many binary layers it holds.
+        after (set of int): indices of the units of other groups that read what it computes.
+        reads, gives (dict): by id the Values that it reads from others, and that others read.
     """
-    search = _Search(flat, taken)
-    found = [region for region in map(search.from_entry, search.entries()) if region is not None]
-    if not found:
-        return None
-    _, _, members, entry = max(found, key=lambda region: region[:2])
-    return Segment([flat.units[index] for index in members], entry)
+
+    def __init__(self, index, unit):
+        self.units = [unit]
+        self.start = self.end = index
+        self.eligible = unit.reason is None
+        self.layers = int(unit.layer is not None)
+        self.after = set()
+        self.reads = {id(value): value for value in unit.inputs}
+        self.gives = {id(value): value for value in unit.outputs}
 
 
-class _Search:
-    """Sets of units are integers, one bit a unit: intersections of them are cheap."""
+class _Groups:
+    """All units of a graph in groups. At first every unit is one, and every loop."""
 
-    def __init__(self, flat, taken):
-        self.units = flat.units
-        self.eligible = [
-            unit.reason is None and index not in taken for index, unit in enumerate(self.units)
+    def __init__(self, units):
+        self.index_of = {id(unit): index for index, unit in enumerate(units)}
+        producer = {id(value): index for index, unit in enumerate(units) for value in unit.outputs}
+        self.before = [
+            sorted({producer[id(value)] for value in unit.inputs if id(value) in producer})
+            for unit in units
         ]
-        index_of = {id(unit): index for index, unit in enumerate(self.units)}
-        self.producer = {
-            id(value): index for index, unit in enumerate(self.units) for value in unit.outputs
-        }
-        self.readers = (
-            []
-        )  # of each unit's output: the set of units that read it, None where others do too
-        for unit in self.units:
-            mask = 0
-            for reader in [reader for value in unit.outputs for reader in value.readers]:
-                mask = (
-                    None
-                    if reader is None or mask is None
-                    else mask | 1 << index_of[id(reader.unit)]
+        self.group_at = [_Group(index, unit) for index, unit in enumerate(units)]
+        for index, before in enumerate(self.before):
+            for one in before:
+                self.group_at[one].after.add(index)
+        # The units of a loop are next to each other, and one of them reads a later one.
+        for index, before in enumerate(self.before):
+            for one in range(index + 1, max(before, default=index) + 1):
+                self._join(self.group_at[index], self.group_at[one])
+
+    def join_once(self):
+        """Joins what can be joined, from the inputs on and back; returns whether anything was."""
+        joined = False
+        order = list(range(len(self.before)))
+        for index in order + order[::-1]:
+            for one in sorted(self.before[index], key=lambda one: -self.group_at[one].layers):
+                group, reader = self.group_at[one], self.group_at[index]
+                if self._may_join(group, reader):
+                    self._join(group, reader)
+                    joined = True
+        return joined
+
+    def of_eligible(self):
+        """Returns the units of each group that may be part of a segment, inputs first."""
+        groups = {id(group): group for group in self.group_at if group.eligible}
+        return [
+            sorted(group.units, key=lambda unit: self.index_of[id(unit)])
+            for group in groups.values()
+        ]
+
+    def _may_join(self, group, reader):
+        return (
+            group is not reader
+            and group.eligible
+            and reader.eligible
+            and group.layers + reader.layers > 0
+            and not self._is_led_around(group, reader)
+            and all(len(values) <= MOST_VALUES for values in self._around(group, reader))
+        )
+
+    def _is_led_around(self, group, reader):
+        """Whether a path leads from one group to the other through a third."""
+        seen, waiting = {id(group), id(reader)}, set(group.after)
+        while waiting:
+            third = self.group_at[waiting.pop()]
+            if id(third) in seen or third.start > reader.end:
+                continue
+            seen.add(id(third))
+            if any(self.group_at[index] is reader for index in third.after):
+                return True
+            waiting |= third.after
+        return False
+
+    def _around(self, *groups):
+        """Returns the Values that the union of groups reads, and that others read of it."""
+        units = {id(group) for group in groups}
+        given = {key: value for group in groups for key, value in group.gives.items()}
+        return (
+            {
+                key: value
+                for group in groups
+                for key, value in group.reads.items()
+                if key not in given
+            },
+            {
+                key: value
+                for key, value in given.items()
+                if any(
+                    reader is None or id(self.group_at[self.index_of[id(reader.unit)]]) not in units
+                    for reader in value.readers
                 )
-            self.readers.append(mask)
+            },
+        )
 
-    def entries(self):
-        """Yields the Values that a largest segment may read."""
-        seen = set()
-        for index, unit in enumerate(self.units):
-            for value in unit.inputs if self.eligible[index] else ():
-                if id(value) in seen:
-                    continue
-                seen.add(id(value))
-                before = self.producer.get(id(value))
-                # What one unit alone hands on to one other belongs to the segment with both of
-                # them.
-                if (
-                    before is None
-                    or not self.eligible[before]
-                    or len(self.units[before].inputs) > 1
-                    or len(value.readers) > 1
-                ):
-                    yield value
-
-    def from_entry(self, entry):
-        """Returns (layers, units, indices, entry) of the largest segment that reads `entry`, or
-        None."""
-        ancestors = {}
-        for index, unit in enumerate(self.units):
-            if not self.eligible[index] or not unit.inputs:
-                continue
-            before = [
-                -1 if value is entry else self.producer.get(id(value)) for value in unit.inputs
-            ]
-            if all(one == -1 or one in ancestors for one in before):
-                ancestors[index] = 1 << index
-                for one in before:
-                    ancestors[index] |= 0 if one == -1 else ancestors[one]
-        best = None
-        for last, region in ancestors.items():
-            members = [index for index in ancestors if region >> index & 1]
-            layers = sum(self.units[index].layer is not None for index in members)
-            if not layers or best is not None and (layers, len(members)) <= best[:2]:
-                continue
-            if all(
-                index == last
-                or self.readers[index] is not None
-                and not self.readers[index] & ~region
-                for index in members
-            ):
-                best = layers, len(members), sorted(members), entry
-        return best
+    def _join(self, one, other):
+        if one is other:
+            return
+        if len(one.units) < len(other.units):
+            one, other = other, one
+        one.reads, one.gives = self._around(one, other)
+        one.units += other.units
+        one.start, one.end = min(one.start, other.start), max(one.end, other.end)
+        one.eligible = one.eligible and other.eligible
+        one.layers += other.layers
+        for unit in other.units:
+            self.group_at[self.index_of[id(unit)]] = one
+        one.after = {index for index in one.after | other.after if self.group_at[index] is not one}

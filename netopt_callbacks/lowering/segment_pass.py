@@ -16,7 +16,7 @@ from .flat import FlatGraph, named_output, opened_for_segments
 from .float_order import order_of_sums
 from .layer_ops import terms
 from .nodes import Unsupported
-from .segment import largest_segment
+from .segment import segments_of
 from .segment_program import SegmentProgram
 
 
@@ -114,10 +114,11 @@ def lower_segments(model, float_layers='cntk'):
         return Lowering(model, **told)
     replacements = {}
     for part in written:
-        entry, exit = part.segment.entry.variable, part.segment.exit.variable
-        replacements[exit] = named_output(_block(part, entry)(entry).outputs[0], exit.name)
+        for variable, value in zip(_block(part).outputs, part.segment.exits):
+            replacements[value.variable] = named_output(variable, value.variable.name)
     reference = C.combine(
-        list(flat.model.outputs) + [C.alias(part.segment.entry.variable).output for part in written]
+        list(flat.model.outputs)
+        + [C.alias(value.variable).output for part in written for value in part.segment.entries]
     )
     return Lowering(graph.substitute(flat.model, replacements), written, reference, **told)
 
@@ -125,33 +126,49 @@ def lower_segments(model, float_layers='cntk'):
 def _written(flat):
     """Returns the LoweredSegments of a FlatGraph, in its order; notes in the units why others
     are in none."""
-    written, taken, known = [], set(), set()
-    index_of = {id(unit): index for index, unit in enumerate(flat.units)}
+    known, programs = set(), {}
     while True:
-        segment = largest_segment(flat, taken)
-        if segment is None:
-            written.sort(key=lambda part: index_of[id(part.segment.units[0])])
-            return _named(written, _names_of_native(flat.model))
-        if _float_layers_refused(flat, segment, known):
-            continue
-        try:
-            program = SegmentProgram(segment)
-            program.program()
-        except Unsupported as refused:
-            refused.node.unit.reason = refused.reason
-            continue
-        except (RuntimeError, TypeError, ValueError) as error:
-            # Of native code (a size that it does not take) or of CNTK (an operation it cannot
-            # evaluate so): no node is named, so the whole segment is left to the pass that lowers
-            # layers one by one.
-            for unit in segment.units:
-                unit.reason = (
-                    'no program can be made of it: %s'
-                    % (str(error).strip().splitlines() or [''])[0]
-                )
-            continue
-        written.append(LoweredSegment(segment, program))
-        taken.update(index_of[id(unit)] for unit in segment.units)
+        segments = segments_of(flat)
+        if all(_is_written(flat, segment, known, programs) for segment in segments):
+            parts = [LoweredSegment(segment, programs[_key_of(segment)]) for segment in segments]
+            return _named(parts, _names_of_native(flat.model))
+
+
+def _key_of(segment):
+    return tuple(id(unit) for unit in segment.units)
+
+
+def _is_written(flat, segment, known, programs):
+    """Writes the program of a segment; returns False, with a reason in the unit at fault or in all,
+    where there is none.
+
+    Args:
+        flat (FlatGraph): of the model.
+        segment (Segment): of it.
+        known (set of int): as of `_float_layers_refused`.
+        programs (dict of tuple to SegmentProgram): by `_key_of` those that are written; grows.
+    """
+    if _key_of(segment) in programs:
+        return True
+    if _float_layers_refused(flat, segment, known):
+        return False
+    try:
+        program = SegmentProgram(segment)
+        program.program()
+    except Unsupported as refused:
+        refused.node.unit.reason = refused.reason
+        return False
+    except (RuntimeError, TypeError, ValueError) as error:
+        # Of native code (a size that it does not take) or of CNTK (an operation it cannot evaluate
+        # so): no node is named, so the whole segment is left to the pass that lowers layers one by
+        # one.
+        for unit in segment.units:
+            unit.reason = (
+                'no program can be made of it: %s' % (str(error).strip().splitlines() or [''])[0]
+            )
+        return False
+    programs[_key_of(segment)] = program
+    return True
 
 
 def _float_layers_refused(flat, segment, known):
@@ -216,7 +233,7 @@ def _reasons(flat, written):
     return [
         (
             unit.layer.name or '(unnamed)',
-            unit.reason or 'what it computes is read in more than one place',
+            unit.reason,
         )
         for unit in _outside(flat, written)
         if unit.layer is not None
@@ -231,27 +248,29 @@ def _float_reasons(flat, written):
             unit.name,
             unit.reason
             or 'between it and a binary layer is an operation that segments do not have, or a '
-            'value that is read elsewhere too',
+            'path that leaves the segment and comes back',
         )
         for unit in _outside(flat, written)
         if unit.float_layer and unit.layer is None
     ]
 
 
-def _block(lowered, entry):
-    """Returns the segment on its native Function: a block, unapplied, with one placeholder."""
-    segment, result = lowered.segment, lowered.segment.exit
-    inner, outer = graph.placeholder_like(entry), graph.placeholder_like(entry)
+def _block(lowered):
+    """Returns the segment on its native Function: a block, applied to what the segment reads."""
+    segment = lowered.segment
+    entries = [value.variable for value in segment.entries]
+    inner, outer = ([graph.placeholder_like(entry) for entry in entries] for _ in range(2))
     op = BinarySegmentOp(
         inner,
         lowered.program.program().state(),
-        result.shape,
+        [value.shape for value in segment.exits],
         [_described(layer) for layer in segment.layers]
         + [_described_float(node) for node in _float_products(segment)],
         machine(),
         lowered.name,
     )
-    return C.as_block(C.user_function(op), [(inner, outer)], OP_NAME, lowered.name)
+    block = C.as_block(C.user_function(op), list(zip(inner, outer)), OP_NAME, lowered.name)
+    return block.clone(C.CloneMethod.share, dict(zip(outer, entries)))
 
 
 def _described(layer):

@@ -7,7 +7,6 @@ from ..optimizations.binary_kinds import DENSE
 from . import layer_ops, read_off
 from .nodes import FUNCTIONS, Unsupported
 
-ENTRY = 'x'
 _ENDING = (
     'values',
     'bits',
@@ -27,11 +26,13 @@ class Floats:
 
     Attributes:
         op (dict): what computes it; None for what the segment reads.
+        name (str): in the program, of what the segment reads.
         emitted (bool): whether the op is in the program.
     """
 
-    def __init__(self, op=None):
+    def __init__(self, op=None, name=None):
         self.op = op
+        self.name = name
         self.emitted = op is None
 
 
@@ -57,7 +58,8 @@ class SegmentProgram:
         segment (Segment): of a trained graph.
 
     Attributes:
-        ops (list of dict), inputs (dict), output (str): as `nc.native.Program` takes them.
+        ops (list of dict), inputs (dict), outputs (list of str): as `nc.native.Program` takes them,
+            for the segment's entries and exits, in order.
         sums (dict of str to dict): by the uid of a layer's integers an op that computes them as
             values, for the parity gate.
         bits (dict of str to Bits): by the same, which bits that layer reads.
@@ -73,7 +75,7 @@ class SegmentProgram:
 
     def __init__(self, segment):
         self.segment = segment
-        self.inputs = {ENTRY: segment.entry.image}
+        self.inputs = {f'x{number}': value.image for number, value in enumerate(segment.entries)}
         self.ops = []
         self.sums = {}
         self.bits = {}
@@ -81,17 +83,20 @@ class SegmentProgram:
         self.same_floats = []
         self.decisions = []
         self._names = 0
-        self._known = {id(segment.entry): Floats()}
+        self._known = {
+            id(value): Floats(name=name) for name, value in zip(self.inputs, segment.entries)
+        }
+        self._entries = set(self._known)
         self._paths = {id(node): self._path(node) for node in segment.nodes if node.kind == 'sign'}
         absorbed = {id(node) for path, _ in self._paths.values() for node in path}
         for node in segment.nodes:
             if id(node) not in absorbed:
                 self._add(node)
-        self.output = self._stored(self._floats(segment.exit))
+        self.outputs = [self._handed_on(value) for value in segment.exits]
 
     def program(self, implementation=None):
         """Returns the Program."""
-        return Program(self.ops, self.inputs, [self.output], implementation)
+        return Program(self.ops, self.inputs, self.outputs, implementation)
 
     def program_with_sums(self):
         """Returns a Program of which the outputs are the integers of the segment's layers, in
@@ -107,10 +112,10 @@ class SegmentProgram:
     # For the gate, where float layers have other bits than CNTK's
 
     def program_with_products(self):
-        """Returns a Program that reads the entry and, in order, the sums of `products`: all else is
-        exact.
+        """Returns a Program that reads the entries and, in order, the sums of `products`: all else
+        is exact.
 
-        Its outputs are that of the segment and the integers of its layers.
+        Its outputs are those of the segment and the integers of its layers.
         """
         inputs, fed = dict(self.inputs), {}
         for number, (node, op) in enumerate(self.products):
@@ -118,16 +123,14 @@ class SegmentProgram:
             inputs[name] = node.output.image
             fed[id(op)] = dict({key: op[key] for key in _ENDING if key in op}, op='map', input=name)
         names, ops = self._sums()
-        return Program(
-            [fed.get(id(op), op) for op in self.ops] + ops, inputs, [self.output] + names
-        )
+        return Program([fed.get(id(op), op) for op in self.ops] + ops, inputs, self.outputs + names)
 
     def program_of_product(self, number):
         """Returns a Program of one float layer alone, without what follows it."""
         node, op = self.products[number]
         bare = {key: value for key, value in op.items() if key not in _ENDING}
         return Program(
-            [dict(bare, input=ENTRY, values='y', steps=[])], {ENTRY: node.inputs[0].image}, ['y']
+            [dict(bare, input='x', values='y', steps=[])], {'x': node.inputs[0].image}, ['y']
         )
 
     def program_with_bits(self):
@@ -161,7 +164,7 @@ class SegmentProgram:
     def _path(self, sign):
         """Returns (nodes, Value): the chain that only this sign reads, and what the chain reads."""
         path, value = [], sign.inputs[0]
-        while self._inside(value) and len(value.readers) == 1 and value is not self.segment.exit:
+        while self._inside(value) and len(value.readers) == 1:
             node = value.producer
             if node.kind not in ('map', 'identity', 'max_pool') or len(node.inputs) != 1:
                 break
@@ -176,15 +179,10 @@ class SegmentProgram:
         return path, value
 
     def _inside(self, value):
-        return value is not self.segment.entry and value.producer is not None
+        return id(value) not in self._entries
 
     def _is_lone_product(self, value):
-        return (
-            self._inside(value)
-            and value.producer.kind == 'product'
-            and len(value.readers) == 1
-            and value is not self.segment.exit
-        )
+        return self._inside(value) and value.producer.kind == 'product' and len(value.readers) == 1
 
     # Nodes
 
@@ -223,11 +221,15 @@ class SegmentProgram:
         )
 
     def _magnitude(self, node):
-        if any(reader is None or reader.kind != 'mean_abs' for reader in node.output.readers):
+        if node.output in self.segment.exits or any(
+            reader.kind != 'mean_abs' for reader in node.output.readers
+        ):
             raise Unsupported(node, 'Abs is supported in programs only if its mean is taken')
         return self._known[id(node.inputs[0])]
 
     def _mean_abs(self, node):
+        if not self._inside(node.inputs[0]):
+            raise Unsupported(node, 'the magnitudes that it is the mean of are outside')
         value = node.inputs[0].producer.inputs[0]
         layer_ops.refuse_any_size(node, value)
         if not read_off.is_mean_of_magnitudes(node, value):
@@ -357,10 +359,17 @@ class SegmentProgram:
         self.ops.append(op)
         return floats
 
+    def _handed_on(self, value):
+        """Returns the name of an output of the program: never that of an input."""
+        floats = self._floats(value)
+        if floats.op is None:
+            floats = self._emitted(dict(op='map', input=floats.name, steps=[]))
+        return self._stored(floats)
+
     def _stored(self, floats):
         """Returns the name of a float value, which is in the program from now on."""
         if floats.op is None:
-            return ENTRY
+            return floats.name
         if not floats.emitted:
             self._emit(floats)
         if 'values' not in floats.op:

@@ -1,5 +1,5 @@
 """One of two networks that are compared, and which blocks of the two belong together."""
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 from .. import graph
 from ..graph import evaluate, opened
@@ -18,16 +18,24 @@ class Twin:
             for function in graph.primitives(self._model)
             if function.is_block and function.op_name in op_names
         ]
-        self._inputs = [block.block_arguments_mapping[0][1] for block in self.blocks]
+        self._operands = [_operands_of(block) for block in self.blocks]
         self.outputs = self.inputs = None
 
     def evaluate(self, minibatch):
-        """Returns itself, with `outputs` and the layers' `inputs` as `graph.values.evaluate`
-        gives them."""
+        """Returns itself, with `outputs` (list) and `inputs` (for each block a list), values as
+        `graph.values.evaluate` gives them."""
         outputs = list(self._model.outputs)
-        values = evaluate(outputs + self._inputs, minibatch)
-        self.outputs, self.inputs = values[: len(outputs)], values[len(outputs) :]
+        operands = [operand for operands in self._operands for operand in operands]
+        values = iter(evaluate(outputs + operands, minibatch))
+        self.outputs = list(islice(values, len(outputs)))
+        self.inputs = [list(islice(values, len(operands))) for operands in self._operands]
         return self
+
+
+def _operands_of(block):
+    if block.op_name == binary_segment.OP_NAME:
+        return binary_segment.operands_of(block)
+    return [block.block_arguments_mapping[0][1]]
 
 
 def places_of_new(blocks, before):

@@ -131,7 +131,7 @@ def time_network(name, model, rounds):
     )
     for batch in BATCHES:
         images = random.standard_normal((batch, 3, 32, 32)).astype(np.float32)
-        entry = random.standard_normal((batch,) + part.segment.entry.shape).astype(np.float32)
+        entry = random.standard_normal((batch,) + part.segment.entries[0].shape).astype(np.float32)
         out = program(entry)
         networks = [
             (network, {network.arguments[0]: images}) for network in (model, alone, lowering.model)

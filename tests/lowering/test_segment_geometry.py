@@ -4,10 +4,9 @@ import cntk as C
 import numpy as np
 import pytest
 
-import netopt_callbacks as nc
 from netopt_callbacks.lowering import lower_segments
 from segment_networks import binarized, unsettle, values_of
-from test_segments import entry_and_exit, same_bits
+from test_segments import assert_programs_give_cntk_s_bits, same_bits
 
 
 def convolution(x, filters, kernel=(3, 3), name='one', groups=1, **options):
@@ -27,13 +26,7 @@ def lowered_bits(y, x, samples=(1, 3), special=0.02):
     lowering = lower_segments(trained)
     for count in samples:
         values = values_of(x, count, random, special)
-        for part in lowering.segments:
-            entry, expected = entry_and_exit(part, lowering, values)
-            for implementation in nc.native.implementations():
-                assert same_bits(part.program.program(implementation)(entry), expected), (
-                    part.name,
-                    implementation,
-                )
+        assert_programs_give_cntk_s_bits(lowering, {x: values})
         assert same_bits(lowering.model.eval(values), trained.eval(values))
     return lowering
 

@@ -142,7 +142,7 @@ def test_functions_of_floats_must_be_monotone(function, taken):
     y = C.layers.Dense(9, bias=False, name='one')(function(x) - C.softplus(1e-4).eval().item())
     trained = binarized(y, input_scale=None)
     (part,) = lower_segments(trained).segments
-    assert (part.segment.entry.variable.uid == x.uid) == taken
+    assert (part.segment.entries[0].variable.uid == x.uid) == taken
     lowered, found = Lower(tolerance=0).run(trained, [nc.BinarizeDense()])
     values = np.linspace(0.99e-4, 1.01e-4, 20000).astype(np.float32).reshape(-1, 20)
     assert same_bits(lowered.eval(values), trained.eval(values))

@@ -112,6 +112,44 @@ def random_network(seed, layers=4, make_input=C.input_variable):
     return x, model
 
 
+def random_graph(seed, steps=9, make_input=C.input_variable):
+    """Returns (inputs, model): feature maps of one size, each computed from one or two that are
+    there already, some by what no program does; the outputs are those that nothing reads, and one
+    more."""
+    random = np.random.RandomState(seed)
+    size = tuple(int(side) for side in random.randint(3, 7, 2))
+    inputs = [
+        make_input((channels,) + size, name=f'input{number}')
+        for number, channels in enumerate([[3, 5], [31], [4, 64], [65]][seed % 4])
+    ]
+    maps, unread = list(inputs), list(inputs)
+    for number in range(steps):
+        y = maps[random.randint(max(0, len(maps) - 4), len(maps))]
+        read = [y]
+        chosen = random.random_sample()
+        if chosen < 0.45:
+            filters, side = int(random.choice([1, 16, 33])), int(random.choice([1, 3]))
+            z = C.layers.Convolution2D((side, side), filters, pad=True, name=f'layer{number}')(y)
+        elif chosen < 0.6:
+            z = activation(random)(y)
+        elif chosen < 0.75:
+            z = [C.sin, C.abs][random.randint(2)](y)
+        else:
+            other = maps[random.randint(len(maps))]
+            read.append(other)
+            if other.shape == y.shape and other.uid != y.uid:
+                z = y + other
+            else:
+                z = C.splice(y, other, axis=0)
+        maps.append(z)
+        unread = [each for each in unread if all(each.uid != one.uid for one in read)] + [z]
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='last')(maps[-1])
+    outputs = [each for each in unread[:-1] if each.is_output or each in maps[len(inputs) :]]
+    model = C.combine([y] + outputs + [maps[random.randint(len(inputs), len(maps))]])
+    unsettle(model, random)
+    return inputs, model
+
+
 def values_of(variable, samples, random, special=0.02):
     """Returns float32 [samples, ...shape], NaN, infinities and subnormals among them."""
     values = (random.standard_normal((samples,) + variable.shape) * 3).astype(np.float32)
