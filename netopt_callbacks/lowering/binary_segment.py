@@ -56,7 +56,7 @@ class BinarySegmentOp(NativeOp):
         except (TypeError, ValueError) as error:
             raise type(error)(f"{OP_NAME} '{name}': {error}") from None
         self._ranks = [len(shape) for shape in self.program.inputs]
-        self._buffers, self._views = [], []
+        self._room = None
         self._places = {}  # by uid of an output, which it is
 
     def infer_outputs(self):
@@ -133,34 +133,31 @@ class BinarySegmentOp(NativeOp):
                 )
 
     def _forward(self, arguments, outputs, device=None, outputs_to_retain=None):
-        addresses = [_address(value.data()) for value in arguments]
-        shapes = [tuple(value.data().shape().dimensions()) for value in arguments]
-        # Batch, and steps of sequences.
-        leading = [shape[: len(shape) - rank] for shape, rank in zip(shapes, self._ranks)]
-        if None in addresses or any(axes != leading[0] for axes in leading):
+        data = [value.data() for value in arguments]
+        addresses = [_address(each) for each in data]
+        shapes = [tuple(each.shape().dimensions()) for each in data]
+        if self._room is None or self._room.shapes != shapes:
+            self._room = self._room_for(shapes)
+        if None in addresses or self._room is None:
             return super()._forward(arguments, outputs, device, outputs_to_retain)
-        images = [shape[len(leading[0]) :] for shape in shapes]
-        self._make_buffers([leading[0] + shape for shape in self._shapes_for(images)])
-        self.program.run_at(
-            addresses,
-            [buffer.ctypes.data for buffer in self._buffers],
-            int(np.prod(leading[0])),
-            [image[1:] or (1, 1) for image in images],
-        )
+        room = self._room
+        self.program.run_at(addresses, room.addresses, room.samples, room.sizes)
         # Where sequences have no step, what lies there was computed too.
         mask = arguments[0].mask()
+        values = room.values if mask is None else [cntk_py.Value(view, mask) for view in room.views]
         for output in outputs:
-            view = self._views[self._place_of(output.uid())]  # C++'s, not Python's
-            outputs[output] = cntk_py.Value(view) if mask is None else cntk_py.Value(view, mask)
+            outputs[output] = values[self._place_of(output.uid())]  # C++'s Variable, not Python's
         self._state_wrapped = True
         return self._none_state, outputs
 
-    def _make_buffers(self, shapes):
-        if [buffer.shape for buffer in self._buffers] != shapes:
-            self._buffers = [np.empty(shape, np.float32) for shape in shapes]
-            self._views = [
-                cntk_py.NDArrayView(buffer, C.cpu(), False, True) for buffer in self._buffers
-            ]
+    def _room_for(self, shapes):
+        """Returns the _Room for inputs of these shapes; None where batch or steps differ."""
+        # Batch, and steps of sequences.
+        leading = [shape[: len(shape) - rank] for shape, rank in zip(shapes, self._ranks)]
+        if any(axes != leading[0] for axes in leading):
+            return None
+        images = [shape[len(leading[0]) :] for shape in shapes]
+        return _Room(shapes, leading[0], images, self._shapes_for(images))
 
     def _place_of(self, uid):
         """Returns which of the outputs has a uid."""
@@ -209,6 +206,27 @@ class BinarySegmentOp(NativeOp):
             result.reshape(leading + tuple(shape))
             for result, shape in zip(results, self._shapes_for(images))
         ]
+
+
+class _Room:
+    """Where the results for inputs of some shapes are written, and what the program is told.
+
+    Attributes:
+        shapes (list of tuple of int): of the inputs.
+        samples (int), sizes (list): as of `Program.run_at`.
+        addresses (list of int): of the buffers.
+        views (list of NDArrayView): of the buffers; CNTK copies from them.
+        values (list of Value): of these, where every step is there.
+    """
+
+    def __init__(self, shapes, leading, images, shapes_of_outputs):
+        self.shapes = shapes
+        self.samples = int(np.prod(leading))
+        self.sizes = [image[1:] or (1, 1) for image in images]
+        self._buffers = [np.empty(leading + shape, np.float32) for shape in shapes_of_outputs]
+        self.addresses = [buffer.ctypes.data for buffer in self._buffers]
+        self.views = [cntk_py.NDArrayView(each, C.cpu(), False, True) for each in self._buffers]
+        self.values = [cntk_py.Value(view) for view in self.views]
 
 
 def operands_of(block):
