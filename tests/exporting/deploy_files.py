@@ -9,11 +9,12 @@ from test_deploy import small
 from test_deploy_body import ROWS, fed, model_of, near_the_middle, random_program
 from test_deploy_body_values import WRONG_COUNTS, changed, program_of_several, sums_of
 from test_deploy_floats import chain, lowered
+from test_deploy_values import two_heads
 
 IMAGES = 1000
 PROGRAMS = 4 * len(ROWS)
 PROGRAMS_OF_SEVERAL = 2 * len(ROWS)
-FILES = PROGRAMS + PROGRAMS_OF_SEVERAL + len(WRONG_COUNTS) + 6
+FILES = PROGRAMS + PROGRAMS_OF_SEVERAL + len(WRONG_COUNTS) + 7
 
 
 def put(folder, name, feed, expected, exact, refused=''):
@@ -62,6 +63,17 @@ def write_files(folder):
             {exported.outputs[0]: network.eval({network.arguments[0]: images})},
             False,
         )
+    network = two_heads()
+    exported = deploy.export(network, str(folder / 'heads.onnx'), data=images[:100, :, :6, :5])
+    values = np.ascontiguousarray(images[:, :, :6, :5])
+    expected = network.eval({network.arguments[0]: values})
+    put(
+        folder,
+        'heads',
+        {exported.inputs[0]: values},
+        {name: expected[output] for name, output in zip(exported.outputs, network.outputs)},
+        False,
+    )
     for seed in range(PROGRAMS):
         ops, inputs, output, x = random_program(seed, ROWS[seed % len(ROWS)])
         one(folder, f'program{seed}', ops, inputs, [output], x)
