@@ -8,6 +8,8 @@ import os
 
 DOMAIN = 'netopt'
 MOST_SEGMENTS = 128  # as many operators as native/onnx/operators.cpp has
+# That a node of ours reads beside the state, and that it gives; as in native/onnx/operators.cpp.
+MOST_VALUES = 32
 OPERATOR = 'Segment'  # that their names begin with; a number follows
 VERSION = 1  # of the domain's operators
 MOST_DEPTH = 32  # of graphs in graphs

@@ -3,9 +3,15 @@
 // take a node for a call of the function of its name in the file, and every segment has a function
 // of its own. To this library all are the same.
 //
-//   input 0   x      float32 [batch, channels, height, width] or [batch, channels], as the
-//   program's input input 1   state  uint8 [bytes], an initializer: the program (native/state.h)
-//   output    y      float32, as the program's output
+// A node reads the state first: uint8 [bytes], an initializer, the program (native/state.h). After
+// it the node reads what the program does, x0, x1 and so on, and it gives what the program does,
+// y0, y1 and so on. Each is float32 [batch, channels, height, width] or [batch, channels], and all
+// have one batch.
+//
+// One operator takes any number of values. To a runtime from 1.15 on x and y are one variadic input
+// and output, of which 1.15 and 1.16 find no types: the file has to say that y is float32. To an
+// older one what comes after x0 and y0 is optional, up to most_values. A kernel demands those of
+// its program.
 #include <algorithm>
 #include <climits>
 #include <cstdio>
@@ -30,8 +36,9 @@ namespace {
 
 using bitconv::Program;
 
-constexpr int most_operators = 128;     // each takes a runtime some 40 us when a session is made
-constexpr std::size_t head_bytes = 24;  // of a state, its checksum among them
+constexpr int most_operators = 128;      // each takes a runtime 15 to 70 us when a session is made
+constexpr std::size_t most_values = 32;  // that a node reads beside its state, and that it gives
+constexpr std::size_t head_bytes = 24;   // of a state, its checksum among them
 
 [[noreturn]] void refuse(const std::string& message) {
     throw std::invalid_argument("netopt: " + message);
@@ -79,6 +86,10 @@ std::string text_of(const std::vector<std::int64_t>& shape) {
     return text + "]";
 }
 
+std::string number_of(std::size_t count, const char* what) {
+    return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
+}
+
 // The operators as one way of running them sees them: OrtCustomOp has no room of its own for what
 // belongs to it.
 struct Operators {
@@ -101,7 +112,7 @@ public:
         if (!all.api.has_KernelInfoGetConstantInput_tensor()) return;  // known when it first runs
         int constant = 0;
         const OrtValue* value = nullptr;
-        all.api.check(all.api.KernelInfoGetConstantInput_tensor()(info, 1, &constant, &value));
+        all.api.check(all.api.KernelInfoGetConstantInput_tensor()(info, 0, &constant, &value));
         if (!constant || value == nullptr)
             refuse("the state of a segment must be an initializer of the file");
         program_ = made(tensor_of(all.api, value));
@@ -109,31 +120,30 @@ public:
 
     void compute(OrtKernelContext* context) {
         const ort::Api& api = all_.api;
-        const Tensor x = input(context, 0);
         const std::shared_ptr<const Program> program = program_of(context);
-        const bitconv::DescribedInput& expected = program->inputs()[0];
-        const std::size_t rank = std::size_t(expected.rank) + 1;
-        if (x.type != ort::float_element || x.shape.size() != rank ||
-            x.shape[1] != expected.channels)
-            refuse("a segment reads float32 [batch, " + std::to_string(expected.channels) +
-                   (rank == 4 ? ", height, width]" : "]") + ", received " + text_of(x.shape));
-        if (x.shape[0] > INT_MAX)
-            refuse("a batch of " + std::to_string(x.shape[0]) + " is too large");
-        const std::vector<bitconv::ImageSize> sizes = {
-            {rank == 4 ? x.shape[2] : 1, rank == 4 ? x.shape[3] : 1}};
-        const bitconv::Extent extent = program->output_extents(sizes)[0];
-        const bool flat =
-            program->outputs()[0].rank == 1 && extent.height == 1 && extent.width == 1;
-        const std::int64_t shape[] = {x.shape[0], extent.channels, extent.height, extent.width};
-        OrtValue* result = nullptr;
-        api.check(api.KernelContext_GetOutput()(context, 0, shape, flat ? 2 : 4, &result));
-        void* y = nullptr;
-        api.check(api.GetTensorMutableData()(result, &y));
-        if (x.shape[0] == 0) return;
+        check_counts(context, *program);
+        const std::size_t inputs = program->inputs().size();
+        std::vector<const float*> from(inputs);
+        std::vector<bitconv::ImageSize> sizes(inputs);
+        std::int64_t batch = 0;
+        for (std::size_t i = 0; i < inputs; ++i) {
+            const Tensor x = input(context, 1 + i);
+            check(i, x, program->inputs()[i]);
+            if (i == 0) batch = x.shape[0];
+            if (x.shape[0] != batch)
+                refuse("input x" + std::to_string(i) + " of a segment has a batch of " +
+                       std::to_string(x.shape[0]) + ", x0 one of " + std::to_string(batch));
+            from[i] = static_cast<const float*>(x.data);
+            const bool is_image = x.shape.size() == 4;
+            sizes[i] = {is_image ? x.shape[2] : 1, is_image ? x.shape[3] : 1};
+        }
+        const std::vector<bitconv::Extent> extents = program->output_extents(sizes);
+        std::vector<float*> to(extents.size());
+        for (std::size_t o = 0; o < to.size(); ++o)
+            to[o] = output(context, o, batch, extents[o], program->outputs()[o].rank);
+        if (batch == 0) return;
         const bitconv::SessionThreads threads(api, context, all_.threads);
-        const float* from[] = {static_cast<const float*>(x.data)};
-        float* to[] = {static_cast<float*>(y)};
-        program->run(from, sizes, x.shape[0], to);
+        program->run(from.data(), sizes, batch, to.data());
     }
 
 private:
@@ -143,16 +153,51 @@ private:
         return tensor_of(all_.api, value);
     }
 
+    float* output(OrtKernelContext* context, std::size_t index, std::int64_t batch,
+                  const bitconv::Extent& extent, int rank) const {
+        const bool flat = rank == 1 && extent.height == 1 && extent.width == 1;
+        const std::int64_t shape[] = {batch, extent.channels, extent.height, extent.width};
+        OrtValue* value = nullptr;
+        all_.api.check(
+            all_.api.KernelContext_GetOutput()(context, index, shape, flat ? 2 : 4, &value));
+        // A node may leave out the name of an output before the last one.
+        if (value == nullptr)
+            refuse("output y" + std::to_string(index) + " of a segment is missing");
+        void* data = nullptr;
+        all_.api.check(all_.api.GetTensorMutableData()(value, &data));
+        return static_cast<float*>(data);
+    }
+
+    void check_counts(const OrtKernelContext* context, const Program& program) const {
+        std::size_t read = 0, given = 0;
+        all_.api.check(all_.api.KernelContext_GetInputCount()(context, &read));
+        all_.api.check(all_.api.KernelContext_GetOutputCount()(context, &given));
+        const std::size_t inputs = program.inputs().size(), outputs = program.outputs().size();
+        if (read != 1 + inputs || given != outputs)
+            refuse("the program of a segment has " + number_of(inputs, "input") + " and " +
+                   number_of(outputs, "output") + ", its node has " +
+                   number_of(read ? read - 1 : 0, "input") + " beside the state and " +
+                   number_of(given, "output"));
+    }
+
+    static void check(std::size_t index, const Tensor& x, const bitconv::DescribedInput& expected) {
+        const std::size_t rank = std::size_t(expected.rank) + 1;
+        if (x.type != ort::float_element || x.shape.size() != rank ||
+            x.shape[1] != expected.channels)
+            refuse("input x" + std::to_string(index) + " of a segment is float32 [batch, " +
+                   std::to_string(expected.channels) + (rank == 4 ? ", height, width]" : "]") +
+                   ", received " + text_of(x.shape) +
+                   (x.type == ort::float_element ? "" : " of another type"));
+        if (x.shape[0] > INT_MAX)
+            refuse("a batch of " + std::to_string(x.shape[0]) + " is too large");
+    }
+
     static std::shared_ptr<const Program> made(const Tensor& state) {
         if (state.type != ort::uint8_element || state.shape.size() != 1)
             refuse("the state of a segment is uint8 [bytes], received " + text_of(state.shape));
         try {
-            const auto program =
-                std::make_shared<const Program>(static_cast<const std::uint8_t*>(state.data),
-                                                std::size_t(state.shape[0]), implementation());
-            if (program->inputs().size() != 1 || program->outputs().size() != 1)
-                refuse("the program of a segment has one input and one output");
-            return program;
+            return std::make_shared<const Program>(static_cast<const std::uint8_t*>(state.data),
+                                                   std::size_t(state.shape[0]), implementation());
         } catch (const std::invalid_argument& error) {
             refuse(std::string("the state of a segment: ") + error.what());
         }
@@ -162,7 +207,7 @@ private:
     // was at the first one.
     std::shared_ptr<const Program> program_of(const OrtKernelContext* context) {
         if (all_.api.has_KernelInfoGetConstantInput_tensor()) return program_;
-        const Tensor state = input(context, 1);
+        const Tensor state = input(context, 0);
         const std::lock_guard<std::mutex> lock(mutex_);
         if (program_ == nullptr) {
             program_ = made(state);
@@ -200,6 +245,17 @@ const Operators& all_of(const OrtCustomOp* op) {
     return *static_cast<const Operators::Operator*>(op)->all;
 }
 
+// From this version on each optional value costs a runtime 4 to 15 us for each operator, whenever
+// it makes a session; before, 1 us.
+constexpr int variadic_since = 15;
+bool takes_variadic(const OrtCustomOp* op) { return all_of(op).api.minor >= variadic_since; }
+
+// Of the value of this number among those that an operator reads, or gives.
+int characteristic(const OrtCustomOp* op, std::size_t value) {
+    if (takes_variadic(op)) return ort::variadic;
+    return value == 0 ? ort::required : ort::optional;
+}
+
 // KernelComputeV2 gets no operator: the kernel knows it.
 struct OwnedKernel {
     const Operators& all;
@@ -215,19 +271,25 @@ Operators::Operators(const ort::Api& api_of, int most_threads, int count)
         std::snprintf(o.name, sizeof o.name, "Segment%d", index);
         // Before 1.16 there are no functions that return a status: what goes wrong is thrown, and
         // the runtime catches it.
-        o.version = api.minor >= 16 ? 16 : 8;
+        o.version = api.minor >= 16 ? 16 : takes_variadic(&o) ? 14 : 8;
         o.GetName = [](const OrtCustomOp* op) -> const char* {
             return static_cast<const Operator*>(op)->name;
         };
         o.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
-        o.GetInputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 2; };
-        o.GetInputType = [](const OrtCustomOp*, std::size_t input) -> int {
-            return input == 0 ? ort::float_element : ort::uint8_element;
+        o.GetInputTypeCount = [](const OrtCustomOp* op) -> std::size_t {
+            return takes_variadic(op) ? 2 : 1 + most_values;
         };
-        o.GetOutputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 1; };
+        o.GetInputType = [](const OrtCustomOp*, std::size_t input) -> int {
+            return input == 0 ? ort::uint8_element : ort::float_element;
+        };
+        o.GetOutputTypeCount = [](const OrtCustomOp* op) -> std::size_t {
+            return takes_variadic(op) ? 1 : most_values;
+        };
         o.GetOutputType = [](const OrtCustomOp*, std::size_t) -> int { return ort::float_element; };
-        o.GetInputCharacteristic =
-            o.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) -> int { return 0; };
+        o.GetInputCharacteristic = [](const OrtCustomOp* op, std::size_t input) -> int {
+            return input == 0 ? ort::required : characteristic(op, input - 1);
+        };
+        o.GetOutputCharacteristic = characteristic;
         o.GetInputMemoryType = [](const OrtCustomOp*, std::size_t) -> int { return 0; };
         o.GetVariadicInputMinArity = o.GetVariadicInputHomogeneity = o.GetVariadicOutputMinArity =
             o.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) -> int { return 1; };

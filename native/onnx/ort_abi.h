@@ -57,6 +57,8 @@ struct OrtCustomOp {
 namespace ort {
 
 enum ElementType { float_element = 1, uint8_element = 2 };
+// Of an operator's input or output. variadic: read where version is at least 14
+enum Characteristic { required = 0, optional = 1, variadic = 2 };
 
 constexpr int fail = 1, invalid_argument = 2;  // OrtErrorCode
 
@@ -74,6 +76,8 @@ constexpr int fail = 1, invalid_argument = 2;  // OrtErrorCode
     X(GetDimensions, 62,                                                                           \
       OrtStatus* (*)(const OrtTensorTypeAndShapeInfo*, std::int64_t*, std::size_t), 1)             \
     X(GetTensorTypeAndShape, 65, OrtStatus* (*)(const OrtValue*, OrtTensorTypeAndShapeInfo**), 1)  \
+    X(KernelContext_GetInputCount, 88, OrtStatus* (*)(const OrtKernelContext*, std::size_t*), 1)   \
+    X(KernelContext_GetOutputCount, 89, OrtStatus* (*)(const OrtKernelContext*, std::size_t*), 1)  \
     X(KernelContext_GetInput, 90,                                                                  \
       OrtStatus* (*)(const OrtKernelContext*, std::size_t, const OrtValue**), 1)                   \
     X(KernelContext_GetOutput, 91,                                                                 \

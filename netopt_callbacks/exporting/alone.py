@@ -1,9 +1,10 @@
-"""A segment as a model of its own: x -> y, whole or taken apart."""
+"""A segment as a model of its own: X % k -> Y % k, whole or taken apart."""
 from onnx import TensorProto, helper
 
 from ..onnx_file import DOMAIN, VERSION
 from . import assemble, body
 
+X, Y = 'x%d', 'y%d'
 READ, SUMS, GIVEN = 'read_%d', 'sums_%d', 'given_%d'
 
 
@@ -12,9 +13,12 @@ def segment_alone(segment, like, inline):
     model = type(like)()
     graph = model.graph
     graph.name = 'segment'
-    _add_value(graph.input, 'x', len(segment.entry.shape) + len(segment.entry.dynamic_axes))
-    assemble.add_segment(graph, 0, segment, 'x', inline)
-    _add_output(graph, assemble.EXIT % 0, 'y')
+    xs = [X % place for place in range(len(segment.entries))]
+    for x, entry in zip(xs, segment.entries):
+        _add_value(graph.input, x, len(entry.shape) + len(entry.dynamic_axes))
+    assemble.add_segment(graph, 0, segment, xs, inline)
+    for place in range(len(segment.exits)):
+        _add_output(graph, assemble.EXIT % (0, place), Y % place)
     assemble.sort_nodes(graph)
     model.ir_version = assemble.IR_VERSION
     model.opset_import.extend([helper.make_opsetid('', body.OPSET)])
@@ -25,7 +29,7 @@ def segment_alone(segment, like, inline):
 
 def segment_apart(segment, like):
     """Returns the ModelProto of a CutSegment in standard operators, taken apart at its float
-    convolutions: x and, for the k-th of them, GIVEN % k -> y, READ % k and SUMS % k.
+    convolutions: it reads GIVEN % k, too, of the k-th of them, and gives READ % k and SUMS % k.
 
     What follows the sums reads GIVEN % k in the place of SUMS % k, all [batch, channels, height,
     width].

@@ -4,7 +4,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from ..deploy import ExportError
-from ..onnx_file import DOMAIN, MOST_SEGMENTS, OPERATOR, VERSION
+from ..onnx_file import DOMAIN, MOST_SEGMENTS, MOST_VALUES, OPERATOR, VERSION
 from . import body
 from .cut import ENTRY, EXIT, INPUT, OUTPUT
 
@@ -24,8 +24,8 @@ def assembled(mended, cut, names, inline=False, inner=False):
         inner (bool): whether what segments read and give are outputs, too, under ENTRY and EXIT.
 
     Raises:
-        NotImplementedError: the network has more segments than there are operators, or one that no
-            standard operators give.
+        NotImplementedError: the network has more segments than there are operators, one of more
+            values than a node has, or one that no standard operators give.
         ExportError: what was written has no such segments, or nodes without what they read.
     """
     if len(cut.segments) > MOST_SEGMENTS:
@@ -33,11 +33,13 @@ def assembled(mended, cut, names, inline=False, inner=False):
             f'deploy.export: the network has {len(cut.segments)} segments, a file holds at most '
             f'{MOST_SEGMENTS}; make fewer layers binary, or export it in parts'
         )
+    for segment in cut.segments:
+        _refuse_many_values(segment)
     model = type(mended)()
     model.CopyFrom(mended)
     graph = model.graph
     graph.name = 'network'
-    exits = {EXIT % index for index in range(len(cut.segments))}
+    exits = {name for index, segment in enumerate(cut.segments) for name in _exits(index, segment)}
     for value in [value for value in graph.input if value.name in exits]:
         graph.input.remove(value)
     entries = _inner_outputs(graph, cut.segments)
@@ -52,11 +54,13 @@ def assembled(mended, cut, names, inline=False, inner=False):
                 "keep the layers around it float"
             ) from error
         if inner:
-            for name, source in ((ENTRY % index, entries[index]), (EXIT % index, None)):
-                if source is not None and source != name:
+            read = [ENTRY % (index, place) for place in range(len(segment.entries))]
+            for name, source in zip(read, entries[index]):
+                if source != name:
                     graph.node.extend(
                         [helper.make_node('Identity', [source], [name], 'inner ' + name)]
                     )
+            for name in read + _exits(index, segment):
                 value = graph.output.add()
                 value.name = name
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
@@ -109,71 +113,94 @@ def _operator(index):
     return f'{OPERATOR}{index}'
 
 
+def _refuse_many_values(segment):
+    for does, values in (('reads', segment.entries), ('gives', segment.exits)):
+        if len(values) > MOST_VALUES:
+            raise NotImplementedError(
+                f"deploy.export: segment '{segment.name}' {does} {len(values)} values, a node at "
+                f'most {MOST_VALUES}; export the network in parts'
+            )
+
+
+def _exits(index, segment):
+    return [EXIT % (index, place) for place in range(len(segment.exits))]
+
+
 def _inner_outputs(graph, segments):
-    """Takes the outputs that segments read out of the graph's; returns their names, in order."""
+    """Takes the outputs that segments read out of the graph's; returns their names, a list for each
+    segment."""
     outputs = {value.name: value for value in graph.output}
     found = []
     for index, segment in enumerate(segments):
-        names = [name for name in (ENTRY % index, ENTRY % index + '_Output') if name in outputs]
-        if not names:
-            raise ExportError(
-                f"deploy.export: CNTK's exporter did not write what segment '{segment.name}' "
-                'reads; keep this layer float, or end the network before it'
-            )
-        found += names[:1]
-        graph.output.remove(outputs[names[0]])
+        found.append([])
+        for place in range(len(segment.entries)):
+            entry = ENTRY % (index, place)
+            names = [name for name in (entry, entry + '_Output') if name in outputs]
+            if not names:
+                raise ExportError(
+                    f"deploy.export: CNTK's exporter did not write what segment '{segment.name}' "
+                    'reads; keep this layer float, or end the network before it'
+                )
+            found[-1] += names[:1]
+            graph.output.remove(outputs[names[0]])
     return found
 
 
-def add_segment(graph, index, segment, entry, inline):
+def add_segment(graph, index, segment, entries, inline):
+    """Adds the nodes of a CutSegment: from `entries` (list of str), what it reads, to EXIT."""
     state = f'netopt_state_{index}'
     graph.initializer.extend(
         [numpy_helper.from_array(np.frombuffer(segment.state, np.uint8), state)]
     )
     add = _Adder(graph, f'netopt_{index}_')
-    exit = EXIT % index
-    steps = len(segment.entry.dynamic_axes) > 1
-    if segment.rows is not None:
-        entry = add('Reshape', [entry, add.integers(-1, *segment.rows)])
-        around = add.name()
-    else:
-        around = exit if _shape_is_known(segment) else add.name()
+    read = [
+        entry if rows is None else add('Reshape', [entry, add.integers(-1, *rows)])
+        for entry, rows in zip(entries, segment.rows)
+    ]
+    exits, lengths = _exits(index, segment), _lengths_around(segment)
+    given = [exit if shape is None else add.name() for exit, shape in zip(exits, lengths)]
     if inline:
-        graph.node.extend(body.nodes(segment.state, entry, state, around, BODY % index))
+        graph.node.extend(body.nodes(segment.state, read, state, given, BODY % index))
     else:
         node = helper.make_node(
-            _operator(index), [entry, state], [around], segment.name, domain=DOMAIN
+            _operator(index), [state] + read, given, segment.name, domain=DOMAIN
         )
         graph.node.extend([node])
-    if around == exit:
-        return
-    lengths = [int(length) for length in segment.exit.shape]
-    if steps:
-        axes = add('Slice', [add('Shape', [add.source]), add.integers(0), add.integers(2)])
-        add('Reshape', [around, add('Concat', [axes, add.integers(*lengths)], axis=0)], exit)
-    elif segment.rows is not None:
-        add('Reshape', [around, add.integers(-1, *lengths)], exit)
-    else:
-        add('Reshape', [around, add.integers(0, *lengths)], exit)
+        # The types, which ONNX Runtime 1.15 and 1.16 do not find by themselves.
+        graph.value_info.extend(
+            [helper.make_tensor_value_info(value, TensorProto.FLOAT, None) for value in given]
+        )
+    stepped = [name for name, entry in zip(entries, segment.entries) if len(entry.dynamic_axes) > 1]
+    batch = 0 if read == entries else -1
+    for value, shape, exit in zip(given, lengths, exits):
+        if shape is not None and stepped:
+            axes = add('Slice', [add('Shape', stepped[:1]), add.integers(0), add.integers(2)])
+            shape = add('Concat', [axes, add.integers(*shape)], axis=0)
+            add('Reshape', [value, shape], exit)
+        elif shape is not None:
+            add('Reshape', [value, add.integers(batch, *shape)], exit)
 
 
-def _shape_is_known(segment):
-    """Whether the program gives the shape that the network has there."""
+def _lengths_around(segment):
+    """Returns for each exit the shape (list of int) that the network has there; None where the
+    program gives that by itself."""
     from ..native_program import Program
 
+    lengths = [[int(length) for length in exit.shape] for exit in segment.exits]
+    if any(rows is not None for rows in segment.rows):
+        return lengths
     program = Program.from_state(segment.state)
-    (shape,) = program.inputs
-    if None in shape:
-        return True
-    (given,) = program.output_shapes((1,) + tuple(shape))
-    return tuple(given[1:]) == tuple(segment.exit.shape)
+    if any(None in shape for shape in program.inputs):
+        return [None] * len(lengths)
+    given = program.output_shapes(*[(1,) + tuple(shape) for shape in program.inputs])
+    return [None if list(shape[1:]) == wanted else wanted for shape, wanted in zip(given, lengths)]
 
 
 class _Adder:
     """Adds nodes to a graph under names of their own."""
 
     def __init__(self, graph, prefix):
-        self.graph, self.prefix, self.count, self.source = graph, prefix, 0, None
+        self.graph, self.prefix, self.count = graph, prefix, 0
 
     def name(self):
         self.count += 1
@@ -185,8 +212,6 @@ class _Adder:
         return name
 
     def __call__(self, op_type, inputs, output=None, **attributes):
-        if self.source is None:
-            self.source = inputs[0]
         output = output or self.name()
         name = self.prefix + op_type + output
         self.graph.node.extend([helper.make_node(op_type, inputs, [output], name, **attributes)])
@@ -207,7 +232,7 @@ def _name_all(graph, names):
         for names_of in (node.input, node.output):
             for place, name in enumerate(names_of):
                 names_of[place] = new.get(name, name)
-    for values in (graph.input, graph.output):
+    for values in (graph.input, graph.output, graph.value_info):
         for value in values:
             value.name = new.get(value.name, value.name)
     for values, order in ((graph.input, names.inputs), (graph.output, names.outputs)):

@@ -21,52 +21,63 @@ _F = np.float32
 
 
 def function(name, state):
-    """Returns the FunctionProto `netopt.<name>` of a program's state (bytes): x, state -> y.
+    """Returns the FunctionProto `netopt.<name>` of a program's state (bytes): state, x0, x1, ...
+    -> y0, y1, ...
 
     Raises:
         Unwritable: names the op.
     """
+    description = description_of(state)
+    xs, ys = _names(description)
     return helper.make_function(
         'netopt',
         name,
-        ['x', 'state'],
-        ['y'],
-        nodes(state, 'x', 'state', 'y', ''),
+        ['state'] + xs,
+        ys,
+        _Body(description, xs, 'state', ys, '').nodes,
         [helper.make_opsetid('', OPSET)],
     )
 
 
-def nodes(state, x, source, y, prefix):
+def nodes(state, xs, source, ys, prefix):
     """Returns the NodeProtos that compute a program.
 
     Args:
-        state (bytes): of the program, of one input and one output.
-        x, source, y (str): names of the input, of the state as uint8 [bytes], and of the output.
+        state (bytes): of the program.
+        xs, ys (list of str): names of its inputs and of its outputs, each given once.
+        source (str): name of the state as uint8 [bytes].
         prefix (str): of all other names.
 
     Raises:
         Unwritable: names the op.
     """
-    return _Body(description_of(state), x, source, y, prefix).nodes
+    return _Body(description_of(state), xs, source, ys, prefix).nodes
 
 
 def products(state, prefix):
     """Returns [(str, str)] of the float convolutions of a program, in order: the names that what
     each reads and its sums have among the `nodes` of this prefix."""
-    return _Body(description_of(state), 'x', 'state', 'y', prefix).products
+    description = description_of(state)
+    xs, ys = _names(description)
+    return _Body(description, xs, 'state', ys, prefix).products
+
+
+def _names(description):
+    """Names of the inputs and of the outputs, where nobody has given them others."""
+    return (
+        [f'x{index}' for index in range(len(description.inputs))],
+        [f'y{index}' for index in range(len(description.outputs))],
+    )
 
 
 class _Body(Convolutions, Steps):
-    def __init__(self, description, x, source, y, prefix):
+    def __init__(self, description, xs, source, ys, prefix):
         self.nodes, self.prefix, self.source, self.products = [], prefix, source, []
         self._count, self._constants, self._integers = 0, {}, {}
-        ((shape,),) = description.inputs
-        self.values = {}
-        shape += (1, 1) if len(shape) == 1 else ()
-        # Also where it changes nothing: ONNX Runtime 1.10 would take a Transpose from the network
-        # through what is behind, into the function, and find no implementation of it there.
-        x = self.add('Reshape', [x, self.integers(0, *[side or 0 for side in shape])])
-        self.values[0] = Value(x, shape)
+        self.values = {
+            number: self._read(x, read.shape)
+            for number, (x, read) in enumerate(zip(xs, description.inputs))
+        }
         for number, op in enumerate(description.ops):
             try:
                 getattr(self, '_' + op.name)(op)
@@ -80,12 +91,25 @@ class _Body(Convolutions, Steps):
             self.add(
                 'Shape', [source]
             )  # ONNX Runtime 1.12 takes no function with an input that nothing reads
-        ((value, rank),) = description.outputs
-        result = self.values[value]
-        if rank == 1 and result.shape[1:] == (1, 1):
-            self.add('Reshape', [result.name, self.integers(0, result.shape[0])], y)
+        for y, (value, rank) in zip(ys, description.outputs):
+            self._give(y, self.values[value], rank)
+
+    def _read(self, x, shape):
+        """The Value of an input of this name."""
+        shape += (1, 1) if len(shape) == 1 else ()
+        # Also where it changes nothing: ONNX Runtime 1.10 would take a Transpose from the network
+        # through what is behind, into the function, and find no implementation of it there.
+        return Value(
+            self.add('Reshape', [x, self.integers(0, *[side or 0 for side in shape])]), shape
+        )
+
+    def _give(self, y, value, rank):
+        """Gives a Value as an output. It keeps its own name, under which others may read it, or
+        another output be the same."""
+        if rank == 1 and value.shape[1:] == (1, 1):
+            self.add('Reshape', [value.name, self.integers(0, value.shape[0])], y)
         else:
-            self.add('Identity', [result.name], y)
+            self.add('Identity', [value.name], y)
 
     # Names and nodes
 

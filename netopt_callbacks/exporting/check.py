@@ -167,31 +167,34 @@ def _compare_rest(mended, cut, truth):
     """The graph between segments, each of which gives what CNTK's does."""
     session = _Session(mended.SerializeToString(), False)
     feed = truth.feed([INPUT % index for index in range(len(truth.inputs))], 0, truth.samples)
-    feed.update((EXIT % index, value) for index, value in enumerate(truth.exits))
+    for index, exits in enumerate(truth.exits):
+        feed.update((EXIT % (index, place), value) for place, value in enumerate(exits))
     wanted = {value.name for value in session.inputs}
     found = session.run({name: value for name, value in feed.items() if name in wanted})
     found = {
         name[: -len('_Output')] if name.endswith('_Output') else name: value
         for name, value in found.items()
     }
-    for kind, arrays, axes in (
-        (OUTPUT, truth.outputs, truth.output_axes),
-        (ENTRY, truth.entries, truth.entry_axes),
-    ):
-        for index, (expected, axis) in enumerate(zip(arrays, axes)):
-            value = found[kind % index]
-            what = (
-                f"output {index}"
-                if kind == OUTPUT
-                else f"what segment '{cut.segments[index].name}' reads"
+    compared = [
+        (f'output {index}', OUTPUT % index, expected, axis)
+        for index, (expected, axis) in enumerate(zip(truth.outputs, truth.output_axes))
+    ]
+    for index, segment in enumerate(cut.segments):
+        compared += [
+            (f"what segment '{segment.name}' reads", ENTRY % (index, place), expected, axis)
+            for place, (expected, axis) in enumerate(
+                zip(truth.entries[index], truth.entry_axes[index])
             )
-            if value.shape != expected.shape:
-                raise ExportError(
-                    f'{what} has the shape {value.shape} in the file, {expected.shape} in CNTK'
-                )
-            error = _parity(expected, value, axis, np.ones(truth.samples, bool))
-            if error is not None:
-                raise ExportError(f'{what} differs from CNTK: {error}')
+        ]
+    for what, name, expected, axis in compared:
+        value = found[name]
+        if value.shape != expected.shape:
+            raise ExportError(
+                f'{what} has the shape {value.shape} in the file, {expected.shape} in CNTK'
+            )
+        error = _parity(expected, value, axis, np.ones(truth.samples, bool))
+        if error is not None:
+            raise ExportError(f'{what} differs from CNTK: {error}')
 
 
 def _outputs(expected, found, axis, clear):
@@ -218,18 +221,22 @@ def _parity(expected, found, axis, clear, comparison=None):
 
 def _compare_segments(cut, mended, truth, with_library):
     """Every segment on its own, fed with what CNTK's reads."""
-    for segment, entry, exit in zip(cut.segments, truth.entries, truth.exits):
+    for segment, entries, exits in zip(cut.segments, truth.entries, truth.exits):
         what = f"segment '{segment.name}' "
         what += 'with the library' if with_library else 'in standard operators'
-        rows = entry if segment.rows is None else entry.reshape((-1,) + tuple(segment.rows))
+        rows = [
+            entry if shape is None else entry.reshape((-1,) + tuple(shape))
+            for entry, shape in zip(entries, segment.rows)
+        ]
         products = [] if with_library else products_of(segment.state, rows)
         model = (
             alone.segment_apart(segment, mended)
             if products
             else alone.segment_alone(segment, mended, inline=not with_library)
         )
-        feed = {alone.GIVEN % number: sums for number, (_, sums) in enumerate(products)}
-        found = _Session(model.SerializeToString(), with_library).run(dict(feed, x=entry))
+        feed = {alone.X % place: entry for place, entry in enumerate(entries)}
+        feed.update((alone.GIVEN % number, sums) for number, (_, sums) in enumerate(products))
+        found = _Session(model.SerializeToString(), with_library).run(feed)
         for number, (read, sums) in enumerate(products):
             layer = f'float convolution {number}'
             _demand_bits(f'what {layer} of {what} reads', read, found[alone.READ % number])
@@ -237,7 +244,8 @@ def _compare_segments(cut, mended, truth, with_library):
             error = _parity(sums, found[alone.SUMS % number], 0, np.ones(len(sums), bool))
             if error is not None:
                 raise ExportError(f"{layer} of {what} differs from CNTK's native code: {error}")
-        _demand_bits(what, exit, found['y'])
+        for place, exit in enumerate(exits):
+            _demand_bits(what, exit, found[alone.Y % place])
 
 
 def _demand_bits(what, expected, found):
@@ -262,23 +270,25 @@ def _compare_whole(session, names, cut, truth, first, last, comparison):
     found = session.run(truth.feed(names.inputs, first, last))
     count = last - first
     explained, differ = np.zeros(count, bool), np.zeros(count, bool)
-    for index in range(len(cut.segments)):
-        entry = differing(
-            truth.part(truth.entries[index], truth.entry_axes[index], first, last),
-            found[ENTRY % index],
-            truth.entry_axes[index],
-        )
-        if (entry & ~explained).any():
-            raise ExportError(
-                f"what segment '{cut.segments[index].name}' reads differs from CNTK though no bit "
-                "before it does"
+    for index, segment in enumerate(cut.segments):
+        entries, exits = (
+            [
+                differing(
+                    truth.part(expected, axis, first, last), found[kind % (index, place)], axis
+                )
+                for place, (expected, axis) in enumerate(zip(arrays[index], axes[index]))
+            ]
+            for kind, arrays, axes in (
+                (ENTRY, truth.entries, truth.entry_axes),
+                (EXIT, truth.exits, truth.exit_axes),
             )
-        exit = differing(
-            truth.part(truth.exits[index], truth.exit_axes[index], first, last),
-            found[EXIT % index],
-            truth.exit_axes[index],
         )
-        explained |= exit
+        if (np.any(entries, axis=0) & ~explained).any():
+            raise ExportError(
+                f"what segment '{segment.name}' reads differs from CNTK though no bit before it "
+                "does"
+            )
+        explained |= np.any(exits, axis=0)
     clear = ~(explained | truth.tied[first:last])
     for name, expected, axis in zip(names.outputs, truth.given, truth.output_axes):
         expected = truth.part(expected, axis, first, last)

@@ -1,8 +1,8 @@
 """A network without its segments: what CNTK's exporter writes, and the programs that belong in
 between.
 
-Where the network reads a segment's output, the cut one reads an argument, and what the segment read
-is one more output: so CNTK's exporter, which has no form for native code, meets none.
+Where the network reads what a segment gives, the cut one reads an argument, and each value that the
+segment read is one more output: so CNTK's exporter, which has no form for native code, meets none.
 """
 import base64
 import json
@@ -19,11 +19,13 @@ from ..optimizations.convolution_geometry import Axis
 from . import crop
 
 _MODULES = tuple(module.__name__ for module in (binary_segment, binary_convolve, binary_dense))
+# ENTRY and EXIT have the number of a segment, and the place among what it reads or gives. So what
+# two segments read has two names, and each is an output of its own.
 INPUT, OUTPUT, ENTRY, EXIT = (
     'netopt_input_%d',
     'netopt_output_%d',
-    'netopt_entry_%d',
-    'netopt_exit_%d',
+    'netopt_entry_%d_%d',
+    'netopt_exit_%d_%d',
 )
 
 
@@ -32,17 +34,17 @@ class CutSegment:
 
     Attributes:
         name (str): of the block or Function in the network.
-        state (bytes): of its program, of one input and one output.
-        rows (tuple of int): of one row that the program reads; None where each sample is one as it
-            is.
-        entry, exit (cntk.Variable): what it reads and gives, over Variables of
-            `CutNetwork.whole`.
+        state (bytes): of its program.
+        entries, exits (list of cntk.Variable): what it reads and gives, in the program's order,
+            over Variables of `CutNetwork.whole`.
+        rows (list): for each entry the shape (tuple of int) of one row that the program reads; None
+            where each sample is one as it is.
         machine (str): where thresholds were read off; '' where none were.
     """
 
-    def __init__(self, name, state, rows, entry, exit, machine):
+    def __init__(self, name, state, rows, entries, exits, machine):
         self.name, self.state, self.rows = name, state, rows
-        self.entry, self.exit, self.machine = entry, exit, machine
+        self.entries, self.exits, self.machine = entries, exits, machine
 
 
 class CutNetwork:
@@ -60,6 +62,7 @@ class CutNetwork:
         whole (cntk.Function): `lowered`, with all its native Functions on its own level.
         model (cntk.Function): the cut one: arguments INPUT and EXIT, outputs OUTPUT and ENTRY.
         segments (list of CutSegment): in an order in which each reads only what is there already.
+            An entry may be that of others, too, and may be an exit of one before.
     """
 
     def __init__(self, model, float_layers='cntk'):
@@ -72,21 +75,27 @@ class CutNetwork:
         self.segments = [
             _segment(function) for function in graph.primitives(self.whole) if _is_native(function)
         ]
+        read = {output.uid for output in self.whole.outputs}
+        for function in graph.primitives(self.whole):
+            read.update(variable.uid for variable in function.inputs)
         outputs = [
             C.alias(output, OUTPUT % index).output
             for index, output in enumerate(self.whole.outputs)
         ]
         outputs += [
-            C.alias(segment.entry, ENTRY % index).output
+            C.alias(entry, ENTRY % (index, place)).output
             for index, segment in enumerate(self.segments)
+            for place, entry in enumerate(segment.entries)
         ]
         replacements = {
             argument: _like(argument, INPUT % index)
             for index, argument in enumerate(self.arguments)
         }
         replacements.update(
-            (segment.exit, _like(segment.exit, EXIT % index))
+            (exit, _like(exit, EXIT % (index, place)))
             for index, segment in enumerate(self.segments)
+            for place, exit in enumerate(segment.exits)
+            if exit.uid in read
         )
         self.model = graph.substitute(C.combine(outputs), replacements)
 
@@ -120,13 +129,17 @@ def _state_of(function):
 
 
 def _segment(function):
-    state, entry, exit = _state_of(function), function.inputs[0], function.outputs[0]
-    name = function.name or function.uid
+    state, name = _state_of(function), function.name or function.uid
+    entries, exits = list(function.inputs), list(function.outputs)
     if 'program' in state:
         described = json.loads(state['description'])
         program, machine = base64.b64decode(state['program']), described['machine']
-        rows = tuple(Program.from_state(program).inputs[0]) if _has_steps(entry) else None
-        return CutSegment(name, program, rows, entry, exit, machine)
+        rows = [
+            tuple(shape) if _has_steps(entry) else None
+            for entry, shape in zip(entries, Program.from_state(program).inputs)
+        ]
+        return CutSegment(name, program, rows, entries, exits, machine)
+    (entry,) = entries
     native_state = binary_convolve.from_text(state['state'])
     if 'axes' in state:
         axes = [Axis.from_state(axis) for axis in json.loads(state['axes'])]
@@ -144,7 +157,7 @@ def _segment(function):
             if _has_steps(entry) or tuple(entry.shape) != program.inputs[0]
             else None
         )
-    return CutSegment(name, program.state(), rows, entry, exit, '')
+    return CutSegment(name, program.state(), [rows], [entry], exits, '')
 
 
 def _has_steps(variable):

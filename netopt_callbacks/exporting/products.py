@@ -9,12 +9,12 @@ _HEAD, _INPUT, _OUTPUT = 24, 28, 8  # bytes, as `native/state.h` has them
 _ENDING = ('steps', 'store', 'low', 'high', 'flip')  # and what steps hold, 'NUMBER.LETTER'
 
 
-def products_of(state, x):
+def products_of(state, xs):
     """Runs a program and returns [(what it reads, its sums)] of its float convolutions, in order.
 
     Args:
-        state (bytes): of the program, of one input.
-        x (array): float32, as the program's input.
+        state (bytes): of the program.
+        xs (list of array): float32, as the program's inputs.
 
     Returns:
         list of (array, array): float32 [batch, channels, height, width]. The sums are without
@@ -23,7 +23,7 @@ def products_of(state, x):
     description = description_of(state)
     if all(op.name != 'float_convolution' for op in description.ops):
         return []
-    found = Program.from_state(_with_products(state, description))(x)
+    found = Program.from_state(_with_products(state, description))(*xs)
     return list(zip(found[::2], found[1::2]))
 
 

@@ -49,7 +49,7 @@ def refuse_loops(cut):
     """
     inside = looping(graph.Level(cut.whole.outputs))
     for segment in cut.segments:
-        if segment.exit.owner.uid in inside:
+        if segment.exits[0].owner.uid in inside:
             raise NotImplementedError(
                 f"deploy.export: '{segment.name}' is a binary layer inside a recurrence of "
                 "one's own (past_value, future_value), for which a file has no form; "

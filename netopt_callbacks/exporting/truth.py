@@ -21,7 +21,9 @@ class Truth:
         minibatch (dict): what of it is compared.
         samples (int)
         given (list of array): the outputs of the network that was given.
-        outputs, entries, exits (list of array): of the lowered one, and of its segments.
+        outputs (list of array): of the lowered one.
+        entries, exits (list of list of array): what each of its segments reads and gives.
+        output_axes, entry_axes, exit_axes: likewise, the place of the batch in each array.
         tied (array of bool): samples in which the two differ since a bit ties.
     """
 
@@ -29,7 +31,7 @@ class Truth:
         variables = list(cut.whole.outputs)
         count = len(variables)
         for segment in cut.segments:
-            variables += [segment.entry, segment.exit]
+            variables += segment.entries + segment.exits
         given = _equally_long(graph.evaluate(cut.arguments, minibatch))
         self.minibatch = dict(zip(cut.arguments, given))
         try:
@@ -42,14 +44,12 @@ class Truth:
             ) from error
         self.samples = len(given[0])
         self.inputs = [self._array(value) for value in given]
-        arrays = [self._array(value) for value in values]
         self.given = [self._array(value) for value in wanted]
-        self.outputs = arrays[:count]
-        self.entries, self.exits = arrays[count::2], arrays[count + 1 :: 2]
         self._is_sequence = [isinstance(value, list) for value in given]
-        self.output_axes = [int(isinstance(value, list)) for value in values[:count]]
-        self.entry_axes = [int(isinstance(value, list)) for value in values[count::2]]
-        self.exit_axes = [int(isinstance(value, list)) for value in values[count + 1 :: 2]]
+        arrays = [self._array(value) for value in values]
+        self.outputs, self.entries, self.exits = _parted(arrays, count, cut.segments)
+        axes = [int(isinstance(value, list)) for value in values]
+        self.output_axes, self.entry_axes, self.exit_axes = _parted(axes, count, cut.segments)
         self.tied = np.zeros(self.samples, bool)
 
     def admit_ties(self):
@@ -70,6 +70,17 @@ class Truth:
     @staticmethod
     def part(array, axis, first, last):
         return np.ascontiguousarray(array[first:last] if axis == 0 else array[:, first:last])
+
+
+def _parted(values, count, segments):
+    """Returns the first values, and two lists of those of each segment's entries and exits, which
+    follow in turns."""
+    rest = iter(values[count:])
+    entries, exits = [], []
+    for segment in segments:
+        entries.append([next(rest) for _ in segment.entries])
+        exits.append([next(rest) for _ in segment.exits])
+    return values[:count], entries, exits
 
 
 def _equally_long(values):

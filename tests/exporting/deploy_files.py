@@ -4,21 +4,24 @@ import numpy as np
 import onnx
 
 from netopt_callbacks import deploy, lowering, native
-from netopt_callbacks.exporting import body
 from segment_networks import binarized
 from test_deploy import small
-from test_deploy_body import ROWS, model_of, near_the_middle, random_program
+from test_deploy_body import ROWS, fed, model_of, near_the_middle, random_program
+from test_deploy_body_values import WRONG_COUNTS, changed, program_of_several, sums_of
 from test_deploy_floats import chain, lowered
+from test_deploy_values import two_heads
 
 IMAGES = 1000
 PROGRAMS = 4 * len(ROWS)
-FILES = PROGRAMS + 5
+PROGRAMS_OF_SEVERAL = 2 * len(ROWS)
+FILES = PROGRAMS + PROGRAMS_OF_SEVERAL + len(WRONG_COUNTS) + 7
 
 
-def put(folder, name, feed, expected, exact):
+def put(folder, name, feed, expected, exact, refused=''):
     np.savez(
         str(folder / (name + '.npz')),
         exact=exact,
+        refused=refused,
         **dict(
             [('in:' + key, value) for key, value in feed.items()]
             + [('out:' + key, value) for key, value in expected.items()]
@@ -26,19 +29,23 @@ def put(folder, name, feed, expected, exact):
     )
 
 
-def one(folder, name, ops, inputs, output, x):
-    program = native.Program(ops, inputs, [output])
-    expected = program(x)
-    model = model_of(program.state(), inputs['x'], expected.ndim, True)
-    model.functions.extend([body.function('Segment7', program.state())])
-    model.ir_version = 8
+def one(folder, name, ops, inputs, outputs, *values):
+    program = native.Program(ops, inputs, outputs)
+    expected = program(*values)
+    onnx.save(model_of(program.state(), True, function=True), str(folder / (name + '.onnx')))
+    given = {f'y{index}': y for index, y in enumerate(expected if len(outputs) > 1 else [expected])}
+    put(folder, name, fed(*values), given, True)
+
+
+def refused(folder, name, model, said, values):
     onnx.save(model, str(folder / (name + '.onnx')))
-    put(folder, name, {'x': x}, {'y': expected}, True)
+    put(folder, name, fed(*values), {'y0': np.zeros(0, np.float32)}, True, said)
 
 
 def write_files(folder):
-    """Writes all of them: networks, programs that begin with each of the ops, and one whose result
-    is in the middle of two numbers."""
+    """Writes all of them: networks, programs that begin with each of the ops, of one input and
+    output and of several, one whose result is in the middle of two numbers, and what the library
+    refuses."""
     x, model = small(classes=10)
     binary = binarized(model)
     images = np.random.RandomState(8).randn(IMAGES, 3, 9, 8).astype(np.float32)
@@ -56,8 +63,27 @@ def write_files(folder):
             {exported.outputs[0]: network.eval({network.arguments[0]: images})},
             False,
         )
+    network = two_heads()
+    exported = deploy.export(network, str(folder / 'heads.onnx'), data=images[:100, :, :6, :5])
+    values = np.ascontiguousarray(images[:, :, :6, :5])
+    expected = network.eval({network.arguments[0]: values})
+    put(
+        folder,
+        'heads',
+        {exported.inputs[0]: values},
+        {name: expected[output] for name, output in zip(exported.outputs, network.outputs)},
+        False,
+    )
     for seed in range(PROGRAMS):
         ops, inputs, output, x = random_program(seed, ROWS[seed % len(ROWS)])
-        one(folder, f'program{seed}', ops, inputs, output, x)
+        one(folder, f'program{seed}', ops, inputs, [output], x)
+    for seed in range(PROGRAMS_OF_SEVERAL):
+        ops, inputs, outputs, values = program_of_several(seed, ROWS[seed % len(ROWS)])
+        one(folder, f'several{seed}', ops, inputs, outputs, *values.values())
+    state, values, _ = sums_of(3)
+    for number, (change, said) in enumerate(WRONG_COUNTS):
+        refused(folder, f'count{number}', changed(model_of(state, True), change), said, values)
+    said, (x0, x1, x2) = 'input x1 of a segment has a batch of 1, x0 one of 2', values
+    refused(folder, 'batch', model_of(state, True), said, [x0, x1[:1], x2])
     ops, x = near_the_middle([2.0**-60, -(2.0**-60)])
-    one(folder, 'middle', ops, {'x': (2, 1, 1)}, 'y', x)
+    one(folder, 'middle', ops, {'x': (2, 1, 1)}, ['y'], x)

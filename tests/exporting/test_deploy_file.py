@@ -13,6 +13,7 @@ onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not inst
 from netopt_callbacks import deploy, native, onnx_file  # noqa: E402
 from paths import CLONE  # noqa: E402
 from test_deploy_body import model_of, random_program  # noqa: E402
+from test_deploy_body_values import program_of_several  # noqa: E402
 
 MUTATIONS = 10000
 MUTATIONS_OF = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'deploy_mutations.py')
@@ -21,7 +22,16 @@ MUTATIONS_OF = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'deploy_
 @pytest.fixture
 def model():
     ops, inputs, output, _ = random_program(1, 'convolution')
-    return model_of(native.Program(ops, inputs, [output]).state(), inputs['x'], 4, True)
+    return model_of(native.Program(ops, inputs, [output]).state(), True)
+
+
+@pytest.fixture
+def models(model):
+    """One of a segment of one input and output, one of a segment of several, and one with the
+    function of it."""
+    ops, inputs, outputs, _ = program_of_several(1, 'convolution')
+    state = native.Program(ops, inputs, outputs).state()
+    return [model, model_of(state, True), model_of(state, True, function=True)]
 
 
 def write(model, path):
@@ -34,7 +44,7 @@ def test_a_file_is_loaded_and_its_metadata_read(threads, model, tmp_path):
     entry = model.metadata_props.add()
     entry.key, entry.value = 'netopt.format', '1'
     path = write(model, tmp_path / 'file.onnx')
-    assert [value.name for value in deploy.session(path, threads=threads).get_inputs()] == ['x']
+    assert [value.name for value in deploy.session(path, threads=threads).get_inputs()] == ['x0']
     assert onnx_file.metadata(onnx_file.checked(path)) == {'netopt.format': '1'}
 
 
@@ -135,12 +145,12 @@ def test_threads_that_are_none(model, threads, error, tmp_path):
 def test_wrong_inputs_get_a_sentence(model, tmp_path):
     session = deploy.session(write(model, tmp_path / 'file.onnx'))
     shape = [1] + [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]]
-    session.run(None, {'x': np.zeros(shape, np.float32)})
+    session.run(None, {'x0': np.zeros(shape, np.float32)})
     for feed in (
         {'y': np.zeros(shape, np.float32)},
-        {'x': np.zeros(shape)},
-        {'x': np.zeros(shape[:2], np.float32)},
-        {'x': np.zeros([1, shape[1] + 1] + shape[2:], np.float32)},
+        {'x0': np.zeros(shape)},
+        {'x0': np.zeros(shape[:2], np.float32)},
+        {'x0': np.zeros([1, shape[1] + 1] + shape[2:], np.float32)},
     ):
         with pytest.raises(Exception, match='x|y'):
             session.run(None, feed)
@@ -165,10 +175,12 @@ def test_cntk_is_not_needed():
     )
 
 
-def mutate(model, tmp_path, first, last):
-    path = write(model, tmp_path / 'file.onnx')
+def mutate(models, tmp_path, first, last):
+    paths = [write(model, tmp_path / f'file{number}.onnx') for number, model in enumerate(models)]
+    for path in paths:
+        deploy.session(path)
     done = subprocess.run(
-        [sys.executable, MUTATIONS_OF, str(first), str(last), path],
+        [sys.executable, MUTATIONS_OF, str(first), str(last)] + paths,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
@@ -179,19 +191,19 @@ def mutate(model, tmp_path, first, last):
     return done.stdout
 
 
-def test_mutated_files_do_no_harm(model, tmp_path):
-    mutate(model, tmp_path, 0, 400)
+def test_mutated_files_do_no_harm(models, tmp_path):
+    mutate(models, tmp_path, 0, 600)
 
 
 @pytest.mark.slow
-def test_ten_thousand_mutated_files_do_no_harm(model, tmp_path):
-    print(mutate(model, tmp_path, 400, 400 + MUTATIONS))
+def test_ten_thousand_mutated_files_do_no_harm(models, tmp_path):
+    print(mutate(models, tmp_path, 600, 600 + MUTATIONS))
 
 
-def test_mutated_bytes_never_trouble_the_reader(model):
-    data = model.SerializeToString() + b'\x32\x08location'
-    for seed in range(2000):
-        random = np.random.RandomState(seed)
+def test_mutated_bytes_never_trouble_the_reader(models):
+    datas = [model.SerializeToString() + b'\x32\x08location' for model in models]
+    for seed in range(3000):
+        random, data = np.random.RandomState(seed), datas[seed // 2 % len(datas)]
         mutated = bytearray(data)
         for _ in range(random.randint(1, 8)):
             mutated[

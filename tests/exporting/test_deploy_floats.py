@@ -133,10 +133,10 @@ def test_weights_are_read_as_they_are(most, monkeypatch):
     weights[: len(edges)] = edges
     ops = [dict(op='float_dense', input='x', values='y', weights=weights.reshape(7, 500))]
     state = native.Program(ops, {'x': (7,)}, ['y']).state()
-    model = model_of(state, (7,), 2, False)
+    model = model_of(state, False)
     session = session_of(model, False)
     found = np.concatenate(
-        [session.run(None, {'x': row[None]})[0] for row in np.eye(7, dtype=np.float32)]
+        [session.run(None, {'x0': row[None]})[0] for row in np.eye(7, dtype=np.float32)]
     )
     assert np.array_equal(found.ravel(), weights)
     assert (len(model.SerializeToString()) > 2 * weights.nbytes) == (most < 3500)
@@ -153,7 +153,7 @@ def test_random_programs_with_float_layers(first):
         ]
         program = native.Program(ops, inputs, [output])
         values = oracle.run(ops, {'x': x})
-        found = products.products_of(program.state(), x)
+        found = products.products_of(program.state(), [x])
         floats = [op for op in ops if op['op'] in FLOAT_ROWS]
         for (read, sums), op in zip(found, floats):
             assert oracle.same(read, values[op['input']])
@@ -172,22 +172,52 @@ def moderate(x):
     return np.where(np.isfinite(x) & (np.abs(x) < 1e15), x, 1).astype(np.float32)
 
 
-def compare(program, x):
+def compare(program, *xs):
     """Compares a program as a segment, with the library and without."""
-    y = program(x)
+    ys = program(*xs)
+    ys = ys if isinstance(ys, tuple) else (ys,)
     segment = cut.CutSegment(
-        's', program.state(), None, C.input_variable(x.shape[1:]), C.input_variable(y.shape[1:]), ''
+        's',
+        program.state(),
+        [None] * len(xs),
+        [C.input_variable(x.shape[1:]) for x in xs],
+        [C.input_variable(y.shape[1:]) for y in ys],
+        '',
     )
-    truth = SimpleNamespace(entries=[x], exits=[y])
+    truth = SimpleNamespace(entries=[xs], exits=[ys])
     for with_library in (True, False):
         check._compare_segments(
             SimpleNamespace(segments=[segment]), onnx.ModelProto(), truth, with_library
         )
 
 
+def test_a_program_of_several_values_with_float_layers():
+    """Among them are bare sums of a float layer, given twice."""
+    random = np.random.RandomState(6)
+    x, z = (random.standard_normal(shape).astype(np.float32) for shape in ((3, 4, 6, 5), (3, 9)))
+    layers = [random.standard_normal((9, 4, 3, 3)).astype(np.float32) for _ in range(2)]
+    rows = random.standard_normal((9 * 4 * 3, 7)).astype(np.float32)
+    ops = [
+        dict(op='float_convolution', input='x', weights=layers[0], values='sums', steps=[]),
+        dict(op='map', input='sums', values='moved', steps=[('add_value', 'z'), ('relu',)]),
+        dict(op='pack', input='x', bits='b', threshold=0.0),
+        dict(op='convolution', input='b', weights=layers[1], values='y', steps=[]),
+        dict(op='splice', input='y', others=['moved'], values='both'),
+        dict(
+            op='float_dense', input='moved', weights=rows, image=(9, 4, 3), values='row', steps=[]
+        ),
+    ]
+    program = native.Program(
+        ops, {'x': (4, 6, 5), 'z': (9,)}, ['sums', 'row', 'both', 'sums', 'moved']
+    )
+    found = products.products_of(program.state(), [x, z])
+    assert len(found) == 2 and oracle.same(found[0][1], program(x, z)[0])
+    compare(program, x, z)
+
+
 def test_a_program_without_float_layers_has_no_products():
     ops, inputs, output, x = random_program(1, 'convolution')
-    assert products.products_of(native.Program(ops, inputs, [output]).state(), x) == []
+    assert products.products_of(native.Program(ops, inputs, [output]).state(), [x]) == []
 
 
 # Faults of the standard form
