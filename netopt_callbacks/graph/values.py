@@ -5,7 +5,7 @@ import cntk as C
 import numpy as np
 
 from .edit import substitute
-from .walk import body, primitives, walk
+from .walk import Level, body, walk
 
 
 def opened(model: C.Function, wanted: Callable[[C.Function], bool]) -> C.Function:
@@ -23,9 +23,10 @@ def opened(model: C.Function, wanted: Callable[[C.Function], bool]) -> C.Functio
         wanted Function is on its own level already.
     """
     while True:
+        level = Level(model.outputs)
         around = [
             function
-            for function in primitives(model)
+            for function in level.functions
             if function.is_block
             and not wanted(function)
             and any(wanted(inner) for inner in walk(body(function)))
@@ -37,7 +38,10 @@ def opened(model: C.Function, wanted: Callable[[C.Function], bool]) -> C.Functio
         for block in around:
             content = body(block).clone(C.CloneMethod.share, dict(block.block_arguments_mapping))
             contents.append(content)
-            replacements.update(zip(block.outputs, content.outputs))
+            read = {output.uid for output in level.outputs(block)}
+            replacements.update(
+                (old, new) for old, new in zip(block.outputs, content.outputs) if old.uid in read
+            )
         model = substitute(model, replacements)
 
 

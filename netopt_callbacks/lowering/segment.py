@@ -10,7 +10,7 @@ still wait for each other. So paths are looked for in the graph of what was join
 stays without a cycle.
 """
 
-MOST_VALUES = 32  # that a segment reads, and that it hands on: what an ONNX file has room for
+from ..onnx_file import MOST_VALUES
 
 
 class Segment:

@@ -1,7 +1,4 @@
 """Segments that read several values and give several leave CNTK."""
-import base64
-import json
-
 import cntk as C
 import numpy as np
 import pytest
@@ -9,146 +6,62 @@ import pytest
 pytest.importorskip('onnx', reason='the onnx package is not installed')
 onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
 
+import netopt_callbacks as nc  # noqa: E402
+from binary_networks import images  # noqa: E402
 from netopt_callbacks import deploy, native, onnx_file  # noqa: E402
 from netopt_callbacks.exporting import cut  # noqa: E402
-from netopt_callbacks.lowering import binary_segment  # noqa: E402
+from netopt_callbacks.lowering import lower_segments  # noqa: E402
+from netopt_callbacks.lowering.binary_segment import BinarySegmentOp  # noqa: E402
+from segment_networks import binarized, random_graph, unsettle  # noqa: E402
 
 
-class Segment(C.ops.functions.UserFunction):
-    """Any program as a Function, saved as BinarySegmentOp is.
-
-    Args:
-        operands (list of cntk.Variable): with a batch, with or without steps.
-        program (native.Program)
-        shapes (list of tuple): of its outputs in the network.
-    """
-
-    def __init__(self, operands, program, shapes, name):
-        super().__init__(list(operands), as_numpy=True, name=name)
-        self.program, self.shapes = program, [tuple(shape) for shape in shapes]
-
-    def infer_outputs(self):
-        axes = self.inputs[0].dynamic_axes
-        return [C.output_variable(shape, np.float32, axes) for shape in self.shapes]
-
-    def clone(self, inputs):
-        return Segment(inputs, self.program, self.shapes, self.name)
-
-    def serialize(self):
-        return {
-            'program': base64.b64encode(self.program.state()).decode('ascii'),
-            'description': json.dumps({'machine': 'a machine'}),
-        }
-
-    def forward(self, arguments, outputs=None, device=None, outputs_to_retain=None):
-        arguments = arguments if len(self.inputs) > 1 else [arguments]
-        if not isinstance(arguments[0], list):
-            found = self._run(arguments)
-        else:  # of sequences
-            samples = [self._run(steps) for steps in zip(*arguments)]
-            found = [list(values) for values in zip(*samples)]
-        if len(self.shapes) == 1:
-            return None, found[0]
-        for output, value in zip(self.outputs, found):
-            outputs[output] = value
-        return None
-
-    def _run(self, arguments):
-        shapes = [tuple(shape) for shape in self.program.inputs]
-        rows = [
-            np.ascontiguousarray(value.reshape((-1,) + shape), np.float32)
-            for value, shape in zip(arguments, shapes)
-        ]
-        found = self.program(*rows)
-        return [
-            value.reshape((-1,) + shape)
-            for value, shape in zip(found if len(self.shapes) > 1 else [found], self.shapes)
-        ]
+def layer(y, filters, name, **options):
+    y = C.layers.Convolution2D((3, 3), filters, pad=True, bias=False, name=name, **options)(y)
+    return C.layers.BatchNormalization(map_rank=1)(y)
 
 
-Segment.__module__ = binary_segment.__name__  # by which a saved segment is known
-
-
-def convolution(random, read, gives, filters, channels):
-    weights = random.standard_normal((filters, channels, 3, 3)).astype(np.float32)
-    return dict(op='convolution', input=read, weights=weights, padding=((1, 1), (1, 1)), **gives)
-
-
-def trunk_ops(channels):
-    random = np.random.RandomState(1)
-    return [
-        dict(op='pack', input='x', bits='b', threshold=0.0),
-        convolution(random, 'b', dict(values='y', bits='c', threshold=1.0), 7, channels),
-        dict(op='unpack', input='c', values='signs'),
-        dict(op='average_pool', input='y', values='mean', kernel=(0, 0)),
-    ]
-
-
-def trunk(operand, channels, name, sides=(6, 5)):
-    """Gives two values: bits of a convolution as a map, and the means of what they are bits of."""
-    ops = trunk_ops(channels) + [dict(op='reshape', input='mean', values='flat', shape=(-1,))]
-    program = native.Program(ops, {'x': (channels,) + sides}, ['signs', 'flat'])
-    return Segment([operand], program, [(7,) + sides, (7,)], name)
-
-
-def join(map_of, row, name, sides=(6, 5)):
-    """Reads a map and a row, and gives a map, a row and the map again."""
-    ops = [
-        dict(op='map', input='map', values='sum', steps=[('add_value', 'row')]),
-        dict(op='pack', input='sum', bits='b', threshold=0.5),
-        convolution(np.random.RandomState(2), 'b', dict(values='y'), 4, 7),
-        dict(op='max_pool', input='y', values='most', kernel=(0, 0)),
-        dict(op='reshape', input='most', values='flat', shape=(-1,)),
-    ]
-    program = native.Program(ops, {'map': (7,) + sides, 'row': (7,)}, ['y', 'flat', 'y'])
-    shapes = [(4,) + sides, (4,), (4,) + sides]
-    return Segment([map_of, row], program, shapes, name)
-
-
-def applied(function):
-    return C.user_function(function).outputs
+def trained(model):
+    unsettle(model, np.random.RandomState(4))
+    return binarized(model, input_scale=None)
 
 
 def two_heads():
-    """What the trunk gives is read by a segment at once, by another through float layers, and by
-    the network; two segments read one Variable; and an input is read by a segment."""
+    """A trunk, whose values are read by a segment at once and by the network; and two heads."""
     x = C.input_variable((3, 6, 5), name='image')
-    signs, flat = applied(trunk(x, 3, 'trunk'))
-    y, row, _ = applied(join(signs, flat, 'first'))
-    scaled = C.tanh(flat) * C.constant(0.3)
-    _, other, again = applied(join(signs, scaled, 'second'))
-    head = C.layers.Dense(5, name='float')(again)
-    return C.combine([C.alias(row + other, 'rows'), C.alias(head, 'head'), C.alias(y, 'map')])
+    y = C.relu(layer(layer(x, 16, 'one'), 9, 'two'))
+    first = C.layers.Dense(5, name='float')(layer(y, 7, 'first'))
+    second = C.layers.GlobalAveragePooling()(layer(y, 12, 'second', strides=2))
+    return trained(
+        C.combine([C.alias(first, 'first'), C.alias(second, 'second'), C.alias(C.tanh(y), 'map')])
+    )
 
 
-def of_both_inputs():
-    image = C.input_variable((7, 6, 5), name='image')
-    row = C.input_variable(7, name='row')
-    y, flat, _ = applied(join(image, row, 'only'))
-    return C.combine([C.alias(C.relu(y), 'map'), C.alias(flat, 'flat')])
+def of_two_inputs():
+    image = C.input_variable((3, 6, 5), name='image')
+    other = C.input_variable((8, 6, 5), name='other')
+    y = C.relu(layer(image, 9, 'one') + layer(other, 9, 'two'))
+    return trained(C.combine([C.alias(y, 'map'), C.layers.Dense(4, name='rows')(y)]))
 
 
-def shape_other_than_the_program_s():
-    """An output that the program gives as [batch, 7], and the network has as [7, 1, 1]."""
+def around():
+    """What a segment gives goes through CNTK, and what comes of it is read beside it."""
     x = C.input_variable((3, 6, 5), name='image')
-    function = trunk(x, 3, 'trunk')
-    function.shapes[1] = (7, 1, 1)
-    signs, mean = applied(function)
-    return C.combine([C.alias(signs * mean, 'product'), C.alias(mean + 1, 'mean')])
+    y = layer(x, 8, 'one')
+    for number in range(3):
+        y = layer(C.relu(y), 8, f'inside{number}') + C.tanh(y)
+    return trained(C.alias(y, 'map'))
 
 
-def unread():
+def one_head_of_two():
     """Of what a segment gives, one output is read by nothing."""
-    x = C.input_variable((3, 6, 5), name='image')
-    signs, flat = applied(trunk(x, 3, 'trunk'))
-    return C.layers.Dense(3, name='float')(flat)
+    return C.combine([lower_segments(two_heads()).model.outputs[0]])
 
 
 NETWORKS = [
-    (two_heads, ['trunk', 'first', 'second']),
-    (of_both_inputs, ['only']),
-    (shape_other_than_the_program_s, ['trunk']),
-    (unread, ['trunk']),
+    (two_heads, ['one_to_second']),
+    (of_two_inputs, ['one_to_rows']),
+    (around, ['one_to_inside0', 'inside1_to_inside2']),
+    (one_head_of_two, ['one_to_second']),
 ]
 
 
@@ -163,49 +76,62 @@ def sessions(path):
     return [deploy.session(path), onnxruntime.InferenceSession(path)]
 
 
+def assert_file_is_the_network(model, path, exported):
+    for batch in (1, 3):
+        feed = {x: images(x.shape, batch, seed=batch) for x in model.arguments}
+        expected = nc.graph.evaluate(model.outputs, feed)
+        for session in sessions(path):
+            found = session.run(exported.outputs, {x.name: feed[x] for x in model.arguments})
+            for value, wanted in zip(found, expected):
+                np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     'make, segments', NETWORKS, ids=lambda value: getattr(value, '__name__', '')
 )
 def test_segments_of_several_values_are_exported(make, segments, tmp_path):
     model, path = make(), str(tmp_path / 'file.onnx')
-    exported = assert_exported(model, path, segments)
-    for batch in (1, 3):
-        random = np.random.RandomState(batch)
-        feed = {
-            argument: random.standard_normal((batch,) + argument.shape).astype(np.float32)
-            for argument in model.arguments
-        }
-        expected = model.eval(feed)
-        expected = expected if isinstance(expected, dict) else {model.outputs[0]: expected}
-        for session in sessions(path):
-            found = session.run(
-                exported.outputs, {argument.name: value for argument, value in feed.items()}
-            )
-            for output, value in zip(model.outputs, found):
-                np.testing.assert_allclose(value, expected[output], rtol=1e-4, atol=1e-5)
+    assert_file_is_the_network(model, path, assert_exported(model, path, segments))
+
+
+def test_a_network_that_is_lowered_already_is_the_same_file(tmp_path):
+    model = two_heads()
+    files = [str(tmp_path / 'trained.onnx'), str(tmp_path / 'lowered.onnx')]
+    for each, path in zip((model, lower_segments(model).model), files):
+        assert_exported(each, path, ['one_to_second'])
+    x = images((3, 6, 5), 4)
+    one, other = (deploy.session(path).run(None, {'image': x}) for path in files)
+    assert all(map(np.array_equal, one, other))
+
+
+@pytest.mark.few(2)
+@pytest.mark.parametrize('seed', range(12))
+def test_random_graphs_are_exported(seed, tmp_path):
+    inputs, model = random_graph(seed, 7)
+    model, path = binarized(model, input_scale=None), str(tmp_path / 'file.onnx')
+    names = [part.name for part in lower_segments(model).segments]
+    assert_file_is_the_network(model, path, assert_exported(model, path, names))
 
 
 def test_steps_through_segments_of_several_values(tmp_path):
     x = C.sequence.input_variable((3, 6, 5), name='frames')
-    signs, flat = applied(trunk(x, 3, 'trunk'))
-    y, row, _ = applied(join(signs, flat, 'join'))
-    model = C.combine([C.alias(row, 'rows'), C.alias(y, 'maps')])
+    y = layer(x, 8, 'one')
+    head = C.layers.Dense(4, name='head')(layer(C.relu(y), 8, 'two'))
+    model = trained(C.combine([C.alias(head, 'rows'), C.alias(C.tanh(y), 'maps')]))
     path, random = str(tmp_path / 'file.onnx'), np.random.RandomState(3)
     data = [random.standard_normal((5, 3, 6, 5)).astype(np.float32) for _ in range(3)]
-    assert_exported(model, path, ['trunk', 'join'], data=(data,))
-    expected = model.eval({model.arguments[0]: data})
+    assert_exported(model, path, ['one_to_head'], data=(data,))
+    expected = nc.graph.evaluate(model.outputs, {model.arguments[0]: data})
     for session in sessions(path):
         found = session.run(['rows', 'maps'], {'frames': np.stack(data, axis=1)})
-        for output, value in zip(model.outputs, found):
-            np.testing.assert_array_equal(value, np.stack(expected[output], axis=1))
+        np.testing.assert_array_equal(found[0], np.stack(expected[0], axis=1))
+        np.testing.assert_allclose(found[1], np.stack(expected[1], axis=1), rtol=1e-5, atol=1e-6)
 
 
 def test_each_segment_reads_only_what_is_there_already():
-    segments = cut.CutNetwork(two_heads()).segments
-    assert [(len(each.entries), len(each.exits)) for each in segments] == [(1, 2), (2, 3), (2, 3)]
-    assert segments[0].name == 'trunk'
-    (signs,) = {segment.entries[0].uid for segment in segments[1:]}
-    assert signs == segments[0].exits[0].uid
+    one, other = cut.CutNetwork(around()).segments
+    assert (one.name, len(one.entries), len(one.exits)) == ('one_to_inside0', 1, 2)
+    assert (other.name, len(other.entries), len(other.exits)) == ('inside1_to_inside2', 2, 2)
 
 
 def test_a_segment_of_more_values_than_a_node_has_is_refused(tmp_path):
@@ -216,7 +142,8 @@ def test_a_segment_of_more_values_than_a_node_has_is_refused(tmp_path):
         for index in range(count)
     ]
     program = native.Program(ops, {'x': (2, 3, 3)}, [op['values'] for op in ops])
-    outputs = applied(Segment([x], program, [(2, 3, 3)] * count, 'wide'))
+    wide = BinarySegmentOp([x], program.state(), [(2, 3, 3)] * count, [], 'a machine', 'wide')
+    outputs = C.user_function(wide).outputs
     model = C.combine([C.plus(*outputs[:3]), C.relu(outputs[-1])])
     with pytest.raises(
         NotImplementedError, match="segment 'wide' gives 33 values, a node at most 32"
@@ -224,25 +151,20 @@ def test_a_segment_of_more_values_than_a_node_has_is_refused(tmp_path):
         deploy.export(model, str(tmp_path / 'file.onnx'))
 
 
-@pytest.mark.parametrize('place', [0, 1])
+@pytest.mark.parametrize('place', [0, 1, 2])
 def test_what_differs_in_one_of_several_exits_is_found(place, tmp_path, monkeypatch):
-    """Of the state that is written, one output is negated."""
-    honest, read, wrong = cut._segment, ['signs', 'mean'], ['signs', 'mean']
-    wrong[place] = 'wrong'
+    """Of the state that is written, one output is another."""
+    honest, part = cut._segment, lower_segments(two_heads()).segments[0]
+    wrong = dict(op='map', values='wrong', steps=[('multiply', -1.0)])
+    outputs = list(part.program.outputs)
+    wrong['input'], outputs[place] = outputs[place], 'wrong'
+    state = native.Program(part.program.ops + [wrong], part.program.inputs, outputs).state()
 
     def spoiled(function):
         segment = honest(function)
-        ops = trunk_ops(3) + [
-            dict(op='map', input=read[place], values='wrong', steps=[('multiply', -1.0)])
-        ]
-        ops.append(dict(op='reshape', input=wrong[1], values='flat', shape=(-1,)))
-        program = native.Program(ops, {'x': (3, 6, 5)}, [wrong[0], 'flat'])
-        segment.state = program.state()
+        segment.state = state
         return segment
 
     monkeypatch.setattr(cut, '_segment', spoiled)
-    x = C.input_variable((3, 6, 5), name='image')
-    signs, flat = applied(trunk(x, 3, 'trunk'))
-    model = C.combine([C.alias(C.relu(signs), 'signs'), C.alias(flat, 'flat')])
-    with pytest.raises(deploy.ExportError, match="^segment 'trunk' with the library differs"):
-        deploy.export(model, str(tmp_path / 'file.onnx'))
+    with pytest.raises(deploy.ExportError, match="^segment 'one_to_second' with the library diff"):
+        deploy.export(two_heads(), str(tmp_path / 'file.onnx'))
