@@ -9,10 +9,12 @@ from segment_networks import binarized
 from test_deploy import small
 from test_deploy_body import ROWS, model_of, near_the_middle, random_program
 from test_deploy_floats import chain, lowered
+from test_deploy_short import residual_blocks, wrong_for_three
 
 IMAGES = 1000
 PROGRAMS = 4 * len(ROWS)
-FILES = PROGRAMS + 5
+BLOCKS = (16, 64)  # channels
+FILES = PROGRAMS + len(BLOCKS) + 7
 
 
 def put(folder, name, feed, expected, exact):
@@ -37,8 +39,8 @@ def one(folder, name, ops, inputs, output, x):
 
 
 def write_files(folder):
-    """Writes all of them: networks, programs that begin with each of the ops, and one whose result
-    is in the middle of two numbers."""
+    """Writes all of them: networks, programs that begin with each of the ops, with channels in
+    blocks, and whose results are in the middle of two numbers."""
     x, model = small(classes=10)
     binary = binarized(model)
     images = np.random.RandomState(8).randn(IMAGES, 3, 9, 8).astype(np.float32)
@@ -61,3 +63,8 @@ def write_files(folder):
         one(folder, f'program{seed}', ops, inputs, output, x)
     ops, x = near_the_middle([2.0**-60, -(2.0**-60)])
     one(folder, 'middle', ops, {'x': (2, 1, 1)}, 'y', x)
+    for name, (ops, shape, x) in [
+        ('short', wrong_for_three(4)),
+        ('long', wrong_for_three(5)),
+    ] + [(f'blocks{channels}', residual_blocks(channels)) for channels in BLOCKS]:
+        one(folder, name, ops, {'x': shape}, 'y', x)
