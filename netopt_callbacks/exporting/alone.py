@@ -5,7 +5,7 @@ from ..onnx_file import DOMAIN, VERSION
 from . import assemble, body
 
 X, Y = 'x%d', 'y%d'
-READ, SUMS, GIVEN = 'read_%d', 'sums_%d', 'given_%d'
+READ, OWN, GIVEN = 'read_%d', 'own_%d', 'given_%d'
 
 
 def segment_alone(segment, like, inline):
@@ -29,22 +29,22 @@ def segment_alone(segment, like, inline):
 
 def segment_apart(segment, like):
     """Returns the ModelProto of a CutSegment in standard operators, taken apart at its float
-    convolutions: it reads GIVEN % k, too, of the k-th of them, and gives READ % k and SUMS % k.
+    layers: it reads GIVEN % k, too, of the k-th of them, and gives READ % k and OWN % k.
 
-    What follows the sums reads GIVEN % k in the place of SUMS % k, all [batch, channels, height,
+    What follows a layer reads GIVEN % k in the place of OWN % k, all [batch, channels, height,
     width].
     """
     model = segment_alone(segment, like, inline=True)
     graph = model.graph
     products = body.products(segment.state, assemble.BODY % 0)
     for number, (read, _) in enumerate(products):
-        _add_output(graph, read, READ % number)  # of sums, maybe, of which it then reads the given
-    for number, (_, sums) in enumerate(products):
+        _add_output(graph, read, READ % number)  # maybe what a layer gives; then it reads the given
+    for number, (_, own) in enumerate(products):
         for node in graph.node:
-            node.input[:] = [GIVEN % number if name == sums else name for name in node.input]
+            node.input[:] = [GIVEN % number if name == own else name for name in node.input]
         _add_value(graph.input, GIVEN % number, 4)
-    for number, (_, sums) in enumerate(products):
-        _add_output(graph, sums, SUMS % number)
+    for number, (_, own) in enumerate(products):
+        _add_output(graph, own, OWN % number)
     return model
 
 

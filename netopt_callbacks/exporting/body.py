@@ -1,11 +1,15 @@
 """The program of a segment in standard operators of ONNX: but for the sums of float convolutions,
 with the same bits.
 
-Bits are values of +1 and -1. Sums of them are integers that float32 holds exactly, whatever the
-order, so a convolution of the standard gives the integers of ours. What follows them is written so
-that no optimizer of a runtime can move a factor into the weights, and no rounding is saved: a
-`Floor` behind the integers, and a fused multiply-add (`_fused`) in float64 with its second rounding
-undone.
+Bits are values of +1/2 and -1/2, weights of bits +2 and -2. Sums of their products are integers
+that float32 holds exactly, whatever the order, so a convolution of the standard gives the integers
+of ours. What follows them is written so that no optimizer of a runtime can move a factor into the
+weights, and no rounding is saved: a `Clip` or a `Floor` behind the integers, and a fused
+multiply-add in float64, with its second rounding undone (`_fused`) unless it undoes nothing in any
+of the integers (`body_known`).
+
+Float layers (`float_layer`) are within a tolerance as a whole, so their normalization is in the
+weights.
 """
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -14,6 +18,7 @@ from ..native_program_read import description_of
 from .body_convolution import Convolutions
 from .body_steps import Steps
 from .body_value import Unwritable, Value
+from .float_layer import layers_of, own_steps, steps_of
 
 OPSET = 13
 MOST_SLICES = 64  # of a window that is summed slice by slice; a larger one is a running sum
@@ -55,8 +60,8 @@ def nodes(state, xs, source, ys, prefix):
 
 
 def products(state, prefix):
-    """Returns [(str, str)] of the float convolutions of a program, in order: the names that what
-    each reads and its sums have among the `nodes` of this prefix."""
+    """Returns [(str, str)] of the float layers of a program, in order: the names that what each
+    reads and gives have among the `nodes` of this prefix."""
     description = description_of(state)
     xs, ys = _names(description)
     return _Body(description, xs, 'state', ys, prefix).products
@@ -74,6 +79,7 @@ class _Body(Convolutions, Steps):
     def __init__(self, description, xs, source, ys, prefix):
         self.nodes, self.prefix, self.source, self.products = [], prefix, source, []
         self._count, self._constants, self._integers = 0, {}, {}
+        self._float_layers = layers_of(description)
         self.values = {
             number: self._read(x, read.shape)
             for number, (x, read) in enumerate(zip(xs, description.inputs))
@@ -151,8 +157,9 @@ class _Body(Convolutions, Steps):
         values = np.asarray(values).astype(dtype)
         return self.constant(values.reshape(1, -1, 1, 1) if values.size > 1 else values.reshape(()))
 
-    def signs(self, truths):
-        return self.add('Where', [truths, self.constant(_F(1)), self.constant(_F(-1))])
+    def bits(self, truths):
+        """Bits of comparisons; a Where would go over them several times."""
+        return self.add('Sub', [self.cast(truths, TensorProto.FLOAT), self.constant(_F(0.5))])
 
     # Ops
 
@@ -165,7 +172,10 @@ class _Body(Convolutions, Steps):
         self._ended(op, value.name, value.shape)
 
     def _unpack(self, op):
-        self.values[op.values] = self.values[op.reads[0]]
+        bits = self.values[op.reads[0]]
+        self.values[op.values] = Value(
+            self.add('Mul', [bits.name, self.constant(_F(2))]), bits.shape
+        )
 
     def _reshape(self, op):
         value = self.values[op.reads[0]]
@@ -189,6 +199,8 @@ class _Body(Convolutions, Steps):
         value = self.values[op.reads[0]]
         if op.fields['maximum'][0] != 1:
             self.values[op.values] = self._average(op, value)
+            return
+        if self._pools_a_float_layer(op):
             return
         # A maximum passes over NaN.
         numbers = self.add(
@@ -314,15 +326,19 @@ class _Body(Convolutions, Steps):
     # Endings
 
     def _ended(self, op, value, shape):
-        """Steps, and what is given of what they give."""
-        others = list(op.reads[1:])
-        for index, name in enumerate(filter(None, op.fields['steps'].split(','))):
+        """Steps, but for those that belong to a float layer, and what is given of what they
+        give."""
+        others, forms = list(op.reads[1:]), self._short_forms(op)
+        behind = len(own_steps(op)) if op.name == 'float_convolution' else 0
+        for index, (name, vectors) in list(enumerate(steps_of(op)))[behind:]:
             if name in ('add_value', 'multiply_value'):
                 other = self.values[others.pop(0)].name
                 value = self.add('Add' if name == 'add_value' else 'Mul', [value, other])
+            elif index in forms.once:
+                value = self._short_normalize(value, shape[0], *vectors)
+            elif index in forms.maximum:
+                value = self._short_relu(value)
             else:
-                keys = [f'{index}.{letter}' for letter in 'abc']
-                vectors = [op.fields[key] for key in keys if key in op.fields]
                 value = getattr(self, '_step_' + name)(value, *vectors)
         if op.values is not None:
             self.values[op.values] = Value(value, shape)
@@ -340,4 +356,4 @@ class _Body(Convolutions, Steps):
             inside = below if inside is None else self.add('And', [inside, below])
         if flip is not None and np.any(flip):
             inside = self.add('Xor', [inside, self.vector(flip != 0, np.bool_)])
-        return self.signs(inside)
+        return self.bits(inside)

@@ -3,45 +3,94 @@ floats, whose sums another engine adds in another order."""
 import numpy as np
 from onnx import TensorProto
 
+from . import body_known, float_layer
 from .body_value import Unwritable, Value
 
 # Float weights that are read from the state; of more there is a constant, since a runtime takes
 # about 100 bytes each while it loads the file.
 MOST_READ = 1 << 20
+EXACT = 1 << 23  # float32 holds all halves of integers below
 _F = np.float32
 
 
 class Convolutions:
     """Mixin of a body: the ops `convolution` and `float_convolution`, with weights of the state.
 
-    It uses `values`, `source`, `add`, `constant`, `integers`, `vector`, `cast`, `signs` and
-    `_ended` of the body.
+    It uses `values`, `source`, `add`, `constant`, `integers`, `vector`, `cast`, `_float_layers`,
+    `_ended`, `_maximum` and the steps of the body.
 
     Attributes:
-        products (list of (str, str)): by float convolution, the names of what it reads and of its
-            sums, [batch, channels, height, width] each.
+        products (list of (str, str)): by float layer, the names of what it reads and of what it
+            gives, [batch, channels, height, width] each.
     """
 
     def _convolution(self, op):
-        dots, shape = self._sums(op, self._weights(op))
-        if 'thresholds' in op.fields:
-            # Of an integer: greater than t is greater than t + 1/2. What is beyond all sums stays
-            # beyond them.
-            most = int(op.fields['channels'][0] * np.prod(op.fields['kernel'])) + 1
-            limits = np.clip(op.fields['thresholds'], -most, most) + 0.5
-            self.values[op.bits] = Value(
-                self.signs(self.add('Greater', [dots, self.vector(limits)])), shape
-            )
-        else:
-            self._ended(op, self.add('Floor', [dots]), shape)
+        most = _terms(op) + 1
+        if 2 * most >= EXACT:
+            raise Unwritable('its sums are beyond what float32 holds exactly')
+        if 'thresholds' not in op.fields:
+            sums, shape = self._sums(op, self._weights(op))
+            # What is done with the sums must not move into the weights: it stays behind an
+            # operator that changes none, a Clip since runtimes do it in the convolution. ONNX
+            # Runtime 1.32 makes a convolution of a product behind a Clip, and may take the sum of
+            # two values into that, where it need not round the product: hence a Floor there.
+            names = [name for name, _ in float_layer.steps_of(op) if name != 'multiply']
+            is_summed = names[:1] == ['add_value']
+            sums = self.add('Floor', [sums]) if is_summed else self._clipped(sums, most)
+            self._ended(op, sums, shape)
+            return
+        # Greater than t is greater than t + 1/2, and then by 1/2 at least: what is left of the
+        # difference within +-1/2 is the bit. A Clip, unlike a comparison, is done in the
+        # convolution. What is beyond all sums stays beyond them.
+        limits = np.clip(op.fields['thresholds'].astype(np.int64), -most, most) + 0.5
+        differences, shape = self._sums(op, self._weights(op), self.constant(_F(-limits)))
+        self.values[op.bits] = Value(self._clipped(differences, 0.5), shape)
+
+    def _clipped(self, value, most):
+        return self.add('Clip', [value, self.constant(_F(-most)), self.constant(_F(most))])
+
+    def _short_forms(self, op):
+        """The steps of an op that have a short form, since the integers are known."""
+        if op.name != 'convolution':
+            return body_known.NONE
+        steps, is_padded = float_layer.own_steps(op), bool(op.fields['padding'].any())
+        return body_known.forms_behind(steps, _terms(op), is_padded)
 
     def _float_convolution(self, op):
-        sums, shape = self._sums(op, self._floats(op))
-        self.products.append((self.values[op.reads[0]].name, sums))
-        self._ended(op, sums, shape)
+        """A float layer: its first affine steps in the weights and a bias, as the runtimes
+        themselves would do it."""
+        parts, weights, bias = float_layer.merged(float_layer.own_steps(op)), self._floats(op), None
+        if parts and isinstance(parts[0], float_layer.Affine):
+            filters = int(op.fields['filters'][0])
+            factor, offset = (np.broadcast_to(each, filters) for each in parts.pop(0))
+            if (factor != 1).any():
+                factor = self.constant(factor.astype(_F).reshape(-1, 1, 1, 1))
+                weights = self.add('Mul', [weights, factor])
+            bias = self.constant(offset.astype(_F))
+        value, shape = self._sums(op, weights, bias)
+        for part in parts:
+            if isinstance(part, float_layer.Affine):
+                value = self._affine(value, part)
+            elif part[0].startswith('relu'):
+                value = self._short_relu(value)
+            else:
+                value = getattr(self, '_step_' + part[0])(value, *part[1])
+        self.products.append((self.values[op.reads[0]].name, value))
+        self._ended(op, value, shape)
 
-    def _sums(self, op, weights):
-        """Returns the name of the sums that follow from these weights, and their shape."""
+    def _pools_a_float_layer(self, op):
+        """Adds the pooling that belongs to a float layer, if this does."""
+        for number, layer in enumerate(self._float_layers):
+            if layer.pool is op:
+                pooled = self._maximum(op, self.values[op.reads[0]])
+                self.products[number] = self.products[number][0], pooled.name
+                self.values[op.values] = pooled
+                return True
+        return False
+
+    def _sums(self, op, weights, bias=None):
+        """Returns the name of the sums that follow from these weights, and their shape; the bias
+        is [filters]."""
         value = self.values[op.reads[0]]
         kernel, strides, (top, bottom, left, right), dilation = (
             [int(number) for number in op.fields[key]]
@@ -58,11 +107,13 @@ class Convolutions:
             flat = self.add('Reshape', [value.name, self.integers(0, value.size)])
             table = self.add('Reshape', [weights, self.integers(filters, value.size)])
             product = self.add('MatMul', [flat, self.add('Transpose', [table], perm=[1, 0])])
+            if bias is not None:
+                product = self.add('Add', [product, bias])
             sums = self.add('Reshape', [product, self.integers(0, filters, 1, 1)])
         else:
             sums = self.add(
                 'Conv',
-                [value.name, weights],
+                [value.name, weights] + ([] if bias is None else [bias]),
                 group=groups,
                 kernel_shape=kernel,
                 strides=strides,
@@ -78,17 +129,15 @@ class Convolutions:
         return self.add('Slice', [self.source, *ends, self.integers(0)])
 
     def _weights(self, op):
-        """The weights of bits, float32 [filters, channels, height, width] of +-1."""
+        """The weights of bits, float32 [filters, channels, height, width] of +-2."""
         filters, channels = int(op.fields['filters'][0]), int(op.fields['channels'][0])
         kernel = [int(size) for size in op.fields['kernel']]
         words = op.fields['words'].size // (filters * kernel[0] * kernel[1])
-        if channels * kernel[0] * kernel[1] >= 1 << 24:
-            raise Unwritable('its sums are beyond what float32 holds exactly')
         part = self._bytes(op, 'words')
         bits = np.arange(256)[:, None] >> np.arange(8) & 1
         signs = self.add(
             'Gather',
-            [self.constant((bits * 2 - 1).astype(np.int8)), self.cast(part, TensorProto.INT32)],
+            [self.constant((bits * 4 - 2).astype(np.int8)), self.cast(part, TensorProto.INT32)],
         )
         rows = self.add(
             'Reshape', [signs, self.integers(filters, kernel[0], kernel[1], words * 64)]
@@ -131,3 +180,8 @@ class Convolutions:
         power = self.add('Gather', [self.constant(powers), signed])
         weights = self.add('Mul', [self.add('Add', [leading, fraction]), power])
         return self.add('Reshape', [weights, self.integers(*shape)])
+
+
+def _terms(op):
+    """Of how many products a sum of a convolution is."""
+    return int(op.fields['channels'][0] * np.prod(op.fields['kernel'], dtype=np.int64))

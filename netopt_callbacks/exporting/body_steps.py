@@ -23,11 +23,8 @@ class Steps:
         )
 
     def _step_relu_halves(self, value):
-        half = self.constant(_F(0.5))
-        return self.add(
-            'Add',
-            [self.add('Mul', [value, half]), self.add('Mul', [self.add('Abs', [value]), half])],
-        )
+        half = self.add('Mul', [value, self.constant(_F(0.5))])
+        return self.add('Add', [half, self.add('Abs', [half])])
 
     # The fused form differs in the sign of a zero alone: of -k * 2^-149 where k % 4 = 1.
     _step_relu_fused = _step_relu_halves
@@ -60,6 +57,28 @@ class Steps:
         return self._fused(
             self.add('Mul', [difference, self.vector(k, np.float64)]), self.vector(beta, np.float64)
         )
+
+    def _short_normalize(self, value, channels, mean, k, beta):
+        """float32(float64 sum), where `body_known.forms_behind` says that it has the bits.
+
+        The product and the sum are one BatchNormalization, of the mean 0 and the variance 1: with
+        these it is exactly difference * k + beta, and reads and writes the long numbers once.
+        """
+        difference = self.cast(self.add('Sub', [value, self.vector(mean)]), TensorProto.DOUBLE)
+        scale, offset, none, one = (
+            self.constant(np.broadcast_to(np.float64(each), channels)) for each in (k, beta, 0, 1)
+        )
+        total = self.add('BatchNormalization', [difference, scale, offset, none, one], epsilon=0.0)
+        return self.cast(total, TensorProto.FLOAT)
+
+    def _short_relu(self, value):
+        """Where no value is NaN, or one whose half is not exact; or in a float layer."""
+        return self.add('Relu', [value])
+
+    def _affine(self, value, affine):
+        """factor * value + offset, within the tolerance of a float layer."""
+        value = self.add('Mul', [value, self.vector(affine.factor)])
+        return self.add('Add', [value, self.vector(affine.offset)])
 
     def _fused(self, product, c):
         """float32(product + c) of float64, rounded once.

@@ -5,9 +5,10 @@ the one that the file is made of. Then, of the file with the library and of the 
 operators:
 
 * A segment that reads the same gives the same bits. In standard operators, whose sums of float
-  convolutions have another order, it is taken apart at these: each alone gives native code's sums
-  within `TOLERANCE` of a sample's scale, and all the rest, which reads native code's sums in the
-  place of its own, gives the same bits.
+  convolutions have another order, it is taken apart at its float layers (`float_layer`): each alone
+  gives what native code's does, but for a difference of `TOLERANCE` of the scales of a sample and
+  of all samples, and all the rest, which reads native code's values in the place of its own, gives
+  the same bits.
 * What is between segments, given what CNTK's give, agrees with CNTK within `TOLERANCE` of a
   sample's scale, at the outputs and wherever a segment reads.
 * The file as it is, at batch 1 and more, agrees so too with the network that was given, but in
@@ -235,14 +236,14 @@ def _compare_segments(cut, mended, truth, with_library):
             else alone.segment_alone(segment, mended, inline=not with_library)
         )
         feed = {alone.X % place: entry for place, entry in enumerate(entries)}
-        feed.update((alone.GIVEN % number, sums) for number, (_, sums) in enumerate(products))
+        feed.update((alone.GIVEN % number, given) for number, (_, given) in enumerate(products))
         found = _Session(model.SerializeToString(), with_library).run(feed)
-        for number, (read, sums) in enumerate(products):
-            layer = f'float convolution {number}'
+        for number, (read, given) in enumerate(products):
+            layer, own = f'float layer {number}', found[alone.OWN % number]
             _demand_bits(f'what {layer} of {what} reads', read, found[alone.READ % number])
-            _demand_shape(f'{layer} of {what}', sums, found[alone.SUMS % number])
-            error = _parity(sums, found[alone.SUMS % number], 0, np.ones(len(sums), bool))
-            if error is not None:
+            _demand_shape(f'{layer} of {what}', given, own)
+            if differing(given, own, 0).any():
+                error = _parity(given, own, 0, np.ones(len(given), bool))
                 raise ExportError(f"{layer} of {what} differs from CNTK's native code: {error}")
         for place, exit in enumerate(exits):
             _demand_bits(what, exit, found[alone.Y % place])

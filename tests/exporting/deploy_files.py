@@ -9,12 +9,14 @@ from test_deploy import small
 from test_deploy_body import ROWS, fed, model_of, near_the_middle, random_program
 from test_deploy_body_values import WRONG_COUNTS, changed, program_of_several, sums_of
 from test_deploy_floats import chain, lowered
+from test_deploy_short import residual_blocks, wrong_for_three
 from test_deploy_values import two_heads
 
 IMAGES = 1000
 PROGRAMS = 4 * len(ROWS)
 PROGRAMS_OF_SEVERAL = 2 * len(ROWS)
-FILES = PROGRAMS + PROGRAMS_OF_SEVERAL + len(WRONG_COUNTS) + 7
+BLOCKS = (16, 64)  # channels
+FILES = PROGRAMS + PROGRAMS_OF_SEVERAL + len(BLOCKS) + len(WRONG_COUNTS) + 9
 
 
 def put(folder, name, feed, expected, exact, refused=''):
@@ -44,8 +46,8 @@ def refused(folder, name, model, said, values):
 
 def write_files(folder):
     """Writes all of them: networks, programs that begin with each of the ops, of one input and
-    output and of several, one whose result is in the middle of two numbers, and what the library
-    refuses."""
+    output and of several, with channels in blocks, whose results are in the middle of two numbers,
+    and what the library refuses."""
     x, model = small(classes=10)
     binary = binarized(model)
     images = np.random.RandomState(8).randn(IMAGES, 3, 9, 8).astype(np.float32)
@@ -87,3 +89,8 @@ def write_files(folder):
     refused(folder, 'batch', model_of(state, True), said, [x0, x1[:1], x2])
     ops, x = near_the_middle([2.0**-60, -(2.0**-60)])
     one(folder, 'middle', ops, {'x': (2, 1, 1)}, ['y'], x)
+    for name, (ops, shape, x) in [
+        ('short', wrong_for_three(4)),
+        ('long', wrong_for_three(5)),
+    ] + [(f'blocks{channels}', residual_blocks(channels)) for channels in BLOCKS]:
+        one(folder, name, ops, {'x': shape}, ['y'], x)

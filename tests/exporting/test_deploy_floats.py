@@ -1,5 +1,6 @@
 """Segments with float layers in them leave CNTK: the same bits with the library; without it the
 same but for the order of float sums, which is checked part by part."""
+import itertools
 from types import SimpleNamespace
 
 import cntk as C
@@ -12,7 +13,14 @@ onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not inst
 import native_program_cases as cases  # noqa: E402
 import native_program_oracle as oracle  # noqa: E402
 from netopt_callbacks import deploy, native  # noqa: E402
-from netopt_callbacks.exporting import body, body_convolution, check, cut, products  # noqa: E402
+from netopt_callbacks.exporting import (  # noqa: E402
+    body,
+    body_convolution,
+    check,
+    cut,
+    float_layer,
+    products,
+)
 from netopt_callbacks.lowering import lower_segments  # noqa: E402
 from netopt_callbacks.native_program_read import description_of  # noqa: E402
 from segment_networks import binarized  # noqa: E402
@@ -144,8 +152,8 @@ def test_weights_are_read_as_they_are(most, monkeypatch):
 
 @pytest.mark.parametrize('first', FLOAT_ROWS)
 def test_random_programs_with_float_layers(first):
-    layers = 0
-    for seed in range(30):
+    layers = behind = pools = 0
+    for seed in range(60):
         ops, inputs, output, x = random_program(seed, first, ROWS)
         x, ops = moderate(x), [
             dict(op, weights=moderate(op['weights'])) if op['op'] in FLOAT_ROWS else op
@@ -155,16 +163,38 @@ def test_random_programs_with_float_layers(first):
         values = oracle.run(ops, {'x': x})
         found = products.products_of(program.state(), [x])
         floats = [op for op in ops if op['op'] in FLOAT_ROWS]
-        for (read, sums), op in zip(found, floats):
+        for (read, given), op in zip(found, floats):
             assert oracle.same(read, values[op['input']])
-            bare = dict(
-                {key: op[key] for key in BARE if key in op}, input='x', values='y', steps=[]
-            )
-            assert oracle.same(sums, oracle.run([bare], {'x': read})['y'])
+            layer = layer_of(op, ops, output)
+            last = layer[-1]['values']
+            assert oracle.same(given, oracle.run(layer, {'x': read})[last])
+            pools += len(layer) == 2
+            behind += bool(layer[0]['steps'])
         assert len(found) == len(floats)
         layers += len(found)
         compare(program, x)
-    assert layers > 40
+    assert layers > 40 and behind > 20 and (pools > 0) == (first == 'float_convolution')
+
+
+def layer_of(op, ops, output):
+    """The ops of a float layer, of which the first reads 'x': the steps in front of the first that
+    reads a value, and a maximum over them where nothing else reads them."""
+    steps, layer = list(op['steps']), {key: op[key] for key in BARE if key in op}
+    own = list(itertools.takewhile(lambda step: not step[0].endswith('_value'), steps))
+    layer.update(input='x', values='y', steps=own)
+    readers = [
+        each
+        for each in ops
+        if op.get('values') in [each['input']] + each.get('others', [])
+        or any(
+            name.endswith('_value') and read == [op.get('values')]
+            for name, *read in each.get('steps', [])
+        )
+    ]
+    is_read_once = len(readers) == 1 and op['values'] != output and not op.get('bits')
+    if own == steps and is_read_once and readers[0]['op'] == 'max_pool':
+        return [layer, dict(readers[0], input='y', values='z')]
+    return [layer]
 
 
 def moderate(x):
@@ -231,9 +261,9 @@ def times_a_little_more(self, op):
 def of_float_layers(change):
     """Returns what gives `_sums` another op where it has float weights."""
 
-    def sums(self, op, weights):
+    def sums(self, op, weights, *bias):
         is_float = op.name == 'float_convolution'
-        return honest_sums(self, change(op) if is_float else op, weights)
+        return honest_sums(self, change(op) if is_float else op, weights, *bias)
 
     return sums
 
@@ -256,10 +286,10 @@ def ended_wrongly(which):
 honest_floats, honest_sums = body._Body._floats, body._Body._sums
 honest_ended = body._Body._ended
 FAULTS = [
-    ('_floats', times_a_little_more, '^float convolution 0 of segment .*scale'),
-    ('_sums', of_float_layers(shifted), '^float convolution 0 of segment .*scale'),
+    ('_floats', times_a_little_more, '^float layer 0 of segment .*scale'),
+    ('_sums', of_float_layers(shifted), '^float layer 0 of segment .*scale'),
     ('_ended', ended_wrongly('float_convolution'), '^segment .* in standard operators differs'),
-    ('_ended', ended_wrongly('convolution'), '^what float convolution 1 of segment .* reads'),
+    ('_ended', ended_wrongly('convolution'), '^what float layer 1 of segment .* reads'),
 ]
 
 
@@ -270,6 +300,58 @@ def test_a_fault_of_the_standard_form_is_found(name, fault, said, tmp_path, monk
     with pytest.raises(deploy.ExportError, match=said):
         deploy.export(model, str(tmp_path / 'file.onnx'), data=images_of(model))
     assert not list(tmp_path.iterdir())
+
+
+def a_little(which, by):
+    """Returns what merges the steps of a float layer wrongly."""
+
+    def wrongly(steps):
+        parts = honest_merged(steps)
+        if len(parts) > which and isinstance(parts[which], float_layer.Affine):
+            parts[which] = by(parts[which])
+        return parts
+
+    return wrongly
+
+
+honest_merged = float_layer.merged
+
+
+@pytest.mark.parametrize(
+    'by',
+    [
+        lambda affine: affine._replace(factor=affine.factor * 1.001),
+        lambda affine: affine._replace(offset=affine.offset + 0.01),
+        lambda affine: float_layer.Affine(np.ones(1), np.zeros(1)),
+    ],
+    ids=['factor', 'offset', 'none'],
+)
+def test_a_wrong_normalization_of_a_float_layer_is_found(by, tmp_path, monkeypatch):
+    model = lowered(residual)
+    monkeypatch.setattr(float_layer, 'merged', a_little(0, by))
+    with pytest.raises(deploy.ExportError, match='^float layer 0 of segment .*scale'):
+        deploy.export(model, str(tmp_path / 'file.onnx'), data=images_of(model))
+
+
+def test_a_left_out_relu_of_a_float_layer_is_found(tmp_path, monkeypatch):
+    model = lowered(chain)
+    monkeypatch.setattr(float_layer, 'merged', lambda steps: honest_merged(steps)[:1])
+    with pytest.raises(deploy.ExportError, match='^float layer 0 of segment .*scale'):
+        deploy.export(model, str(tmp_path / 'file.onnx'), data=images_of(model))
+
+
+@pytest.mark.parametrize('number', [0, 1e-45, 1e-40, 1e-30, 1e30, 3e38, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize('at', [1, 2, 3])
+def test_a_normalization_of_any_numbers_behind_a_float_layer(number, at):
+    random = np.random.RandomState(0)
+    vectors = [random.uniform(0.5, 2, 4).astype(np.float32) for _ in range(3)]
+    vectors[at - 1][1] = number
+    steps = [('add', vectors[0]), ('normalize', *vectors), ('leaky', 0.1), ('normalize', *vectors)]
+    weights = random.standard_normal((7, 4)).astype(np.float32)
+    ops = [dict(op='float_dense', input='x', values='y', weights=weights, steps=steps)]
+    compare(
+        native.Program(ops, {'x': (7,)}, ['y']), random.standard_normal((9, 7)).astype(np.float32)
+    )
 
 
 # Ties
