@@ -179,7 +179,7 @@ class BinarySegmentOp(NativeOp):
         arguments = arguments if isinstance(arguments, tuple) else (arguments,)
         if isinstance(arguments[0], list):
             sequences = [self._run(steps) for steps in zip(*arguments)]
-            results = list(zip(*sequences))
+            results = [list(steps) for steps in zip(*sequences)]
         else:
             results = self._run(arguments)
         outputs = rest[0] if len(rest) == 3 else None  # where there are several

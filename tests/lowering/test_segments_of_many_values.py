@@ -8,7 +8,13 @@ import pytest
 
 import netopt_callbacks as nc
 from binary_networks import images
-from netopt_callbacks.lowering import Lower, LoweringError, lower_segments, segment_pass
+from netopt_callbacks.lowering import (
+    Lower,
+    LoweringError,
+    binary_segment,
+    lower_segments,
+    segment_pass,
+)
 from netopt_callbacks.lowering.segment import MOST_VALUES, segments_of
 from segment_networks import binarized, random_graph, values_of
 from test_segments import RAGGED, assert_programs_give_cntk_s_bits, of_segments, ragged, same_bits
@@ -303,6 +309,33 @@ def test_around_a_recurrence():
     data = [{x: ragged(x.shape, counts)} for counts in RAGGED]
     lowering = lowered_with_the_same_bits(model, data)
     assert not lowering.reasons and len(lowering.segments) == 2
+
+
+def over_samples():
+    x, model = two_heads()
+    return model, data_of([x])
+
+
+def over_steps():
+    x = C.sequence.input_variable((4, 6, 6))
+    y = layer(x, 8, 'one')
+    model = C.combine([layer(C.sin(y), 8, 'two') + y, y, layer(y, 3, 'three')])
+    return model, [{x: ragged(x.shape, counts)} for counts in RAGGED]
+
+
+@pytest.mark.parametrize('made', [over_samples, over_steps])
+def test_arrays_are_exchanged_where_there_is_no_address(made, monkeypatch):
+    # As on a device that is no CPU.
+    monkeypatch.setattr(binary_segment, '_address', lambda data: None)
+    calls, forward = [], binary_segment.BinarySegmentOp.forward
+    monkeypatch.setattr(
+        binary_segment.BinarySegmentOp,
+        'forward',
+        lambda self, *given: calls.append(self.name) or forward(self, *given),
+    )
+    model, data = made()
+    lowering = lowered_with_the_same_bits(model, data)
+    assert set(calls) == {part.name for part in lowering.segments}
 
 
 @pytest.mark.few(3)
