@@ -132,6 +132,7 @@ def _segment(function):
     state, name = _state_of(function), function.name or function.uid
     entries, exits = list(function.inputs), list(function.outputs)
     if 'program' in state:
+        entries = [_behind_stop_gradient(entry) for entry in entries]
         described = json.loads(state['description'])
         program, machine = base64.b64decode(state['program']), described['machine']
         rows = [
@@ -158,6 +159,12 @@ def _segment(function):
             else None
         )
     return CutSegment(name, program.state(), [rows], [entry], exits, '')
+
+
+def _behind_stop_gradient(entry):
+    """What a segment of several entries reads; `segment_pass` puts these in between."""
+    owner = entry.owner if entry.is_output else None
+    return entry if owner is None or owner.op_name != 'StopGradient' else owner.inputs[0]
 
 
 def _has_steps(variable):

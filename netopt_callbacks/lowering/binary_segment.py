@@ -20,7 +20,7 @@ from .native_op import NativeOp
 
 OP_NAME = 'BinarySegmentOp'
 STATE_VERSION = 2
-_FLOAT = 1  # CNTK's DataType::Float
+_UNKNOWN, _FLOAT = 0, 1  # CNTK's DataType
 _DATA = '_ZNK4CNTK11NDArrayView10DataBufferIfEEPKT_v'  # NDArrayView::DataBuffer<float>() const
 
 
@@ -122,10 +122,13 @@ class BinarySegmentOp(NativeOp):
                     f'{[shape[1:] for shape in computed]}'
                 )
         for operand, shape in zip(operands, expected):
-            # A placeholder has no type yet, and where C++ calls, as in a clone, the operand may be
-            # unknown altogether.
-            known = hasattr(operand, 'dtype') and not operand.is_placeholder
-            if known and (tuple(operand.shape) != shape or operand.dtype != np.float32):
+            # What is not applied yet has no type, and where C++ calls, as in a clone, the operand
+            # may be unknown altogether.
+            if (
+                hasattr(operand, 'dtype')
+                and operand.get_data_type() != _UNKNOWN
+                and (tuple(operand.shape) != shape or operand.get_data_type() != _FLOAT)
+            ):
                 raise ValueError(
                     f'its operand must be float32 of shape {shape}, got '
                     f'{np.dtype(operand.dtype).name} of shape {tuple(operand.shape)}; lower the '
@@ -142,7 +145,8 @@ class BinarySegmentOp(NativeOp):
             return super()._forward(arguments, outputs, device, outputs_to_retain)
         room = self._room
         self.program.run_at(addresses, room.addresses, room.samples, room.sizes)
-        # Where sequences have no step, what lies there was computed too.
+        # CNTK copies from these before it goes on, so that the next call may write there. Where
+        # sequences have no step, what lies there was computed too.
         mask = arguments[0].mask()
         values = room.values if mask is None else [cntk_py.Value(view, mask) for view in room.views]
         for output in outputs:
@@ -232,7 +236,13 @@ class _Room:
 def operands_of(block):
     """Returns the Variables that a block of this op reads, in the order of its program's inputs."""
     actual = {inner.uid: outer for inner, outer in block.block_arguments_mapping}
-    return [actual[inner.uid] for inner in op_in(block).inputs]
+    return [actual[inner.uid] for inner in placeholders_of(block)]
+
+
+def placeholders_of(block):
+    """Returns those inside such a block, in the same order."""
+    read = op_in(block).inputs
+    return [each.owner.inputs[0] if each.is_output else each for each in read]
 
 
 def op_in(block):

@@ -287,7 +287,7 @@ class _SegmentProbe:
             C.CloneMethod.share, dict(zip(entries, self._sources))
         )
         self._lowered = graph.body(block).clone(
-            C.CloneMethod.share, dict(zip(binary_segment.op_in(block).inputs, self._sources))
+            C.CloneMethod.share, dict(zip(binary_segment.placeholders_of(block), self._sources))
         )
         if self._floats:
             self._own, self._bits = part.program.program(), part.program.program_with_bits()

@@ -260,8 +260,11 @@ def _block(lowered):
     segment = lowered.segment
     entries = [value.variable for value in segment.entries]
     inner, outer = ([graph.placeholder_like(entry) for entry in entries] for _ in range(2))
+    # So that the op reads as many Variables whatever the block is applied to: of one that it read
+    # twice, CNTK would hand it a single value.
+    read = [C.stop_gradient(each).output for each in inner] if len(inner) > 1 else inner
     op = BinarySegmentOp(
-        inner,
+        read,
         lowered.program.program().state(),
         [value.shape for value in segment.exits],
         [_described(layer) for layer in segment.layers]

@@ -57,11 +57,19 @@ def one_head_of_two():
     return C.combine([lower_segments(two_heads()).model.outputs[0]])
 
 
+def one_value_for_both_inputs():
+    x = C.input_variable((8, 6, 5), name='image')
+    image, other = C.input_variable(x.shape, name='one'), C.input_variable(x.shape, name='other')
+    y = C.relu(layer(image, 9, 'one') + layer(other, 9, 'two'))
+    return lower_segments(trained(C.combine([y, C.sin(y)]))).model(x, x)
+
+
 NETWORKS = [
     (two_heads, ['one_to_second']),
     (of_two_inputs, ['one_to_rows']),
     (around, ['one_to_inside0', 'inside1_to_inside2']),
     (one_head_of_two, ['one_to_second']),
+    (one_value_for_both_inputs, ['one_to_two']),
 ]
 
 

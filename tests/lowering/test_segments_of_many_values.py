@@ -15,6 +15,7 @@ from netopt_callbacks.lowering import (
     lower_segments,
     segment_pass,
 )
+from netopt_callbacks.lowering import segment as segment_module
 from netopt_callbacks.lowering.segment import MOST_VALUES, segments_of
 from segment_networks import binarized, random_graph, values_of
 from test_segments import RAGGED, assert_programs_give_cntk_s_bits, of_segments, ragged, same_bits
@@ -22,48 +23,89 @@ from test_segments import RAGGED, assert_programs_give_cntk_s_bits, of_segments,
 # Which units are a segment
 
 
+def unit_of(reads, layer=False, refused=False):
+    """Returns a unit as those of a FlatGraph that reads these units; None is an argument of its
+    own."""
+    unit = SimpleNamespace(
+        inputs=[value_of(one) for one in reads],
+        outputs=[SimpleNamespace(readers=[])],
+        reason='refused' if refused else None,
+        layer='layer' if layer and not refused else None,
+    )
+    for value in unit.inputs:
+        value.readers.append(None if refused else SimpleNamespace(unit=unit))
+    return unit
+
+
+def value_of(one):
+    if one is None:
+        return SimpleNamespace(readers=[])
+    return one.outputs[0] if hasattr(one, 'outputs') else one
+
+
+def finished(units):
+    for unit in units:
+        if not unit.outputs[0].readers:
+            unit.outputs[0].readers.append(None)
+    return units
+
+
 def random_units(seed, count):
-    """Returns units as those of a FlatGraph, of which some are in no segment, and some are in
-    loops."""
+    """Returns units of which some are in no segment, and some are in loops."""
     random = np.random.RandomState(seed)
+    arguments = [SimpleNamespace(readers=[]) for _ in range(random.randint(1, 4))]
+    reach = [6, count][seed % 2]
     units = []
     for _ in range(count):
-        value = SimpleNamespace(readers=[])
-        reads = (
-            [
-                units[place].outputs[0]
-                for place in {
-                    int(place) for place in random.randint(max(0, len(units) - 6), len(units), 2)
-                }
-            ]
-            if units
-            else []
-        )
-        refused = random.random_sample() < 0.25
-        unit = SimpleNamespace(
-            inputs=reads + [SimpleNamespace(readers=[])] * (random.random_sample() < 0.2),
-            outputs=[value],
-            reason='refused' if refused else None,
-            layer='layer' if not refused and random.random_sample() < 0.4 else None,
-        )
-        for read in unit.inputs:
-            read.readers.append(None if refused else SimpleNamespace(unit=unit))
-        units.append(unit)
+        known = units[-reach:]
+        places = {int(place) for place in random.randint(0, max(len(known), 1), random.randint(3))}
+        reads = [known[place] for place in places] if known else []
+        if not reads or random.random_sample() < 0.1:
+            reads.append(arguments[random.randint(len(arguments))])
+        layer, refused = random.random_sample(2) < [0.35, 0.25]
+        units.append(unit_of(reads, layer, refused))
     for start in random.randint(0, count - 3, seed % 3):
         looping = units[start : start + 3]
         for unit in looping:
             unit.reason, unit.layer = 'it is part of a loop', None
-            for read in unit.inputs:
-                read.readers.append(None)
+            for value in unit.inputs:
+                value.readers.append(None)
         looping[0].inputs.append(looping[2].outputs[0])
         looping[2].outputs[0].readers.append(None)
         for one, other in zip(looping, looping[1:]):
             if all(value is not one.outputs[0] for value in other.inputs):
                 other.inputs.append(one.outputs[0])
-    for value in (unit.outputs[0] for unit in units):
-        if not value.readers:
-            value.readers.append(None)
-    return units
+    return finished(units)
+
+
+def arguments_of(units):
+    """Returns, by id of a unit, ids of the arguments that it depends on."""
+    producer = {id(unit.outputs[0]): unit for unit in units}
+    found = {id(unit): set() for unit in units}
+    for _ in units:
+        for unit in units:
+            for value in unit.inputs:
+                before = producer.get(id(value))
+                found[id(unit)] |= {id(value)} if before is None else found[id(before)]
+    return found
+
+
+def exits_of(units, group):
+    """Returns those of a group that are read outside."""
+    inside = {id(unit) for unit in group}
+    return [
+        unit
+        for unit in group
+        if any(
+            reader is None or id(reader.unit) not in inside for reader in unit.outputs[0].readers
+        )
+    ]
+
+
+def depends_on_all(units, group, arguments):
+    """Whether each value that a group hands on depends on every argument that the group does."""
+    every = set().union(*[arguments[id(unit)] for unit in group])
+    return all(arguments[id(unit)] == every for unit in exits_of(units, group))
 
 
 def reached(edges):
@@ -87,55 +129,81 @@ def edges_of(units, groups):
     return edges
 
 
-@pytest.mark.parametrize('seed', range(60))
-def test_they_are_convex_apart_and_cannot_be_larger(seed):
-    units = random_units(seed, 12 + seed % 40)
-    found = segments_of(SimpleNamespace(units=units))
-    inside = [id(unit) for segment in found for unit in segment.units]
-    assert len(inside) == len(set(inside))
-    assert all(unit.reason is None for segment in found for unit in segment.units)
-    with_layers = {id(unit) for unit in units if unit.layer}
-    assert with_layers <= set(inside)
-    # Loops are one node from the beginning.
+def groups_of(units, found):
+    """Returns the segments' units, then all others alone, every loop together."""
+    inside = {id(unit) for segment in found for unit in segment.units}
     alone = [[unit] for unit in units if id(unit) not in inside]
-    together = reached(edges_of(units, alone)) if alone else np.zeros((0, 0), bool)
+    together = reached(edges_of(units, alone))
     together = together & together.T
     loops, seen = [], set()
-    for place, (unit,) in enumerate(alone):
+    for place in range(len(alone)):
         if place not in seen:
             members = {place} | set(np.flatnonzero(together[place]).tolist())
             seen |= members
             loops.append([alone[member][0] for member in sorted(members)])
-    groups = [segment.units for segment in found] + loops
-    assert not reached(edges_of(units, groups)).diagonal().any()
-    eligible = [
-        place for place, group in enumerate(groups) if all(unit.reason is None for unit in group)
-    ]
+    return [segment.units for segment in found] + loops
+
+
+def is_without_a_cycle(units, groups):
+    return not reached(edges_of(units, groups)).diagonal().any()
+
+
+@pytest.mark.parametrize('seed', range(60))
+def test_they_are_convex_apart_and_cannot_be_larger(seed):
+    units = random_units(seed, 12 + seed % 20)
+    found = segments_of(SimpleNamespace(units=units))
+    inside = [id(unit) for segment in found for unit in segment.units]
+    assert len(inside) == len(set(inside))
+    assert all(unit.reason is None for segment in found for unit in segment.units)
+    assert {id(unit) for unit in units if unit.layer} <= set(inside)
+    groups, arguments = groups_of(units, found), arguments_of(units)
+    assert is_without_a_cycle(units, groups)
+    assert all(depends_on_all(units, segment.units, arguments) for segment in found)
     edges = edges_of(units, groups)
-    for one, other in itertools.permutations(eligible, 2):
-        if edges[one, other] and (one < len(found) or other < len(found)):
+    for one, other in itertools.permutations(range(len(groups)), 2):
+        union = groups[one] + groups[other]
+        if (
+            edges[one, other]
+            and min(one, other) < len(found)
+            and all(unit.reason is None for unit in union)
+        ):
             rest = [group for place, group in enumerate(groups) if place not in (one, other)]
-            joined = rest + [groups[one] + groups[other]]
-            assert reached(edges_of(units, joined)).diagonal().any(), (one, other)
-    producer = {id(value): unit for unit in units for value in unit.outputs}
+            may_be_joined = is_without_a_cycle(units, rest + [union])
+            assert not (may_be_joined and depends_on_all(units, union, arguments)), (one, other)
     for segment in found:
-        members = {id(unit) for unit in segment.units}
-        read = {
-            id(value)
-            for unit in segment.units
-            for value in unit.inputs
-            if id(producer.get(id(value))) not in members
-        }
-        assert {id(value) for value in segment.entries} == read
-        assert len(segment.entries) == len(read)
-        read_outside = {
-            id(value)
-            for unit in units
-            if id(unit) not in members
-            for value in unit.inputs
-            if id(producer.get(id(value))) in members
-        }
-        assert read_outside <= {id(value) for value in segment.exits}
+        computed = {id(unit.outputs[0]) for unit in segment.units}
+        read = {id(value) for unit in segment.units for value in unit.inputs} - computed
+        assert sorted(map(id, segment.entries)) == sorted(read)
+        assert [id(value) for value in segment.exits] == [
+            id(unit.outputs[0]) for unit in exits_of(units, segment.units)
+        ]
+
+
+@pytest.mark.parametrize('seed', range(1000, 1300))
+def test_they_are_apart_in_many_graphs(seed):
+    units = random_units(seed, 5 + seed % 16)
+    assert is_without_a_cycle(units, groups_of(units, segments_of(SimpleNamespace(units=units))))
+
+
+def test_a_path_may_come_back_through_a_group_that_begins_earlier():
+    x, z = SimpleNamespace(readers=[]), SimpleNamespace(readers=[])
+    g, u = unit_of([x, z]), unit_of([x, z])
+    r = unit_of([g, u])
+    t = unit_of([g], refused=True)
+    v = unit_of([u, t], layer=True)
+    units = finished([g, u, r, t, v, unit_of([g], layer=True)])
+    found = segments_of(SimpleNamespace(units=units))
+    assert is_without_a_cycle(units, groups_of(units, found))
+    assert sorted(len(segment.units) for segment in found) == [2, 3]
+
+
+def test_segments_that_wait_for_each_other_never_get_to_cntk(monkeypatch):
+    monkeypatch.setattr(segment_module._Groups, '_is_led_around', lambda *_: False)
+    one = unit_of([None], layer=True)
+    units = finished([one, unit_of([one], refused=True)])
+    units.append(finished([unit_of([one, units[1]], layer=True)])[0])
+    with pytest.raises(RuntimeError, match='wait for each other.*please report'):
+        segments_of(SimpleNamespace(units=units))
 
 
 # Bits
@@ -216,6 +284,26 @@ def test_two_inputs_are_read_by_one_segment():
     model = C.relu(layer(x, 16, 'one') + layer(y, 16, 'two'))
     lowering = lowered_with_the_same_bits(C.layers.Dense(3, name='last')(model), data_of([x, y]))
     assert places(lowering) == [('one_to_last', 2, 1)]
+
+
+def test_one_value_for_both_inputs():
+    x, y = C.input_variable((4, 6, 6), name='x'), C.input_variable((4, 6, 6), name='y')
+    trained = binarized(C.relu(layer(x, 16, 'one') + layer(y, 16, 'two')), input_scale=None)
+    lowered = lower_segments(trained).model
+    z, values = C.input_variable(x.shape), images(x.shape, 3)
+    for read in (z, C.relu(z)):
+        one, other = (model(read, read).eval({z: values}) for model in (lowered, trained))
+        assert same_bits(one, other)
+
+
+def test_an_output_needs_the_inputs_that_it_depends_on_alone():
+    x, y = C.input_variable((4, 6, 6), name='x'), C.input_variable((9, 6, 6), name='y')
+    one, two = layer(x, 16, 'one'), layer(y, 16, 'two')
+    model = C.combine([one, two, layer(one + two, 3, 'three')])
+    lowering = lowered_with_the_same_bits(model, data_of([x, y]))
+    assert places(lowering) == [('one', 1, 1), ('two', 1, 1), ('three', 2, 1)]
+    for output, argument in zip(lowering.model.outputs, ['x', 'y']):
+        assert [each.name for each in C.combine([output]).arguments] == [argument]
 
 
 def test_what_leaves_a_segment_and_comes_back_cuts_it():
