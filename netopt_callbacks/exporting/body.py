@@ -4,7 +4,7 @@ with the same bits.
 Bits are values of +1/2 and -1/2, weights of bits +2 and -2. Sums of their products are integers
 that float32 holds exactly, whatever the order, so a convolution of the standard gives the integers
 of ours. What follows them is written so that no optimizer of a runtime can move a factor into the
-weights, and no rounding is saved: a `Clip` or a `Floor` behind the integers, and a fused
+weights, and no rounding is saved: a `Clip` behind the integers, and a fused
 multiply-add in float64, with its second rounding undone (`_fused`) unless it undoes nothing in any
 of the integers (`body_known`).
 
@@ -330,7 +330,9 @@ class _Body(Convolutions, Steps):
         give."""
         others, forms = list(op.reads[1:]), self._short_forms(op)
         behind = len(own_steps(op)) if op.name == 'float_convolution' else 0
-        for index, (name, vectors) in list(enumerate(steps_of(op)))[behind:]:
+        steps = steps_of(op)
+        followers = [name for name, _ in steps[1:]] + ['add_value']  # of another op, maybe
+        for index, (name, vectors) in list(enumerate(steps))[behind:]:
             if name in ('add_value', 'multiply_value'):
                 other = self.values[others.pop(0)].name
                 value = self.add('Add' if name == 'add_value' else 'Mul', [value, other])
@@ -338,6 +340,8 @@ class _Body(Convolutions, Steps):
                 value = self._short_normalize(value, shape[0], *vectors)
             elif index in forms.maximum:
                 value = self._short_relu(value)
+            elif name == 'multiply' and followers[index] == 'add_value':
+                value = self._product_in_a_sum(value, *vectors)
             else:
                 value = getattr(self, '_step_' + name)(value, *vectors)
         if op.values is not None:

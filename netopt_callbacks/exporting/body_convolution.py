@@ -31,13 +31,8 @@ class Convolutions:
         if 'thresholds' not in op.fields:
             sums, shape = self._sums(op, self._weights(op))
             # What is done with the sums must not move into the weights: it stays behind an
-            # operator that changes none, a Clip since runtimes do it in the convolution. ONNX
-            # Runtime 1.32 makes a convolution of a product behind a Clip, and may take the sum of
-            # two values into that, where it need not round the product: hence a Floor there.
-            names = [name for name, _ in float_layer.steps_of(op) if name != 'multiply']
-            is_summed = names[:1] == ['add_value']
-            sums = self.add('Floor', [sums]) if is_summed else self._clipped(sums, most)
-            self._ended(op, sums, shape)
+            # operator that changes none, a Clip since runtimes do it in the convolution.
+            self._ended(op, self._clipped(sums, most), shape)
             return
         # Greater than t is greater than t + 1/2, and then by 1/2 at least: what is left of the
         # difference within +-1/2 is the bit. A Clip, unlike a comparison, is done in the

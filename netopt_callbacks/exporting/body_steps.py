@@ -14,6 +14,15 @@ class Steps:
     def _step_multiply(self, value, a):
         return self.add('Mul', [value, self.vector(a)])
 
+    def _product_in_a_sum(self, value, a):
+        """The same of a product that is added to another value, or may be.
+
+        ONNX Runtime 1.32 makes a convolution of a product in its own layout of channels, and takes
+        the sum into that. On x86 it rounds the product all the same, but nothing promises it. There
+        is no Neg in that layout.
+        """
+        return self.add('Mul', [self.add('Neg', [value]), self.vector(-a)])
+
     def _step_add(self, value, a):
         return self.add('Add', [value, self.vector(a)])
 

@@ -9,14 +9,14 @@ from test_deploy import small
 from test_deploy_body import ROWS, fed, model_of, near_the_middle, random_program
 from test_deploy_body_values import WRONG_COUNTS, changed, program_of_several, sums_of
 from test_deploy_floats import chain, lowered
-from test_deploy_short import residual_blocks, wrong_for_three
+from test_deploy_short import residual_blocks, two_products_in_a_sum, wrong_for_three
 from test_deploy_values import two_heads
 
 IMAGES = 1000
 PROGRAMS = 4 * len(ROWS)
 PROGRAMS_OF_SEVERAL = 2 * len(ROWS)
 BLOCKS = (16, 64)  # channels
-FILES = PROGRAMS + PROGRAMS_OF_SEVERAL + len(BLOCKS) + len(WRONG_COUNTS) + 9
+FILES = PROGRAMS + PROGRAMS_OF_SEVERAL + len(BLOCKS) + len(WRONG_COUNTS) + 10
 
 
 def put(folder, name, feed, expected, exact, refused=''):
@@ -92,5 +92,6 @@ def write_files(folder):
     for name, (ops, shape, x) in [
         ('short', wrong_for_three(4)),
         ('long', wrong_for_three(5)),
+        ('products', two_products_in_a_sum(0)),
     ] + [(f'blocks{channels}', residual_blocks(channels)) for channels in BLOCKS]:
         one(folder, name, ops, {'x': shape}, ['y'], x)

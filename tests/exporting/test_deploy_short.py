@@ -144,7 +144,7 @@ def test_what_follows_another_value_is_not_known():
     x = x * np.random.RandomState(1).uniform(0.1, 2, x.shape).astype(F)
     x[0, 0], x[1, 1] = np.inf, -np.inf
     operators = demand_the_oracle_s_bits(ops, shape, x)
-    assert 'Floor' in operators and 'BatchNormalization' not in operators
+    assert 'Neg' in operators and 'BatchNormalization' not in operators
 
 
 def test_more_values_than_are_looked_up_keep_the_long_form(monkeypatch):
@@ -199,6 +199,36 @@ def residual_blocks(channels):
     ]
     x = random.standard_normal((2, channels, 9, 8)).astype(F)
     return ops, x.shape[1:], x
+
+
+def two_products_in_a_sum(seed, channels=16):
+    """Returns (ops, shape, x): a sum that a runtime may take into the convolution that it makes of
+    a product."""
+    random = np.random.RandomState(seed)
+
+    def convolution(read, value):
+        weights = random.standard_normal((channels, channels, 3, 3)).astype(F)
+        steps = [('multiply', random.standard_normal(channels).astype(F))]
+        pads = ((1, 1), (1, 1))
+        return dict(
+            op='convolution', input=read, weights=weights, padding=pads, values=value, steps=steps
+        )
+
+    ops = [
+        dict(op='pack', input='x', bits='b', threshold=0.0),
+        dict(op='pack', input='x', bits='c', threshold=0.3),
+        convolution('b', 't'),
+        convolution('c', 'u'),
+        dict(op='map', input='t', values='y', steps=[('add_value', 'u')]),
+    ]
+    x = random.standard_normal((3, channels, 14, 14)).astype(F)
+    return ops, x.shape[1:], x
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_products_are_rounded_before_they_are_added(seed):
+    operators = demand_the_oracle_s_bits(*two_products_in_a_sum(seed))
+    assert operators.count('Neg') == 2
 
 
 @pytest.mark.parametrize('channels', [16, 32, 64])
