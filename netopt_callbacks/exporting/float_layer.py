@@ -63,6 +63,35 @@ def _pool_of(op, description):
     return readers[0] if readers[0].fields['maximum'][0] == 1 else None
 
 
+def sizes_of_terms(layer, x):
+    """Returns what the magnitudes of the terms of a value of a FloatLayer add up to, at most: with
+    that its rounding errors go, whatever the value itself is.
+
+    Args:
+        layer (FloatLayer)
+        x (array): float32 [samples, ...], what it reads.
+
+    Returns:
+        array: float64 [samples, filters, 1, 1].
+    """
+    weights = np.abs(layer.op.fields['weights'].astype(np.float64))
+    filters = int(layer.op.fields['filters'][0])
+    values = np.where(np.isfinite(x), np.abs(x), 0).reshape(len(x), -1).max(axis=1, initial=0)
+    with np.errstate(all='ignore'):
+        sizes = values[:, None] * weights.reshape(filters, -1).sum(axis=1)
+        for name, vectors in layer.steps:
+            a, *others = [np.abs(np.float64(vector)) for vector in vectors] or [None]
+            if name == 'multiply':
+                sizes = sizes * a
+            elif name == 'add':
+                sizes = sizes + a
+            elif name in ('normalize', 'normalize_apart'):
+                sizes = (sizes + a) * others[0] + others[1]
+            elif name == 'leaky':
+                sizes = sizes * np.maximum(a, 1)
+    return sizes[:, :, None, None]
+
+
 def merged(steps):
     """Merges neighbours of `own_steps` that are affine.
 

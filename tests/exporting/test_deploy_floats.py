@@ -286,8 +286,8 @@ def ended_wrongly(which):
 honest_floats, honest_sums = body._Body._floats, body._Body._sums
 honest_ended = body._Body._ended
 FAULTS = [
-    ('_floats', times_a_little_more, '^float layer 0 of segment .*scale'),
-    ('_sums', of_float_layers(shifted), '^float layer 0 of segment .*scale'),
+    ('_floats', times_a_little_more, '^float layer 0 of segment .*terms add up to'),
+    ('_sums', of_float_layers(shifted), '^float layer 0 of segment .*terms add up to'),
     ('_ended', ended_wrongly('float_convolution'), '^segment .* in standard operators differs'),
     ('_ended', ended_wrongly('convolution'), '^what float layer 1 of segment .* reads'),
 ]
@@ -329,14 +329,38 @@ honest_merged = float_layer.merged
 def test_a_wrong_normalization_of_a_float_layer_is_found(by, tmp_path, monkeypatch):
     model = lowered(residual)
     monkeypatch.setattr(float_layer, 'merged', a_little(0, by))
-    with pytest.raises(deploy.ExportError, match='^float layer 0 of segment .*scale'):
+    with pytest.raises(deploy.ExportError, match='^float layer 0 of segment .*terms add up to'):
+        deploy.export(model, str(tmp_path / 'file.onnx'), data=images_of(model))
+
+
+@pytest.mark.parametrize('size', [1, 1e-3, 1e-5, 1e-8])
+def test_a_wrong_normalization_of_one_filter_is_found_whatever_its_size(
+    size, tmp_path, monkeypatch
+):
+    model = residual()
+    for parameter in model.parameters:
+        if parameter.name in ('scale', 'bias') and parameter.shape == (8,):
+            values = np.random.RandomState(1).uniform(0.5, 1, 8).astype(np.float32)
+            values[3] *= size
+            parameter.value = values
+
+    def negated(affine):
+        offset = affine.offset.copy()
+        offset[3] *= -1 if len(offset) == 8 else 1  # of the first layer
+        return affine._replace(offset=offset)
+
+    monkeypatch.setattr(float_layer, 'merged', a_little(0, negated))
+    model = lower_segments(binarized(model, input_scale=None)).model
+    with pytest.raises(
+        deploy.ExportError, match='^float layer 0 of .* in 1 of 8 filters, the f.* 3'
+    ):
         deploy.export(model, str(tmp_path / 'file.onnx'), data=images_of(model))
 
 
 def test_a_left_out_relu_of_a_float_layer_is_found(tmp_path, monkeypatch):
     model = lowered(chain)
     monkeypatch.setattr(float_layer, 'merged', lambda steps: honest_merged(steps)[:1])
-    with pytest.raises(deploy.ExportError, match='^float layer 0 of segment .*scale'):
+    with pytest.raises(deploy.ExportError, match='^float layer 0 of segment .*terms add up to'):
         deploy.export(model, str(tmp_path / 'file.onnx'), data=images_of(model))
 
 
