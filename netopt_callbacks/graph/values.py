@@ -4,6 +4,7 @@ from typing import Any, Callable, Dict, List, Sequence, Union
 import cntk as C
 import numpy as np
 
+from .checks import check_model
 from .edit import substitute
 from .walk import Level, body, walk
 
@@ -22,6 +23,7 @@ def opened(model: C.Function, wanted: Callable[[C.Function], bool]) -> C.Functio
         cntk.Function: the same outputs, Parameters and arguments; `model` itself where every
         wanted Function is on its own level already.
     """
+    check_model('nc.graph', model)
     while True:
         level = Level(model.outputs)
         around = [
