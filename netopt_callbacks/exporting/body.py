@@ -4,9 +4,9 @@ with the same bits.
 Bits are values of +1/2 and -1/2, weights of bits +2 and -2. Sums of their products are integers
 that float32 holds exactly, whatever the order, so a convolution of the standard gives the integers
 of ours. What follows them is written so that no optimizer of a runtime can move a factor into the
-weights, and no rounding is saved: a `Clip` behind the integers, and a fused
-multiply-add in float64, with its second rounding undone (`_fused`) unless it undoes nothing in any
-of the integers (`body_known`).
+weights, and no rounding is saved: a `Clip` behind the integers, and a fused multiply-add in
+float64, with its second rounding undone (`_fused`) unless it undoes nothing in any of the integers
+(`body_known`).
 
 Float layers (`float_layer`) are within a tolerance as a whole, so their normalization is in the
 weights.

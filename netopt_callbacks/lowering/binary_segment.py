@@ -138,12 +138,9 @@ class BinarySegmentOp(NativeOp):
     def _forward(self, arguments, outputs, device=None, outputs_to_retain=None):
         data = [value.data() for value in arguments]
         addresses = [_address(each) for each in data]
-        shapes = [tuple(each.shape().dimensions()) for each in data]
-        if self._room is None or self._room.shapes != shapes:
-            self._room = self._room_for(shapes)
-        if None in addresses or self._room is None:
+        room = None if None in addresses else self._room_for(data)
+        if room is None:
             return super()._forward(arguments, outputs, device, outputs_to_retain)
-        room = self._room
         self.program.run_at(addresses, room.addresses, room.samples, room.sizes)
         # CNTK copies from these before it goes on, so that the next call may write there. Where
         # sequences have no step, what lies there was computed too.
@@ -154,14 +151,18 @@ class BinarySegmentOp(NativeOp):
         self._state_wrapped = True
         return self._none_state, outputs
 
-    def _room_for(self, shapes):
-        """Returns the _Room for inputs of these shapes; None where batch or steps differ."""
-        # Batch, and steps of sequences.
-        leading = [shape[: len(shape) - rank] for shape, rank in zip(shapes, self._ranks)]
-        if any(axes != leading[0] for axes in leading):
-            return None
-        images = [shape[len(leading[0]) :] for shape in shapes]
-        return _Room(shapes, leading[0], images, self._shapes_for(images))
+    def _room_for(self, data):
+        """Returns the _Room for inputs of the shapes that these arrays have, the last one where
+        they are the same; None where batch or steps differ."""
+        shapes = [tuple(each.shape().dimensions()) for each in data]
+        if self._room is None or self._room.shapes != shapes:
+            # Batch, and steps of sequences.
+            leading = [shape[: len(shape) - rank] for shape, rank in zip(shapes, self._ranks)]
+            if any(axes != leading[0] for axes in leading):
+                return None
+            images = [shape[len(leading[0]) :] for shape in shapes]
+            self._room = _Room(shapes, leading[0], images, self._shapes_for(images))
+        return self._room
 
     def _place_of(self, uid):
         """Returns which of the outputs has a uid."""

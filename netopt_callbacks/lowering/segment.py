@@ -13,8 +13,7 @@ What a segment hands on waits for all that the segment reads. So each of these v
 every argument of the network that the segment depends on: who evaluates one output of a lowered
 network gives it the arguments that the trained one demands.
 """
-
-from ..onnx_file import MOST_VALUES
+from ..onnx_file import MOST_VALUES  # what a file has room for
 
 
 class Segment:

@@ -106,10 +106,7 @@ def lower_segments(model, float_layers='cntk'):
         return Lowering(model)
     flat = FlatGraph(opened_for_segments(model), float_layers)
     written = _written(flat)
-    told = dict(
-        reasons=_reasons(flat, written),
-        float_reasons=_float_reasons(flat, written),
-    )
+    told = dict(reasons=_reasons(flat, written), float_reasons=_float_reasons(flat, written))
     if not written:
         return Lowering(model, **told)
     replacements = {}
@@ -231,10 +228,7 @@ def _outside(flat, written):
 
 def _reasons(flat, written):
     return [
-        (
-            unit.layer.name or '(unnamed)',
-            unit.reason,
-        )
+        (unit.layer.name or '(unnamed)', unit.reason)
         for unit in _outside(flat, written)
         if unit.layer is not None
     ]

@@ -7,16 +7,8 @@ from ..optimizations.binary_kinds import DENSE
 from . import layer_ops, read_off
 from .nodes import FUNCTIONS, Unsupported
 
-_ENDING = (
-    'values',
-    'bits',
-    'steps',
-    'threshold',
-    'decreasing',
-    'low',
-    'high',
-    'flip',
-)  # what an op does after its sum
+# What an op does after its sum.
+_ENDING = ('values', 'bits', 'steps', 'threshold', 'decreasing', 'low', 'high', 'flip')
 _WITH_BITS = ('convolution', 'dense', 'float_convolution', 'float_dense', 'map')
 
 
