@@ -49,7 +49,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.parametrize('python', PYTHONS)]
 
 @pytest.fixture(scope='module')
 def package(tmp_path_factory):
-    return native_builds.build_sanitized_library(tmp_path_factory.mktemp('sanitized'))
+    return native_builds.build_sanitized_library(tmp_path_factory)
 
 
 @pytest.fixture(scope='module')

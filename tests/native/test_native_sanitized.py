@@ -13,7 +13,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 @pytest.fixture(scope='module')
 def fuzz_targets(tmp_path_factory):
-    return native_builds.build_fuzz_targets(tmp_path_factory.mktemp('fuzz'))
+    return native_builds.build_fuzz_targets(tmp_path_factory)
 
 
 def fuzz(program, cases, seed):
@@ -33,7 +33,7 @@ def test_fuzz(fuzz_targets, name, cases, seed):
 
 @pytest.fixture(scope='module')
 def package(tmp_path_factory):
-    return native_builds.build_sanitized_package(tmp_path_factory.mktemp('sanitized'))
+    return native_builds.build_sanitized_package(tmp_path_factory)
 
 
 @pytest.mark.slow
