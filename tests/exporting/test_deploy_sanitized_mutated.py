@@ -18,6 +18,9 @@ from deploy_files import write_files  # noqa: E402
 from netopt_callbacks import native  # noqa: E402
 
 MUTATIONS = 10000
+# The segments of the files are numbered up to 7. A runtime before 1.14 gets all operators of the
+# library whatever a file has, and makes a sanitized session of 128 for most of the time.
+OPERATORS = 8
 MUTATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'deploy_mutations.py')
 IMPLEMENTATIONS = native.implementations()
 
@@ -26,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.parametrize('python', sanitized_runt
 
 @pytest.fixture(scope='module')
 def package(tmp_path_factory):
-    return native_builds.build_sanitized_library(tmp_path_factory)
+    return native_builds.build_sanitized_library(tmp_path_factory, OPERATORS)
 
 
 @pytest.fixture(scope='module')

@@ -120,19 +120,25 @@ def build_sanitized_package(tmp_path_factory):
     return str(folder)
 
 
-def build_sanitized_library(tmp_path_factory):
+def build_sanitized_library(tmp_path_factory, operators=None):
     """A folder with a package netopt_callbacks that holds deploy.py and a sanitized library of
-    operators for ONNX Runtime; returns the folder."""
+    operators for ONNX Runtime, all or so many of them; returns the folder."""
     folder = tmp_path_factory.mktemp('sanitized')
     package = make_package(folder, 'deploy.py', 'onnx_file.py', '_types.py', 'integers.py')
     onnx = os.path.join(SOURCES, 'onnx')
     # onnx/threads.cpp stands for the thread pool; setup.py leaves the same out.
     not_in_it = [os.path.join(SOURCES, name) for name in ('measure.cpp', 'thread_pool.cpp')]
     sources = [source for source in core_sources() + core_sources(onnx) if source not in not_in_it]
+    few = []
+    if operators is not None:
+        sources.remove(os.path.join(onnx, 'operators.cpp'))
+        few = [f'-DNETOPT_MOST_OPERATORS={operators}', '-I', onnx]
+        few.append(os.path.join(onnx, 'operators.cpp'))
     compile_sources(
         SANITIZE
         + SHARED
         + ['-shared']
+        + few
         + sanitized_objects(tmp_path_factory, sources)
         + ['-Wl,--version-script=' + os.path.join(onnx, 'exports.map'), '-Wl,-z,nodelete']
         + ['-o', os.path.join(package, '_onnx.so')]
