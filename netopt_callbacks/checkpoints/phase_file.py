@@ -24,8 +24,17 @@ _BEFORE = (
 class Phase:
     """The data of one phase, see `checkpoint`; the attributes are the fields of its file."""
 
-    PLACES = ('outputs', 'arguments', 'parameters', 'constants', 'learners', 'fingerprint')
+    PLACES = (
+        'outputs',
+        'arguments',
+        'parameters',
+        'constants',
+        'learners',
+        'fingerprint',
+        'others',
+    )
     FIELDS = PLACES + ('run', 'schedule', 'fired', 'records', 'curve', 'base', 'unique_id')
+    LATER = {'others': None}  # fields that files of earlier versions lack: what they have instead
 
     def __init__(self, **fields):
         for name in self.FIELDS:
@@ -67,13 +76,14 @@ def read(path):
         )
     known = Phase.FIELDS + ('version', 'checksum')
     for name in known:
-        if name not in fields:
+        if name not in fields and name not in Phase.LATER:
             raise ValueError(f'its field "{name}" is missing')
     for name in fields:
         if name not in known:
             raise ValueError(f'it has a field "{name}", which no such file has')
     for name, check in _CHECKS:
-        check(name, fields[name])
+        if name in fields:
+            check(name, fields[name])
     _check_applied(fields)
     if fields.pop('checksum') != _checksum(fields):
         raise ValueError(
@@ -81,7 +91,7 @@ def read(path):
             'written'
         )
     del fields['version']
-    return Phase(**fields)
+    return Phase(**dict(Phase.LATER, **fields))
 
 
 def check_outputs(phase, saved):
@@ -113,6 +123,10 @@ def check_against(phase, saved, label):
         _check_places(name, getattr(phase, name), count)
     for number, (_, owned) in enumerate(phase.learners):
         _check_places(f'learners[{number}][1]', owned, len(saved.parameters))
+    for number, learners in enumerate(phase.others or ()):
+        for place, (_, owned) in enumerate(learners):
+            name = f'others[{number}][{place}][1]'
+            _check_places(name, [given for kind, given in owned if kind], len(saved.parameters))
     # A resumed process advances its uid counter before it writes, so the field may be past the
     # graph's numbers. But a resume counts up to it, so it must not be far past.
     largest = max(numbers(saved.outputs))
@@ -290,6 +304,12 @@ _CHECKS = (
     ('parameters', _list_of(_or_null(_count))),
     ('constants', _list_of(_or_null(_count))),
     ('learners', _list_of(_these(_or_null(_count), _list_of(_count)))),
+    (
+        'others',
+        _or_null(
+            _list_of(_list_of(_these(_or_null(_count), _list_of(_these(_flag, _or_null(_count))))))
+        ),
+    ),
     ('fingerprint', _text),
     ('run', _text),
     ('schedule', _list_of(_these(_text, _epoch))),
@@ -324,13 +344,16 @@ def _check_applied(fields):
             'one for each point of its curve',
             record['epochs'],
         )
-    for number, (made_by, _) in enumerate(fields['learners']):
-        _must(
-            made_by is None or made_by in known,
-            f'learners[{number}][0]',
-            'a place in the schedule',
-            made_by,
-        )
+    for name, learners in [('learners', fields['learners'])] + [
+        (f'others[{number}]', each) for number, each in enumerate(fields.get('others') or ())
+    ]:
+        for number, (made_by, _) in enumerate(learners):
+            _must(
+                made_by is None or made_by in known,
+                f'{name}[{number}][0]',
+                'a place in the schedule',
+                made_by,
+            )
 
 
 def records_of(phase, samples):

@@ -34,7 +34,7 @@ def original_of(state):
     )
 
 
-def places(state, original, arguments):
+def places(state, original, arguments, others=()):
     """Returns what is where in a checkpoint of a network, JSON-ready.
 
     C++ saves outputs of its own beside the user's, so a checkpoint is written and read; CNTK keeps
@@ -45,6 +45,7 @@ def places(state, original, arguments):
         state (State): the current one.
         original (Original): of the trainer.
         arguments (list of cntk.Variable): the criterion's, in order.
+        others (sequence of (State, Original)): of the other Trainers over the same layers.
     """
     saved = _saved(state)
     uids = [output.uid for output in saved.outputs]
@@ -63,7 +64,26 @@ def places(state, original, arguments):
             [one.made_by, [_place(p.uid, parameters) for p in one.parameters]]
             for one in state.trained
         ],
+        'others': [
+            [
+                [
+                    one.made_by,
+                    [_place_of_other(p.uid, its.leaves[0], parameters) for p in one.parameters],
+                ]
+                for one in now.trained
+            ]
+            for now, its in others
+        ],
     }
+
+
+def _place_of_other(uid, its, parameters):
+    """Returns where a Parameter of another Trainer is: (whether it is in the checkpoint, its place
+    there or among those the Trainer was built with).
+
+    A script that is started again has those it was built with, though not in the checkpoint.
+    """
+    return [False, its.index(uid)] if uid in its else [True, _place(uid, parameters)]
 
 
 def _place(uid, uids):

@@ -36,7 +36,7 @@ from ..trainers import (
 from ..trainers.export import exported
 from ..trainers.plan import planned, refuse_expected
 from ..trainers.state import own
-from . import edits, swap
+from . import edits, other_trainers, swap
 from .schedule import UNITS
 
 
@@ -151,6 +151,12 @@ class Network:
             gc.collect()
         return readers.Readers(self.trainer, whole)
 
+    def _other_readers(self):
+        """Returns the readers of the current network; None if there is no other Trainer at all."""
+        if any(other is not self.trainer for other in remember.trainers()):
+            return self.readers_of(self.now.whole)
+        return None
+
     def refuse_expected(self, optimizations):
         """Refuses, before training, optimizations that are known not to be applicable.
 
@@ -160,8 +166,8 @@ class Network:
         if optimizations:
             uids.outnumber(self.now.whole.outputs)
         others = []
-        if optimizations and any(other is not self.trainer for other in remember.trainers()):
-            found = self.readers_of(self.now.whole)
+        found = self._other_readers() if optimizations else None
+        if found is not None:
             found.refuse_mixed(optimizations[0].name)
             others = [
                 (readers.named(now.whole), now.trained)
@@ -187,6 +193,8 @@ class Network:
             # A learner made by `learner=` in an earlier run counts as the script's own in this run.
             trained = tuple(one._replace(made_by=None) for one in now.trained)
             now = now._replace(trained=trained)
+            found = self._other_readers()
+            other_trainers.count_as_given(found.trainers if found is not None else ())
             if random_state.has_state(now.whole):
                 self._open(now, label)
                 return
@@ -262,7 +270,13 @@ class Network:
         following.update((old.uid, output) for old, output in zip(found.outputs, others))
         retired = edits.missing(before.whole, after.whole)
         left = found.left_behind(following, optimization.name, retired, touched)
-        others, messages = self.others_after(found, following, optimization, index, done.replaced)
+        others, messages = self.others_after(
+            found,
+            following,
+            lambda _, now, its: planned(
+                optimization, index, now.whole, its, done.replaced, now.trained
+            ),
+        )
         return Change(
             after,
             plan.begin_with,
@@ -274,8 +288,14 @@ class Network:
             others,
         )
 
-    def others_after(self, found, following, optimization, index, replaced):
-        """Returns the changes of other Trainers over the same layers, and notes for the record."""
+    def others_after(self, found, following, plan):
+        """Returns the changes of other Trainers over the same layers, and notes for the record.
+
+        Args:
+            found (Readers): of the network.
+            following (dict): uid of an output before: the Variable that replaces it.
+            plan (callable): (a Trainer, its State, its graph after the change) -> `Plan`.
+        """
         others, messages, staying = [], [], []
         for trainer in found.trainers:
             before = state.current(trainer)
@@ -286,10 +306,8 @@ class Network:
             ) == edits.leaves(before.whole):
                 staying.append(trainer)
                 continue
-            plan = planned(optimization, index, before.whole, after, replaced, before.trained)
-            others.append(
-                (trainer, before._replace(whole=own(after), trained=plan.trained), plan.begin_with)
-            )
+            trained, begin_with, _ = plan(trainer, before, after)
+            others.append((trainer, before._replace(whole=own(after), trained=trained), begin_with))
             messages.append(
                 'another Trainer reads these layers too; its network and its learners (%s) changed '
                 'with this one'
@@ -339,7 +357,9 @@ class Network:
 
     def places(self):
         """Returns what is where in a checkpoint of the current network, JSON-ready."""
-        return saved_graph.places(self.now, self.original, self.facts.arguments)
+        found = self._other_readers()
+        others = other_trainers.described(found.trainers if found is not None else ())
+        return saved_graph.places(self.now, self.original, self.facts.arguments, others)
 
     def export(self):
         """Returns copies of the user's model and the criterion, with Parameters of their own."""

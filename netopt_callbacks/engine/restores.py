@@ -10,9 +10,9 @@ from ..graph import user_functions
 from ..readers import difference, readers
 from ..trainers import learner_facts, random_state
 from ..trainers.learner_facts import Trained
-from ..trainers.plan import made_learner
+from ..trainers.plan import Plan, made_learner, planned
 from ..trainers.state import own
-from . import edits
+from . import edits, other_trainers
 
 
 class _Restore:
@@ -62,7 +62,8 @@ class Restores:
             learner_facts.check_states(saved, after.trained)
         learner_facts.keep_state(given)
         with or_as_it_was(self._network.trainer, self._network.facts.learners):
-            self._network.exchange(after, label, rest=self._following(after, restore))
+            following = self._following(after, restore, saved, optimizations)
+            self._network.exchange(after, label, rest=following)
         self._network.given = given
 
     def _given_for(self, saved, learners):
@@ -113,7 +114,8 @@ class Restores:
             return
         after = self._plain(saved)
         with or_as_it_was(self._network.trainer, self._network.facts.learners):
-            self._network.exchange(after, None, rest=self._following(after, restore))
+            following = self._following(after, restore, saved)
+            self._network.exchange(after, None, rest=following)
         self._network.given = after.learners
 
     def in_place(self, restore):
@@ -170,7 +172,7 @@ class Restores:
         known.update(readers.live_leaves(missing) if missing else {})
         return known.get
 
-    def _following(self, after, restore):
+    def _following(self, after, restore, saved, optimizations=()):
         """Returns a function that restores a checkpoint and makes the readers follow.
 
         The function is called once the trainer has the network of the checkpoint.
@@ -194,8 +196,15 @@ class Restores:
             following, 'the restore', edits.missing(before.whole, after.whole), followed.touched
         )
         trained = [parameter for one in after.trained for parameter in one.parameters]
+        replaced = difference.replaced(followed.parts, trained)
+        known = dict(zip(found.trainers, other_trainers.trained_in(saved, found.trainers)))
         others, _ = self._network.others_after(
-            found, following, _Restore(), None, difference.replaced(followed.parts, trained)
+            found,
+            following,
+            lambda trainer, now, whole: (
+                self._known_plan(trainer, whole, known[trainer], optimizations)
+                or planned(_Restore(), None, now.whole, whole, replaced, now.trained)
+            ),
         )
 
         def rest(undo):
@@ -205,6 +214,24 @@ class Restores:
             restore()
 
         return rest
+
+    def _known_plan(self, trainer, whole, learners, optimizations):
+        """Returns the Plan of another Trainer for a checkpoint's network; None if it is not known.
+
+        Args:
+            trainer (cntk.Trainer): the other one.
+            whole (cntk.Function): what it computes in that network.
+            learners (list): see `other_trainers.trained_in`.
+            optimizations (list of nc.Optimization): see `rebuild`.
+        """
+        present = {parameter.uid: parameter for parameter in whole.parameters}
+        if learners is None or not all(uid in present for _, uids in learners for uid in uids):
+            return None
+        given = other_trainers.given(trainer, sum(made_by is None for made_by, _ in learners))
+        if given is None:
+            return None
+        theirs = [(made_by, tuple(present[uid] for uid in uids)) for made_by, uids in learners]
+        return Plan(self._trained(theirs, given, optimizations), {}, [])
 
 
 def _check_given(saved, given, original):

@@ -106,6 +106,10 @@ WRONG = [
     (('learners', 0, 0), 2),
     (('learners', 0, 1, 0), HUGE),
     (('learners', 0, 1, 0), None),
+    (('others',), 5),
+    (('others',), [[[7, []]]]),
+    (('others',), [[[None, [[True, HUGE]]]]]),
+    (('others',), [[[None, [[0, 0]]]]]),
     (('fingerprint',), 5),
     (('run',), None),
     (('schedule', 0, 1), 'one'),
@@ -160,13 +164,25 @@ def test_field_that_is_wrong(place, value, saved):
     saved.refused(f'"{named[0]}', named[-1] if len(named) < 4 else '')
 
 
-@pytest.mark.parametrize('name', sorted(phase_file.Phase.FIELDS) + ['version', 'checksum'])
+@pytest.mark.parametrize(
+    'name',
+    sorted(set(phase_file.Phase.FIELDS) - set(phase_file.Phase.LATER)) + ['version', 'checksum'],
+)
 def test_field_that_is_missing(name, saved):
     saved.write(
         {key: value for key, value in saved.fields.items() if key != name},
         checksum=name != 'checksum',
     )
     saved.refused(f'"{name}"', 'missing')
+
+
+def test_file_of_before_a_field_was_added(saved):
+    saved.write(
+        {key: value for key, value in saved.fields.items() if key not in phase_file.Phase.LATER}
+    )
+    saved.script.trainer.restore_from_checkpoint(saved.file)
+    assert saved.run.engine.phases.applied == [0]
+    loop(saved.script, 14, 17)  # as the fixture's run, which the other tests compare with
 
 
 @pytest.mark.parametrize('name', ['curve', 'layers', 'samples', 'network_before'])

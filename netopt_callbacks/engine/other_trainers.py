@@ -1,0 +1,75 @@
+"""Tells what the learners of other Trainers over a network train in a checkpoint of it.
+
+A checkpoint of such a Trainer is plain CNTK's, which restores the state of learners by position. So
+the order of their Parameters must be the one at the time of the save. The two graphs do not tell
+it: the file of the phase does, or, for a checkpoint of the network as it was built, what the
+Trainer was built with.
+"""
+from ..checkpoints import saved_graph
+from ..trainers import remember, state
+
+
+def original(trainer):
+    """Returns the `Original` of another Trainer: what it was built with."""
+    return remember.facts(trainer).original or saved_graph.original_of(state.current(trainer))
+
+
+def described(trainers):
+    """Returns what `saved_graph.places` needs to know about other Trainers, in order."""
+    return [(state.current(trainer), original(trainer)) for trainer in trainers]
+
+
+def count_as_given(trainers):
+    """Makes the learners that an earlier run made count as the script's own.
+
+    Those of a Trainer that has had a run itself belong to that run.
+    """
+    for trainer in trainers:
+        facts, now = remember.facts(trainer), state.current(trainer)
+        if facts.phases is None and any(one.made_by is not None for one in now.trained):
+            facts.state = now._replace(
+                trained=tuple(one._replace(made_by=None) for one in now.trained)
+            )
+
+
+def trained_in(saved, trainers):
+    """Returns what the learners of other Trainers train in a checkpoint's network.
+
+    Args:
+        saved (checkpoint.Saved): the checkpoint.
+        trainers (list of cntk.Trainer): in the order they were made.
+
+    Returns:
+        list: for each Trainer a list with, for each learner, (index of the optimization that made
+            it or None, uids of Parameters); None for a Trainer of which that is not known.
+    """
+    originals = [original(trainer) for trainer in trainers]
+    if saved.phase is None:
+        return [[(None, uids) for _, uids in its.learners] for its in originals]
+    kept = saved.phase.others
+    if kept is None or len(kept) != len(trainers):
+        return [None] * len(trainers)
+    return [
+        _uids(learners, its.leaves[0], saved.graph.parameters)
+        for learners, its in zip(kept, originals)
+    ]
+
+
+def _uids(learners, its, parameters):
+    found = []
+    for made_by, owned in learners:
+        if any(place is None or (not here and place >= len(its)) for here, place in owned):
+            return None
+        uids = [parameters[place].uid if here else its[place] for here, place in owned]
+        found.append((made_by, uids))
+    return found
+
+
+def given(trainer, count):
+    """Returns the script's learners of another Trainer, if there are `count`, else None.
+
+    They are those it has now, or, if a run has added some, those it was built with.
+    """
+    now = [one.learner for one in state.current(trainer).trained if one.made_by is None]
+    built = [one.learner for one, _ in original(trainer).learners]
+    return next((learners for learners in (now, built) if len(learners) == count), None)
