@@ -11,6 +11,7 @@ from cntk import cntk_py
 from cntk.train.trainer import Trainer
 
 from ..checkpoints import saved_graph
+from ..checkpoints.put_back import or_as_it_was
 from ..readers import asked
 from ..trainers import remember
 
@@ -129,4 +130,5 @@ class Exchanged:
         if phases is not None:
             return phases.restorer(filename, restore).state
         saved_graph.refuse_other(self, filename)
-        return restore(filename)
+        with or_as_it_was(self, remember.facts(self).learners):
+            return restore(filename)

@@ -148,6 +148,23 @@ def test_adversaries_that_are_factored_together_go_back_and_ahead(tmpdir):
     assert 'DenseFactored' in operations(case.g_loss)
 
 
+def test_restore_of_the_other_trainer_that_fails_changes_nothing(tmpdir):
+    """CNTK raises only after it has restored the counts and a learner."""
+    case, other = Turns(), Turns(adam)
+    file = str(tmpdir.join('other'))
+    with nc.attach(case.trainers[0], [factoring()], epoch_size=2 * SAMPLES):
+        with nc.attach(other.trainers[0], [factoring()], epoch_size=2 * SAMPLES):
+            other.train(5)
+            other.trainers[1].save_checkpoint(file)
+        case.train(4)
+        seen = case.trainers[1].total_number_of_samples_seen
+        before = learned(case)
+        with pytest.raises(Exception):
+            case.trainers[1].restore_from_checkpoint(file)
+        assert case.trainers[1].total_number_of_samples_seen == seen
+        assert learned(case) == before
+
+
 def test_learner_that_an_earlier_run_made_is_the_scripts_own_in_the_next(tmpdir):
     """In the other Trainer, too."""
     case = Turns()
