@@ -105,7 +105,12 @@ class _Package(types.ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 if _cntk.cntk is not None:
-    for _module in ('trainers.remember', 'checkpoints.outside', 'readers.asked'):
+    for _module in (
+        'trainers.remember',
+        'trainers.own_random_state',
+        'checkpoints.outside',
+        'readers.asked',
+    ):
         importlib.import_module(f'{__name__}.{_module}').install()
     # What each optimization says of its blocks is known from here on, of models loaded from files
     # too.

@@ -27,6 +27,7 @@ from ..trainers import (
     directors,
     inexact,
     learner_facts,
+    own_random_state,
     random_state,
     remember,
     state,
@@ -48,7 +49,9 @@ class Change:
         messages (list of str): notes of the engine.
     """
 
-    def __init__(self, now, begin_with, added, layers, messages, readers, following, others):
+    def __init__(
+        self, now, begin_with, added, layers, messages, readers, following, others, random
+    ):
         self.now = now  # the next State
         self.begin_with = begin_with
         self.added = added  # leaves whose values workers share
@@ -57,6 +60,7 @@ class Change:
         self.readers = readers
         self.following = following  # uid of an output before: the Variable that replaces it
         self.others = others  # (other Trainer, its next State, what its learners begin with)
+        self.random = random  # see `other_trainers.pulled`
 
 
 class Network:
@@ -186,20 +190,26 @@ class Network:
         if not changes and self.facts.tracker is not None and self.facts.label == label:
             self._tracker.listen(*self._listeners)
             return
-        now = self._pulled()
+        found = self._other_readers()
+        others = found.trainers if found is not None else []
+        for trainer in others:
+            own_random_state.hold(trainer)
+        now = self.pulled()
         inexact.warn(now.whole, changes, bool(self.counts()[0]), self._window_unknown)
         if changes:
             learner_facts.keep_state(self.given)
             # A learner made by `learner=` in an earlier run counts as the script's own in this run.
             trained = tuple(one._replace(made_by=None) for one in now.trained)
             now = now._replace(trained=trained)
-            found = self._other_readers()
-            other_trainers.count_as_given(found.trainers if found is not None else ())
+            other_trainers.count_as_given(others)
             if random_state.has_state(now.whole):
                 self._open(now, label)
-                return
-            now, _ = self.numbered(now)
-        self.exchange(now, label)
+            else:
+                self.exchange(self.numbered(now)[0], label)
+        else:
+            self.exchange(now, label)
+        if others:
+            own_random_state.restored(self.trainer)
 
     def _open(self, now, label):
         """Takes over a network with random state; opens blocks with such state for all readers."""
@@ -232,14 +242,16 @@ class Network:
         Returns:
             Change: to be committed.
         """
-        before = self._pulled()
-        change = self._transformed(optimization, index, minibatches, before)
+        found = self._other_readers()
+        random = other_trainers.pulled(self, found.trainers if found is not None else [])
+        before = self.now
+        change = self._transformed(optimization, index, minibatches, before, random)
         if self.workers.apart(change.now.trained):
             before = before._replace(trained=self.workers.synchronized(before.trained))
-            change = self._transformed(optimization, index, minibatches, before)
+            change = self._transformed(optimization, index, minibatches, before, random)
         return change
 
-    def _transformed(self, optimization, index, minibatches, before):
+    def _transformed(self, optimization, index, minibatches, before, random):
         found = self.readers_of(before.whole)
         outputs = list(before.whole.outputs)
         if self.workers.count > 1:
@@ -286,6 +298,7 @@ class Network:
             found,
             following,
             others,
+            random,
         )
 
     def others_after(self, found, following, plan):
@@ -326,8 +339,7 @@ class Network:
 
         def rest(undo):
             self.workers.share_values(change.added)
-            for trainer, after, begin_with in change.others:
-                Network.of(trainer, self.workers).put(after, begin_with, undo)
+            other_trainers.put(self, change.others, change.random, undo)
             change.readers.follow(change.following, undo)
 
         self.exchange(change.now, label, change.begin_with, rest)
@@ -347,7 +359,6 @@ class Network:
                 'writers of its own: if a progress window of it is open now, its next summary '
                 'counts all its samples, but the loss and metric only from here on'
             )
-        self._pulled()
         self.exchange(after, self.facts.label, begin_with, None, undo)
 
     @property
@@ -387,7 +398,7 @@ class Network:
         """The model that the user knows, or the criterion if there is none."""
         return known_model(self.trainer, self.now, self._named)
 
-    def _pulled(self):
+    def pulled(self):
         """Returns the current State, after copying the random state from C++ into its graph.
 
         Only a save copies the state of the compiled network into the graph. Without random state

@@ -1,4 +1,6 @@
-"""Tells what the learners of other Trainers over a network train in a checkpoint of it.
+"""Changes the other Trainers over the layers of a network.
+
+Each keeps the random state of its own, see `own_random_state`.
 
 A checkpoint of such a Trainer is plain CNTK's, which restores the state of learners by position. So
 the order of their Parameters must be the one at the time of the save. The two graphs do not tell
@@ -6,7 +8,7 @@ it: the file of the phase does, or, for a checkpoint of the network as it was bu
 Trainer was built with.
 """
 from ..checkpoints import saved_graph
-from ..trainers import remember, state
+from ..trainers import own_random_state, remember, state
 
 
 def original(trainer):
@@ -73,3 +75,40 @@ def given(trainer, count):
     now = [one.learner for one in state.current(trainer).trained if one.made_by is None]
     built = [one.learner for one, _ in original(trainer).learners]
     return next((learners for learners in (now, built) if len(learners) == count), None)
+
+
+def pulled(network, trainers):
+    """Copies the random state of a network's and of other Trainers from C++ into their graphs.
+
+    Args:
+        network (network.Network): its Trainer comes last, as a graph may be of several.
+        trainers (list of cntk.Trainer): the others.
+
+    Returns:
+        dict: for each Trainer its `own_random_state.copies`; empty if there are no others.
+    """
+    if not trainers:
+        network.pulled()
+        return {}
+    every = [network.of(trainer, network.workers) for trainer in trainers] + [network]
+    for one in every:
+        own_random_state.hold(one.trainer)
+    return {one.trainer: own_random_state.copies(one.pulled().whole) for one in every}
+
+
+def put(network, changes, random, undo):
+    """Puts the next States of other Trainers into them.
+
+    Args:
+        network (network.Network): has changed already.
+        changes (list): (other Trainer, its next State, what its learners begin with).
+        random (dict): what `pulled` returned.
+        undo (contextlib.ExitStack): receives what restores everything.
+    """
+    for trainer, after, begin_with in changes:
+        network.of(trainer, network.workers).put(after, begin_with, undo)
+    for trainer, kept in random.items():
+        facts = remember.facts(trainer)
+        if facts.last is not None:
+            undo.callback(setattr, facts, 'random', facts.random)
+            facts.random = own_random_state.held(kept, state.current(trainer).whole)

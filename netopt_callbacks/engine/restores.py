@@ -179,6 +179,7 @@ class Restores:
         """
         before = self._network.now
         found = self._network.readers_of(before.whole)
+        random = other_trainers.pulled(self._network, found.trainers)
         following = {old.uid: new for old, new in zip(before.whole.outputs, after.whole.outputs)}
         # The network of a checkpoint has its blocks with random state open; the script's own not.
         opened, readers_opened = edits.as_one(random_state.open_blocks, before.whole, found.outputs)
@@ -208,8 +209,7 @@ class Restores:
         )
 
         def rest(undo):
-            for trainer, state_of, begin_with in others:
-                self._network.of(trainer, self._network.workers).put(state_of, begin_with, undo)
+            other_trainers.put(self._network, others, random, undo)
             found.follow(following, undo)
             restore()
 

@@ -10,7 +10,7 @@ from cntk import cntk_py
 
 from .. import graph
 from ..lowering.native_op import told_in_full
-from ..trainers import remember
+from ..trainers import own_random_state, remember
 from ..trainers.state import identity
 from . import readers
 
@@ -32,6 +32,8 @@ def _asking(train, count):
         facts = self.__dict__.get(remember.ATTRIBUTE)
         if facts is None:
             return train(self, *given)
+        if facts.random is not None:
+            own_random_state.put(self)
         outputs = given[-2] if len(given) == count else {}
         earlier = _of_earlier(facts) if given[0] else ()
         if earlier:
@@ -42,6 +44,8 @@ def _asking(train, count):
         else:
             with told_in_full():
                 trained = train(self, *given)
+        if facts.random is not None and cntk_py.Trainer.previous_minibatch_sample_count(self):
+            facts.random = None
         facts.asked.update(dict.fromkeys(map(identity, outputs)))
         return trained
 
