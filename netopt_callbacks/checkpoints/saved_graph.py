@@ -281,14 +281,19 @@ def fingerprint(saved, places_of_outputs):
 
 
 def refuse_other(trainer, file):
-    """Refuses a checkpoint of another structure for a Trainer that followed another's change.
+    """Refuses a checkpoint of another structure for a Trainer without callbacks.
 
     Raises:
-        ValueError: the checkpoint and the Trainer are from before and after that change.
+        ValueError: the checkpoint and the Trainer are from before and after a change.
     """
     if original_outputs(load_as_saved(file), original_of(current(trainer))) is None:
-        raise ValueError(
-            f'the checkpoint {file} is of another network than this Trainer has now, since an '
-            'optimization attached to another Trainer changed the layers both read: restore that '
-            'one to the time of this checkpoint first'
-        )
+        raise other(file)
+
+
+def other(file):
+    """Returns the error of a checkpoint from before or after a change of another Trainer."""
+    return ValueError(
+        f'the checkpoint {file} is of another network than this Trainer has now, since an '
+        'optimization attached to another Trainer changed the layers both read: restore that '
+        'one to the time of this checkpoint first'
+    )

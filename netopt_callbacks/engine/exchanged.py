@@ -119,7 +119,8 @@ class Exchanged:
         phases.saved(filename)
 
     def restore_from_checkpoint(self, filename):
-        phases = remember.facts(self).phases
+        facts = remember.facts(self)
+        phases = facts.phases
 
         def restore(file):
             restored = super(Exchanged, self).restore_from_checkpoint(file)
@@ -129,6 +130,8 @@ class Exchanged:
 
         if phases is not None:
             return phases.restorer(filename, restore).state
+        if facts.follower is not None:
+            return facts.follower.follow(filename, restore)
         saved_graph.refuse_other(self, filename)
         with or_as_it_was(self, remember.facts(self).learners):
             return restore(filename)

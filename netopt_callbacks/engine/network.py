@@ -38,6 +38,7 @@ from ..trainers.export import exported
 from ..trainers.plan import planned, refuse_expected
 from ..trainers.state import own
 from . import edits, other_trainers, swap
+from .restores import Restores
 from .schedule import UNITS
 
 
@@ -360,6 +361,8 @@ class Network:
                 'counts all its samples, but the loss and metric only from here on'
             )
         self.exchange(after, self.facts.label, begin_with, None, undo)
+        undo.callback(setattr, self.facts, 'follower', self.facts.follower)
+        self.facts.follower = Restores(self)
 
     @property
     def original(self):

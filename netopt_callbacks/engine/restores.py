@@ -3,15 +3,19 @@
     rebuild      the network of a checkpoint on the script's own inputs, Parameters and Constants
     go_back      the network that the trainer was built with, which a plain checkpoint belongs to
     in_place     the current network
+    follow       the network of another Trainer over the same layers, as open as in the checkpoint
 """
+import cntk as C
+
 from ..checkpoints import saved_graph
 from ..checkpoints.put_back import or_as_it_was
 from ..graph import user_functions
 from ..readers import difference, readers
-from ..trainers import learner_facts, random_state
+from ..trainers import learner_facts, random_state, state
 from ..trainers.learner_facts import Trained
 from ..trainers.plan import Plan, made_learner, planned
-from ..trainers.state import own
+from ..trainers.state import own, signature
+from ..trainers.uids import load_as_saved
 from . import edits, other_trainers
 
 
@@ -66,6 +70,54 @@ class Restores:
             self._network.exchange(after, label, rest=following)
         self._network.given = given
 
+    @edits.of_the_network()
+    def follow(self, file, restore):
+        """Restores a checkpoint of plain CNTK into a trainer that followed a change of another one.
+
+        Its blocks with random state may have been opened since the checkpoint was saved, or the
+        other way round.
+
+        Args:
+            file (str): the checkpoint.
+            restore (callable): restores it into the trainer.
+
+        Returns:
+            Whatever `restore` returns.
+
+        Raises:
+            ValueError: the checkpoint and the trainer are from before and after that change.
+        """
+        now = self._network.now
+        after = self._as_open_as(file)
+        if after is now:
+            return restore(file)
+        restored = []
+
+        def rest(undo):
+            found = self._network.readers_of(now.whole)
+            found.follow(
+                {old.uid: new for old, new in zip(now.whole.outputs, after.whole.outputs)}, undo
+            )
+            restored.append(restore(file))
+
+        with or_as_it_was(self._network.trainer, self._network.facts.learners):
+            self._network.exchange(after, None, rest=rest)
+        return restored[0]
+
+    def _as_open_as(self, file):
+        """Returns the State that differs from the current one in the blocks that are open only."""
+        now, original, saved = self._network.now, self._network.original, load_as_saved(file)
+        fits = lambda one: saved_graph.original_outputs(saved, one) is not None
+        if fits(saved_graph.original_of(now)):
+            return now
+        built_of = {uid for uids in original.leaves for uid in uids}
+        if fits(original) and edits.leaves(now.whole) == built_of:
+            return self._plain(saved)
+        opened = now._replace(whole=own(random_state.open_blocks(now.whole)))
+        if fits(saved_graph.original_of(opened)):
+            return self._network.numbered(opened)[0]
+        raise saved_graph.other(file)
+
     def _given_for(self, saved, learners):
         """Returns the script's learners for those of a checkpoint, except the `learner=` ones."""
         expected = sum(made_by is None for made_by, _ in learners)
@@ -112,7 +164,7 @@ class Restores:
         if self._network.facts.label is None:  # the trainer has that network already
             self.in_place(restore)
             return
-        after = self._plain(saved)
+        after = self._plain(saved.graph)
         with or_as_it_was(self._network.trainer, self._network.facts.learners):
             following = self._following(after, restore, saved)
             self._network.exchange(after, None, rest=following)
@@ -144,15 +196,15 @@ class Restores:
                 f'the checkpoint {saved.file} was written by another network than the one of this '
                 'script: give it another checkpoint name'
             )
-        learner_facts.check_states(saved, self._plain(saved).trained)
+        learner_facts.check_states(saved, self._plain(saved.graph).trained)
 
     def _plain(self, saved):
-        """Returns the State that a plain checkpoint belongs to."""
+        """Returns the State that a plain checkpoint's graph belongs to."""
         original = self._network.original
         if original.state is not None:
             return original.state
-        user_functions.adopt(saved.graph.outputs, self._network.now.whole.outputs)
-        whole, trained = saved_graph.original_again(saved.graph, original, self._leaf_of(original))
+        user_functions.adopt(saved.outputs, self._network.now.whole.outputs)
+        whole, trained = saved_graph.original_again(saved, original, self._leaf_of(original))
         return self._network.now._replace(whole=own(whole), trained=trained, unique_id=None)
 
     def _known_state(self, saved):
@@ -196,6 +248,7 @@ class Restores:
         found.left_behind(
             following, 'the restore', edits.missing(before.whole, after.whole), followed.touched
         )
+        _stay(found, before.whole, following, list(opened.outputs) + readers_opened)
         trained = [parameter for one in after.trained for parameter in one.parameters]
         replaced = difference.replaced(followed.parts, trained)
         known = dict(zip(found.trainers, other_trainers.trained_in(saved, found.trainers)))
@@ -232,6 +285,30 @@ class Restores:
             return None
         theirs = [(made_by, tuple(present[uid] for uid in uids)) for made_by, uids in learners]
         return Plan(self._trained(theirs, given, optimizations), {}, [])
+
+
+def _stay(found, whole, following, opened):
+    """Leaves alone the other Trainers in which a restore changes nothing but what is open.
+
+    So does attaching, so that their own checkpoints fit them.
+
+    Args:
+        found (readers.Readers): of the network.
+        whole (cntk.Function): of the network before the restore.
+        following (dict): uid of an output to the Variable that replaces it; changed in place.
+        opened (list of cntk.Variable): the outputs of `whole` and `found`, with blocks open.
+    """
+    mine = {output.uid for output in whole.outputs}
+    open_of = {old.uid: new for old, new in zip(list(whole.outputs) + found.outputs, opened)}
+    changing = []
+    for trainer in found.trainers:
+        outputs = state.current(trainer).whole.outputs
+        before, after = (C.combine([to[o.uid] for o in outputs]) for to in (open_of, following))
+        if signature(before) == signature(after) and edits.leaves(before) == edits.leaves(after):
+            following.update((output.uid, output) for output in outputs if output.uid not in mine)
+        else:
+            changing.append(trainer)
+    found.trainers = changing
 
 
 def _check_given(saved, given, original):

@@ -56,6 +56,7 @@ class TrainerFacts:
             its network, see `own_random_state`; None if no other Trainer can change it.
         phases (phases.Phases): those that a save or restore by the user's code belongs to: those of
             the current run, or of the last run that optimized the trainer; None before the first.
+        follower (restores.Restores): of a trainer that followed a change of another one; else None.
     """
 
     def __init__(self, trainer, model, criterion, learners, writers):
@@ -72,7 +73,7 @@ class TrainerFacts:
         self.last = self.last_tested = None
         self.asked = {}
         self.random = None
-        self.phases = None
+        self.phases = self.follower = None
 
 
 def _arguments(trainer):
