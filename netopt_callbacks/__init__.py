@@ -108,6 +108,7 @@ if _cntk.cntk is not None:
     for _module in (
         'trainers.remember',
         'trainers.own_random_state',
+        'trainers.opened_blocks',
         'checkpoints.outside',
         'readers.asked',
     ):

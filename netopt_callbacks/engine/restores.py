@@ -90,7 +90,8 @@ class Restores:
         now = self._network.now
         after = self._as_open_as(file)
         if after is now:
-            return restore(file)
+            with or_as_it_was(self._network.trainer, self._network.facts.learners):
+                return restore(file)
         restored = []
 
         def rest(undo):

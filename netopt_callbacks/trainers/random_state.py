@@ -7,6 +7,7 @@ block (replaced by its body) equals the closed one bit for bit and keeps its sta
 import cntk as C
 
 from .. import graph
+from . import opened_blocks
 
 # CNTK's PrimitiveFunction::IsStateful. Do not read the attributes of every primitive to find them:
 # CNTK ends the process on some attributes that it cannot convert to Python.
@@ -90,7 +91,7 @@ def _holds_state(block):
 def open_blocks(model):
     """Returns `model` with every block that hides random state replaced by its body.
 
-    An opened block can still be found by its name.
+    An opened block can still be found by its name: see `opened_blocks`.
 
     Args:
         model (cntk.Function): a whole graph; its Parameters are shared, not copied.
@@ -106,8 +107,8 @@ def open_blocks(model):
 def _open(model, block):
     with graph.cloned_whole():
         body = C.as_composite(block.block_root).clone(
-            C.CloneMethod.share, dict(block.block_arguments_mapping)
+            C.CloneMethod.share, opened_blocks.arguments(block)
         )
     if block.name and len(body.outputs) == 1:
-        body = C.alias(body, name=block.name)
+        body = opened_blocks.named(block, body)
     return graph.substitute(model, dict(zip(block.outputs, body.outputs)))
