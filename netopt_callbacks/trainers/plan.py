@@ -11,8 +11,9 @@ import cntk as C
 from .. import graph
 from ..optimizations.base import Transformed
 from ..optimizations.of_a_run import in_order, told_apart
-from . import learner_facts
+from . import learner_facts, remember
 from .learner_facts import Trained, describe_parameter
+from .state import current, identity
 
 
 class Plan(NamedTuple):
@@ -66,7 +67,7 @@ class _Planner:
             if one.retired and not any(old.uid in self._owner for old in one.retired):
                 frozen.update(parameter.uid for parameter in one.added)
                 self._messages.append(
-                    f'{one.layer}: no learner trained this layer, none trains it now'
+                    f'{one.layer}: no learner{_but_of_another_trainer(one.retired)}'
                 )
         return frozen
 
@@ -184,6 +185,23 @@ class _Planner:
                 learner_facts.projected(learner, one.retired[0], one.projection, one.added)
             )
         return begin_with
+
+
+def _but_of_another_trainer(retired):
+    """Returns how a note goes on about Parameters that no learner of its own trainer trains."""
+    leaves = set(map(identity, retired))
+    learners = collections.OrderedDict(
+        (learner_facts.describe(one.learner), None)
+        for trainer in remember.trainers()
+        for one in current(trainer).trained
+        if not leaves.isdisjoint(map(identity, one.parameters))
+    )
+    if not learners:
+        return ' trained this layer, none trains it now'
+    return (
+        ' of this Trainer trained this layer, none trains it now; another Trainer trains it, '
+        f'before and after ({", ".join(learners)})'
+    )
 
 
 def made_learner(optimization, parameters):

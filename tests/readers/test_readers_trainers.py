@@ -74,6 +74,25 @@ def values(case):
     return found
 
 
+@pytest.mark.parametrize('own', [None, momentum], ids=['', 'learner='])
+def test_layer_that_only_another_trainer_trains_is_trained_on_and_told_so(own):
+    case = Turns()
+    case.learners = [momentum(case.parameters[0][2:]), LEARNERS['adam'](case.parameters[1])]
+    case.build()
+    with nc.attach(case.trainers[0], [factoring(learner=own)], epoch_size=2 * SAMPLES) as run:
+        case.train(3)
+        factors = [p for p in case.trunk.parameters if p.name in ('W1', 'W2')]
+        for trainer, y, labels, trains in zip(case.trainers, case.ys, case.labels, (False, True)):
+            before = [p.value for p in factors]
+            trainer.train_minibatch({case.x: case.data, y: labels})
+            for parameter, value in zip(factors, before):
+                assert np.array_equal(parameter.value, value) != trains
+    assert run.result.records[0].notes[0] == (
+        'hidden: no learner of this Trainer trained this layer, none trains it now; another '
+        'Trainer trains it, before and after (adam)'
+    )
+
+
 @pytest.mark.parametrize(
     'first, second',
     [
