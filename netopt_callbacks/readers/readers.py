@@ -14,6 +14,7 @@ from cntk.eval.evaluator import Evaluator
 from cntk.ops.functions import UserFunction
 
 from ..graph.pieces import with_outputs
+from ..graph.walk import functions
 from ..native_machine import _native
 from ..trainers import evaluators, remember, state, uids
 from ..trainers.state import OWN, identity, signature
@@ -23,6 +24,12 @@ from .reading import Reading
 SAME_UID = (
     'It also reads a part that has the uid of another one, as a loaded copy of the network does. '
     "Build it on copy.clone('clone') instead of the copy"
+)
+
+_ITSELF = (
+    'It reads Parameters of these layers itself, which no run.current(function) exchanges. Build '
+    'it again after the change, over the Parameters that the network has then: they may be more '
+    'or fewer, in another order'
 )
 
 # By Trainer and identity of an output before a change: the Variable that replaces it, which keeps
@@ -207,9 +214,18 @@ class Readers:
                     'layers out with filter_function, or train both tasks in one Trainer'
                 )
         changes = any(output.uid != uid for uid, output in new.items())
+        leaves = {*retired, *touched}
+        stop = {
+            uid for uid, output in new.items() if output.uid != uid and not reads_retired([output])
+        }
         stale = [(one, SAME_UID) for one in self.mixed if changes and _evaluated(one).is_composite]
         stale += [
-            (one, 'Rebuild it over the present network with run.current(function)')
+            (
+                one,
+                _ITSELF
+                if _reads_itself(old, leaves, stop)
+                else 'Rebuild it over the present network with run.current(function)',
+            )
             for one, old in composites
             if not all(output.uid in self._mine for output in old) and left(old)
         ]
@@ -274,6 +290,19 @@ def named(function):
         'a Function of the outputs %s' % ', '.join(map(repr, names))
         if names
         else f'a Function without a name ({function.uid})'
+    )
+
+
+def _reads_itself(outputs, leaves, stop):
+    """Whether outputs depend on leaves other than through Variables that are exchanged.
+
+    Args:
+        outputs (list of cntk.Variable): those of a Function.
+        leaves (set of cntk.Variable): Parameters and Constants.
+        stop (set of str): the uids of what is exchanged.
+    """
+    return any(
+        variable in leaves for function in functions(outputs, stop) for variable in function.inputs
     )
 
 

@@ -81,6 +81,34 @@ def test_function_that_watches_the_weights_does_not_keep_a_layer_from_being_fact
     )
 
 
+def test_weights_that_a_loop_clips_are_clipped_by_functions_built_again():
+    """As those of the critic of a WGAN are. What was built over a W that is gone cannot be rebuilt
+    from it, and the list is in another order: the warning says what helps."""
+    case = Shared()
+
+    def clips():
+        return [C.clip(p, -0.02, 0.02) for p in case.z.parameters]
+
+    def clip(clipped):
+        for parameter, value in zip(case.z.parameters, clipped):
+            C.assign(parameter, value).eval()
+        return max(abs(parameter.value).max() for parameter in case.z.parameters)
+
+    before = clips()
+    with pytest.warns(UserWarning, match='could not follow') as said:
+        with attached(case, OPTIMIZATIONS['factor']()) as run:
+            assert clip(before) <= np.float32(0.02)
+            case.train(6)
+            with pytest.raises(ValueError, match='same sample layout'):
+                clip(before)
+            assert all(run.current(one) is one for one in before)
+            assert clip(clips()) <= np.float32(0.02)
+            case.check()
+    (message,) = [str(one.message) for one in said if 'could not follow' in str(one.message)]
+    assert 'which no run.current(function) exchanges. Build it again' in message
+    assert 'Rebuild it' not in message and [message] == run.result.records[0].notes
+
+
 @pytest.mark.parametrize(
     'penalty',
     [lambda W: C.reduce_l2(W, axis=C.Axis.all_static_axes()), lambda W: C.reduce_sum(W * W)],
@@ -113,6 +141,7 @@ def test_a_reader_that_cntk_cannot_copy_is_named():
             case.train(8)
             case.check()
     assert case.has('factor') and "'side'" in str(run.result.records[0].notes)
+    assert 'Rebuild it over the present network' in str(run.result.records[0].notes)
     assert 'DenseFactored' not in operations(side)
 
 
