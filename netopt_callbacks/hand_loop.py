@@ -193,7 +193,7 @@ class Attached:
 
     def _complete(self):
         self.start()
-        if self.engine.due():
+        if self.engine.due_at_end():
             self.engine.fire()
         self.engine.finish()
 

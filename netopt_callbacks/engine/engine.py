@@ -15,8 +15,6 @@ import contextlib
 import time
 import warnings
 
-from cntk.train.training_session import DataUnit
-
 from ..baseline import checked_baseline
 from ..checkpoints.options import described
 from ..evaluation.held_out import Minibatches
@@ -29,7 +27,6 @@ from ..trainers import directors, learner_facts, uids
 from ..trainers.distributed import Workers
 from . import edits
 from .callbacks import (
-    on_all_workers,
     refuse_lower_without_data,
     refuse_other_plans,
     refuse_projection,
@@ -37,6 +34,8 @@ from .callbacks import (
     sorted_callbacks,
 )
 from .exchanged import trained_averages, trained_samples
+from .going_back import GoneBack
+from .missed import refuse_missed
 from .network import Network
 from .phases import Phases
 
@@ -122,6 +121,8 @@ class Engine:
         )
         self._tested = None
         self._unreported = None
+        self._has_state = False  # whether this run has trained or restored anything
+        self._gone_back = None  # the `GoneBack` of a restore, until a minibatch is trained
         self._holds_trainer = holds_trainer
         self.started = False
 
@@ -143,6 +144,7 @@ class Engine:
         if file:
             restored = self.phases.restore(file, restore)
             self.phases.write_missing()
+            self._has_state = True
         with edits.of_the_network():
             self._network.refuse_expected(self._pending())
             if not file:
@@ -180,10 +182,25 @@ class Engine:
 
     def restore(self, file, restore=None):
         """Restores a checkpoint into the structure it was written with: see `Phases.restore`."""
-        restored = self.phases.restore(file, restore)
-        self._recovery.forget()
+        with self._going_back(file):
+            restored = self.phases.restore(file, restore)
         self.phases.write_missing()
         return restored
+
+    def _restore_in_place(self, file, restore):
+        with self._going_back(file):
+            return self.phases.restore_in_place(file, restore)
+
+    @contextlib.contextmanager
+    def _going_back(self, file):
+        """Context of a restore by the user's code after the start of the run."""
+        clock, applied = self.clock, frozenset(self.phases.applied)
+        came = GoneBack(file, clock.samples, clock.epoch, applied, frozenset(self._due()))
+        yield
+        self._recovery.forget()
+        if self._has_state:
+            self._gone_back = came.after(self._gone_back)
+        self._has_state = True
 
     def after_minibatch(self):
         """Counts the minibatch just trained; returns whether an optimization is due.
@@ -196,6 +213,7 @@ class Engine:
         if not samples and not self.workers.drops_empty_minibatch:
             return False
         self._recovery.forget()
+        self._has_state, self._gone_back = True, None
         if self._attends and self.workers.is_main:
             self.clock.warn_of_a_minibatch_above(samples)
         ended = self.clock.advance(self._network.counts(), samples)
@@ -215,6 +233,13 @@ class Engine:
     def due(self):
         """Whether any optimization is due now, or is applied but not yet reported."""
         return bool(self._due()) or self._unreported is not None
+
+    def due_at_end(self):
+        """Whether any optimization is due now if no minibatch is trained any more.
+
+        If the last act of the script was to go back to a checkpoint, it gets what it restored.
+        """
+        return self._gone_back is None and self.due()
 
     def fire(self):
         """Applies every optimization that is due, by epoch, then in the order of the list.
@@ -242,18 +267,8 @@ class Engine:
             self._evaluate('end')
         with self._spending('export and lowering'), edits.in_turn:
             self._export()
-        if self._pending():
-            raise on_all_workers(
-                ValueError(
-                    'training ended after %d samples (%d epochs), before %s; %s'
-                    % (
-                        self.clock.samples,
-                        self.clock.epoch,
-                        ', '.join(f'{o.name}(epoch={o.epoch!r})' for o in self._pending()),
-                        self._remedy(),
-                    )
-                )
-            )
+        applied, due = self.phases.applied, self._due()
+        refuse_missed(self.optimizations, applied, due, self.clock, self._gone_back)
         held_out = self._minibatches(self.result.model.arguments)
         self.result.held_out = held_out
         if self._lower is not None:
@@ -335,7 +350,7 @@ class Engine:
     def _restorer(self):
         """Returns what restores for the user's code during the run: see `Phases.restorer`."""
         if self._holds_trainer:
-            return self.phases.restore_in_place
+            return self._restore_in_place
         return self.restore if self.started else self.start
 
     def _pending(self):
@@ -399,20 +414,6 @@ class Engine:
         self._audience.notify('on_optimization', record)
         if self._data is not None:
             self._audience.notify('on_evaluation', self._recovery.evaluation('after'))
-
-    def _remedy(self):
-        """Returns what to do if an optimization never became due."""
-        if not self.clock.samples and self.clock.base[0] and self.clock.max_samples is not None:
-            return (
-                'CNTK counts max_samples over the life of the learners, and these had seen '
-                f'{self.clock.base[0]} before, so make new ones, or give more'
-            )
-        if self.clock.unit == DataUnit.sweep and not self.clock.epoch:
-            return (
-                'no end of a sweep was reported, as by a source that tells none or under a '
-                'UserLearner, so give epoch_size in samples'
-            )
-        return 'train longer, or give an earlier epoch'
 
     def _export(self):
         """Exports the model; only warns if CNTK cannot clone a network that nothing changed."""

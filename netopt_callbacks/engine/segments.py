@@ -103,7 +103,7 @@ class Segments:
                 config = self._save_for_next(os.path.join(folder, 'segment'))
             self._all_written()
             self.engine.workers.meet(self._trainer)  # a worker may still be in its last summary
-            self._fire()
+            self._fire(self.engine.due_at_end)
             if self._more_than_one:
                 self._run_test(os.path.join(folder, 'test'), device)
             self.engine.report_test('test')
@@ -190,10 +190,10 @@ class Segments:
     def _segment(self, checkpoint, test):
         return Segment(self, self._arguments._replace(checkpoint=checkpoint, test=test))
 
-    def _fire(self):
+    def _fire(self, due=None):
         """Applies what is due between two segments, a safe point for Ctrl-C."""
         self.caught.check()
-        if self.engine.due():
+        if (due or self.engine.due)():
             self.engine.fire()
         self.caught.check()
 
