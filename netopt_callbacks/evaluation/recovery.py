@@ -32,12 +32,17 @@ class Recovery:
         self._baseline = baseline
         self.metric = self.error = None
         self.device = None
+        self._restored = 0  # the same of the `TrainerFacts` when the metric was measured
         self._of = self._built = None  # the network that was measured last, and its Measure
 
     @property
     def pending(self):
-        """Whether there is held-out data and the current network has not been measured."""
-        return self._data is not None and self.metric is None
+        """Whether there is held-out data and the current network has not been measured.
+
+        `Function.restore` changes the network without a word to the run.
+        """
+        measured = self.metric is not None and self._restored == self._network.facts.restored
+        return self._data is not None and not measured
 
     def forget(self):
         """Notes that the network has changed since the last measurement."""
@@ -50,7 +55,7 @@ class Recovery:
         """
         if self._data is None:
             return
-        measure = self._measure()
+        measure, self._restored = self._measure(), self._network.facts.restored
         self.metric = measure(self._data, self.device)
         self.error = measure.error
         samples = self._clock.samples

@@ -50,6 +50,7 @@ class TrainerFacts:
             trained, see `exchanged`; None once it has.
         last_tested (SwigPyObject): the C++ trainer that tested last, while a test window is open
             and the current one has not tested; else None.
+        restored (int): how often `Function.restore` has changed values that the trainer reads.
         asked (dict): the `state.identity` of each output that a minibatch has asked for, in order;
             the values are None.
         random (list): the random state of its own, while the current C++ trainer has not compiled
@@ -71,6 +72,7 @@ class TrainerFacts:
         self.original = None
         self.states = {}
         self.last = self.last_tested = None
+        self.restored = 0
         self.asked = {}
         self.random = None
         self.phases = self.follower = None
@@ -186,14 +188,25 @@ def _checked_restore(restore):
     @functools.wraps(restore)
     def method(self, filename):
         check = self.__dict__.get(CHECK)
-        if check is None:
-            return restore(self, filename)
-        check(self, filename)
+        if check is not None:
+            check(self, filename)
         restored = restore(self, filename)
-        values_restored(self)
+        if check is not None:
+            values_restored(self)
+        _count_restore(self)
         return restored
 
     return method
+
+
+def _count_restore(function):
+    """Counts a restore for the trainers that read a Parameter or Constant of a Function."""
+    leaves = set(function.parameters + function.constants)
+    for one in trainers():
+        criterion = one.loss_function, one.evaluation_function
+        parts = [part for part in criterion if part is not None]
+        if any(leaf in leaves for part in parts for leaf in part.parameters + part.constants):
+            facts(one).restored += 1
 
 
 def _refusing_ours(train):

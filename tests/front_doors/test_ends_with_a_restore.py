@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import netopt_callbacks as nc
+from netopt_callbacks.evaluation.held_out import Minibatches
 from user_script import EPOCH, SAMPLES, Identity, Script, factor, loop
 
 STEPS = 5  # minibatches of an epoch
@@ -169,3 +170,48 @@ def test_session_that_ends_with_a_restore(tmpdir):
     assert {script.state()} == set(kept) and not factored(script)  # CNTK calls it again at the end
     (record,) = script.session.result.records
     assert record.curve[-1][1] == error_of(script)
+
+
+# The held-out metric of what was restored.
+
+
+@pytest.mark.parametrize('epoch', [1, 9], ids=['after a swap', 'nothing applied'])
+def test_metric_of_a_function_that_was_restored_is_measured_again(tmpdir, epoch):
+    script, file = Script(dropout=False), str(tmpdir.join('best'))
+    callbacks = [factor(epoch=epoch)] if epoch == 1 else [nc.Observer()]
+    seen = []
+    callbacks[-1:] += [
+        type('Sees', (nc.Observer,), {'on_evaluation': lambda _, e: seen.append(e)})()
+    ]
+    with attached(script, *callbacks) as run:
+        loop(script, 0, 2 * STEPS)
+        script.z.save(file)
+        at_best = error_of(script)
+        loop(script, 2 * STEPS, 4 * STEPS)
+        last = seen[-1].metric
+        script.z.restore(file)
+    assert at_best == error_of(script) != last
+    assert (seen[-1].kind, seen[-1].samples, seen[-1].metric) == ('end', 4 * EPOCH, at_best)
+    for record in run.result.records:
+        assert record.curve[-1] == (4 * EPOCH, at_best)
+
+
+def test_metric_before_a_swap_is_of_what_was_restored(tmpdir):
+    script, file = Script(dropout=False), str(tmpdir.join('first'))
+    with attached(script, factor(epoch=2)) as run:
+        script.z.save(file)
+        at_first = error_of(script)
+        loop(script, 0, 2 * STEPS)
+        script.z.restore(file)
+    assert run.result.records[0].metric_before == at_first
+
+
+def test_restore_of_another_network_measures_nothing_again(tmpdir, monkeypatch):
+    script, other, file = Script(), Script(), str(tmpdir.join('other'))
+    other.z.save(file)
+    loaded = C.load_model(file)
+    with attached(script, nc.Observer()):
+        loop(script, 0, STEPS)
+        monkeypatch.setattr(Minibatches, '__iter__', None)
+        other.z.restore(file)
+        loaded.restore(file)
