@@ -119,6 +119,10 @@ class Attached:
             )
         )
         self._finished = False
+        self._facts = facts
+        # Minibatches of C++: before the run, up to the last one seen, and those that were not seen.
+        self._trained_before = self._trained = facts.minibatches
+        self._unseen = 0
         warn_of_nothing_to_lower(callbacks, (model, facts.model, trainer.loss_function), 3)
         self._class = type(trainer)
         self.engine.begin()  # it may refuse the run
@@ -195,7 +199,23 @@ class Attached:
         self.start()
         if self.engine.due_at_end():
             self.engine.fire()
-        self.engine.finish()
+        self.engine.finish(self._of_the_unseen())
+
+    def _of_the_unseen(self):
+        """Returns a text about minibatches the trainer has trained without the run; None if none.
+
+        A method that was taken from the trainer before `attach` is that of the class it had.
+        """
+        unseen = self._unseen + self._facts.minibatches - self._trained
+        if not unseen:
+            return None
+        trained = self._facts.minibatches - self._trained_before
+        return (
+            f'the run has not seen {unseen} of the {trained} minibatches that the trainer '
+            'has trained since nc.attach: a train_minibatch that was taken from the trainer before '
+            '(step = trainer.train_minibatch) passes by the run, so take it after nc.attach, or '
+            'call trainer.train_minibatch(...)'
+        )
 
     def _let_go(self):
         self._finished = True
@@ -217,6 +237,8 @@ class Attached:
         if self._data is not None and not self.engine.started:
             self._data.learn_size(samples_of(arguments))
         self.start()
+        trained = self._facts.minibatches
+        self._unseen, self._trained = self._unseen + trained - self._trained, trained
         if self.engine.due():
             workers = self.engine.workers
             workers.meet(self._trainer)
@@ -225,7 +247,12 @@ class Attached:
 
     def after_minibatch(self):
         """Counts a trained minibatch."""
+        self._trained = self._facts.minibatches
         self.engine.after_minibatch()
+
+    def note_trained(self):
+        """Notes that the run has seen all minibatches of C++ up to now, also one that raised."""
+        self._trained = self._facts.minibatches
 
     def start(self):
         """Starts the run if it has not started; the first use of the trainer calls this."""
@@ -296,7 +323,11 @@ class Watched(Exchanged):
         run = remember.attached_to(self)
         run.before_minibatch(arguments, options.get('is_sweep_end', (rest + (None,) * 3)[2]))
         with directors.uninterrupted():
-            trained = super().train_minibatch(arguments, *rest, **options)
+            try:
+                trained = super().train_minibatch(arguments, *rest, **options)
+            except BaseException:
+                run.note_trained()
+                raise
             run.after_minibatch()
         return trained
 

@@ -255,8 +255,12 @@ class Engine:
         for index in self._due():
             self._apply(index)
 
-    def finish(self):
+    def finish(self, unseen=None):
         """Exports the model, lowers it and fills the result.
+
+        Args:
+            unseen (str): what is to be said of training that the run has not seen; None if it has
+                seen all.
 
         Raises:
             ValueError: an optimization never became due.
@@ -268,7 +272,9 @@ class Engine:
         with self._spending('export and lowering'), edits.in_turn:
             self._export()
         applied, due = self.phases.applied, self._due()
-        refuse_missed(self.optimizations, applied, due, self.clock, self._gone_back)
+        refuse_missed(self.optimizations, applied, due, self.clock, self._gone_back, unseen)
+        if unseen and self._attends:
+            warnings.warn(unseen)
         held_out = self._minibatches(self.result.model.arguments)
         self.result.held_out = held_out
         if self._lower is not None:

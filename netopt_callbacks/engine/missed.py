@@ -5,7 +5,7 @@ from .callbacks import on_all_workers
 from .going_back import called
 
 
-def refuse_missed(optimizations, applied, due, clock, gone_back=None):
+def refuse_missed(optimizations, applied, due, clock, gone_back=None, unseen=None):
     """Refuses optimizations that never became due; warns of those that a restore undid.
 
     Args:
@@ -13,6 +13,7 @@ def refuse_missed(optimizations, applied, due, clock, gone_back=None):
         applied, due (list of int): indices of those that are applied, and that are due now.
         clock (schedule.Clock): of the run.
         gone_back (going_back.GoneBack): of the restore that ended the run; None if none did.
+        unseen (str): what is to be said of training that the run has not seen, or None.
 
     Raises:
         ValueError: an optimization never became due.
@@ -29,7 +30,7 @@ def refuse_missed(optimizations, applied, due, clock, gone_back=None):
                     end.samples,
                     end.epoch,
                     ', '.join(called(optimizations[index]) for index in missed),
-                    _remedy(clock),
+                    unseen or _remedy(clock),
                 )
             )
         )

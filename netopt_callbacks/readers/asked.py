@@ -46,6 +46,7 @@ def _asking(train, count):
                 trained = train(self, *given)
         if facts.random is not None and cntk_py.Trainer.previous_minibatch_sample_count(self):
             facts.random = None
+        facts.minibatches += 1
         facts.asked.update(dict.fromkeys(map(identity, outputs)))
         return trained
 

@@ -51,6 +51,7 @@ class TrainerFacts:
         last_tested (SwigPyObject): the C++ trainer that tested last, while a test window is open
             and the current one has not tested; else None.
         restored (int): how often `Function.restore` has changed values that the trainer reads.
+        minibatches (int): how many it has trained, counted as Python calls C++.
         asked (dict): the `state.identity` of each output that a minibatch has asked for, in order;
             the values are None.
         random (list): the random state of its own, while the current C++ trainer has not compiled
@@ -72,7 +73,7 @@ class TrainerFacts:
         self.original = None
         self.states = {}
         self.last = self.last_tested = None
-        self.restored = 0
+        self.restored = self.minibatches = 0
         self.asked = {}
         self.random = None
         self.phases = self.follower = None

@@ -1,4 +1,5 @@
-"""Runs whose script restores something as its last act, as the best epoch of early stopping."""
+"""Runs whose script restores something as its last act, as the best epoch of early stopping; and
+training that a run does not see."""
 import warnings
 
 import cntk as C
@@ -215,3 +216,51 @@ def test_restore_of_another_network_measures_nothing_again(tmpdir, monkeypatch):
         monkeypatch.setattr(Minibatches, '__iter__', None)
         other.z.restore(file)
         loaded.restore(file)
+
+
+# Training that the run does not see.
+
+
+def test_method_taken_before_attach_is_named():
+    script = Script(dropout=False)
+    step, feed = script.trainer.train_minibatch, {
+        script.x: script.images[:64],
+        script.label: script.labels[:64],
+    }
+    with pytest.raises(ValueError) as error:
+        with attached(script, factor(epoch=1)):
+            for _ in range(6):
+                step(feed)
+    assert 'not seen 6 of the 6 minibatches' in str(error.value)
+    assert 'take it after nc.attach' in str(error.value) and 'longer' not in str(error.value)
+    with pytest.warns(UserWarning, match='not seen 2 of the 3 minibatches'):
+        with attached(script, nc.Observer()):
+            step(feed)
+            script.trainer.train_minibatch(feed)
+            step(feed)
+
+
+class Twice(C.Trainer):
+    """Trains each minibatch in two halves, and not if there is none."""
+
+    def train_minibatch(self, arguments, *rest, **options):
+        for half in (slice(None, None, 2), slice(1, None, 2)):
+            trained = super().train_minibatch(
+                {name: value[half] for name, value in arguments.items()}, *rest, **options
+            )
+        if not options.get('is_sweep_end', True):
+            raise RuntimeError('after training')
+        return trained
+
+
+def test_minibatches_of_a_trainer_that_trains_them_its_own_way_count_as_seen():
+    script = Script(dropout=False)
+    script.trainer.__class__ = Twice
+    feed = {script.x: script.images[:64], script.label: script.labels[:64]}
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', '.*not seen')
+        with attached(script, nc.Observer()):
+            script.trainer.train_minibatch(feed)
+            with pytest.raises(RuntimeError, match='after training'):
+                script.trainer.train_minibatch(feed, is_sweep_end=False)
+            script.trainer.train_minibatch(feed)
