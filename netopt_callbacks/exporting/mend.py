@@ -17,6 +17,7 @@ import onnx
 from onnx import helper, numpy_helper, version_converter
 
 from .body import OPSET
+from .ready import EQUAL
 
 BATCH, STEPS = 'batch', 'steps'
 LAYER_NORMALIZATION_EPSILON = 1e-5  # of cntk.layers.LayerNormalization
@@ -44,12 +45,14 @@ def exported(network):
                 "operations"
             )
     try:
-        return version_converter.convert_version(model, OPSET)
+        converted = version_converter.convert_version(model, OPSET)
     except Exception as error:  # it raises whatever its C++ does
         raise NotImplementedError(
             f'deploy.export: what CNTK wrote cannot be converted to opset {OPSET}: '
             f'{_first_line(error)}; write what this computes with other operations'
         ) from error
+    _equal(converted)
+    return converted
 
 
 def _written(network):
@@ -230,6 +233,14 @@ def _no_constant_of_other_paddings(model):
         if node.op_type == 'Pad' and {'mode', 'value'}.issubset(attributes):
             if attributes['mode'].s != b'constant':
                 node.attribute.remove(attributes['value'])
+
+
+def _equal(model):
+    """Makes an Equal of floats, which the opset of CNTK's exporter does not have yet, of each
+    Greater that stands for one."""
+    for node in model.graph.node:
+        if node.op_type == 'Greater' and node.output[0].startswith(EQUAL):
+            node.op_type = 'Equal'
 
 
 def _drop_unused(model):

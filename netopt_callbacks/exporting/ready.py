@@ -6,6 +6,7 @@ from .. import graph
 from . import crop
 
 
+EQUAL = 'netopt_equal_'  # what the name of a Greater begins with that is to be an Equal
 _OVER_ALL = {'Softmax': C.softmax, 'Hardmax': C.hardmax}
 
 
@@ -44,6 +45,8 @@ def _rewriting(function):
     """Returns what rewrites a primitive or a block; None where it stays."""
     if function.op_name == 'LocalResponseNormalization':
         return _normalized_over_channels if _is_cut_off(function) else None
+    if function.op_name in _TRUE_OR_NOT:
+        return _true_or_not
     if function.is_block:
         return None
     if _is_product_with_map(function):
@@ -91,6 +94,34 @@ def _over_all(function):
     operand = function.inputs[0]
     flat = C.reshape(operand, int(np.prod(operand.shape)))
     return C.reshape(_OVER_ALL[function.op_name](flat), operand.shape)
+
+
+def _true_or_not(function):
+    operands = function.inputs
+    if function.is_block:
+        operands = [operand for _, operand in function.block_arguments_mapping]
+    return _TRUE_OR_NOT[function.op_name](function.uid, *operands)
+
+
+def _equal(uid, x, y):
+    return C.greater(x, y, name=EQUAL + uid)
+
+
+def _above_0(x):
+    return C.greater(x, 0)
+
+
+# Each gives 1 or 0, and of NaN what CNTK's gives.
+_TRUE_OR_NOT = {
+    'Equal': _equal,
+    'NotEqual': lambda uid, x, y: 1 - _equal(uid, x, y),
+    'GreaterEqual': lambda uid, x, y: C.greater(x, y) + _equal(uid, x, y),
+    'LessEqual': lambda uid, x, y: C.less(x, y) + _equal(uid, x, y),
+    'And': lambda uid, x, y: _above_0(x) * _above_0(y),
+    'Or': lambda uid, x, y: C.element_max(_above_0(x), _above_0(y)),
+    'Xor': lambda uid, x, y: C.abs(_above_0(x) - _above_0(y)),
+    'Not': lambda uid, x: 1 - _above_0(x),
+}
 
 
 def _is_cut_off(function):
