@@ -17,6 +17,7 @@ import onnx
 from onnx import helper, numpy_helper, version_converter
 
 from .body import OPSET
+from .finite import make_finite
 from .ready import EQUAL
 
 BATCH, STEPS = 'batch', 'steps'
@@ -34,6 +35,7 @@ def exported(network):
     model = _written(network)
     _weights_are_no_inputs(model)
     _one_name_for_one_thing(model)
+    make_finite(model.graph)
     _free_batch(model)
     _drop_unused(model)
     _no_constant_of_other_paddings(model)

@@ -125,7 +125,10 @@ _TRUE_OR_NOT = {
 
 
 def _is_cut_off(function):
-    """Whether CNTK has made the window over channels shorter, as it does where there are fewer."""
+    """Whether CNTK has made the window over channels shorter, as it does where there are fewer; or
+    without a bias, of 0 among zeros, CNTK's is 0, and what is written NaN."""
+    if not function.attributes['bias'] > 0:
+        return True
     return _window_over_channels(function) != 2 * function.attributes['depthRadius'] + 1
 
 

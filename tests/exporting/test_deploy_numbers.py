@@ -69,3 +69,57 @@ def test_what_is_true_of_float64(tmp_path):
     assert_gives_the_numbers_of_cntk(
         lambda x, y: C.equal(x, 0.2) + C.element_and(x, y), str(tmp_path / 'file.onnx'), np.float64
     )
+
+
+def standardized(x):
+    centered = x - C.reduce_mean(x, axis=0)
+    return centered / C.sqrt(C.reduce_mean(C.square(centered), axis=0))
+
+
+FINITE = [
+    ('normalized', lambda x, y: C.relu(y) / C.sqrt(C.reduce_sum(C.square(C.relu(x)), axis=0))),
+    ('standardized', lambda x, y: standardized(C.equal(x, 0))),
+    ('reciprocal', lambda x, y: C.reciprocal(x)),
+    ('a quotient', lambda x, y: y / x),
+    ('by a constant with a zero', lambda x, y: x / C.constant([0, 1, -2, 0, 0.5, 1e-42])),
+    ('log', lambda x, y: C.log(x)),
+    ('log of a softmax', lambda x, y: C.log(C.softmax(C.equal(x, 0) * 1000))),
+    ('sqrt', lambda x, y: C.sqrt(C.element_select(C.greater(y, 99), -4, y))),
+    ('a power of -1', lambda x, y: C.pow(x, -1)),
+    ('a power of -0.5', lambda x, y: C.pow(y, -0.5)),
+    ('a power of 2', lambda x, y: C.pow(x, 2)),
+    ('powers', lambda x, y: C.pow(y, 1 - 2 * C.equal(x, y))),
+    ('powers of 0', lambda x, y: C.pow(0, y)),
+    ('one of two', lambda x, y: C.element_select(C.greater(y, 1), y, x)),
+]
+
+
+@pytest.mark.parametrize('network', [row[1] for row in FINITE], ids=[row[0] for row in FINITE])
+def test_what_is_a_number_in_cntk_is_that_number_in_the_file(network, tmp_path):
+    assert_gives_the_numbers_of_cntk(network, str(tmp_path / 'file.onnx'))
+
+
+def test_what_is_a_number_in_float64(tmp_path):
+    assert_gives_the_numbers_of_cntk(
+        lambda x, y: y / C.sqrt(x) + C.log(y) + C.pow(y, -2),
+        str(tmp_path / 'file.onnx'),
+        np.float64,
+    )
+
+
+def test_channels_normalized_without_a_bias(tmp_path):
+    x = C.input_variable((3, 2, 2), name='x')
+    model = C.local_response_normalization(x, 1, 0, 0.4, 0.5)
+    path = str(tmp_path / 'file.onnx')
+    deploy.export(model, path)
+    values = np.random.RandomState(0).randn(4, 3, 2, 2).astype(np.float32)
+    values[0], values[1, :, 0] = 0, 0
+    (found,) = deploy.session(path).run(None, {'x': values})
+    np.testing.assert_allclose(found, model.eval({x: values}), rtol=1e-5)
+
+
+def test_constant_divisors_and_exponents_stay_one_operator(tmp_path):
+    x = C.input_variable(6, name='x')
+    path = str(tmp_path / 'file.onnx')
+    deploy.export(C.pow(x / C.constant([1, 2, 3, -4, 5, 0.1]), 2), path)
+    assert [node.op_type for node in onnx.load(path).graph.node][:2] == ['Div', 'Pow']
