@@ -21,6 +21,7 @@ from .finite import make_finite
 from .ready import EQUAL
 
 BATCH, STEPS = 'batch', 'steps'
+END = 2**31 - 1  # of any axis
 LAYER_NORMALIZATION_EPSILON = 1e-5  # of cntk.layers.LayerNormalization
 _STATE_OPS = ('LSTM', 'GRU', 'RNN')
 
@@ -39,6 +40,7 @@ def exported(network):
     _free_batch(model)
     _drop_unused(model)
     _no_constant_of_other_paddings(model)
+    _slices_to_the_end(model)
     for node in model.graph.node:
         if not onnx.defs.has(node.op_type, node.domain):
             raise NotImplementedError(
@@ -235,6 +237,14 @@ def _no_constant_of_other_paddings(model):
         if node.op_type == 'Pad' and {'mode', 'value'}.issubset(attributes):
             if attributes['mode'].s != b'constant':
                 node.attribute.remove(attributes['value'])
+
+
+def _slices_to_the_end(model):
+    """An end of 0, which is the end of the axis in CNTK, is before its first place in ONNX."""
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == 'Slice' and attribute.name == 'ends':
+                attribute.ints[:] = [end or END for end in attribute.ints]
 
 
 def _equal(model):

@@ -128,6 +128,11 @@ def _reason(function):
         return 'is written with the wrong size; no cure is known'
     if function.op_name == 'Pad' and function.attributes['paddingMode'] == _SYMMETRIC:
         return 'repeats the border (mode 2), which ONNX has no form for; reflect it (mode 1)'
+    if function.op_name == 'Slice' and _strides(function) != {1}:
+        return (
+            'has strides, which its file does not; splice slices without them, one of each '
+            'place that it takes'
+        )
     if function.op_name in _LOSSES:
         return "is a loss, which is written wrongly; export the network that it judges"
     if (
@@ -140,6 +145,11 @@ def _reason(function):
             'times_transpose(x, W)'
         )
     return None
+
+
+def _strides(function):
+    attributes = function.attributes
+    return set(attributes.get('sliceStridesVec', [attributes.get('sliceStrides', 1)]))
 
 
 def _is_weight(variable):

@@ -168,6 +168,16 @@ REFUSED = [
         lambda: C.pad(image(), [(0, 0), (1, 1), (2, 2)], mode=2, name='border'),
         "Pad 'border' repeats the border",
     ),
+    (
+        'a slice with strides',
+        lambda: C.slice(image(), [0, 1], [0, 1], [0, 0], [1, 2], name='every second'),
+        "Slice 'every second' has strides.*; splice slices",
+    ),
+    (
+        'a reversed slice',
+        lambda: C.slice(image(), 1, 0, 9, -1, name='reversed'),
+        "Slice 'reversed' has strides",
+    ),
     ('an operator of a draft', lambda: C.image_scaler(image(), 0.5, [1, 2, 3]), 'ImageScaler'),
     (
         'an operation that the exporter lacks',
@@ -262,6 +272,12 @@ RIGHT = [
         ),
     ),
     ('padded by reflection', lambda x: C.pad(x, [(0, 0), (1, 2), (3, 0)], mode=1)),
+    ('sliced to the end', lambda x: C.layers.Dense(3)(x[1:])),
+    ('sliced to the end of a later axis', lambda x: C.slice(x, 1, 2, 0)),
+    (
+        'sliced on several axes',
+        lambda x: C.slice(C.slice(x, [0, 1], [1, 2], [0, 0]), [1, 2], [-3, 0], [0, -2]),
+    ),
     ('squeezed to one number', lambda x: C.squeeze(C.reduce_sum(x))),
     ('softmax of a map', lambda x: C.softmax(x) * 3),
     ('hardmax of a map', lambda x: C.hardmax(x) + x),
