@@ -29,7 +29,7 @@ from .assemble import assembled
 from .cut import ENTRY, EXIT, INPUT, OUTPUT
 from .float_layer import layers_of, sizes_of_terms
 from .products import products_of
-from .truth import TOLERANCE, Truth, differing
+from .truth import TOLERANCE, differing, truths
 
 SHARE_OF_TERMS = 1e-5  # that sums of floats in another order may differ by
 MOST_WRONG = 0.05  # of the predictions, in samples with a tie
@@ -83,31 +83,35 @@ def compare(data, mended, cut, names, minibatch):
     Raises:
         ExportError: says in what they differ.
     """
-    truth = Truth(cut, minibatch)
-    _compare_lowered(cut, truth)
     comparison = Comparison()
-    comparison.samples, comparison.segments = truth.samples, len(cut.segments)
+    compared = truths(cut, minibatch)
+    samples = compared[0].samples
+    comparison.samples, comparison.segments = samples, len(cut.segments)
     ways = (True, False) if cut.segments else (False,)  # with the library, and without it
-    tied, differ = ({way: np.zeros(truth.samples, bool) for way in ways} for _ in range(2))
-    _compare_rest(mended, cut, truth)
+    tied, differ = ({way: np.zeros(samples, bool) for way in ways} for _ in range(2))
+    for truth in compared:
+        _compare_lowered(cut, truth)
+        _compare_rest(mended, cut, truth)
     for with_library in ways:
-        tied[with_library] |= truth.tied
         opened = assembled(mended, cut, names, inline=not with_library, inner=True)
         inner = _Session(opened.SerializeToString(), with_library)
-        _compare_segments(cut, mended, truth, with_library)
-        for first, last in ((0, 1), (0, truth.samples)):
-            ties, differs = _compare_whole(inner, names, cut, truth, first, last, comparison)
-            tied[with_library][first:last] |= ties
-            differ[with_library][first:last] |= differs
+        for truth in compared:
+            tied[with_library] |= truth.tied
+            _compare_segments(cut, mended, truth, with_library)
+            for first, last in ((0, 1), (0, samples)):
+                ties, differs = _compare_whole(inner, names, cut, truth, first, last, comparison)
+                tied[with_library][first:last] |= ties
+                differ[with_library][first:last] |= differs
     comparison.tied = int(np.any(list(tied.values()), axis=0).sum())
     comparison.clear = int((~np.all(list(tied.values()), axis=0)).sum())
     _judge_ties(tied, differ)
-    if any(map(_is_vector, truth.given, truth.output_axes)):
-        comparison.predictions = truth.samples
+    if any(map(_is_vector, compared[0].given, compared[0].output_axes)):
+        comparison.predictions = samples
         comparison.different_predictions = int(np.any(list(differ.values()), axis=0).sum())
     for with_library in ways:
-        clear = ~tied[with_library]
-        _compare_file(_Session(data, with_library), names, truth, clear, comparison)
+        file, clear = _Session(data, with_library), ~tied[with_library]
+        for truth in compared:
+            _compare_file(file, names, truth, clear, comparison)
     return comparison
 
 

@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper, version_converter
 from .body import OPSET
 from .finite import make_finite
 from .ready import EQUAL
+from .truth import sequence_axis
 
 BATCH, STEPS = 'batch', 'steps'
 END = 2**31 - 1  # of any axis
@@ -37,7 +38,7 @@ def exported(network):
     _weights_are_no_inputs(model)
     _one_name_for_one_thing(model)
     make_finite(model.graph)
-    _free_batch(model)
+    _free_batch(model, _names_of_steps(network))
     _drop_unused(model)
     _no_constant_of_other_paddings(model)
     _slices_to_the_end(model)
@@ -116,8 +117,21 @@ def _one_name_for_one_thing(model):
         made.update((name, key) for name in node.output)
 
 
-def _free_batch(model):
-    """Lets the batch be of any size."""
+def _names_of_steps(network):
+    """Returns the name that the axis of steps has in the file, by names of inputs and outputs: that
+    of each axis is its own, as ONNX Runtime takes one name for one length."""
+    names, found = {}, {}
+    for variable in list(network.arguments) + list(network.outputs):
+        axis = sequence_axis(variable)
+        if axis is not None:
+            names.setdefault(axis, STEPS if not names else f'{STEPS}_{len(names) + 1}')
+            name = variable.owner.name if variable.is_output else variable.name
+            found[name] = found[name + '_Output'] = names[axis]
+    return found
+
+
+def _free_batch(model, names_of_steps):
+    """Lets the batch be of any size, and the steps of each sequence axis."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     # What has an axis of steps, before that of the batch. CNTK's exporter names it and no other.
@@ -131,7 +145,7 @@ def _free_batch(model):
         dims = value.type.tensor_type.shape.dim
         first = 0
         if dims and dims[0].dim_param:
-            dims[0].dim_param, first = STEPS, 1
+            dims[0].dim_param, first = names_of_steps.get(value.name, STEPS), 1
         if len(dims) > first and dims[first].dim_value == 1:
             dims[first].dim_param = BATCH
     del graph.value_info[:]

@@ -8,6 +8,62 @@ from ..lowering.undilated import without_dilation
 
 TOLERANCE = 1e-4  # of a sample's scale: admits float sums that two engines round differently
 MOST_SAMPLES = 64
+LEAST_STEPS = 4  # of which shorter sequences are made, since one step shows nothing of the others
+
+
+def truths(cut, minibatch):
+    """Returns the Truths (list) of a CutNetwork: of as many steps as there are, and of few.
+
+    Args:
+        minibatch (dict): the arguments of the network to data.
+    """
+    given = [_long_enough(value) for value in graph.evaluate(cut.arguments, minibatch)]
+    axes = [sequence_axis(argument) for argument in cut.arguments]
+    try:
+        many = Truth(cut, _cut_to(given, axes, _many(given, axes)))
+    except NotImplementedError:  # maybe since it adds the steps of one axis to another's
+        if len(set(axes) - {None}) < 2:
+            raise
+        axes = [axis and 'steps' for axis in axes]
+        many = Truth(cut, _cut_to(given, axes, _many(given, axes)))
+    for few in (1, 2) if any(axes) else ():
+        lengths = {axis: few + place for place, axis in enumerate(_many(given, axes))}
+        try:
+            return [many, Truth(cut, _cut_to(given, axes, lengths))]
+        except NotImplementedError:  # as of a sequence.slice that leaves out a step
+            pass
+    return [many]
+
+
+def sequence_axis(variable):
+    """Returns the name of a Variable's axis of steps; None where it has none."""
+    return variable.dynamic_axes[-1].name if len(variable.dynamic_axes) > 1 else None
+
+
+def _long_enough(value):
+    """The first samples, of which those of few steps repeat them."""
+    if not isinstance(value, list):
+        return np.ascontiguousarray(value[:MOST_SAMPLES])
+    return [
+        np.concatenate([steps] * -(-LEAST_STEPS // len(steps))) for steps in value[:MOST_SAMPLES]
+    ]
+
+
+def _many(given, axes):
+    """Returns {axis: steps}, as many as all samples have, but those of two axes differ."""
+    shortest = {}
+    for value, axis in zip(given, axes):
+        if axis is not None:
+            steps = min(map(len, value))
+            shortest[axis] = min(steps, shortest.get(axis, steps))
+    return {axis: max(steps - place, 1) for place, (axis, steps) in enumerate(shortest.items())}
+
+
+def _cut_to(given, axes, lengths):
+    return [
+        value if axis is None else [np.ascontiguousarray(steps[: lengths[axis]]) for steps in value]
+        for value, axis in zip(given, axes)
+    ]
 
 
 class Truth:
@@ -15,10 +71,10 @@ class Truth:
 
     Args:
         cut (CutNetwork)
-        minibatch (dict): its arguments to data.
+        given (list): the values of its arguments, sequences as lists of equally long arrays.
 
     Attributes:
-        minibatch (dict): what of it is compared.
+        minibatch (dict): the arguments to what is compared.
         samples (int)
         given (list of array): the outputs of the network that was given.
         outputs (list of array): of the lowered one.
@@ -27,12 +83,11 @@ class Truth:
         tied (array of bool): samples in which the two differ since a bit ties.
     """
 
-    def __init__(self, cut, minibatch):
+    def __init__(self, cut, given):
         variables = list(cut.whole.outputs)
         count = len(variables)
         for segment in cut.segments:
             variables += segment.entries + segment.exits
-        given = _equally_long(graph.evaluate(cut.arguments, minibatch))
         self.minibatch = dict(zip(cut.arguments, given))
         try:
             wanted = graph.evaluate(list(without_dilation(cut.given).outputs), self.minibatch)
@@ -81,20 +136,6 @@ def _parted(values, count, segments):
         entries.append([next(rest) for _ in segment.entries])
         exits.append([next(rest) for _ in segment.exits])
     return values[:count], entries, exits
-
-
-def _equally_long(values):
-    """Cuts sequences to the shortest, and all to MOST_SAMPLES samples."""
-    lengths = [
-        len(step) for value in values if isinstance(value, list) for step in value[:MOST_SAMPLES]
-    ]
-    shortest = min(lengths) if lengths else None
-    return [
-        [np.ascontiguousarray(step[:shortest]) for step in value[:MOST_SAMPLES]]
-        if isinstance(value, list)
-        else np.ascontiguousarray(value[:MOST_SAMPLES])
-        for value in values
-    ]
 
 
 def differing(expected, found, axis):

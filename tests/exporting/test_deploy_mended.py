@@ -121,7 +121,17 @@ REFUSED = [
     (
         'the step before',
         lambda: C.sequence.past_value(steps(7)),
-        "PastValue '[^']*' reads the step before .* batch of one: .*in the file",
+        "PastValue '[^']*' reads the step before .* batch of one: export the network up to there",
+    ),
+    (
+        'the step after, and the steps',
+        lambda: (lambda x: C.sequence.future_value(x) + x)(steps(7)),
+        "FutureValue '[^']*' reads the step before or after",
+    ),
+    (
+        'the first step',
+        lambda: (lambda x: C.element_select(C.sequence.is_first(x), x, -x))(steps(7)),
+        "PastValue '[^']*' reads the step before or after",
     ),
     ('Fold', lambda: C.layers.Fold(C.layers.LSTM(3))(steps(7)), 'batch of one'),
     ('a recurrence by hand', lambda: recurrence_by_hand(False), 'closes a loop, build .* LSTM'),
