@@ -5,8 +5,7 @@ and comparing them:
 
 * the batch axis is fixed to 1, in inputs, outputs and the shapes of Reshape;
 * weights are inputs;
-* a tensor that two operations need (W as a matrix) is computed twice under one name;
-* LayerNormalization takes the mean over the batch, too.
+* a tensor that two operations need (W as a matrix) is computed twice under one name.
 """
 import os
 import tempfile
@@ -14,7 +13,7 @@ import tempfile
 import cntk as C
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, version_converter
+from onnx import numpy_helper, version_converter
 
 from .body import OPSET
 from .finite import make_finite
@@ -23,7 +22,6 @@ from .truth import sequence_axis
 
 BATCH, STEPS = 'batch', 'steps'
 END = 2**31 - 1  # of any axis
-LAYER_NORMALIZATION_EPSILON = 1e-5  # of cntk.layers.LayerNormalization
 _STATE_OPS = ('LSTM', 'GRU', 'RNN')
 
 
@@ -37,6 +35,7 @@ def exported(network):
     model = _written(network)
     _weights_are_no_inputs(model)
     _one_name_for_one_thing(model)
+    _no_other_outputs(model, network)
     make_finite(model.graph)
     _free_batch(model, _names_of_steps(network))
     _drop_unused(model)
@@ -117,6 +116,14 @@ def _one_name_for_one_thing(model):
         made.update((name, key) for name in node.output)
 
 
+def _no_other_outputs(model, network):
+    """Of an operation that gives two values, as TopK does, both are made outputs where one is."""
+    own = {output.owner.name for output in network.outputs}
+    own.update([name + '_Output' for name in own])
+    for value in [value for value in model.graph.output if value.name not in own]:
+        model.graph.output.remove(value)
+
+
 def _names_of_steps(network):
     """Returns the name that the axis of steps has in the file, by names of inputs and outputs: that
     of each axis is its own, as ONNX Runtime takes one name for one length."""
@@ -160,8 +167,6 @@ def _free_batch(model, names_of_steps):
         axis = 1 if node.input and node.input[0] in stepped else 0
         if node.op_type in _STATE_OPS:
             _free_state(node, weights)
-        elif node.op_type == 'MeanVarianceNormalization':
-            _normalized_by_sample(graph, node, axis)
         elif node.op_type == 'Reshape' and node.output[0] in live and node.input[1] in weights:
             _free_reshape(graph, node, axis, weights, producer)
 
@@ -183,42 +188,6 @@ def _free_state(node, weights):
                     'file would have for a batch of one only; begin it with 0'
                 )
             node.input[place] = ''
-
-
-def _normalized_by_sample(graph, node, axis):
-    """LayerNormalization, x0 / (sqrt(mean(x0^2)) + 1e-5) with x0 = x - mean(x), without the
-    batch in its means."""
-    axes = [
-        number
-        for attribute in node.attribute
-        if attribute.name == 'axes'
-        for number in attribute.ints
-    ]
-    axes = [number for number in axes if number > axis]
-    x, y = node.input[0], node.output[0]
-    names = {
-        key: f'{y}_{key}'
-        for key in ('mean', 'centered', 'square', 'variance', 'deviation', 'sum', 'epsilon')
-    }
-    graph.initializer.extend(
-        [numpy_helper.from_array(np.float32(LAYER_NORMALIZATION_EPSILON), names['epsilon'])]
-    )
-    nodes = [
-        helper.make_node('ReduceMean', [x], [names['mean']], axes=axes, keepdims=1),
-        helper.make_node('Sub', [x, names['mean']], [names['centered']]),
-        helper.make_node('Mul', [names['centered'], names['centered']], [names['square']]),
-        helper.make_node(
-            'ReduceMean', [names['square']], [names['variance']], axes=axes, keepdims=1
-        ),
-        helper.make_node('Sqrt', [names['variance']], [names['deviation']]),
-        helper.make_node('Add', [names['deviation'], names['epsilon']], [names['sum']]),
-        helper.make_node('Div', [names['centered'], names['sum']], [y]),
-    ]
-    place = list(graph.node).index(node)
-    graph.node.remove(node)
-    for number, made in enumerate(nodes):
-        made.name = f'{y}_{number}'
-        graph.node.insert(place + number, made)
 
 
 def _free_reshape(graph, node, axis, weights, producer):

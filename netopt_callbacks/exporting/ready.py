@@ -7,6 +7,7 @@ from . import crop
 
 
 EQUAL = 'netopt_equal_'  # what the name of a Greater begins with that is to be an Equal
+_NORMALIZATIONS = ('LayerNormalization', 'MeanVarianceNormalization')
 _OVER_ALL = {'Softmax': C.softmax, 'Hardmax': C.hardmax}
 
 
@@ -47,6 +48,8 @@ def _rewriting(function):
         return _normalized_over_channels if _is_cut_off(function) else None
     if function.op_name in _TRUE_OR_NOT:
         return _true_or_not
+    if function.is_block and function.op_name in _NORMALIZATIONS:
+        return _content
     if function.is_block:
         return None
     if _is_product_with_map(function):
@@ -94,6 +97,10 @@ def _over_all(function):
     operand = function.inputs[0]
     flat = C.reshape(operand, int(np.prod(operand.shape)))
     return C.reshape(_OVER_ALL[function.op_name](flat), operand.shape)
+
+
+def _content(function):
+    return graph.body(function).clone(C.CloneMethod.share, dict(function.block_arguments_mapping))
 
 
 def _true_or_not(function):

@@ -24,7 +24,18 @@ def refuse(model):
     Raises:
         NotImplementedError: names the operation, and says what to do.
     """
-    for function, name in _named(model):
+    named = list(_named(model))
+    read = {
+        variable.uid
+        for function, _ in named
+        if function.op_name not in DELAYS
+        for variable in function.inputs
+    }
+    for function, name in named:
+        if function.op_name == 'LSTM' and function.is_block:
+            reason = _of_lstm(function, read)
+            if reason:
+                raise NotImplementedError(f"deploy.export: LSTM '{name}' {reason}")
         reason = _reason(function) if function.op_name in _LOSSES or not function.is_block else None
         if reason:
             raise NotImplementedError(f"deploy.export: {function.op_name} '{name}' {reason}")
@@ -143,6 +154,21 @@ def _reason(function):
         return (
             'has the weights on the left, of which its file is refused; use times(x, W), or '
             'times_transpose(x, W)'
+        )
+    return None
+
+
+def _of_lstm(function, read):
+    output, cell = function.outputs
+    if output.shape != cell.shape:
+        return (
+            f'has a cell of the shape {cell.shape} and gives {output.shape} (cell_shape), of which '
+            'ONNX has no form; leave cell_shape out, and put a Dense behind it'
+        )
+    if cell.uid in read:
+        return (
+            "gives its cell, too (return_full_state), which CNTK's exporter leaves out; give what "
+            'an LSTM gives without it'
         )
     return None
 

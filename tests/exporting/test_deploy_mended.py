@@ -134,6 +134,18 @@ REFUSED = [
         "PastValue '[^']*' reads the step before or after",
     ),
     ('Fold', lambda: C.layers.Fold(C.layers.LSTM(3))(steps(7)), 'batch of one'),
+    (
+        'an LSTM with a cell of its own size',
+        lambda: C.layers.Recurrence(C.layers.LSTM(5, cell_shape=7, name='lstm'))(steps(6)),
+        r"LSTM '[^']*lstm[^']*' has a cell of the shape \(7,\) .*leave cell_shape out",
+    ),
+    (
+        'an LSTM that gives its cell',
+        lambda: C.combine(
+            C.layers.Recurrence(C.layers.LSTM(5), return_full_state=True)(steps(6)).outputs
+        ),
+        "LSTM '[^']*' gives its cell, too .return_full_state.",
+    ),
     ('a recurrence by hand', lambda: recurrence_by_hand(False), 'closes a loop, build .* LSTM'),
     (
         'a binary layer in a recurrence by hand',
@@ -232,6 +244,18 @@ RIGHT = [
         lambda x: (lambda dense: dense(x) + dense(C.tanh(x)))(C.layers.Dense(3)),
     ),
     ('LayerNormalization', lambda x: C.layers.LayerNormalization()(C.layers.Dense(7)(x))),
+    (
+        'LayerNormalization with an epsilon of its own',
+        lambda x: C.layers.LayerNormalization(epsilon=1e-6)(C.layers.Dense(7)(x) * 1e-4),
+    ),
+    ('normalized vectors', lambda x: C.mean_variance_normalization(C.layers.Dense(7)(x))),
+    (
+        'normalized maps',
+        lambda x: C.mean_variance_normalization(x, 1e-6, use_stats_across_channels=True)
+        + C.mean_variance_normalization(x * 0.01, do_variance_scaling=False),
+    ),
+    ('one of two values', lambda x: C.combine(C.top_k(C.layers.Dense(7)(x), 2).outputs[:1])),
+    ('the other of two', lambda x: C.combine(C.top_k(C.layers.Dense(7)(x), 2).outputs[1:])),
     (
         'names given twice',
         lambda x: C.combine([C.layers.Dense(3, name='z')(x), C.layers.Dense(2, name='z')(x)]),
@@ -350,6 +374,11 @@ def test_steps_of_which_a_binary_layer_leaves_out_the_outermost_pixels(tmp_path)
 def test_squeezed_steps_run_batches(tmp_path):
     model = C.layers.Dense(3)(C.squeeze(C.reduce_mean(steps(4, 6, 6), (1, 2))))
     assert_steps_run_batches(model, str(tmp_path / 'file.onnx'), 5, 4, 6, 6)
+
+
+def test_normalized_steps_run_batches(tmp_path):
+    model = C.mean_variance_normalization(C.layers.Dense(5)(steps(7)))
+    assert_steps_run_batches(model, str(tmp_path / 'file.onnx'), 4, 7)
 
 
 def test_recurrences_run_batches(tmp_path):
