@@ -6,6 +6,7 @@ import numpy as np
 
 from .checks import check_model
 from .edit import substitute
+from .pieces import placeholder_like
 from .walk import Level, body, walk
 
 
@@ -20,10 +21,21 @@ def opened(model: C.Function, wanted: Callable[[C.Function], bool]) -> C.Functio
             what it computes; the Functions themselves stay closed, and so do all other blocks.
 
     Returns:
-        cntk.Function: the same outputs, Parameters and arguments; `model` itself where every
-        wanted Function is on its own level already.
+        cntk.Function: the same outputs, Parameters and arguments, in the same order; `model` itself
+        where every wanted Function is on its own level already.
     """
     check_model('nc.graph', model)
+    result = _opened(model, wanted, _content)
+    if [one.uid for one in result.arguments] == [one.uid for one in model.arguments]:
+        return result
+    return _opened(model, wanted, _content_in_order)
+
+
+def _opened(
+    model: C.Function,
+    wanted: Callable[[C.Function], bool],
+    content_of: Callable[[C.Function], C.Function],
+) -> C.Function:
     while True:
         level = Level(model.outputs)
         around = [
@@ -38,13 +50,36 @@ def opened(model: C.Function, wanted: Callable[[C.Function], bool]) -> C.Functio
         replacements: Dict[C.Variable, C.Variable] = {}
         contents = []
         for block in around:
-            content = body(block).clone(C.CloneMethod.share, dict(block.block_arguments_mapping))
+            content = content_of(block)
             contents.append(content)
             read = {output.uid for output in level.outputs(block)}
             replacements.update(
                 (old, new) for old, new in zip(block.outputs, content.outputs) if old.uid in read
             )
         model = substitute(model, replacements)
+
+
+def _content(block: C.Function) -> C.Function:
+    """Returns what a block computes, of what it is applied to."""
+    return body(block).clone(C.CloneMethod.share, dict(block.block_arguments_mapping))
+
+
+def _content_in_order(block: C.Function) -> C.Function:
+    """Returns the same, which CNTK comes across in the order of the block's own inputs.
+
+    A block may have them in another order than that in which it reads them. CNTK's own means for
+    that is one more block, which hands on all it gets (`force_order_args`, cntk/ops/functions.py).
+    """
+    mapping = list(block.block_arguments_mapping)
+    given = [actual for _, actual in mapping if not (actual.is_parameter or actual.is_constant)]
+    if len(given) < 2:
+        return _content(block)
+    inside = [placeholder_like(actual) for actual in given]
+    handed = C.as_block(C.combine(inside), list(zip(inside, given)), 'Tuple')
+    new = {actual.uid: output for actual, output in zip(given, handed.outputs)}
+    return body(block).clone(
+        C.CloneMethod.share, {inner: new.get(actual.uid, actual) for inner, actual in mapping}
+    )
 
 
 def evaluate(variables: Sequence[C.Variable], minibatch: Dict[C.Variable, Any]) -> List[Any]:

@@ -3,7 +3,7 @@
 A CNTK model is a graph of *levels*: the model itself, and one more inside each
 block. Within a level every Function is a primitive or a block; a recurrence is a cycle.
 """
-from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Sequence, Set, Union
 
 import cntk as C
 
@@ -102,6 +102,28 @@ class Level:
         """Returns the output of one of `functions` that has one."""
         read = self.outputs(function)
         return read[0] if len(read) == 1 else function.outputs[0]
+
+    def places(self, outputs: Sequence[C.Variable]) -> Dict[str, int]:
+        """Returns by uid which Variable CNTK comes across first, second, ..., from `outputs` on.
+
+        It looks at the inputs of a Function in order, and at all that is behind one of them before
+        the next one. A model's arguments have this order.
+        """
+        found: Dict[str, int] = {}
+        entered: Set[str] = set()
+        pending = [iter(outputs)]
+        while pending:
+            variable = next(pending[-1], None)
+            if variable is None:
+                pending.pop()
+                continue
+            found.setdefault(variable.uid, len(found))
+            if variable.is_output:
+                owner = variable.owner
+                if owner.uid not in entered:
+                    entered.add(owner.uid)
+                    pending.append(iter(self.inputs(owner)))
+        return found
 
     def _note(self, variable: C.Variable, reader: Optional[C.Function]) -> None:
         if variable.is_output:

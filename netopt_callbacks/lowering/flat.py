@@ -73,6 +73,9 @@ class FlatGraph:
         ]
         for output in model.outputs:
             self.value(output).readers.append(None)
+        places = level.places(model.outputs)
+        for value in self._values.values():
+            value.place = places.get(value.variable.uid, -1)  # what is inside blocks is not met
 
     def value(self, variable):
         """Returns the Value of a Variable of the top level."""

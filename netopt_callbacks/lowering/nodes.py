@@ -80,6 +80,7 @@ class Value:
         producer (Node): None of an argument, a leaf, and what a unit that is not looked into
             computes.
         readers (list of Node): of the flat graph; None stands for something outside it.
+        place (int): of a Variable of the top level, when CNTK comes across it (`Level.places`).
     """
 
     def __init__(self, variable):
@@ -88,6 +89,7 @@ class Value:
         self.fixed = variable.is_parameter or variable.is_constant
         self.producer = None
         self.readers = []
+        self.place = -1
 
     @property
     def shape(self):

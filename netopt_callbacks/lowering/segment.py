@@ -24,7 +24,9 @@ class Segment:
 
     Attributes:
         units (list of Unit)
-        entries (list of Value): what it reads, in the order of the units.
+        entries (list of Value): what it reads, in the order in which CNTK comes across them in the
+            trained graph. Since each exit depends on all arguments that the entries do, the lowered
+            network so has its arguments in the order of the trained one.
         exits (list of Value): what of it is read outside, in the order of the units.
     """
 
@@ -35,7 +37,7 @@ class Segment:
         entries = {
             id(value): value for unit in units for value in unit.inputs if id(value) not in computed
         }
-        self.entries = list(entries.values())
+        self.entries = sorted(entries.values(), key=lambda value: value.place)
         self.exits = [
             value
             for unit in units

@@ -14,7 +14,7 @@ def unit_of(reads, layer=False, refused=False):
     own."""
     unit = SimpleNamespace(
         inputs=[value_of(one) for one in reads],
-        outputs=[SimpleNamespace(readers=[])],
+        outputs=[SimpleNamespace(readers=[], place=0)],
         reason='refused' if refused else None,
         layer='layer' if layer and not refused else None,
     )
@@ -25,7 +25,7 @@ def unit_of(reads, layer=False, refused=False):
 
 def value_of(one):
     if one is None:
-        return SimpleNamespace(readers=[])
+        return SimpleNamespace(readers=[], place=0)
     return one.outputs[0] if hasattr(one, 'outputs') else one
 
 
@@ -39,7 +39,7 @@ def finished(units):
 def random_units(seed, count):
     """Returns units of which some are in no segment, and some are in loops."""
     random = np.random.RandomState(seed)
-    arguments = [SimpleNamespace(readers=[]) for _ in range(random.randint(1, 4))]
+    arguments = [SimpleNamespace(readers=[], place=0) for _ in range(random.randint(1, 4))]
     reach = [6, count][seed % 2]
     units = []
     for _ in range(count):
@@ -172,7 +172,7 @@ def test_they_are_apart_in_many_graphs(seed):
 
 
 def test_a_path_may_come_back_through_a_group_that_begins_earlier():
-    x, z = SimpleNamespace(readers=[]), SimpleNamespace(readers=[])
+    x, z = SimpleNamespace(readers=[], place=0), SimpleNamespace(readers=[], place=0)
     g, u = unit_of([x, z]), unit_of([x, z])
     r = unit_of([g, u])
     t = unit_of([g], refused=True)
