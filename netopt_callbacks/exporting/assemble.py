@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..deploy import ExportError
 from ..onnx_file import DOMAIN, MOST_SEGMENTS, MOST_VALUES, OPERATOR, VERSION
 from . import body
-from .cut import ENTRY, EXIT, INPUT, OUTPUT
+from .cut import ENTRY, EXIT, INPUT, OUTPUT, free_name
 
 IR_VERSION, IR_VERSION_OF_FUNCTIONS = 7, 8
 BODY = 'netopt_%d_body_'  # prefix of what a segment is inline
@@ -65,6 +65,7 @@ def assembled(mended, cut, names, inline=False, inner=False):
                 value.name = name
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
     _name_all(graph, names)
+    _name_nodes(graph)
     sort_nodes(graph)
     model.ir_version = IR_VERSION
     del model.opset_import[:]
@@ -100,13 +101,7 @@ def _name_of(output):
 
 
 def _free(name, taken):
-    name = ''.join(c if c.isalnum() or c in '_-.' else '_' for c in name)
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f'{name}_{number}'
-    taken.add(free)
-    return free
+    return free_name(''.join(c if c.isalnum() or c in '_-.' else '_' for c in name), taken)
 
 
 def _operator(index):
@@ -241,6 +236,15 @@ def _name_all(graph, names):
         copies = [type(value).FromString(value.SerializeToString()) for value in kept]
         del values[:]
         values.extend(copies)
+
+
+def _name_nodes(graph):
+    """Gives each node a name of its own, which runtimes ask for and users need not; where two have
+    one name, that of a segment stays."""
+    taken = set()
+    for node in sorted(graph.node, key=lambda node: node.domain != DOMAIN):
+        if node.name:
+            node.name = free_name(node.name, taken)
 
 
 def sort_nodes(graph):

@@ -6,6 +6,7 @@ segment read is one more output: so CNTK's exporter, which has no form for nativ
 """
 import base64
 import json
+import re
 
 import cntk as C
 import numpy as np
@@ -27,13 +28,15 @@ INPUT, OUTPUT, ENTRY, EXIT = (
     'netopt_entry_%d_%d',
     'netopt_exit_%d_%d',
 )
+_OWN_NAME = re.compile(r'netopt_(input|output|entry|exit|state|inner|\d+)_')  # `assemble`'s, too
 
 
 class CutSegment:
     """A segment on its own.
 
     Attributes:
-        name (str): of the block or Function in the network.
+        name (str): of the block or Function in the network; with a number behind it where another
+            segment has that name.
         state (bytes): of its program.
         entries, exits (list of cntk.Variable): what it reads and gives, in the program's order,
             over Variables of `CutNetwork.whole`.
@@ -68,6 +71,7 @@ class CutNetwork:
     def __init__(self, model, float_layers='cntk'):
         self.arguments = list(model.arguments)
         _refuse_foreign(model)
+        _refuse_own_names(model)
         self.given = graph.opened(model, _is_native)
         self.lowering = lower_segments(self.given, float_layers)
         self.lowered = lower_binary_layers(self.lowering.model)
@@ -75,6 +79,9 @@ class CutNetwork:
         self.segments = [
             _segment(function) for function in graph.primitives(self.whole) if _is_native(function)
         ]
+        taken = set()
+        for segment in self.segments:  # a network may be read twice, and others beside it
+            segment.name = free_name(segment.name, taken)
         read = {output.uid for output in self.whole.outputs}
         for function in graph.primitives(self.whole):
             read.update(variable.uid for variable in function.inputs)
@@ -105,12 +112,36 @@ class CutNetwork:
         return any(part.program.same_floats for part in self.lowering.segments)
 
 
+def free_name(name, taken):
+    """Returns a name that is not in the set `taken` yet, and adds it: with a number behind it where
+    need be."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f'{name}_{number}'
+    taken.add(free)
+    return free
+
+
 def _refuse_foreign(model):
     for function in graph.walk(model):
         if function.op_name == 'UserFunction' and not _is_native(function):
             raise NotImplementedError(
                 "deploy.export: '%s' is a UserFunction, whose Python does not leave CNTK; write "
                 "what it computes with operations of CNTK" % (function.name or function.uid)
+            )
+
+
+def _refuse_own_names(model):
+    names = {model.name}
+    for function in graph.walk(model):
+        names.add(function.name)
+        names.update(variable.name for variable in function.inputs)
+    for name in sorted(names):
+        if _OWN_NAME.match(name):
+            raise NotImplementedError(
+                f"deploy.export: '{name}' is a name that the file needs for values of its own; "
+                "give what you named so another name, of another beginning than 'netopt_'"
             )
 
 
