@@ -10,6 +10,8 @@ from netopt_callbacks.native_program_state import state_of
 
 __all__ = ['Program']
 
+MOST_STEPS = 24  # of an ending; `max_steps` of native/contract.h
+
 
 class Program:
     """A list of ops, planned once per input size and run in one call.
@@ -51,7 +53,8 @@ class Program:
         which have the same height and width.
     unpack: bits to values, +1 where a bit is set, else -1.
 
-    An ending is `steps`, each a tuple of a name and vectors, in order and each rounded to float32:
+    An ending is `steps`, 24 at most, each a tuple of a name and vectors, in order and each rounded
+    to float32:
     `('multiply', a)`, `('add', a)`, `('normalize', mean, k, beta)` for fma(v - mean, k, beta),
     `('normalize_apart', mean, k, beta)` for the same with three roundings, `('relu',)` for 0 where
     v < 0, `('relu_halves',)` for 0.5 * v + 0.5 * |v| and `('relu_fused',)` for fma(v, 0.5, 0.5 *

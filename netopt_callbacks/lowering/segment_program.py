@@ -2,7 +2,7 @@
 them."""
 import numpy as np
 
-from ..native_program import Program
+from ..native_program import MOST_STEPS, Program
 from ..optimizations.binary_kinds import DENSE
 from . import layer_ops, read_off
 from .nodes import FUNCTIONS, Unsupported
@@ -376,8 +376,10 @@ class SegmentProgram:
     def _with_steps(self, value, steps):
         floats = self._floats(value)
         if not floats.emitted and len(value.readers) == 1:
-            floats.op['steps'] = floats.op['steps'] + steps
-            return floats
+            together = floats.op['steps'] + steps
+            if len(together) <= MOST_STEPS:
+                floats.op['steps'] = together
+                return floats
         return Floats(dict(op='map', input=self._stored(floats), steps=steps))
 
     def _bits(self, value, keys):

@@ -6,6 +6,7 @@ import pytest
 import netopt_callbacks as nc
 from binary_networks import images
 from netopt_callbacks.lowering import Lower, lower_segments
+from netopt_callbacks.native_program import MOST_STEPS, Program
 from segment_networks import binarized, unsettle, values_of
 from test_segments import of_segments, same_bits
 
@@ -194,3 +195,55 @@ def test_a_function_that_something_else_reads_stays_in_cntk():
     )
     assert found.alone == [('one', 'Tanh' + OF_INTEGERS_ONLY)]
     assert of_segments(lowered) == ['two'] and of_segments(lowered, 'BinaryConvolveOp') == ['one']
+
+
+# More steps behind a layer than one op takes
+
+
+def sum_of_layers(count=MOST_STEPS + 2):
+    inputs = [C.input_variable(4, name=f'i{number}') for number in range(count)]
+    layers = [C.layers.Dense(4, name=f'd{number}')(x) for number, x in enumerate(inputs)]
+    total = layers[0]
+    for each in layers[1:]:
+        total = total + each
+    return C.relu(total)
+
+
+def chain(steps=2 * MOST_STEPS + 5):
+    """A layer, steps, and a layer that reads the sign of what they give; CNTK reads that, too."""
+    x = C.input_variable((4, 6, 6), name='x')
+    y = C.layers.Convolution2D((3, 3), 8, pad=True, name='first')(x)
+    for number in range(steps):
+        y = C.relu(y) if number % 7 == 6 else y * (1 + number / 1000) + 0.1
+    return C.combine([C.layers.Convolution2D((1, 1), 8, name='behind')(y), C.sin(y)])
+
+
+@pytest.mark.parametrize('make, keep', [(sum_of_layers, ()), (chain, ('first',)), (chain, ())])
+def test_steps_beyond_those_of_one_op_go_into_the_next(make, keep):
+    model = make()
+    trained = binarized(model, keep=keep, input_scale=None)
+    layers = len(nc.graph.layers(model)) - len(keep)
+    lowering = lower_segments(trained)
+    (part,) = lowering.segments
+    assert len(part.segment.layers) == layers and not lowering.reasons
+    counts = [len(op.get('steps', ())) for op in part.program.ops]
+    assert max(counts) <= MOST_STEPS < sum(counts)
+    random = np.random.RandomState(2)
+    data = [{x: values_of(x, samples, random) for x in trained.arguments} for samples in (1, 17)]
+    for each in data:
+        for one, other in zip(
+            nc.graph.evaluate(lowering.model.outputs, each),
+            nc.graph.evaluate(trained.outputs, each),
+        ):
+            assert same_bits(one, other)
+    Lower(tolerance=0).run(trained, [nc.BinarizeConvolution(), nc.BinarizeDense()], data)
+
+
+def test_one_op_takes_that_many_steps_and_no_more():
+    def program(count):
+        ops = [dict(op='map', input='x', values='y', steps=[('add', 1)] * count)]
+        return Program(ops, {'x': (1,)}, ['y'])
+
+    assert program(MOST_STEPS)(np.zeros((1, 1), np.float32)) == MOST_STEPS
+    with pytest.raises(ValueError, match=f'expected at most {MOST_STEPS}'):
+        program(MOST_STEPS + 1)
