@@ -64,6 +64,10 @@ inline Floats load_whole(const float* from) { return _mm256_loadu_ps(from); }
 inline Floats load_first(const float* from, int count) {
     return _mm256_maskload_ps(from, first_lanes(count));
 }
+inline Floats load_lanes(const float* from, int first, int count) {
+    return _mm256_maskload_ps(from - first,
+                              _mm256_andnot_si256(first_lanes(first), first_lanes(first + count)));
+}
 inline void store_first(float* to, Floats v, int count) {
     if (count >= float_lanes) _mm256_storeu_ps(to, v);
     else _mm256_maskstore_ps(to, first_lanes(count), v);
@@ -93,6 +97,7 @@ inline unsigned above_zero(const std::int32_t* sums) {
 
 #include "ending.inc"
 #include "floats.inc"
+#include "winograd.inc"
 
 // Eight pixels of up to 16 channels. The comparison's -1 is subtracted as a 1; doubling moves it
 // up, channel by channel from the last to the first, and a shift by five steps over the empty half
@@ -233,6 +238,7 @@ const Implementation avx2 = {
     gather,
     map,
     multiply_floats,
+    multiply_winograd,
     pool,
     {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>,
      nullptr},

@@ -68,6 +68,7 @@ const Implementation avx512bw = {
     gather,
     map,
     multiply_floats,
+    multiply_winograd,
     pool,
     {multiply<std::int16_t, epilogue16>, multiply<std::int32_t, scalar_epilogue<std::int32_t>>,
      nullptr},

@@ -317,6 +317,7 @@ const Implementation avx512vpopcntdq = {
     gather,
     map,
     multiply_floats,
+    multiply_winograd,
     pool,
     {multiply_filters<std::int16_t, epilogue16>,
      multiply_filters<std::int32_t, scalar_epilogue<std::int32_t>>, multiply_pixels},

@@ -201,6 +201,29 @@ struct FloatArguments {
     const Ending* ending;
 };
 
+// A float32 convolution by tiles, with fewer multiplications (Winograd, Arithmetic Complexity of
+// Computations, 1980; Lavin and Gray, arXiv:1509.09308). A tile of 6 x 6 values gives the outputs x
+// outputs of a kernel of 7 - outputs rows and columns: both become polynomials, known at the points
+// 0, 1, -1, 1/2, -2 and infinity of each line, where multiplying them is one product a place and
+// channel. A value of a tile is what one stride spans, `rows` rows of the image, channels / rows
+// floats of each: these are its channels, row by row. The same operations in the same order on
+// every implementation. Where a value is not finite, or something overflows on the way, no output
+// of the tile that should not be finite is; others may be so, too.
+constexpr int tile_side = 6;
+constexpr int tile_group = 10;  // at most this many tiles are multiplied at once
+struct WinogradArguments {
+    const float* const* tiles_at;  // [tile]: its first value
+    std::int64_t row;              // floats from one row of the image to the next
+    int tiles, rows, channels, outputs;
+    const float* weights;  // at the points, [unit][place][channel][channel_unit]
+    int filters;
+    float* values;                      // scratch, [tile_side^2][tiles][channels]
+    float* products;                    // scratch, [tile_side^2][tile_group][2 * channel_unit]
+    float* const* sums_at;              // [tile]: its first output, of filters filled up
+    std::size_t sums_row, sums_column;  // floats to the next
+    std::uint8_t* not_finite;           // [unit][tile]: becomes 1 where an output is not finite
+};
+
 // Pools windows of x[row * row_stride + column * channels + channel], one row of outputs. What lies
 // beside the columns [0, width) is not read. The maximum begins with -infinity and takes what is
 // greater; the average is the sum, row by row from 0, divided by how many were read.
@@ -260,6 +283,7 @@ struct Implementation {
     void (*gather)(const GatherArguments&);
     void (*map)(const MapArguments&);
     void (*multiply_floats)(const FloatArguments&);
+    void (*multiply_winograd)(const WinogradArguments&);
     void (*pool)(const PoolArguments&);
     void (*multiply[3])(
         const MultiplyArguments&);  // by Layout; null where pixels_in_lanes never asks for it

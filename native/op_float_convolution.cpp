@@ -2,7 +2,8 @@
 // multiply-adds; a padded tap adds 0 * weight. Two fields say in which order. Each may be missing,
 // which is 0.
 //
-// order: 0, for each tap, for each channel; 1, for each channel, for each tap.
+// order: 0, for each tap, for each channel; 1, for each channel, for each tap; 2, by Winograd's
+// tiles (winograd.cpp), in fewer multiplications.
 //
 // block: so many channels (in order 1, so many terms) make a sum of their own, from 0, and these
 // sums are added up in turn. 0: all make one. In order 0 a block has all taps.
@@ -14,11 +15,7 @@
 // zeros around it; so in a tile each tap is equally far from a pixel's first. Where a sum is by
 // taps and has one block, the taps of a row of the kernel are read as one: in NHWC they lie next to
 // each other, as do their weights.
-#include <algorithm>
-#include <limits>
-
-#include "endings.h"
-#include "layer.h"
+#include "float_weights.h"
 #include "plan.h"
 
 namespace bitconv {
@@ -26,45 +23,6 @@ namespace {
 
 constexpr std::int64_t item_multiplications = 1 << 20;  // about what an item does at least
 constexpr std::int64_t most_taps = 1 << 14;
-
-struct Order {
-    bool by_channels;
-    int block;  // at most what a sum has
-};
-
-// Weights in units of filters, [group][unit][term][channel_unit], terms as they are summed.
-struct FloatWeights {
-    Shape shape;
-    Order order;
-    int units;  // of a group
-    Buffer<float> filled;
-
-    FloatWeights(const Shape& of, const Order& in, const std::vector<float>& weights)
-        : shape(of), order(in), units((of.filters + channel_unit - 1) / channel_unit) {
-        const std::size_t taps = std::size_t(shape.taps()), channels = std::size_t(shape.channels);
-        const std::size_t size = std::size_t(shape.groups) * units * taps * channels * channel_unit;
-        std::fill_n(filled.reserve(size), size, 0.0f);
-        for (int f = 0; f < shape.total_filters(); ++f) {
-            const std::size_t unit =
-                std::size_t(f / shape.filters) * units + f % shape.filters / channel_unit;
-            for (std::size_t c = 0; c < channels; ++c)
-                for (std::size_t tap = 0; tap < taps; ++tap)
-                    filled.get()[(unit * taps * channels + term(c, tap)) * channel_unit +
-                                 f % shape.filters % channel_unit] =
-                        weights[(std::size_t(f) * channels + c) * taps + tap];
-        }
-    }
-
-    bool one_sum_by_taps() const { return !order.by_channels && order.block == shape.channels; }
-
-private:
-    std::size_t term(std::size_t channel, std::size_t tap) const {
-        if (order.by_channels) return channel * shape.taps() + tap;
-        const std::size_t first = channel / order.block * order.block;
-        const std::size_t in_block = std::min<std::size_t>(order.block, shape.channels - first);
-        return first * shape.taps() + tap * in_block + channel - first;
-    }
-};
 
 // The output pixels that are computed at once: whole rows, or a part of one.
 struct Tile {
@@ -203,33 +161,13 @@ private:
         const std::int64_t rows = reach(0, tile.rows), columns = reach(1, tile.columns);
         const bool inside =
             top >= 0 && left >= 0 && top + rows <= in_.height && left + columns <= in_.width;
-        if (!inside) copy_padded(x, top, left, rows, columns, copy);
+        if (!inside) copy_padded(x, in_, s.channels, top, left, rows, columns, copy, copy_pitch());
         const float* first = inside ? x + (top * in_.width + left) * in_.channels : copy;
         const std::int64_t row = s.stride[0] * (inside ? in_.width * in_.channels : copy_pitch()),
                            column = s.stride[1] * (inside ? in_.channels : s.channels);
         for (int oy = 0; oy < tile.rows; ++oy)
             for (int ox = 0; ox < tile.columns; ++ox) *pixels++ = first + oy * row + ox * column;
         return !inside;
-    }
-
-    void copy_padded(const float* x, std::int64_t top, std::int64_t left, std::int64_t rows,
-                     std::int64_t columns, float* copy) const {
-        const std::int64_t channels = weights_.shape.channels;
-        const std::int64_t first = std::min(std::max<std::int64_t>(left, 0), left + columns),
-                           end = std::max(first, std::min(left + columns, in_.width));  // inside
-        for (std::int64_t iy = top; iy < top + rows; ++iy, copy += copy_pitch()) {
-            if (iy < 0 || iy >= in_.height) {
-                std::fill_n(copy, columns * channels, 0.0f);
-                continue;
-            }
-            const float* from = x + (iy * in_.width + first) * in_.channels;
-            float* to = std::fill_n(copy, (first - left) * channels, 0.0f);
-            if (channels == in_.channels) to = std::copy_n(from, (end - first) * channels, to);
-            else
-                for (std::int64_t ix = first; ix < end; ++ix, from += in_.channels)
-                    to = std::copy_n(from, channels, to);
-            std::fill_n(to, (left + columns - end) * channels, 0.0f);
-        }
     }
 
     const FloatWeights& weights_;
@@ -253,6 +191,8 @@ public:
           weights_(shape_, order(shape_, making.fields),
                    checked(shape_, making.fields.floats("weights"))),
           data_(making) {
+        if (is_winograd(making.fields))
+            winograd_ = std::make_unique<WinogradWeights>(shape_, making.fields.floats("weights"));
         reads.push_back({Kind::floats, 1});
         out_groups_ = whole_planes(shape_.groups, shape_.filters, implementation_.encoding)
                           ? 1
@@ -270,6 +210,10 @@ public:
             wiring.gives_extents[i] = {gives[i], shape_.total_filters(), size.height, size.width};
             image_bytes(wiring.gives_extents[i], implementation_.encoding);
         }
+        if (winograd_)
+            return plan_winograd(
+                weights_, *winograd_, implementation_,
+                EndingPlan(data_, wiring, shape_.groups, implementation_.encoding, false), wiring);
         const bool images_are_pixels = weights_.one_sum_by_taps() && shape_.groups == 1 &&
                                        is_whole_image(shape_, image.height, image.width);
         return std::make_unique<PlannedFloatConvolution>(
@@ -279,10 +223,15 @@ public:
     }
 
 private:
+    static std::int64_t order_field(Fields& fields) {
+        return fields.has("order") ? fields.integer("order", 0, 2) : 0;
+    }
+    static bool is_winograd(Fields& fields) { return order_field(fields) == 2; }
     static Order order(const Shape& shape, Fields& fields) {
-        const bool by_channels = fields.has("order") && fields.integer("order", 0, 1) == 1;
+        const bool by_channels = order_field(fields) == 1;
         const std::int64_t terms = (by_channels ? shape.taps() : 1) * std::int64_t(shape.channels);
-        const std::int64_t block = fields.has("block") ? fields.integer("block", 0, terms) : 0;
+        const std::int64_t most = is_winograd(fields) ? 0 : terms;
+        const std::int64_t block = fields.has("block") ? fields.integer("block", 0, most) : 0;
         return {by_channels, int(block ? block : terms)};
     }
 
@@ -300,6 +249,7 @@ private:
     const Implementation& implementation_;
     const Shape shape_;
     const FloatWeights weights_;
+    std::unique_ptr<const WinogradWeights> winograd_;  // null in another order
     const EndingData data_;
     int out_groups_;
 };

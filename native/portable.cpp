@@ -27,6 +27,11 @@ inline Floats load_first(const float* from, int count) {
     std::memcpy(&v, from, 4 * std::size_t(count < float_lanes ? count : float_lanes));
     return v;
 }
+inline Floats load_lanes(const float* from, int first, int count) {
+    Floats v = {};
+    for (int i = 0; i < count; ++i) v[first + i] = from[i];
+    return v;
+}
 inline Floats load_whole(const float* from) { return load_first(from, float_lanes); }
 inline void store_first(float* to, Floats v, int count) {
     std::memcpy(to, &v, 4 * std::size_t(count < float_lanes ? count : float_lanes));
@@ -53,6 +58,7 @@ inline unsigned above_zero(const Sum* sums) {
 
 #include "ending.inc"
 #include "floats.inc"
+#include "winograd.inc"
 
 void pack(const PackArguments& a) {
     for (std::size_t p = 0; p < a.pixels; ++p) a.plane[p] = a.highs ? a.flip : 0;
@@ -142,6 +148,7 @@ const Implementation portable = {
     gather,
     map,
     multiply_floats,
+    multiply_winograd,
     pool,
     {multiply<std::int16_t>, multiply<std::int32_t>, nullptr},
     peak,

@@ -40,8 +40,10 @@ class Program:
     float_convolution, float_dense: values to an ending. As these two, with float32 `weights` that
         are used as they are. Sums are fused multiply-adds: `order` 'taps' (the default) takes the
         channels of a tap, then the next tap; 'channels' the taps of a channel, then the next
-        channel. `block`: so many channels (of order 'channels': products) are summed on their own,
-        and these sums are added up in turn; 0, the default, makes one sum.
+        channel; 'winograd' tiles, in fewer multiplications and with other roundings: of one group,
+        no dilation, and a kernel of 3 to 5 strides, as many down as across. `block`: so many
+        channels (of order 'channels': products) are summed on their own, and these sums are added
+        up in turn; 0, the default, makes one sum, and 'winograd' takes no other.
     or_pool: bits to bits, max pooling of signs. `kernel` (0, 0: the whole image), `strides`,
         `padding`.
     max_pool, average_pool: values to values. The same keys; padded places are left out, and not

@@ -30,7 +30,7 @@ STEPS = dict(
     leaky=1,
     clip=2,
 )
-ORDERS = ('taps', 'channels')
+ORDERS = ('taps', 'channels', 'winograd')
 VALUE_STEPS = ('add_value', 'multiply_value')
 INFINITY = np.float32(np.inf)
 
@@ -261,8 +261,8 @@ def _order(keys, fields, terms, channels):
     """In which order a float sum is taken; nothing where it is the plain one."""
     order, block = keys.pop('order', 'taps'), keys.pop('block', 0)
     if order not in ORDERS:
-        raise ValueError(f"order must be 'taps' or 'channels', received {order!r}")
-    most = channels if order == 'taps' else terms
+        raise ValueError(f"order must be 'taps', 'channels' or 'winograd', received {order!r}")
+    most = dict(taps=channels, channels=terms, winograd=0)[order]
     block = checked_integer(block, 'block', 0, most)
     if order != 'taps' or block:
         fields.integers('order', ORDERS.index(order))

@@ -249,7 +249,8 @@ class Result:
     def export(self, path: Path, data: Any = None) -> Any:
         """Writes the network as one ONNX file that runs without CNTK; see `nc.deploy.export`.
 
-        The metadata of the file holds the records and their last metric.
+        The metadata of the file holds the records and their last metric. Float layers are done as
+        `nc.Lower(float_layers=...)` said, if it was among the callbacks.
 
         Args:
             path (str): where to write the file.
@@ -274,6 +275,7 @@ class Result:
             self.model,
             path,
             held_out,
+            'native' if self.parity and self.parity.float_layers == 'native' else 'cntk',
             self.records,
             self.records[-1].metric_now if self.records else None,
         )

@@ -203,9 +203,10 @@ private:
             weights.push_back(float(bytes_.between(-99, 99)) / 32);
         fields.field("weights", 1, weights);
         if (bytes_.next() % 2) return;  // one sum, by taps
-        const bool by_channels = bytes_.next() % 2;
-        fields.integers("order", {by_channels});
-        fields.integers("block", {bytes_.between(0, by_channels ? channels * taps : channels)});
+        const int order = bytes_.between(0, 2);
+        fields.integers("order", {order});
+        if (order < 2)
+            fields.integers("block", {bytes_.between(0, order ? channels * taps : channels)});
     }
 
     void op(Writer& ops) {

@@ -107,9 +107,13 @@ class CutNetwork:
         self.model = graph.substitute(C.combine(outputs), replacements)
 
     @property
-    def has_float_layers(self):
-        """Whether segments that were made here have float layers in them."""
-        return any(part.program.same_floats for part in self.lowering.segments)
+    def fewer_float_layers(self):
+        """The `float_layers` with which segments have fewer of them; None where those that were
+        made here have none."""
+        programs = [part.program for part in self.lowering.segments]
+        if any(program.products for program in programs):
+            return 'cntk'
+        return 'apart' if any(program.same_floats for program in programs) else None
 
 
 def free_name(name, taken):

@@ -9,7 +9,7 @@ import numpy as np
 from .. import __version__, _cntk
 from ..deploy import ExportError, file_path
 from ..evaluation.held_out import held_out_data
-from ..lowering.lower import check_applied, random_minibatch
+from ..lowering.lower import check_applied, check_float_layers, random_minibatch
 from ..onnx_file import METADATA
 from . import refuse
 from .assemble import Names, assembled
@@ -47,22 +47,24 @@ class Exported:
         )
 
 
-def export(model, path, data=None, records=(), metric=None):
+def export(model, path, data=None, float_layers='cntk', records=(), metric=None):
     """Does what `nc.deploy.export` says; `records` (list of Record) and `metric` (float) go
     into the metadata."""
     check_applied('deploy.export', model)
+    check_float_layers('deploy.export', float_layers)
     path = file_path('deploy.export', path)
     folder = _folder_of(path)
     refuse.refuse_ends(model)
     minibatch = _minibatch(model, data)
-    cut = CutNetwork(model)
-    try:
-        written, exported_as = _written(model, cut, minibatch, records, metric)
-    except (ExportError, NotImplementedError):
-        if not cut.has_float_layers:
-            raise
-        cut = CutNetwork(model, 'apart')  # what it has around its binary layers may be the reason
-        written, exported_as = _written(model, cut, minibatch, records, metric)
+    while True:
+        cut = CutNetwork(model, float_layers)
+        try:
+            written, exported_as = _written(model, cut, minibatch, records, metric)
+            break
+        except (ExportError, NotImplementedError):
+            float_layers = cut.fewer_float_layers  # those in segments may be the reason
+            if float_layers is None:
+                raise
     _put(written, path, folder)
     return Exported(path, len(written), *exported_as)
 

@@ -41,7 +41,9 @@ class FloatLayerProbe:
     def __init__(self, part, number, tolerance, names):
         node, _ = part.program.products[number]
         function = node.unit.function
-        self.parity = FloatParity(name_of(node, names), tolerance)
+        self.parity = FloatParity(
+            name_of(node, names), tolerance, node.sums.get('order') == 'winograd'
+        )
         self.variable = node.unit.inputs[0].variable
         self._program = part.program.program_of_product(number)
         source = C.input_variable(

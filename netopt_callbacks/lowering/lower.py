@@ -70,9 +70,11 @@ class Lower(Observer):
             CNTK's own order, found to be equal in every bit, become part of the segment; all else
             stays in CNTK. 'native': all become part of it: fewer crossings, but what the others
             compute is CNTK's within `tolerance` only, each alone, and a bit behind them may differ
-            where it ties within `tolerance`; the report says what it buys. 'apart': all stay
-            layers of CNTK, to be trained, factored or binarized in the lowered network. So it is,
-            whatever is said here, where an optimization of the run has a `lower` of its own.
+            where it ties within `tolerance`; the report says what it buys. Convolutions are done
+            by tiles of Winograd where that is faster, and if the network then differs by more,
+            none is. 'apart': all stay layers of CNTK, to be trained, factored or binarized in the
+            lowered network. So it is, whatever is said here, where an optimization of the run has
+            a `lower` of its own.
 
     Raises:
         TypeError, ValueError: `tolerance` is not a number of at least 0, `float_layers` is none of
@@ -83,11 +85,7 @@ class Lower(Observer):
 
     def __init__(self, tolerance: float = 1e-5, float_layers: str = 'cntk') -> None:
         super().__init__()
-        if float_layers not in ('cntk', 'native', 'apart'):
-            raise ValueError(
-                "Lower: float_layers must be 'cntk' or 'native', or 'apart' to leave them layers "
-                f"of CNTK, got {float_layers!r}; leave it out for 'cntk'"
-            )
+        check_float_layers('Lower', float_layers)
         self.float_layers = float_layers
         if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
             raise TypeError(
@@ -131,15 +129,19 @@ class Lower(Observer):
         given = bool(minibatches)
         data = minibatches if given else [random_minibatch(model)]
 
-        def lowered_with(float_layers):
-            lowering = lower_segments(model, float_layers) if segments else None
+        def lowered_with(float_layers, with_winograd=True):
+            lowering = lower_segments(model, float_layers, with_winograd) if segments else None
             lowered, names = _with_the_rest(lowering.model if segments else model, optimizations)
             said = 'held-out' if given else 'seeded random input'
             parity = compare(model, lowered, data, self.tolerance, said, lowering)
-            parity.lowered_by = names
+            parity.lowered_by, parity.float_layers = names, float_layers
             return lowered, parity
 
         lowered, parity = lowered_with(float_layers)
+        if not parity.passed and parity.with_winograd:
+            by_taps, without = lowered_with(float_layers, with_winograd=False)
+            if without.passed:
+                lowered, parity = by_taps, without
         if not parity.passed and float_layers == 'cntk' and parity.same_floats:
             # CNTK's order of summation was another one here than where it was looked for.
             apart, without = lowered_with('apart')
@@ -197,6 +199,15 @@ def warn_of_nothing_to_lower(callbacks, networks, stacklevel):
             '(or it is native already): result.lowered will be the trained network. Add '
             'nc.BinarizeConvolution or nc.BinarizeDense, or leave Lower out',
             stacklevel=stacklevel + 1,
+        )
+
+
+def check_float_layers(what, float_layers):
+    """Raises ValueError unless it is one that `what` takes."""
+    if float_layers not in ('cntk', 'native', 'apart'):
+        raise ValueError(
+            f"{what}: float_layers must be 'cntk' or 'native', or 'apart' to leave them layers of "
+            f"CNTK, got {float_layers!r}; leave it out for 'cntk'"
         )
 
 

@@ -124,8 +124,9 @@ class Node:
         inputs (list of Value): those that are not fixed.
         output (Value): what it computes.
         unit (Unit): it belongs to.
-        order (dict): of a float convolution in a segment, in which order CNTK sums
-            (`float_order`); None where that is not known.
+        sums (dict): of a float convolution in a segment, the keys that say in which order its op
+            adds.
+        same_bits (bool): whether CNTK adds in that order (`float_order`).
     """
 
     def __init__(self, function, operands, unit, float_layers='cntk'):
@@ -133,7 +134,8 @@ class Node:
         self.operands = operands
         self.inputs = [value for _, value in operands if not value.fixed]
         self.unit = unit
-        self.output = self.order = None
+        self.output = None
+        self.sums, self.same_bits = {}, False
         self.kind = self._kind(float_layers)
 
     @property

@@ -63,13 +63,15 @@ class FloatParity:
         different_not_finite (int): sums that are NaN or infinite in one of the two alone, or
             otherwise so.
         tolerance (float): admitted `error`.
+        winograd (bool): whether it is done in fewer multiplications, by Winograd's tiles.
     """
 
-    FIELDS = ('name', 'values', 'error', 'different_not_finite', 'tolerance')
+    FIELDS = ('name', 'values', 'error', 'different_not_finite', 'tolerance', 'winograd')
 
-    def __init__(self, name, tolerance):
+    def __init__(self, name, tolerance, winograd=False):
         self.name = name
         self.tolerance = tolerance
+        self.winograd = winograd
         self.values = self.different_not_finite = 0
         self.error = 0.0
 
@@ -83,8 +85,12 @@ class FloatParity:
 
     def __str__(self):
         said = (
-            "float layer '{}', taken in: {} sums within {:.3g} of CNTK's (tolerance {:g})".format(
-                self.name, format(self.values, ','), self.error, self.tolerance
+            "float layer '{}', taken in{}: {} sums within {:.3g} of CNTK's (tolerance {:g})".format(
+                self.name,
+                " by Winograd's tiles" if self.winograd else '',
+                format(self.values, ','),
+                self.error,
+                self.tolerance,
             )
         )
         if self.different_not_finite:
@@ -196,6 +202,7 @@ class Parity:
         tolerance (float): admitted `unexplained_error`.
         speed (Speed): what a call of either takes; None where it was not asked for, or no binary
             layer was lowered.
+        float_layers (str): as of `Lower`, what the segments were made with.
         left_apart (str): where the network first differed with float layers in its segments, which
             are left to CNTK therefore; None where they did not differ.
     """
@@ -234,12 +241,18 @@ class Parity:
         self.different_predictions = 0
         self.tolerance = tolerance
         self.speed = None
+        self.float_layers = 'cntk'
         self.left_apart = None
 
     @property
     def same_floats(self):
         """Names of the float layers in segments that have CNTK's bits."""
         return [name for segment in self.segments for name in segment.same_floats]
+
+    @property
+    def with_winograd(self):
+        """Whether a float layer is done by Winograd's tiles."""
+        return any(layer.winograd for segment in self.segments for layer in segment.floats)
 
     @property
     def same_predictions(self):

@@ -11,6 +11,7 @@ import numpy as np
 from .. import count, graph
 from ..optimizations import binary_block
 from ..optimizations.binary_kinds import DENSE
+from . import winograd
 from .binary_segment import OP_NAME, BinarySegmentOp
 from .flat import FlatGraph, named_output, opened_for_segments
 from .float_order import order_of_sums
@@ -89,12 +90,13 @@ def _taken(left, key):
     return left.pop(place)[1]
 
 
-def lower_segments(model, float_layers='cntk'):
+def lower_segments(model, float_layers='cntk', with_winograd=True):
     """Lowers the segments of a trained model; other binary layers stay as they are.
 
     Args:
         model (cntk.Function): trained, or loaded from a file.
         float_layers (str): as of `Lower`.
+        with_winograd (bool): whether 'native' may take fewer multiplications (`winograd`).
 
     Returns:
         Lowering: `model` with a block `BinarySegmentOp` for each segment; evaluation only.
@@ -104,7 +106,9 @@ def lower_segments(model, float_layers='cntk'):
     """
     if not binary_block.binary_blocks(model):
         return Lowering(model)
-    flat = FlatGraph(opened_for_segments(model), float_layers)
+    flat = FlatGraph(
+        opened_for_segments(model), float_layers, float_layers == 'native' and with_winograd
+    )
     written = _written(flat)
     told = dict(reasons=_reasons(flat, written), float_reasons=_float_reasons(flat, written))
     if not written:
@@ -169,7 +173,7 @@ def _is_written(flat, segment, known, programs):
 
 
 def _float_layers_refused(flat, segment, known):
-    """Finds in which order CNTK sums in the float convolutions of a segment. Returns whether one of
+    """Finds in which order to sum in the float convolutions of a segment. Returns whether one of
     them cannot be part of it; notes in its unit why.
 
     Args:
@@ -183,11 +187,15 @@ def _float_layers_refused(flat, segment, known):
             continue
         known.add(id(node))
         try:
-            node.order = None if node.inputs[0].is_free else order_of_sums(node)
+            if flat.with_winograd and winograd.pays(node):
+                node.sums = dict(order='winograd')
+                continue
+            order = None if node.inputs[0].is_free else order_of_sums(node)
         except Unsupported as error:
             node.unit.reason, refused = error.reason, True
             continue
-        if node.order is None and flat.float_layers == 'cntk':
+        node.sums, node.same_bits = order or {}, order is not None
+        if order is None and flat.float_layers == 'cntk':
             node.unit.reason, refused = (
                 'a float convolution of which native code does not give the bits, or one of images '
                 "of free size, stays in CNTK; Lower(float_layers='native') takes it in",

@@ -306,18 +306,18 @@ class SegmentProgram:
         return Floats(op)
 
     def _float_product(self, node):
-        if node.order is None:
-            layer_ops.check_can_be_compared(node)
-        else:
+        if node.same_bits:
             self.same_floats.append(node)
+        else:
+            layer_ops.check_can_be_compared(node)
         source = self._floats(node.inputs[0])
         op = (
             layer_ops.float_dense
             if node.op_name == DENSE.core_op_name
             else layer_ops.float_convolution
         )(node)
-        op.update(node.order or {}, input=self._stored(source), steps=[])
-        if node.order is None:
+        op.update(node.sums, input=self._stored(source), steps=[])
+        if not node.same_bits:
             self.products.append((node, op))
         return Floats(op)
 

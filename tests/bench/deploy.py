@@ -10,6 +10,7 @@ fastest of the rounds counts. Weights are random.
 | float, int8 | the float network in ONNX Runtime, exported by `nc.deploy.export`, and quantized by
     its own tools |
 | library, standard | the exported binary network with the library, and in standard operators |
+| native | the same with `float_layers='native'`, with the library |
 """
 import json
 import os
@@ -162,6 +163,10 @@ def main(rounds=20, python=sys.executable, only=None):
             )
             stem = os.path.join(folder, name)
             print(nc.deploy.export(lowered, stem + '.binary.onnx', data=x), flush=True)
+            print(
+                nc.deploy.export(binary, stem + '.native.onnx', data=x, float_layers='native'),
+                flush=True,
+            )
             print(nc.deploy.export(model, stem + '.float.onnx', data=x), flush=True)
             try:
                 quantized(stem + '.float.onnx', stem + '.int8.onnx', x)

@@ -3,8 +3,9 @@ of JSON.
 
     python deploy_times.py FOLDER ROUNDS
 
-FOLDER holds *.npz with `x` and, of the same stem, NAME.binary.onnx, NAME.float.onnx and perhaps
-NAME.int8.onnx. In each round every way runs once, in turn; the fastest counts.
+FOLDER holds *.npz with `x` and, of the same stem, NAME.binary.onnx, NAME.native.onnx,
+NAME.float.onnx and perhaps NAME.int8.onnx. In each round every way runs once, in turn; the fastest
+counts.
 """
 import glob
 import json
@@ -44,6 +45,7 @@ def main(folder, rounds):
             ('int8', plain, stem + '.int8.onnx'),
             ('library', deploy.session, stem + '.binary.onnx'),
             ('standard', plain, stem + '.binary.onnx'),
+            ('native', deploy.session, stem + '.native.onnx'),
         ]
         sessions = {}
         row = {'network': os.path.basename(stem), 'load_ms': {}, 'ms': {}, 'bytes': {}}

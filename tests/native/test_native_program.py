@@ -351,7 +351,7 @@ def test_orders_of_float_sums(order, block, options):
 @pytest.mark.parametrize(
     'keys, expected',
     [
-        (dict(order='rows'), "order must be 'taps' or 'channels', received 'rows'"),
+        (dict(order='rows'), "order must be 'taps', 'channels' or 'winograd', received 'rows'"),
         (dict(block=13), 'block must be from 0 to 12, received 13'),
         (dict(order='channels', block=-1), 'block must be from 0 to 72, received -1'),
         (dict(block=1.5), 'block must be an integer'),

@@ -243,14 +243,18 @@ def float_convolution(b):
             op='float_convolution',
             input=name,
             weights=weights,
-            **dict(keys, **order(random, weights), **b.ending(shape, 1.0)),
+            **dict(keys, **order(random, weights, keys), **b.ending(shape, 1.0)),
         ),
         shape,
     )
 
 
-def order(random, weights):
+def order(random, weights, keys):
     """In which order the sums of a float convolution are taken."""
+    sides = {-(-size // stride) for size, stride in zip(weights.shape[2:], keys['strides'])}
+    by_tiles = sides in ({3}, {4}, {5}) and keys['groups'] == 1 and keys['dilation'] == (1, 1)
+    if by_tiles and random.rand() < 0.5:
+        return dict(order='winograd')
     chosen = str(random.choice(['', 'taps', 'channels']))
     if not chosen:
         return {}

@@ -120,11 +120,15 @@ def float_convolution(op, x, values):
         weights = weights.T.reshape((-1,) + tuple(op.get('image', (weights.shape[0], 1, 1))))
     strides, dilation = op.get('strides', (1, 1)), op.get('dilation', (1, 1))
     padding, groups = op.get('padding', ((0, 0), (0, 0))), op.get('groups', 1)
+    unpadded = x
     x = np.pad(x, ((0, 0), (0, 0)) + tuple(padding), mode='constant')
     filters, channels, kernel_h, kernel_w = weights.shape
     height = (x.shape[2] - (kernel_h - 1) * dilation[0] - 1) // strides[0] + 1
     width = (x.shape[3] - (kernel_w - 1) * dilation[1] - 1) // strides[1] + 1
     first = np.arange(filters) // (filters // groups) * channels
+    if op.get('order') == 'winograd':
+        plain = float_convolution(dict(op, order='taps', steps=(), bits=None), unpadded, values)[0]
+        return ending(op, winograd(weights, unpadded, padding, strides, plain), values)
     y = None
     for terms in blocks_of_terms(op, channels, kernel_h, kernel_w):
         block = np.zeros((x.shape[0], filters, height, width), F)
@@ -134,6 +138,93 @@ def float_convolution(op, x, values):
             block = fused_multiply_add(read, weights[:, c, ky, kx].reshape(1, -1, 1, 1), block)
         y = block if y is None else y + block
     return ending(op, y, values)
+
+
+def winograd(weights, x, padding, strides, plain):
+    """The sums by tiles of 6 x 6 values; `plain`, which are by taps, for a tile and 16 filters of
+    which one is not finite."""
+    filters, channels, *kernel = weights.shape
+    side = -(-kernel[0] // strides[0])
+    outputs = 7 - side
+    height, width = plain.shape[2:]
+    down, across = -(-height // outputs), -(-width // outputs)
+    places = [(tiles * outputs + side - 1) * s for tiles, s in zip((down, across), strides)]
+    whole = np.zeros(x.shape[:2] + tuple(places), F)
+    for y in range(places[0]):
+        for column in range(places[1]):
+            at = y - padding[0][0], column - padding[1][0]
+            if 0 <= at[0] < x.shape[2] and 0 <= at[1] < x.shape[3]:
+                whole[:, :, y, column] = x[(slice(None), slice(None)) + at]
+    # A value of a tile: what one stride spans, as channels.
+    whole = whole.reshape(x.shape[:2] + (places[0] // strides[0], strides[0], -1, strides[1]))
+    whole = whole.transpose(0, 3, 5, 1, 2, 4).reshape((len(x), -1) + whole.shape[2:5:2])
+    taps = np.zeros((filters, channels, side * strides[0], side * strides[1]))
+    taps[:, :, : kernel[0], : kernel[1]] = weights
+    taps = taps.reshape(filters, channels, side, strides[0], side, strides[1])
+    taps = taps.transpose(0, 3, 5, 1, 2, 4).reshape(filters, -1, side, side)
+    # At the points 0, 1, -1, 1/2, -2 and infinity.
+    powers = np.arange(side)
+    factors = [0.0**powers, 1.0**powers, -((-1.0) ** powers)]
+    factors += [-16 * 0.5**powers, (-2.0) ** powers, np.arange(side) == side - 1]
+    divisors = (1, 3, 3, 15, 15, 1)
+    at_points = np.zeros((6, 6) + taps.shape[:2], F)
+    for i, j in itertools.product(range(6), repeat=2):
+        total = sum(
+            factors[i][a] * factors[j][b] * taps[:, :, a, b]
+            for a, b in itertools.product(range(side), repeat=2)
+        )
+        at_points[i, j] = total / (divisors[i] * divisors[j])
+    y = np.array(plain)
+    for ty, tx in itertools.product(range(down), range(across)):
+        tile = whole[:, :, ty * outputs : ty * outputs + 6, tx * outputs : tx * outputs + 6]
+        tile = into_points(into_points(tile.transpose(2, 3, 0, 1)).swapaxes(0, 1)).swapaxes(0, 1)
+        products = np.zeros((6, 6, len(x), filters), F)
+        for c in range(taps.shape[1]):
+            products = fused_multiply_add(
+                np.broadcast_to(tile[:, :, :, c, None], products.shape),
+                at_points[:, :, None, :, c],
+                products,
+            )
+        found = from_points(from_points(products, outputs).swapaxes(0, 1), outputs).swapaxes(0, 1)
+        to = y[:, :, ty * outputs : (ty + 1) * outputs, tx * outputs : (tx + 1) * outputs]
+        for sample, first in itertools.product(range(len(x)), range(0, filters, 16)):
+            sums = found[:, :, sample, first : first + 16]
+            if np.isfinite(sums).all():
+                to[sample, first : first + 16] = sums[: to.shape[2], : to.shape[3]].transpose(
+                    2, 0, 1
+                )
+    return y
+
+
+def into_points(v):
+    """Six values of a line, along the first axis, at the points of their polynomial."""
+
+    def fused(a, b, c):
+        return fused_multiply_add(np.full_like(b, a), b, c)
+
+    even, odd = v[4] - v[2], v[3] - v[1]
+    return np.array(
+        [
+            fused(1.5, odd, fused(-2, v[2], v[0] + v[4])),
+            fused(2.5, v[3], fused(0.5, v[2], v[4] - v[1])),
+            fused(-2.5, v[2], fused(0.5, v[3], v[4] + v[1])),
+            fused(2, odd, even),
+            fused(-0.5, odd, even),
+            fused(1.5, even, fused(-2, v[3], v[1] + v[5])),
+        ]
+    )
+
+
+def from_points(m, outputs):
+    """The outputs of a line from the six products, along the first axis."""
+    total, difference = m[1] + m[2], m[1] - m[2]
+    y = []
+    for i in range(outputs):
+        first = m[0] + total if i == 0 else difference if i % 2 else total
+        first = fused_multiply_add(np.full_like(first, 0.5**i), m[3], first)
+        y.append(fused_multiply_add(np.full_like(first, (-2.0) ** i), m[4], first))
+    y[-1] = y[-1] + m[5]
+    return np.array(y)
 
 
 def blocks_of_terms(op, channels, kernel_h, kernel_w):

@@ -1,0 +1,93 @@
+// What the plans of float convolutions share: the weights of a layer, and the copy of what lies
+// around its image.
+#pragma once
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "buffer.h"
+#include "endings.h"
+#include "layer.h"
+
+namespace bitconv {
+
+struct Order {
+    bool by_channels;
+    int block;  // at most what a sum has
+};
+
+// Weights in units of filters, [group][unit][term][channel_unit], terms as they are summed.
+struct FloatWeights {
+    Shape shape;
+    Order order;
+    int units;  // of a group
+    Buffer<float> filled;
+
+    FloatWeights(const Shape& of, const Order& in, const std::vector<float>& weights)
+        : shape(of), order(in), units((of.filters + channel_unit - 1) / channel_unit) {
+        const std::size_t taps = std::size_t(shape.taps()), channels = std::size_t(shape.channels);
+        const std::size_t size = std::size_t(shape.groups) * units * taps * channels * channel_unit;
+        std::fill_n(filled.reserve(size), size, 0.0f);
+        for (int f = 0; f < shape.total_filters(); ++f) {
+            const std::size_t unit =
+                std::size_t(f / shape.filters) * units + f % shape.filters / channel_unit;
+            for (std::size_t c = 0; c < channels; ++c)
+                for (std::size_t tap = 0; tap < taps; ++tap)
+                    filled.get()[(unit * taps * channels + term(c, tap)) * channel_unit +
+                                 f % shape.filters % channel_unit] =
+                        weights[(std::size_t(f) * channels + c) * taps + tap];
+        }
+    }
+
+    bool one_sum_by_taps() const { return !order.by_channels && order.block == shape.channels; }
+
+private:
+    std::size_t term(std::size_t channel, std::size_t tap) const {
+        if (order.by_channels) return channel * shape.taps() + tap;
+        const std::size_t first = channel / order.block * order.block;
+        const std::size_t in_block = std::min<std::size_t>(order.block, shape.channels - first);
+        return first * shape.taps() + tap * in_block + channel - first;
+    }
+};
+
+// Copies rows of an image, with zeros for what is beyond it, to `copy`, `pitch` floats a row. Of
+// each pixel the first `channels` floats.
+inline void copy_padded(const float* x, const Extent& in, std::int64_t channels, std::int64_t top,
+                        std::int64_t left, std::int64_t rows, std::int64_t columns, float* copy,
+                        std::int64_t pitch) {
+    const std::int64_t first = std::min(std::max<std::int64_t>(left, 0), left + columns),
+                       end = std::max(first, std::min(left + columns, in.width));  // inside
+    for (std::int64_t iy = top; iy < top + rows; ++iy, copy += pitch) {
+        if (iy < 0 || iy >= in.height) {
+            std::fill_n(copy, columns * channels, 0.0f);
+            continue;
+        }
+        const float* from = x + (iy * in.width + first) * in.channels;
+        float* to = std::fill_n(copy, (first - left) * channels, 0.0f);
+        if (channels == in.channels) to = std::copy_n(from, (end - first) * channels, to);
+        else
+            for (std::int64_t ix = first; ix < end; ++ix, from += in.channels)
+                to = std::copy_n(from, channels, to);
+        std::fill_n(to, (left + columns - end) * channels, 0.0f);
+    }
+}
+
+// Weights at the points of Winograd's tiles (contract.h), [unit][place][channel][channel_unit].
+struct WinogradWeights {
+    static constexpr int least_side = 3, most_side = 5;  // of a kernel, counted in strides
+
+    int side;
+    Buffer<float> filled;
+
+    // Throws std::invalid_argument where a layer has groups, dilation or a kernel that tiles do not
+    // do.
+    WinogradWeights(const Shape& shape, const std::vector<float>& weights);
+};
+
+// A float convolution by tiles, for one size. `direct` are its weights in the plain order, for
+// tiles of which a value is not finite.
+std::unique_ptr<Planned> plan_winograd(const FloatWeights& direct, const WinogradWeights& weights,
+                                       const Implementation& implementation, EndingPlan ending,
+                                       const Wiring& wiring);
+
+}  // namespace bitconv
