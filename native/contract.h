@@ -210,6 +210,7 @@ struct FloatArguments {
 // every implementation. Where a value is not finite, or something overflows on the way, no output
 // of the tile that should not be finite is; others may be so, too.
 constexpr int tile_side = 6;
+constexpr int tile_places = tile_side * tile_side;
 constexpr int tile_group = 10;  // at most this many tiles are multiplied at once
 struct WinogradArguments {
     const float* const* tiles_at;  // [tile]: its first value
@@ -217,8 +218,8 @@ struct WinogradArguments {
     int tiles, rows, channels, outputs;
     const float* weights;  // at the points, [unit][place][channel][channel_unit]
     int filters;
-    float* values;                      // scratch, [tile_side^2][tiles][channels]
-    float* products;                    // scratch, [tile_side^2][tile_group][2 * channel_unit]
+    float* values;                      // scratch, [place][tiles][channels]
+    float* products;                    // scratch, [place][tile_group][2 * channel_unit]
     float* const* sums_at;              // [tile]: its first output, of filters filled up
     std::size_t sums_row, sums_column;  // floats to the next
     std::uint8_t* not_finite;           // [unit][tile]: becomes 1 where an output is not finite

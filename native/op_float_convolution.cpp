@@ -15,8 +15,8 @@
 // zeros around it; so in a tile each tap is equally far from a pixel's first. Where a sum is by
 // taps and has one block, the taps of a row of the kernel are read as one: in NHWC they lie next to
 // each other, as do their weights.
-#include "float_weights.h"
 #include "plan.h"
+#include "winograd.h"
 
 namespace bitconv {
 namespace {

@@ -1,13 +1,13 @@
-// Float convolutions by Winograd's tiles (contract.h): weights at the points, and the plan of one
+// Float convolutions by tiles of Winograd (contract.h): weights at the points, and the plan of one
 // size. A stride makes a convolution of that many more channels and fewer taps: 7 x 7 taps of 3
 // channels with stride 2 are 4 x 4 taps of 12, an eighth row and column being 0.
-#include "float_weights.h"
+#include "winograd.h"
+
 #include "plan.h"
 
 namespace bitconv {
 namespace {
 
-constexpr int places = tile_side * tile_side;
 constexpr int few_tiles = 20, most_tiles = 64;  // of an item
 constexpr std::size_t cache_bytes = 1 << 20;    // of weights that are near when read again
 constexpr int most_outputs = tile_side + 1 - WinogradWeights::least_side;
@@ -26,7 +26,7 @@ int at_point(int point, int tap, int side) {
 }
 
 int in_strides(const Shape& shape, int axis) {
-    return (shape.kernel[axis] + shape.stride[axis] - 1) / shape.stride[axis];
+    return (shape.kernel[axis] - 1) / shape.stride[axis] + 1;
 }
 
 class Winograd : public Planned {
@@ -48,10 +48,12 @@ public:
           rows_(int(std::min<std::int64_t>(wanted_tiles() / columns_, tiles_down_))),
           in_image_(taps_at(in_.width * in_.channels)),
           in_copy_(taps_at(copy_pitch())) {
+        // Throws for what is too large.
         image_bytes({Form{Kind::floats, 1}, in_.channels, copy_rows(), copy_columns()},
-                    implementation.encoding);  // throws for what is too large
-        image_bytes({Form{Kind::floats, 1}, std::int64_t(channels()) * places, rows_, columns_},
                     implementation.encoding);
+        image_bytes(
+            {Form{Kind::floats, 1}, std::int64_t(channels()) * tile_places, rows_, columns_},
+            implementation.encoding);
         image_bytes({Form{Kind::floats, 1}, row_filters(), rows_ * outputs_, columns_ * outputs_},
                     implementation.encoding);
     }
@@ -100,7 +102,8 @@ public:
         a.outputs = outputs_;
         a.filters =
             std::min(units_per_range(call) * channel_unit, shape_.filters - unit * channel_unit);
-        a.weights = weights_.filled.get() + std::size_t(unit) * places * channels() * channel_unit;
+        a.weights =
+            weights_.filled.get() + std::size_t(unit) * tile_places * channels() * channel_unit;
         a.values = values;
         a.products = products;
         a.sums_column = std::size_t(units(a.filters)) * channel_unit;
@@ -174,7 +177,8 @@ private:
     // Few tiles, whose values are near when the next filters are multiplied with them; where
     // weights come from far, many for each time they come.
     int wanted_tiles() const {
-        const std::size_t bytes = std::size_t(row_filters()) * places * channels() * sizeof(float);
+        const std::size_t bytes =
+            std::size_t(row_filters()) * tile_places * channels() * sizeof(float);
         return bytes <= cache_bytes ? few_tiles : most_tiles;
     }
 
@@ -205,10 +209,10 @@ private:
     }
     std::size_t copy_floats() const { return with_slack(copy_rows() * copy_pitch()); }
     std::size_t values_floats() const {
-        return with_slack(std::int64_t(places) * rows_ * columns_ * channels());
+        return with_slack(std::int64_t(tile_places) * rows_ * columns_ * channels());
     }
     static std::size_t products_floats() {
-        return with_slack(places * tile_group * 2 * channel_unit);
+        return with_slack(tile_places * tile_group * 2 * channel_unit);
     }
     std::size_t sums_floats() const {
         return with_slack(std::int64_t(rows_) * columns_ * outputs_ * outputs_ * row_filters());
@@ -253,7 +257,7 @@ WinogradWeights::WinogradWeights(const Shape& shape, const std::vector<float>& w
     const int rows = shape.stride[0], columns = shape.stride[1];
     const std::size_t channels = std::size_t(rows) * columns * shape.channels,
                       units = std::size_t(shape.filters + channel_unit - 1) / channel_unit,
-                      size = units * places * channels * channel_unit;
+                      size = units * tile_places * channels * channel_unit;
     std::fill_n(filled.reserve(size), size, 0.0f);
     for (int f = 0; f < shape.filters; ++f)
         for (std::size_t k = 0; k < channels; ++k) {
@@ -261,7 +265,7 @@ WinogradWeights::WinogradWeights(const Shape& shape, const std::vector<float>& w
                       py = int(k / shape.channels / columns);
             const float* plane =
                 weights.data() + (std::size_t(f) * shape.channels + c) * shape.taps();
-            for (int place = 0; place < places; ++place) {
+            for (int place = 0; place < tile_places; ++place) {
                 const int i = place / tile_side, j = place % tile_side;
                 double sum = 0;
                 for (int a = 0; a < side; ++a)
@@ -271,9 +275,10 @@ WinogradWeights::WinogradWeights(const Shape& shape, const std::vector<float>& w
                         if (factor && ky < shape.kernel[0] && kx < shape.kernel[1])
                             sum += double(factor) * plane[ky * shape.kernel[1] + kx];
                     }
-                filled.get()[((std::size_t(f) / channel_unit * places + place) * channels + k) *
-                                 channel_unit +
-                             f % channel_unit] = float(sum / (divisors[i] * divisors[j]));
+                filled
+                    .get()[((std::size_t(f) / channel_unit * tile_places + place) * channels + k) *
+                               channel_unit +
+                           f % channel_unit] = float(sum / (divisors[i] * divisors[j]));
             }
         }
 }

@@ -250,7 +250,7 @@ class Result:
         """Writes the network as one ONNX file that runs without CNTK; see `nc.deploy.export`.
 
         The metadata of the file holds the records and their last metric. Float layers are done as
-        `nc.Lower(float_layers=...)` said, if it was among the callbacks.
+        with `nc.Lower(float_layers='native')`, if the run had that; else they keep CNTK's bits.
 
         Args:
             path (str): where to write the file.
@@ -271,11 +271,14 @@ class Result:
                 'nc.deploy.export(network, path)'
             )
         held_out = self.held_out if data is None and self.held_out else data
+        float_layers = self.parity.float_layers if self.parity else 'cntk'
+        if float_layers == 'apart':  # those with CNTK's bits are taken in all the same
+            float_layers = 'cntk'
         return exporter()(
             self.model,
             path,
             held_out,
-            'native' if self.parity and self.parity.float_layers == 'native' else 'cntk',
+            float_layers,
             self.records,
             self.records[-1].metric_now if self.records else None,
         )

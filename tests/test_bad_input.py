@@ -980,7 +980,7 @@ TABLE = [
         lambda: nc.Lower(float_layers='gpu'),
         ValueError,
         'Lower: float_layers',
-        "must be 'cntk' or 'native'",
+        "must be 'cntk', 'native' or 'taps'",
         "got 'gpu'",
         'leave it out',
     ),

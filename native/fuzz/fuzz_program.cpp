@@ -133,11 +133,14 @@ private:
         if (kind != 0) gives({true, of.channels, of.height, of.width});
     }
 
-    void window(Writer& fields, Value& of, bool dilated, int& kernel_h, int& kernel_w) {
+    // Kernels up to `longest`; returns whether order 2 takes such a float convolution in one group.
+    bool window(Writer& fields, Value& of, bool dilated, int& kernel_h, int& kernel_w,
+                int longest = 3) {
         int* const sizes[2] = {&of.height, &of.width};
         std::vector<std::int64_t> kernel, strides, dilation, padding;
         for (int axis = 0; axis < 2; ++axis) {
-            const int k = bytes_.between(1, std::min(3, *sizes[axis])), s = bytes_.between(1, 2);
+            const int k = bytes_.between(1, std::min(longest, *sizes[axis])),
+                      s = bytes_.between(1, 2);
             const int before = bytes_.between(0, k - 1),
                       after = bytes_.between(0, s == 1 ? k - 1 : 0);
             kernel.push_back(k);
@@ -153,6 +156,9 @@ private:
         fields.integers("strides", strides);
         fields.integers("padding", padding);
         if (dilated) fields.integers("dilation", dilation);
+        const std::int64_t down = (kernel[0] - 1) / strides[0] + 1,
+                           across = (kernel[1] - 1) / strides[1] + 1;
+        return down == across && 3 <= down && down <= 5;
     }
 
     // Of bits or, where `from` is floats, of floats.
@@ -161,7 +167,7 @@ private:
         const bool bits = of.bits;
         Writer fields;
         int kernel_h, kernel_w;
-        window(fields, of, true, kernel_h, kernel_w);
+        const bool tiles = window(fields, of, true, kernel_h, kernel_w, bits ? 3 : 10);
         const int groups = of.channels % 5 == 0 && bytes_.next() % 2 ? 5 : 1,
                   channels = of.channels / groups;
         of.channels = groups * (bits ? pick({1, 7, 16, 20, 33, 64}) : pick({1, 7, 17}));
@@ -170,7 +176,7 @@ private:
         fields.integers("channels", {channels});
         std::vector<int> reads = {from};
         if (!bits) {
-            float_weights(fields, of.channels, channels, kernel_h * kernel_w);
+            float_weights(fields, of.channels, channels, kernel_h * kernel_w, tiles && groups == 1);
             ending(fields, reads, of);
             finish(ops, "float_convolution", reads, fields);
             return;
@@ -197,13 +203,13 @@ private:
         finish(ops, "convolution", reads, fields);
     }
 
-    void float_weights(Writer& fields, int filters, int channels, int taps) {
+    void float_weights(Writer& fields, int filters, int channels, int taps, bool tiles) {
         std::vector<float> weights;
         for (int i = 0; i < filters * channels * taps; ++i)
             weights.push_back(float(bytes_.between(-99, 99)) / 32);
         fields.field("weights", 1, weights);
         if (bytes_.next() % 2) return;  // one sum, by taps
-        const int order = bytes_.between(0, 2);
+        const int order = bytes_.between(0, tiles ? 3 : 1) % 3;
         fields.integers("order", {order});
         if (order < 2)
             fields.integers("block", {bytes_.between(0, order ? channels * taps : channels)});

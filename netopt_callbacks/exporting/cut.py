@@ -111,8 +111,9 @@ class CutNetwork:
         """The `float_layers` with which segments have fewer of them; None where those that were
         made here have none."""
         programs = [part.program for part in self.lowering.segments]
-        if any(program.products for program in programs):
-            return 'cntk'
+        products = [op for program in programs for _, op in program.products]
+        if products:
+            return 'taps' if any(op.get('order') == 'winograd' for op in products) else 'cntk'
         return 'apart' if any(program.same_floats for program in programs) else None
 
 

@@ -28,11 +28,12 @@ class Exported:
         path (str), bytes (int): of the file.
         inputs, outputs (list of str): names, in the network's order.
         segments (list of str): names of the segments, in order.
+        float_layers (str): as of `nc.Lower`, with which it is written.
         comparison (Comparison): how the file compares with the network.
     """
 
-    def __init__(self, path, size, names, cut, comparison):
-        self.path, self.bytes = path, size
+    def __init__(self, path, size, float_layers, names, cut, comparison):
+        self.path, self.bytes, self.float_layers = path, size, float_layers
         self.inputs, self.outputs = names.inputs, names.outputs
         self.segments = [segment.name for segment in cut.segments]
         self.comparison = comparison
@@ -62,11 +63,12 @@ def export(model, path, data=None, float_layers='cntk', records=(), metric=None)
             written, exported_as = _written(model, cut, minibatch, records, metric)
             break
         except (ExportError, NotImplementedError):
-            float_layers = cut.fewer_float_layers  # those in segments may be the reason
-            if float_layers is None:
+            fewer = cut.fewer_float_layers  # those in segments may be the reason
+            if fewer in (None, float_layers):
                 raise
+            float_layers = fewer
     _put(written, path, folder)
-    return Exported(path, len(written), *exported_as)
+    return Exported(path, len(written), float_layers, *exported_as)
 
 
 def _written(model, cut, minibatch, records, metric):

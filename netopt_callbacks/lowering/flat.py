@@ -50,17 +50,15 @@ class FlatGraph:
     Args:
         model (cntk.Function): its binary blocks are on its own level (`graph.opened`).
         float_layers (str): as of `Lower`.
-        with_winograd (bool): whether float convolutions may be done in fewer multiplications.
 
     Attributes:
         model (cntk.Function): held: no Variable keeps its Function alive.
         units (list of Unit): inputs first.
     """
 
-    def __init__(self, model, float_layers='cntk', with_winograd=False):
+    def __init__(self, model, float_layers='cntk'):
         self.model = model
         self.float_layers = float_layers
-        self.with_winograd = with_winograd
         self._values = {}
         self._bodies = []
         level = Level(model.outputs)

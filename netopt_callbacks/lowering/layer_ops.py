@@ -52,16 +52,17 @@ def dense(node, layer, bits):
     return dict(op='dense', input=bits.name, weights=np.ascontiguousarray(weights), image=image)
 
 
-def check_can_be_compared(node):
-    """Refuses a float layer that CNTK does not evaluate apart from the rest: the gate compares each
-    alone.
-
-    Raises:
-        Unsupported: it is inside a block inside a block, or in one that reads more than one value.
-    """
+def can_be_compared(node):
+    """Returns whether CNTK can evaluate a float layer apart from the rest, for the gate to compare
+    it alone: it is not inside a block inside a block, nor in one that reads more than one value."""
     function = node.unit.function
     inside = graph.functions(graph.body(function).outputs) if function.is_block else [function]
-    if len(node.unit.inputs) != 1 or not any(other.uid == node.function.uid for other in inside):
+    return len(node.unit.inputs) == 1 and any(other.uid == node.function.uid for other in inside)
+
+
+def check_can_be_compared(node):
+    """Raises Unsupported of a float layer that the gate cannot compare alone."""
+    if not can_be_compared(node):
         raise Unsupported(
             node,
             f"a float layer of the block '{node.unit.name}' is not one that can be compared alone",

@@ -72,13 +72,13 @@ class Lower(Observer):
             compute is CNTK's within `tolerance` only, each alone, and a bit behind them may differ
             where it ties within `tolerance`; the report says what it buys. Convolutions are done
             by tiles of Winograd where that is faster, and if the network then differs by more,
-            none is. 'apart': all stay layers of CNTK, to be trained, factored or binarized in the
-            lowered network. So it is, whatever is said here, where an optimization of the run has
-            a `lower` of its own.
+            none is. 'taps': as 'native', without tiles. 'apart': all stay layers of CNTK, to be
+            trained, factored or binarized in the lowered network. So it is, whatever is said here,
+            where an optimization of the run has a `lower` of its own.
 
     Raises:
         TypeError, ValueError: `tolerance` is not a number of at least 0, `float_layers` is none of
-            the three.
+            these.
     """
 
     works_in_cntks_train = False  # a progress writer builds no network
@@ -129,8 +129,8 @@ class Lower(Observer):
         given = bool(minibatches)
         data = minibatches if given else [random_minibatch(model)]
 
-        def lowered_with(float_layers, with_winograd=True):
-            lowering = lower_segments(model, float_layers, with_winograd) if segments else None
+        def lowered_with(float_layers):
+            lowering = lower_segments(model, float_layers) if segments else None
             lowered, names = _with_the_rest(lowering.model if segments else model, optimizations)
             said = 'held-out' if given else 'seeded random input'
             parity = compare(model, lowered, data, self.tolerance, said, lowering)
@@ -139,9 +139,9 @@ class Lower(Observer):
 
         lowered, parity = lowered_with(float_layers)
         if not parity.passed and parity.with_winograd:
-            by_taps, without = lowered_with(float_layers, with_winograd=False)
-            if without.passed:
-                lowered, parity = by_taps, without
+            differs = parity.first_difference or 'an output'
+            lowered, parity = lowered_with('taps')
+            parity.left_tiles = differs
         if not parity.passed and float_layers == 'cntk' and parity.same_floats:
             # CNTK's order of summation was another one here than where it was looked for.
             apart, without = lowered_with('apart')
@@ -151,7 +151,8 @@ class Lower(Observer):
         if not parity.passed:
             raise LoweringError(parity)
         if timed and parity.layers:
-            beside = 'cntk' if float_layers == 'native' else 'apart' if parity.same_floats else None
+            taken_in = float_layers in ('native', 'taps')
+            beside = 'cntk' if taken_in else 'apart' if parity.same_floats else None
             other = (
                 None
                 if beside is None
@@ -204,10 +205,10 @@ def warn_of_nothing_to_lower(callbacks, networks, stacklevel):
 
 def check_float_layers(what, float_layers):
     """Raises ValueError unless it is one that `what` takes."""
-    if float_layers not in ('cntk', 'native', 'apart'):
+    if float_layers not in ('cntk', 'native', 'taps', 'apart'):
         raise ValueError(
-            f"{what}: float_layers must be 'cntk' or 'native', or 'apart' to leave them layers of "
-            f"CNTK, got {float_layers!r}; leave it out for 'cntk'"
+            f"{what}: float_layers must be 'cntk', 'native' or 'taps', or 'apart' to leave them "
+            f"layers of CNTK, got {float_layers!r}; leave it out for 'cntk'"
         )
 
 

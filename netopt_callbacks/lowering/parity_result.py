@@ -203,6 +203,8 @@ class Parity:
         speed (Speed): what a call of either takes; None where it was not asked for, or no binary
             layer was lowered.
         float_layers (str): as of `Lower`, what the segments were made with.
+        left_tiles (str): where the network first differed with float layers by tiles of Winograd,
+            which are done by taps therefore; None where they did not differ.
         left_apart (str): where the network first differed with float layers in its segments, which
             are left to CNTK therefore; None where they did not differ.
     """
@@ -242,7 +244,7 @@ class Parity:
         self.tolerance = tolerance
         self.speed = None
         self.float_layers = 'cntk'
-        self.left_apart = None
+        self.left_tiles = self.left_apart = None
 
     @property
     def same_floats(self):
@@ -291,6 +293,8 @@ class Parity:
             alone=[list(each) for each in self.alone],
             stayed=[list(each) for each in self.stayed],
             lowered_by=list(self.lowered_by),
+            float_layers=self.float_layers,
+            left_tiles=self.left_tiles,
             left_apart=self.left_apart,
         )
         return fields
@@ -344,6 +348,11 @@ class Parity:
             f'  {name} has a lower of its own: what it gave is compared end to end only'
             for name in self.lowered_by
         ]
+        if self.left_tiles is not None:
+            lines.append(
+                '  float layers are done by taps: by tiles of Winograd the network differs in '
+                f'{self.left_tiles}'
+            )
         if self.left_apart is not None:
             lines.append(
                 '  float layers stay in CNTK: with them in native code the network differs in '

@@ -15,7 +15,7 @@ from . import winograd
 from .binary_segment import OP_NAME, BinarySegmentOp
 from .flat import FlatGraph, named_output, opened_for_segments
 from .float_order import order_of_sums
-from .layer_ops import terms
+from .layer_ops import can_be_compared, terms
 from .nodes import Unsupported
 from .segment import segments_of
 from .segment_program import SegmentProgram
@@ -90,13 +90,12 @@ def _taken(left, key):
     return left.pop(place)[1]
 
 
-def lower_segments(model, float_layers='cntk', with_winograd=True):
+def lower_segments(model, float_layers='cntk'):
     """Lowers the segments of a trained model; other binary layers stay as they are.
 
     Args:
         model (cntk.Function): trained, or loaded from a file.
         float_layers (str): as of `Lower`.
-        with_winograd (bool): whether 'native' may take fewer multiplications (`winograd`).
 
     Returns:
         Lowering: `model` with a block `BinarySegmentOp` for each segment; evaluation only.
@@ -106,9 +105,7 @@ def lower_segments(model, float_layers='cntk', with_winograd=True):
     """
     if not binary_block.binary_blocks(model):
         return Lowering(model)
-    flat = FlatGraph(
-        opened_for_segments(model), float_layers, float_layers == 'native' and with_winograd
-    )
+    flat = FlatGraph(opened_for_segments(model), float_layers)
     written = _written(flat)
     told = dict(reasons=_reasons(flat, written), float_reasons=_float_reasons(flat, written))
     if not written:
@@ -187,7 +184,7 @@ def _float_layers_refused(flat, segment, known):
             continue
         known.add(id(node))
         try:
-            if flat.with_winograd and winograd.pays(node):
+            if flat.float_layers == 'native' and winograd.pays(node) and can_be_compared(node):
                 node.sums = dict(order='winograd')
                 continue
             order = None if node.inputs[0].is_free else order_of_sums(node)

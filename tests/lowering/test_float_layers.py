@@ -62,7 +62,7 @@ def test_the_default_leaves_float_layers_to_cntk_and_says_so():
     _, found = Lower(float_layers='apart').run(trained, [kind() for kind in KINDS])
     assert found.stayed == [] and 'not lowered' not in str(found)
     with pytest.raises(
-        ValueError, match="must be 'cntk' or 'native', or 'apart' to leave .* got 'both'"
+        ValueError, match="must be 'cntk', 'native' or 'taps', or 'apart' to leave .* got 'both'"
     ):
         Lower(float_layers='both')
 

@@ -43,7 +43,7 @@ def orders(trained, *arguments):
 def test_layers_that_tiles_pay_for_are_done_by_tiles():
     x, trained = network()
     assert orders(trained, 'native') == [BY_TILES, BY_TILES]
-    assert orders(trained, 'native', False) == [BY_TAPS, BY_TAPS]
+    assert orders(trained, 'taps') == [BY_TAPS, BY_TAPS]
     lowered, found = Lower(float_layers='native').run(trained, [KIND], [{x: images(x.shape, 20)}])
     first, second, dense = found.segments[0].floats
     assert first.winograd and second.winograd and not dense.winograd
@@ -56,6 +56,17 @@ def test_layers_that_tiles_pay_for_are_done_by_tiles():
     for implementation in nc.native.implementations():
         same = part.program.program(implementation)(values)
         assert np.array_equal(lowered.eval(values), same), implementation
+
+
+def test_a_layer_that_cannot_be_compared_alone_is_done_by_taps():
+    """It is in a block inside a block; where CNTK's order is known it is taken in all the same."""
+    x = C.input_variable((32, 14, 14))
+    inside = C.placeholder()
+    y = C.layers.Convolution2D((3, 3), 48, pad=True, bias=False, name='float')(inside)
+    y = C.as_block(C.relu(y), [(inside, x)], 'mine', 'mine')
+    model = C.layers.Convolution2D((3, 3), 8, name='binary')(y)
+    trained = binarized(model, images(x.shape, 9), input_scale=None)
+    assert orders(trained, 'native') == orders(trained, 'taps') == orders(trained)
 
 
 def test_the_default_keeps_cntks_bits():
@@ -98,9 +109,11 @@ def test_a_layer_that_differs_by_too_much_is_done_by_taps(monkeypatch):
     )
     x, trained = network()
     _, found = Lower(float_layers='native').run(trained, [KIND], [{x: images(x.shape, 20)}])
-    assert found.passed and not found.with_winograd and 'Winograd' not in str(found)
+    assert found.passed and not found.with_winograd and found.float_layers == 'taps'
+    assert "by taps: by tiles of Winograd the network differs in segment 'binary', l" in str(found)
+    assert found.to_dict()['left_tiles'] == found.left_tiles == "segment 'binary', layer 'float'"
     monkeypatch.setattr(FloatParity, 'passed', property(lambda self: False))
-    with pytest.raises(LoweringError, match="layer 'float'"):
+    with pytest.raises(LoweringError, match="float layer 'float', taken in: "):
         Lower(float_layers='native').run(trained, [KIND], [{x: images(x.shape, 20)}])
 
 
@@ -119,7 +132,9 @@ def test_a_file_by_tiles(tmp_path):
     deploy.export(lowering.model, path)
     (again,) = deploy.session(path).run(None, {'image': values})
     assert np.array_equal(again, found)
-    with pytest.raises(ValueError, match="deploy.export: float_layers must be 'cntk' or 'native'"):
+    with pytest.raises(
+        ValueError, match="deploy.export: float_layers must be 'cntk', 'native' or 'taps'"
+    ):
         deploy.export(trained, path, float_layers='tiles')
 
 
@@ -148,6 +163,6 @@ def test_a_file_that_tiles_would_make_wrong_has_cntks_bits(tmp_path, monkeypatch
     monkeypatch.setattr(FloatParity, 'passed', property(lambda self: False))
     x, trained = network()
     path, values = str(tmp_path / 'model.onnx'), images(x.shape, 6, seed=3)
-    deploy.export(trained, path, float_layers='native')
+    assert deploy.export(trained, path, float_layers='native').float_layers in ('cntk', 'apart')
     (found,) = deploy.session(path).run(None, {'image': values})
     assert np.allclose(found, trained.eval(values), rtol=0, atol=1e-5 * np.abs(found).max())
