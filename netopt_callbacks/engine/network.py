@@ -245,7 +245,7 @@ class Network:
         """
         found = self._other_readers()
         random = other_trainers.pulled(self, found.trainers if found is not None else [])
-        before = self.now
+        before = self.now if random else self.pulled()
         change = self._transformed(optimization, index, minibatches, before, random)
         if self.workers.apart(change.now.trained):
             before = before._replace(trained=self.workers.synchronized(before.trained))

@@ -85,15 +85,21 @@ def pulled(network, trainers):
         trainers (list of cntk.Trainer): the others.
 
     Returns:
-        dict: for each Trainer its `own_random_state.copies`; empty if there are no others.
+        dict: for each Trainer the samples that it has seen and its `own_random_state.copies`;
+            empty if there are no others.
     """
     if not trainers:
-        network.pulled()
         return {}
     every = [network.of(trainer, network.workers) for trainer in trainers] + [network]
     for one in every:
         own_random_state.hold(one.trainer)
-    return {one.trainer: own_random_state.copies(one.pulled().whole) for one in every}
+    return {
+        one.trainer: (
+            one.trainer.total_number_of_samples_seen,
+            own_random_state.copies(one.pulled().whole),
+        )
+        for one in every
+    }
 
 
 def put(network, changes, random, undo):
@@ -107,8 +113,8 @@ def put(network, changes, random, undo):
     """
     for trainer, after, begin_with in changes:
         network.of(trainer, network.workers).put(after, begin_with, undo)
-    for trainer, kept in random.items():
+    for trainer, (samples, kept) in random.items():
         facts = remember.facts(trainer)
         if facts.last is not None:
             undo.callback(setattr, facts, 'random', facts.random)
-            facts.random = own_random_state.held(kept, state.current(trainer).whole)
+            facts.random = own_random_state.held(samples, kept, state.current(trainer).whole)

@@ -32,6 +32,11 @@ class _Held(NamedTuple):
     copy: _Copy
 
 
+class _Random(NamedTuple):
+    samples: int  # that the Trainer had seen
+    held: Any  # list of _Held
+
+
 def install():
     """Wraps the methods of C++ that save and restore a trainer; a second call does nothing."""
     for name, wrap in (('save_checkpoint', _saving), ('restore_from_checkpoint', _restoring)):
@@ -77,10 +82,11 @@ def copies(whole):
     return found
 
 
-def held(kept, whole):
+def held(samples, kept, whole):
     """Returns what a Trainer has to hold whose graph has changed.
 
     Args:
+        samples (int): that it has seen; what is held is of no use once it has seen more.
         kept (list): the `copies` of its graph before.
         whole (cntk.Function): its graph now. A primitive is found again by its operation and seed;
             of several with one seed, the order tells which is which.
@@ -90,12 +96,15 @@ def held(kept, whole):
         before.setdefault(copy.kind, []).append(copy)
     for function in _primitives(whole):
         after.setdefault((function.op_name, _state(function)[0]), []).append(function.outputs[0])
-    return [
-        _Held(output, copy)
-        for kind, outputs in after.items()
-        if len(outputs) == len(before.get(kind, ()))
-        for output, copy in zip(outputs, before[kind])
-    ]
+    return _Random(
+        samples,
+        [
+            _Held(output, copy)
+            for kind, outputs in after.items()
+            if len(outputs) == len(before.get(kind, ()))
+            for output, copy in zip(outputs, before[kind])
+        ],
+    )
 
 
 def hold(trainer):
@@ -109,7 +118,7 @@ def hold(trainer):
     new = facts.last is not None or not cntk_py.Trainer.previous_minibatch_sample_count(trainer)
     if facts.random is None and new:
         whole = current(trainer).whole
-        facts.random = held(copies(whole), whole)
+        facts.random = held(trainer.total_number_of_samples_seen, copies(whole), whole)
 
 
 def restored(trainer):
@@ -122,11 +131,12 @@ def restored(trainer):
 
 def put(trainer):
     """Puts the state that a Trainer holds into its Functions."""
-    other = [
-        one
-        for one in remember.facts(trainer).random or ()
-        if _state(one.output.owner) != one.copy.state
-    ]
+    facts = remember.facts(trainer)
+    if facts.random is not None and facts.random.samples != trainer.total_number_of_samples_seen:
+        facts.random = None  # C++'s own session has compiled and trained it
+    if facts.random is None:
+        return
+    other = [one for one in facts.random.held if _state(one.output.owner) != one.copy.state]
     if not other:
         return
     # A restore is the only way into a Function. It takes the values of Parameters, too, so those

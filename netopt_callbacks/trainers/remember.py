@@ -54,7 +54,7 @@ class TrainerFacts:
         minibatches (int): how many it has trained, counted as Python calls C++.
         asked (dict): the `state.identity` of each output that a minibatch has asked for, in order;
             the values are None.
-        random (list): the random state of its own, while the current C++ trainer has not compiled
+        random (tuple): the random state of its own, while the current C++ trainer has not compiled
             its network, see `own_random_state`; None if no other Trainer can change it.
         phases (phases.Phases): those that a save or restore by the user's code belongs to: those of
             the current run, or of the last run that optimized the trainer; None before the first.
