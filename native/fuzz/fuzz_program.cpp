@@ -167,7 +167,7 @@ private:
         const bool bits = of.bits;
         Writer fields;
         int kernel_h, kernel_w;
-        const bool tiles = window(fields, of, true, kernel_h, kernel_w, bits ? 3 : 10);
+        const bool tiles = window(fields, of, true, kernel_h, kernel_w, bits ? 3 : 7);
         const int groups = of.channels % 5 == 0 && bytes_.next() % 2 ? 5 : 1,
                   channels = of.channels / groups;
         of.channels = groups * (bits ? pick({1, 7, 16, 20, 33, 64}) : pick({1, 7, 17}));

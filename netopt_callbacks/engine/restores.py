@@ -112,9 +112,11 @@ class Restores:
         if fits(saved_graph.original_of(now)):
             return now
         built_of = {uid for uids in original.leaves for uid in uids}
-        if fits(original) and edits.leaves(now.whole) == built_of:
-            return self._plain(saved)
         opened = now._replace(whole=own(random_state.open_blocks(now.whole)))
+        if fits(original) and edits.leaves(now.whole) == built_of:
+            after = self._plain(saved)
+            if signature(own(random_state.open_blocks(after.whole))) == signature(opened.whole):
+                return after
         if fits(saved_graph.original_of(opened)):
             return self._network.numbered(opened)[0]
         raise saved_graph.other(file)
