@@ -50,6 +50,17 @@ private:
     }
 };
 
+// Where the taps of a pixel are, from its first one on, in an image of that many floats a row and a
+// column; of `columns` taps in each row of the kernel.
+inline std::vector<std::int64_t> taps_at(const Shape& shape, std::int64_t row, std::int64_t column,
+                                         int columns) {
+    std::vector<std::int64_t> at;
+    for (int ky = 0; ky < shape.kernel[0]; ++ky)
+        for (int kx = 0; kx < columns; ++kx)
+            at.push_back(ky * row * shape.dilation[0] + kx * column * shape.dilation[1]);
+    return at;
+}
+
 // Copies rows of an image, with zeros for what is beyond it, to `copy`, `pitch` floats a row. Of
 // each pixel the first `channels` floats.
 inline void copy_padded(const float* x, const Extent& in, std::int64_t channels, std::int64_t top,

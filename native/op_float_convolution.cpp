@@ -46,7 +46,7 @@ public:
                         weights.shape.dilation[1] == 1),
           tile_rows_(int(std::min(std::max<std::int64_t>(1, float_run / out_.width), out_.height))),
           tile_columns_(int(std::min<std::int64_t>(float_run, out_.width))),
-          in_image_(taps_at(in_.width * in_.channels, in_.channels)) {
+          in_image_(taps_in(in_.width * in_.channels, in_.channels)) {
         const Shape& s = weights.shape;
         const bool padded =
             s.padding[0][0] || s.padding[0][1] || s.padding[1][0] || s.padding[1][1];
@@ -54,7 +54,7 @@ public:
         copy_bytes_ = image_bytes(
             {Form{Kind::floats, 1}, s.channels, reach(0, tile_rows_), reach(1, tile_columns_)},
             implementation.encoding);
-        in_copy_ = taps_at(copy_pitch(), s.channels);
+        in_copy_ = taps_in(copy_pitch(), s.channels);
     }
 
     std::size_t scratch() const override { return copy_bytes_ + sums_bytes() + slack_bytes; }
@@ -111,15 +111,8 @@ private:
     }
     std::int64_t copy_pitch() const { return reach(1, tile_columns_) * weights_.shape.channels; }
 
-    // Where the taps of a pixel are, from its first one on, in an image of that many floats a row
-    // and a column.
-    std::vector<std::int64_t> taps_at(std::int64_t row, std::int64_t column) const {
-        const Shape& s = weights_.shape;
-        std::vector<std::int64_t> at;
-        for (int ky = 0; ky < s.kernel[0]; ++ky)
-            for (int kx = 0; kx < (rows_as_taps_ ? 1 : s.kernel[1]); ++kx)
-                at.push_back(ky * row * s.dilation[0] + kx * column * s.dilation[1]);
-        return at;
+    std::vector<std::int64_t> taps_in(std::int64_t row, std::int64_t column) const {
+        return taps_at(weights_.shape, row, column, rows_as_taps_ ? 1 : weights_.shape.kernel[1]);
     }
 
     std::size_t sums_bytes() const {

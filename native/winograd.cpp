@@ -46,8 +46,8 @@ public:
           tiles_across_((out_.width + outputs_ - 1) / outputs_),
           columns_(int(std::min<std::int64_t>(wanted_tiles(), tiles_across_))),
           rows_(int(std::min<std::int64_t>(wanted_tiles() / columns_, tiles_down_))),
-          in_image_(taps_at(in_.width * in_.channels)),
-          in_copy_(taps_at(copy_pitch())) {
+          in_image_(taps_at(shape_, in_.width * in_.channels, in_.channels, shape_.kernel[1])),
+          in_copy_(taps_at(shape_, copy_pitch(), in_.channels, shape_.kernel[1])) {
         // Throws for what is too large.
         image_bytes({Form{Kind::floats, 1}, in_.channels, copy_rows(), copy_columns()},
                     implementation.encoding);
@@ -189,15 +189,6 @@ private:
     std::int64_t copy_rows() const { return reach(0, rows_); }
     std::int64_t copy_columns() const { return reach(1, columns_); }
     std::int64_t copy_pitch() const { return copy_columns() * in_.channels; }
-
-    // Where the taps of a pixel are, from its first one on, in an image of that many floats a row.
-    std::vector<std::int64_t> taps_at(std::int64_t row) const {
-        std::vector<std::int64_t> at;
-        for (int ky = 0; ky < shape_.kernel[0]; ++ky)
-            for (int kx = 0; kx < shape_.kernel[1]; ++kx)
-                at.push_back(ky * row + kx * in_.channels);
-        return at;
-    }
 
     static int units(int filters) { return (filters + channel_unit - 1) / channel_unit; }
     int channels() const { return shape_.stride[0] * shape_.stride[1] * shape_.channels; }

@@ -7,7 +7,7 @@
 
 namespace bitconv {
 
-// Weights at the points of Winograd's tiles (contract.h), [unit][place][channel][channel_unit].
+// Weights at the points of tiles of Winograd (contract.h), [unit][place][channel][channel_unit].
 struct WinogradWeights {
     static constexpr int least_side = 3, most_side = 5;  // of a kernel, counted in strides
 

@@ -107,6 +107,7 @@ sys.modules[__name__].__class__ = _Package
 if _cntk.cntk is not None:
     for _module in (
         'trainers.remember',
+        'trainers.function_restores',
         'trainers.own_random_state',
         'trainers.opened_blocks',
         'checkpoints.outside',

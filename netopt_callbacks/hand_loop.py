@@ -247,7 +247,6 @@ class Attached:
 
     def after_minibatch(self):
         """Counts a trained minibatch."""
-        self._trained = self._facts.minibatches
         self.engine.after_minibatch()
 
     def note_trained(self):
@@ -325,9 +324,8 @@ class Watched(Exchanged):
         with directors.uninterrupted():
             try:
                 trained = super().train_minibatch(arguments, *rest, **options)
-            except BaseException:
+            finally:
                 run.note_trained()
-                raise
             run.after_minibatch()
         return trained
 

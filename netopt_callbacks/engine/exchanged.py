@@ -13,7 +13,7 @@ from cntk.train.trainer import Trainer
 from ..checkpoints import saved_graph
 from ..checkpoints.put_back import or_as_it_was
 from ..readers import asked
-from ..trainers import remember
+from ..trainers import function_restores, remember
 
 
 def trained_samples(trainer):
@@ -125,7 +125,7 @@ class Exchanged:
         def restore(file):
             restored = super(Exchanged, self).restore_from_checkpoint(file)
             for function in self.model, self.loss_function, self.evaluation_function:
-                remember.values_restored(function)
+                function_restores.values_restored(function)
             return restored
 
         if phases is not None:
@@ -133,5 +133,5 @@ class Exchanged:
         if facts.follower is not None:
             return facts.follower.follow(filename, restore)
         saved_graph.refuse_other(self, filename)
-        with or_as_it_was(self, remember.facts(self).learners):
+        with or_as_it_was(self, facts.learners):
             return restore(filename)

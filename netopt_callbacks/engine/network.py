@@ -162,6 +162,11 @@ class Network:
             return self.readers_of(self.now.whole)
         return None
 
+    def _other_trainers(self):
+        """Returns the other Trainers over the layers of the current network."""
+        found = self._other_readers()
+        return [] if found is None else found.trainers
+
     def refuse_expected(self, optimizations):
         """Refuses, before training, optimizations that are known not to be applicable.
 
@@ -191,8 +196,7 @@ class Network:
         if not changes and self.facts.tracker is not None and self.facts.label == label:
             self._tracker.listen(*self._listeners)
             return
-        found = self._other_readers()
-        others = found.trainers if found is not None else []
+        others = self._other_trainers()
         for trainer in others:
             own_random_state.hold(trainer)
         now = self.pulled()
@@ -223,7 +227,7 @@ class Network:
                 list(now.whole.outputs) + found.outputs, list(after.whole.outputs) + others
             )
         }
-        _stay(found.trainers, now.whole, following)
+        other_trainers.stay(found.trainers, now.whole, following)
 
         def rest(undo):
             found.follow(following, undo)
@@ -243,8 +247,7 @@ class Network:
         Returns:
             Change: to be committed.
         """
-        found = self._other_readers()
-        random = other_trainers.pulled(self, found.trainers if found is not None else [])
+        random = other_trainers.pulled(self, self._other_trainers())
         before = self.now if random else self.pulled()
         change = self._transformed(optimization, index, minibatches, before, random)
         if self.workers.apart(change.now.trained):
@@ -283,8 +286,9 @@ class Network:
         following.update((old.uid, output) for old, output in zip(found.outputs, others))
         retired = edits.missing(before.whole, after.whole)
         left = found.left_behind(following, optimization.name, retired, touched)
-        others, messages = self.others_after(
-            found,
+        others, messages = other_trainers.changes(
+            found.trainers,
+            before.whole,
             following,
             lambda _, now, its: planned(
                 optimization, index, now.whole, its, done.replaced, now.trained
@@ -301,34 +305,6 @@ class Network:
             others,
             random,
         )
-
-    def others_after(self, found, following, plan):
-        """Returns the changes of other Trainers over the same layers, and notes for the record.
-
-        Args:
-            found (Readers): of the network.
-            following (dict): uid of an output before: the Variable that replaces it.
-            plan (callable): (a Trainer, its State, its graph after the change) -> `Plan`.
-        """
-        others, messages, staying = [], [], []
-        for trainer in found.trainers:
-            before = state.current(trainer)
-            outputs = [following[output.uid] for output in before.whole.outputs]
-            after = C.combine(outputs)
-            if state.signature(after) == state.signature(before.whole) and edits.leaves(
-                after
-            ) == edits.leaves(before.whole):
-                staying.append(trainer)
-                continue
-            trained, begin_with, _ = plan(trainer, before, after)
-            others.append((trainer, before._replace(whole=own(after), trained=trained), begin_with))
-            messages.append(
-                'another Trainer reads these layers too; its network and its learners (%s) changed '
-                'with this one'
-                % ', '.join(learner_facts.describe(one.learner) for one in before.trained)
-            )
-        _stay(staying, self.now.whole, following)
-        return others, messages
 
     def commit(self, change, label):
         """Puts a change into the trainer, whole or, if anything raises, not at all.
@@ -371,8 +347,7 @@ class Network:
 
     def places(self):
         """Returns what is where in a checkpoint of the current network, JSON-ready."""
-        found = self._other_readers()
-        others = other_trainers.described(found.trainers if found is not None else ())
+        others = other_trainers.described(self._other_trainers())
         return saved_graph.places(self.now, self.original, self.facts.arguments, others)
 
     def export(self):
@@ -489,14 +464,3 @@ class Network:
                 self.facts.original = original._replace(state=None)
         if label is not None and self.workers.count > 1 and random_state.has_state(after.whole):
             self.facts.states[after.unique_id] = self.now
-
-
-def _stay(trainers, whole, following):
-    """Leaves unchanged what other Trainers compute and `whole` does not."""
-    mine = {output.uid for output in whole.outputs}
-    for trainer in trainers:
-        following.update(
-            (output.uid, output)
-            for output in state.current(trainer).whole.outputs
-            if output.uid not in mine
-        )

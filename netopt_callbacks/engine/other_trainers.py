@@ -7,8 +7,12 @@ the order of their Parameters must be the one at the time of the save. The two g
 it: the file of the phase does, or, for a checkpoint of the network as it was built, what the
 Trainer was built with.
 """
+import cntk as C
+
 from ..checkpoints import saved_graph
-from ..trainers import own_random_state, remember, state
+from ..trainers import learner_facts, own_random_state, remember, state
+from ..trainers.state import own
+from . import edits
 
 
 def original(trainer):
@@ -77,6 +81,59 @@ def given(trainer, count):
     return next((learners for learners in (now, built) if len(learners) == count), None)
 
 
+def stay(trainers, whole, following):
+    """Leaves unchanged what other Trainers compute and `whole` does not.
+
+    Args:
+        trainers (list of cntk.Trainer): the others.
+        whole (cntk.Function): of the network before a change.
+        following (dict): uid of an output before: the Variable that replaces it; changed in place.
+    """
+    mine = {output.uid for output in whole.outputs}
+    for trainer in trainers:
+        following.update(
+            (output.uid, output)
+            for output in state.current(trainer).whole.outputs
+            if output.uid not in mine
+        )
+
+
+def changes(trainers, whole, following, plan):
+    """Returns the changes of other Trainers over the layers, and notes for the record.
+
+    Args:
+        trainers, whole, following: as of `stay`; those stay in which nothing changes.
+        plan (callable): (a Trainer, its State, its graph after the change) -> `Plan`.
+
+    Returns:
+        (list, list of str): of (other Trainer, its next State, what its learners begin with), and
+            the notes.
+    """
+    changed, messages, staying = [], [], []
+    for trainer in trainers:
+        before = state.current(trainer)
+        after = C.combine([following[output.uid] for output in before.whole.outputs])
+        if same(after, before.whole):
+            staying.append(trainer)
+            continue
+        trained, begin_with, _ = plan(trainer, before, after)
+        changed.append((trainer, before._replace(whole=own(after), trained=trained), begin_with))
+        messages.append(
+            'another Trainer reads these layers too; its network and its learners (%s) changed '
+            'with this one'
+            % ', '.join(learner_facts.describe(one.learner) for one in before.trained)
+        )
+    stay(staying, whole, following)
+    return changed, messages
+
+
+def same(one, other):
+    """Whether two graphs have the same operations, Parameters and Constants."""
+    return state.signature(one) == state.signature(other) and edits.leaves(one) == edits.leaves(
+        other
+    )
+
+
 def pulled(network, trainers):
     """Copies the random state of a network's and of other Trainers from C++ into their graphs.
 
@@ -107,7 +164,7 @@ def put(network, changes, random, undo):
 
     Args:
         network (network.Network): has changed already.
-        changes (list): (other Trainer, its next State, what its learners begin with).
+        changes (list): what the function `changes` returned.
         random (dict): what `pulled` returned.
         undo (contextlib.ExitStack): receives what restores everything.
     """

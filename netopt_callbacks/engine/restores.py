@@ -255,8 +255,9 @@ class Restores:
         trained = [parameter for one in after.trained for parameter in one.parameters]
         replaced = difference.replaced(followed.parts, trained)
         known = dict(zip(found.trainers, other_trainers.trained_in(saved, found.trainers)))
-        others, _ = self._network.others_after(
-            found,
+        others, _ = other_trainers.changes(
+            found.trainers,
+            before.whole,
             following,
             lambda trainer, now, whole: (
                 self._known_plan(trainer, whole, known[trainer], optimizations)
@@ -301,16 +302,13 @@ def _stay(found, whole, following, opened):
         following (dict): uid of an output to the Variable that replaces it; changed in place.
         opened (list of cntk.Variable): the outputs of `whole` and `found`, with blocks open.
     """
-    mine = {output.uid for output in whole.outputs}
     open_of = {old.uid: new for old, new in zip(list(whole.outputs) + found.outputs, opened)}
-    changing = []
+    staying, changing = [], []
     for trainer in found.trainers:
         outputs = state.current(trainer).whole.outputs
         before, after = (C.combine([to[o.uid] for o in outputs]) for to in (open_of, following))
-        if signature(before) == signature(after) and edits.leaves(before) == edits.leaves(after):
-            following.update((output.uid, output) for output in outputs if output.uid not in mine)
-        else:
-            changing.append(trainer)
+        (staying if other_trainers.same(before, after) else changing).append(trainer)
+    other_trainers.stay(staying, whole, following)
     found.trainers = changing
 
 

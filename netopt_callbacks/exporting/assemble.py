@@ -4,9 +4,10 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from ..deploy import ExportError
+from ..graph.names import free_name
 from ..onnx_file import DOMAIN, MOST_SEGMENTS, MOST_VALUES, OPERATOR, VERSION
 from . import body
-from .cut import ENTRY, EXIT, INPUT, OUTPUT, free_name
+from .cut import ENTRY, EXIT, INPUT, OUTPUT
 
 IR_VERSION, IR_VERSION_OF_FUNCTIONS = 7, 8
 BODY = 'netopt_%d_body_'  # prefix of what a segment is inline

@@ -12,6 +12,7 @@ import cntk as C
 import numpy as np
 
 from .. import graph, native
+from ..graph.names import free_name
 from ..lowering import binary_convolve, binary_dense, binary_segment
 from ..lowering.replace import lower_binary_layers
 from ..lowering.segment_pass import lower_segments
@@ -115,17 +116,6 @@ class CutNetwork:
         if products:
             return 'taps' if any(op.get('order') == 'winograd' for op in products) else 'cntk'
         return 'apart' if any(program.same_floats for program in programs) else None
-
-
-def free_name(name, taken):
-    """Returns a name that is not in the set `taken` yet, and adds it: with a number behind it where
-    need be."""
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f'{name}_{number}'
-    taken.add(free)
-    return free
 
 
 def _refuse_foreign(model):

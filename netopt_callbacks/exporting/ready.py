@@ -3,6 +3,7 @@ import cntk as C
 import numpy as np
 
 from .. import graph
+from ..graph.values import content
 from . import crop
 
 
@@ -49,7 +50,7 @@ def _rewriting(function):
     if function.op_name in _TRUE_OR_NOT:
         return _true_or_not
     if function.is_block and function.op_name in _NORMALIZATIONS:
-        return _content
+        return content
     if function.is_block:
         return None
     if _is_product_with_map(function):
@@ -97,10 +98,6 @@ def _over_all(function):
     operand = function.inputs[0]
     flat = C.reshape(operand, int(np.prod(operand.shape)))
     return C.reshape(_OVER_ALL[function.op_name](flat), operand.shape)
-
-
-def _content(function):
-    return graph.body(function).clone(C.CloneMethod.share, dict(function.block_arguments_mapping))
 
 
 def _true_or_not(function):

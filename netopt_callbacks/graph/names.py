@@ -1,5 +1,5 @@
-"""Names for the layers that the user gave none."""
-from typing import Any, Dict, Iterable
+"""Names for the layers that the user gave none, and for what must not share one."""
+from typing import Any, Dict, Iterable, Set
 
 import cntk as C
 
@@ -32,6 +32,17 @@ def name_layers(model: C.Function, layers: Iterable[Layer]) -> None:
             while name in taken:
                 name += '_'
             layer.name = name
+
+
+def free_name(name: str, taken: Set[str]) -> str:
+    """Returns a name that is not in the set `taken` yet, and adds it: with a number behind it where
+    need be."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f'{name}_{number}'
+    taken.add(free)
+    return free
 
 
 def _places(model: C.Function) -> Dict[str, Dict[Any, int]]:

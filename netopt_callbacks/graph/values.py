@@ -25,7 +25,7 @@ def opened(model: C.Function, wanted: Callable[[C.Function], bool]) -> C.Functio
         where every wanted Function is on its own level already.
     """
     check_model('nc.graph', model)
-    result = _opened(model, wanted, _content)
+    result = _opened(model, wanted, content)
     if [one.uid for one in result.arguments] == [one.uid for one in model.arguments]:
         return result
     return _opened(model, wanted, _content_in_order)
@@ -59,7 +59,7 @@ def _opened(
         model = substitute(model, replacements)
 
 
-def _content(block: C.Function) -> C.Function:
+def content(block: C.Function) -> C.Function:
     """Returns what a block computes, of what it is applied to."""
     return body(block).clone(C.CloneMethod.share, dict(block.block_arguments_mapping))
 
@@ -73,7 +73,7 @@ def _content_in_order(block: C.Function) -> C.Function:
     mapping = list(block.block_arguments_mapping)
     given = [actual for _, actual in mapping if not (actual.is_parameter or actual.is_constant)]
     if len(given) < 2:
-        return _content(block)
+        return content(block)
     inside = [placeholder_like(actual) for actual in given]
     handed = C.as_block(C.combine(inside), list(zip(inside, given)), 'Tuple')
     new = {actual.uid: output for actual, output in zip(given, handed.outputs)}

@@ -63,7 +63,7 @@ class FloatParity:
         different_not_finite (int): sums that are NaN or infinite in one of the two alone, or
             otherwise so.
         tolerance (float): admitted `error`.
-        winograd (bool): whether it is done in fewer multiplications, by Winograd's tiles.
+        winograd (bool): whether it is done in fewer multiplications, by tiles of Winograd.
     """
 
     FIELDS = ('name', 'values', 'error', 'different_not_finite', 'tolerance', 'winograd')
@@ -87,7 +87,7 @@ class FloatParity:
         said = (
             "float layer '{}', taken in{}: {} sums within {:.3g} of CNTK's (tolerance {:g})".format(
                 self.name,
-                " by Winograd's tiles" if self.winograd else '',
+                " by tiles of Winograd" if self.winograd else '',
                 format(self.values, ','),
                 self.error,
                 self.tolerance,
@@ -253,7 +253,7 @@ class Parity:
 
     @property
     def with_winograd(self):
-        """Whether a float layer is done by Winograd's tiles."""
+        """Whether a float layer is done by tiles of Winograd."""
         return any(layer.winograd for segment in self.segments for layer in segment.floats)
 
     @property

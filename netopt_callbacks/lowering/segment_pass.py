@@ -9,6 +9,7 @@ import cntk as C
 import numpy as np
 
 from .. import count, graph
+from ..graph.names import free_name
 from ..optimizations import binary_block
 from ..optimizations.binary_kinds import DENSE
 from . import winograd
@@ -208,11 +209,7 @@ def _float_products(segment):
 def _named(parts, taken):
     """Gives each part a name of its own, not among those that are `taken`; returns the parts."""
     for part in parts:
-        name, number = part.name, 1
-        while part.name in taken:
-            number += 1
-            part.name = f'{name}_{number}'
-        taken.add(part.name)
+        part.name = free_name(part.name, taken)
     return parts
 
 

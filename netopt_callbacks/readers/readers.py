@@ -16,7 +16,7 @@ from cntk.ops.functions import UserFunction
 from ..graph.pieces import with_outputs
 from ..graph.walk import functions
 from ..native_machine import _native
-from ..trainers import evaluators, remember, state, uids
+from ..trainers import evaluators, function_restores, remember, state, uids
 from ..trainers.state import OWN, identity, signature
 from .reading import Reading
 
@@ -327,7 +327,7 @@ def point(trainer, function, outputs, undo):
         move(trainer, old, output, undo)
     undo.callback(setattr, function, 'this', function.this)
     function.this = new.this
-    function.__dict__[remember.CHECK] = _refuse_other_structure
+    function.__dict__[function_restores.CHECK] = _refuse_other_structure
 
 
 def follow_inside(trainer, moved, undo):

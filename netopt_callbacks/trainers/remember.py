@@ -22,7 +22,6 @@ from . import evaluators, uids
 ATTRIBUTE = '_netopt_callbacks'
 _CONSTRUCTOR = '_netopt_callbacks_constructor'
 _RUN = '_netopt_callbacks_run'
-CHECK = '_netopt_callbacks_check'  # of a Function: checks a file before it is restored into it
 
 # By identity. Not a WeakSet: another thread may add a trainer while we look through them, and only
 # `valuerefs` is one step for all threads.
@@ -185,31 +184,6 @@ def _remember_session(construct):
     return constructor
 
 
-def _checked_restore(restore):
-    @functools.wraps(restore)
-    def method(self, filename):
-        check = self.__dict__.get(CHECK)
-        if check is not None:
-            check(self, filename)
-        restored = restore(self, filename)
-        if check is not None:
-            values_restored(self)
-        _count_restore(self)
-        return restored
-
-    return method
-
-
-def _count_restore(function):
-    """Counts a restore for the trainers that read a Parameter or Constant of a Function."""
-    leaves = set(function.parameters + function.constants)
-    for one in trainers():
-        criterion = one.loss_function, one.evaluation_function
-        parts = [part for part in criterion if part is not None]
-        if any(leaf in leaves for part in parts for leaf in part.parameters + part.constants):
-            facts(one).restored += 1
-
-
 def _refusing_ours(train):
     """Wraps `Function.train` to refuse the callbacks that it would silently ignore."""
 
@@ -226,17 +200,6 @@ def _refusing_ours(train):
         return train(self, *arguments, **options)
 
     return method
-
-
-def values_restored(function):
-    """Notifies CNTK that the values of a Function's Parameters and Constants have changed.
-
-    CNTK's restore does not do this (`Function::RestoreFromCheckpoint`, Function.cpp). Without it,
-    CNTK keeps using cached values for what a network computes from Parameters alone, as a binarized
-    layer does.
-    """
-    for leaf in [] if function is None else function.parameters + function.constants:
-        leaf.record_value_update()
 
 
 def refuse_attached(trainer):
@@ -282,7 +245,6 @@ def install():
     Trainer.__init__ = _remember_trainer(Trainer.__init__)
     MinibatchSource.__init__ = _remember_truncation(MinibatchSource.__init__)
     TrainingSession.__init__ = _remember_session(TrainingSession.__init__)
-    Function.restore = _checked_restore(Function.restore)
     Function.train = _refusing_ours(Function.train)
     evaluators.install()
     Function.load = staticmethod(uids.outnumbering(Function.load))

@@ -1,4 +1,4 @@
-"""`float_layers='native'` does float convolutions by Winograd's tiles where that is faster, within
+"""`float_layers='native'` does float convolutions by tiles of Winograd where that is faster, within
 the gate's tolerance, and by taps where it is not."""
 import cntk as C
 import numpy as np
@@ -48,7 +48,7 @@ def test_layers_that_tiles_pay_for_are_done_by_tiles():
     first, second, dense = found.segments[0].floats
     assert first.winograd and second.winograd and not dense.winograd
     assert 0 < first.error < 1e-5 and 0 < second.error < 1e-5
-    assert "float layer 'float', taken in by Winograd's tiles: " in str(found)
+    assert "float layer 'float', taken in by tiles of Winograd: " in str(found)
     assert found.to_dict()['segments'][0]['floats'][0]['winograd'] is True
     assert found.float_layers == 'native'
     values = images(x.shape, 3, seed=4)

@@ -1,5 +1,5 @@
-"""Float convolutions by Winograd's tiles: the same bits on every implementation, with any number of
-threads, and close to exact sums."""
+"""Float convolutions by tiles of Winograd: the same bits on every implementation, with any number
+of threads, and close to exact sums."""
 import itertools
 
 import numpy as np
