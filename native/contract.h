@@ -184,16 +184,19 @@ struct MapArguments {
     const Ending* ending;
 };
 
-// A float32 convolution of pixels with filters: fma(x[c], weight, sum), from 0, for each tap, for
-// each channel of a block; or, by channels, for each channel, for each tap, so many terms a block.
-// The sums of blocks are added up in turn. The same order on every implementation. Then the ending.
+// A float32 convolution of pixels with filters: fma(x[c], weight, sum), or where products are
+// rounded sum + x[c] * weight, from 0, for each tap, for each channel of a block; or, by channels,
+// for each channel, for each tap, so many terms a block. The sums of blocks are added up in turn.
+// The same order on every implementation. Then the ending.
 constexpr int float_run = 64;  // at most this many pixels at once
 struct FloatArguments {
     const float* const* pixels_at;  // [pixel]: the channels that its first tap reads
     const std::int64_t* taps_at;    // [tap]: those that a tap reads, in floats from the first on
     int pixels, taps, channels;
-    bool by_channels;
-    int block;             // channels, or by channels terms, of a sum; the last may have fewer
+    bool by_channels, rounded;
+    int first_term;   // by channels: with which the first sum begins; behind the last comes term 0
+    int first_block;  // channels, or by channels terms, of the first sum
+    int block;        // of the others; the last may have fewer
     const float* weights;  // [unit][term][channel_unit], filled up to whole units of filters; terms
                            // as they are summed
     int filters;

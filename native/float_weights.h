@@ -12,8 +12,10 @@
 namespace bitconv {
 
 struct Order {
-    bool by_channels;
-    int block;  // at most what a sum has
+    bool by_channels, rounded;
+    int first_term, first_block;  // FloatArguments says what these are
+    int block;                    // at most what a sum has
+    int last_pixels;  // the last pixels of an image, their number modulo this one, make one sum
 };
 
 // Weights in units of filters, [group][unit][term][channel_unit], terms as they are summed.
@@ -39,11 +41,15 @@ struct FloatWeights {
         }
     }
 
-    bool one_sum_by_taps() const { return !order.by_channels && order.block == shape.channels; }
+    int terms() const { return shape.taps() * shape.channels; }
+    bool one_sum_by_taps() const {
+        return !order.by_channels && !order.rounded && order.block == shape.channels;
+    }
 
 private:
     std::size_t term(std::size_t channel, std::size_t tap) const {
-        if (order.by_channels) return channel * shape.taps() + tap;
+        if (order.by_channels)
+            return (channel * shape.taps() + tap + terms() - order.first_term) % terms();
         const std::size_t first = channel / order.block * order.block;
         const std::size_t in_block = std::min<std::size_t>(order.block, shape.channels - first);
         return first * shape.taps() + tap * in_block + channel - first;

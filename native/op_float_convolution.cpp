@@ -1,15 +1,18 @@
-// float_convolution: float32 values with float32 weights, ended as a binary one is. Sums are fused
-// multiply-adds; a padded tap adds 0 * weight. Two fields say in which order. Each may be missing,
-// which is 0.
+// float_convolution: float32 values with float32 weights, ended as a binary one is. A padded tap
+// adds 0 * weight. Three fields say how sums are taken. Each may be missing, which is 0.
 //
 // order: 0, for each tap, for each channel; 1, for each channel, for each tap; 2, by Winograd's
-// tiles (winograd.cpp), in fewer multiplications.
+// tiles (winograd.cpp), in fewer multiplications; 3, as 1, but first comes the block with what full
+// ones leave over, or where nothing is left over the last one; and the last pixels of an image, as
+// many as full runs of 8 leave over, take the terms in this order, too, but as one block.
 //
-// block: so many channels (in order 1, so many terms) make a sum of their own, from 0, and these
-// sums are added up in turn. 0: all make one. In order 0 a block has all taps.
+// block: so many channels (in order 1 and 3, so many terms) make a sum of their own, from 0, and
+// these sums are added up in turn. 0: all make one. In order 0 a block has all taps.
+//
+// rounded: 0, sums are fused multiply-adds; 1, each product is rounded before it is added.
 //
 // CNTK's CPU sums in these orders: MKL-DNN by taps in blocks of 8 or 16 channels, MKL's product of
-// matrices by channels.
+// matrices by channels; with SSE, in order 3 in blocks of 112 terms, and rounded.
 //
 // Pixels are summed in tiles. Where a tile reads beyond the image, what it reads is copied, with
 // zeros around it; so in a tile each tap is equally far from a pixel's first. Where a sum is by
@@ -89,20 +92,45 @@ public:
         }
         a.taps = images_are_pixels_ ? 1 : rows_as_taps_ ? shape.kernel[0] : shape.taps();
         a.channels = shape.taps() / a.taps * shape.channels;  // of one or more taps of the kernel
-        a.by_channels = weights_.order.by_channels;
-        a.block = weights_.one_sum_by_taps() ? a.channels : weights_.order.block;
+        const Order& order = weights_.order;
+        a.by_channels = order.by_channels;
+        a.rounded = order.rounded;
+        a.first_term = order.first_term;
+        a.first_block = weights_.one_sum_by_taps() ? a.channels : order.first_block;
+        a.block = order.block;
         const int unit = int(range * units_per_range(call)), filter = unit * channel_unit;
         a.weights = weights_.filled.get() + (std::size_t(group) * weights_.units + unit) *
                                                 shape.taps() * shape.channels * channel_unit;
         a.filters = std::min(units_per_range(call) * channel_unit, shape.filters - filter);
         a.sums = reinterpret_cast<float*>(call.scratch[worker] + copy_bytes_);
-        EndingPlan::Filled filled;
-        ending_.fill(filled, call, image, pixel, group, filter);
-        a.ending = &filled.ending;
-        implementation_.multiply_floats(a);
+        const auto multiply = [&] {
+            EndingPlan::Filled filled;
+            ending_.fill(filled, call, image, pixel, group, filter);
+            a.ending = &filled.ending;
+            implementation_.multiply_floats(a);
+        };
+        const int last = last_pixels(pixel + a.pixels, a.pixels);
+        if (a.pixels > last) {
+            a.pixels -= last;
+            multiply();
+            pixel += a.pixels;
+            a.pixels_at += a.pixels;
+        }
+        if (last == 0) return;
+        a.pixels = last;
+        a.first_block = weights_.terms();
+        multiply();
     }
 
 private:
+    // How many of the pixels before `end` take their terms as one block.
+    int last_pixels(std::int64_t end, int pixels) const {
+        if (weights_.order.last_pixels == 0) return 0;
+        const std::int64_t all = out_.height * out_.width;
+        const std::int64_t first = all - all % weights_.order.last_pixels;
+        return int(std::min<std::int64_t>(pixels, std::max<std::int64_t>(0, end - first)));
+    }
+
     // How many places of the image so many outputs in a line span.
     std::int64_t reach(int axis, std::int64_t outputs) const {
         const Shape& s = weights_.shape;
@@ -217,15 +245,21 @@ public:
 
 private:
     static std::int64_t order_field(Fields& fields) {
-        return fields.has("order") ? fields.integer("order", 0, 2) : 0;
+        return fields.has("order") ? fields.integer("order", 0, 3) : 0;
     }
     static bool is_winograd(Fields& fields) { return order_field(fields) == 2; }
     static Order order(const Shape& shape, Fields& fields) {
-        const bool by_channels = order_field(fields) == 1;
+        const bool rest_first = order_field(fields) == 3,
+                   by_channels = rest_first || order_field(fields) == 1;
         const std::int64_t terms = (by_channels ? shape.taps() : 1) * std::int64_t(shape.channels);
         const std::int64_t most = is_winograd(fields) ? 0 : terms;
-        const std::int64_t block = fields.has("block") ? fields.integer("block", 0, most) : 0;
-        return {by_channels, int(block ? block : terms)};
+        const std::int64_t given = fields.has("block") ? fields.integer("block", 0, most) : 0,
+                           block = given ? given : terms;
+        const bool rounded =
+            fields.has("rounded") && fields.integer("rounded", 0, is_winograd(fields) ? 0 : 1);
+        const std::int64_t first = rest_first ? (terms - 1) / block * block : 0;
+        return {by_channels, rounded,           int(first), int(rest_first ? terms - first : block),
+                int(block),  rest_first ? 8 : 0};
     }
 
     static const std::vector<float>& checked(const Shape& shape,

@@ -153,13 +153,12 @@ private:
         Ending ending = {};
         ending.pixel_stride = of.sums_column;
         const float* pixels[most_outputs];
-        FloatArguments a;
+        FloatArguments a = {};
         a.pixels_at = pixels;
         a.taps_at = taps;
         a.pixels = outputs_;
         a.taps = shape_.taps();
-        a.channels = a.block = shape_.channels;
-        a.by_channels = false;
+        a.channels = a.first_block = shape_.channels;
         a.weights = direct_.filled.get() +
                     std::size_t(unit) * shape_.taps() * shape_.channels * channel_unit;
         a.filters = channel_unit;

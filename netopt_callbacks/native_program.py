@@ -38,12 +38,14 @@ class Program:
         the shape `(channels, height, width)` that its inputs are the flattened values of; the keys
         of an ending, or `sum_threshold`.
     float_convolution, float_dense: values to an ending. As these two, with float32 `weights` that
-        are used as they are. Sums are fused multiply-adds: `order` 'taps' (the default) takes the
-        channels of a tap, then the next tap; 'channels' the taps of a channel, then the next
-        channel; 'winograd' tiles, in fewer multiplications and with other roundings: of one group,
-        no dilation, and a kernel of 3 to 5 strides, as many down as across. `block`: so many
-        channels (of order 'channels': products) are summed on their own, and these sums are added
-        up in turn; 0, the default, makes one sum, and 'winograd' takes no other.
+        are used as they are. Sums are fused multiply-adds; with `rounded=True` each product is
+        rounded before it is added. `order` 'taps' (the default) takes the channels of a tap, then
+        the next tap; 'channels' the taps of a channel, then the next channel; 'winograd' tiles, in
+        fewer multiplications and with other roundings: of one group, no dilation, and a kernel of
+        3 to 5 strides, as many down as across. `block`: so many channels (of order 'channels':
+        products) are summed on their own, and these sums are added up in turn; 0, the default,
+        makes one sum, and 'winograd' takes no other. 'rest_first' is 'channels' with the last block
+        first; and the last pixels, height * width % 8 of them, make one sum, also in this order.
     or_pool: bits to bits, max pooling of signs. `kernel` (0, 0: the whole image), `strides`,
         `padding`.
     max_pool, average_pool: values to values. The same keys; padded places are left out, and not

@@ -30,7 +30,7 @@ STEPS = dict(
     leaky=1,
     clip=2,
 )
-ORDERS = ('taps', 'channels', 'winograd')
+ORDERS = ('taps', 'channels', 'winograd', 'rest_first')
 VALUE_STEPS = ('add_value', 'multiply_value')
 INFINITY = np.float32(np.inf)
 
@@ -260,13 +260,20 @@ def _float_convolution(keys, fields, reads):
 def _order(keys, fields, terms, channels):
     """In which order a float sum is taken; nothing where it is the plain one."""
     order, block = keys.pop('order', 'taps'), keys.pop('block', 0)
+    rounded = keys.pop('rounded', False)
     if order not in ORDERS:
-        raise ValueError(f"order must be 'taps', 'channels' or 'winograd', received {order!r}")
-    most = dict(taps=channels, channels=terms, winograd=0)[order]
+        raise ValueError(f'order must be one of {", ".join(map(repr, ORDERS))}, received {order!r}')
+    most = dict(taps=channels, channels=terms, winograd=0, rest_first=terms)[order]
     block = checked_integer(block, 'block', 0, most)
+    if not isinstance(rounded, (bool, np.bool_)):
+        raise TypeError(f'rounded must be True or False, received {rounded!r}')
+    if rounded and order == 'winograd':
+        raise ValueError("order 'winograd' does not take rounded=True")
     if order != 'taps' or block:
         fields.integers('order', ORDERS.index(order))
         fields.integers('block', block)
+    if rounded:
+        fields.integers('rounded', 1)
 
 
 def _shape(keys, fields, kernel, filters, channels):

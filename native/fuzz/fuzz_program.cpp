@@ -209,10 +209,11 @@ private:
             weights.push_back(float(bytes_.between(-99, 99)) / 32);
         fields.field("weights", 1, weights);
         if (bytes_.next() % 2) return;  // one sum, by taps
-        const int order = bytes_.between(0, tiles ? 3 : 1) % 3;
+        const int orders[] = {0, 1, 3, 2, 2}, order = orders[bytes_.between(0, tiles ? 4 : 2)];
         fields.integers("order", {order});
-        if (order < 2)
-            fields.integers("block", {bytes_.between(0, order ? channels * taps : channels)});
+        if (order == 2) return;
+        fields.integers("block", {bytes_.between(0, order ? channels * taps : channels)});
+        fields.integers("rounded", {bytes_.between(0, 1)});
     }
 
     void op(Writer& ops) {

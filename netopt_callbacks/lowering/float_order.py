@@ -23,6 +23,7 @@ from .read_off import same_bits
 SAMPLES = 7
 FEW = 3  # of images of more than LARGE values
 LARGE = 1 << 20
+SSE_BLOCK = 112  # terms of a sum of MKL's product of matrices with SSE
 
 
 def order_of_sums(node):
@@ -32,8 +33,8 @@ def order_of_sums(node):
         node (Node): a float convolution, of one input of fixed size.
 
     Returns:
-        dict: the keys `order` and `block` of a program's op `float_convolution`; None where no
-        order that native code knows gives CNTK's bits, or where it cannot be looked for.
+        dict: the keys `order`, `block` and `rounded` of a program's op `float_convolution`; None
+        where no order that native code knows gives CNTK's bits, or where it cannot be looked for.
 
     Raises:
         Unsupported: a convolution that programs cannot do at all.
@@ -62,7 +63,8 @@ def order_of_sums(node):
 
 def _orders(shape):
     """Yields the orders that were met: MKL-DNN's in blocks of channels (16 with AVX-512, 8 with
-    AVX2; one block of few channels), and MKL's product of matrices, which cuts long sums."""
+    AVX2; one block of few channels), and MKL's product of matrices, which cuts long sums. With
+    SSE, as on AMD's processors, there is that product alone, and products are rounded."""
     channels, terms = shape[1], int(np.prod(shape[1:]))
     for block in (0, 16, 8):
         if block < channels:
@@ -70,6 +72,9 @@ def _orders(shape):
     for block in (0, (terms + 1) // 2, 256, 384):
         if block < terms:
             yield dict(order='channels', block=block)
+    yield dict(order='channels', block=0, rounded=True)
+    if SSE_BLOCK < terms:
+        yield dict(order='rest_first', block=SSE_BLOCK, rounded=True)
 
 
 def _values(shape):

@@ -320,7 +320,19 @@ def test_windows_of_pooling(kind, channels, columns):
 
 
 @pytest.mark.parametrize(
-    'order, block', [('taps', 1), ('taps', 4), ('taps', 5), ('channels', 0), ('channels', 11)]
+    'order, block, rounded',
+    [
+        ('taps', 1, False),
+        ('taps', 4, False),
+        ('taps', 5, True),
+        ('taps', 0, True),
+        ('channels', 0, False),
+        ('channels', 11, False),
+        ('channels', 11, True),
+        ('rest_first', 0, True),
+        ('rest_first', 11, True),
+        ('rest_first', 9, False),
+    ],
 )
 @pytest.mark.parametrize(
     'options',
@@ -332,14 +344,14 @@ def test_windows_of_pooling(kind, channels, columns):
     ],
     ids=str,
 )
-def test_orders_of_float_sums(order, block, options):
+def test_orders_of_float_sums(order, block, rounded, options):
     random = np.random.RandomState(3)
     options = dict(options)
     side = (3, 2) if options.pop('whole', False) else (8, 9)  # the kernel is the image
     x = random.standard_normal((3, 12) + side).astype(F)
     weights = random.standard_normal((70, 12 // options.get('groups', 1), 3, 2)).astype(F)
     op = dict(op='float_convolution', input='x', values='y', weights=weights, **options)
-    ordered = dict(op, order=order, block=block)
+    ordered = dict(op, order=order, block=block, rounded=rounded)
     expected = oracle.run([ordered], dict(x=x))['y']
     assert not oracle.same(oracle.run([op], dict(x=x))['y'], expected)
     for name in IMPLEMENTATIONS:
@@ -351,7 +363,10 @@ def test_orders_of_float_sums(order, block, options):
 @pytest.mark.parametrize(
     'keys, expected',
     [
-        (dict(order='rows'), "order must be 'taps', 'channels' or 'winograd', received 'rows'"),
+        (dict(order='rows'), "order must be one of 'taps', 'channels', 'winograd', 'rest_first'"),
+        (dict(order='rest_first', block=73), 'block must be from 0 to 72, received 73'),
+        (dict(rounded=1), 'rounded must be True or False, received 1'),
+        (dict(order='winograd', rounded=True), "order 'winograd' does not take rounded=True"),
         (dict(block=13), 'block must be from 0 to 12, received 13'),
         (dict(order='channels', block=-1), 'block must be from 0 to 72, received -1'),
         (dict(block=1.5), 'block must be an integer'),

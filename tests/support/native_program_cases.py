@@ -255,11 +255,12 @@ def order(random, weights, keys):
     by_tiles = sides in ({3}, {4}, {5}) and keys['groups'] == 1 and keys['dilation'] == (1, 1)
     if by_tiles and random.rand() < 0.5:
         return dict(order='winograd')
-    chosen = str(random.choice(['', 'taps', 'channels']))
+    chosen = str(random.choice(['', 'taps', 'channels', 'rest_first']))
     if not chosen:
         return {}
     most = weights.shape[1] if chosen == 'taps' else int(np.prod(weights.shape[1:]))
-    return dict(order=chosen, block=int(random.choice([0, 1, most // 2, min(16, most), most])))
+    block = int(random.choice([0, 1, most // 2, min(16, most), most]))
+    return dict(order=chosen, block=block, rounded=bool(random.rand() < 0.5))
 
 
 def float_dense(b):

@@ -114,7 +114,8 @@ def convolution(op, x, values):
 
 
 def float_convolution(op, x, values):
-    """Sums in the order that the op asks for; every product is added with one rounding."""
+    """Sums in the order that the op asks for; every product is added with one rounding, or is
+    rounded first."""
     weights = op['weights']
     if op['op'] == 'float_dense':
         weights = weights.T.reshape((-1,) + tuple(op.get('image', (weights.shape[0], 1, 1))))
@@ -129,15 +130,28 @@ def float_convolution(op, x, values):
     if op.get('order') == 'winograd':
         plain = float_convolution(dict(op, order='taps', steps=(), bits=None), unpadded, values)[0]
         return ending(op, winograd(weights, unpadded, padding, strides, plain), values)
-    y = None
-    for terms in blocks_of_terms(op, channels, kernel_h, kernel_w):
-        block = np.zeros((x.shape[0], filters, height, width), F)
-        for c, ky, kx in terms:
-            read = x[:, :, ky * dilation[0] :, kx * dilation[1] :]
-            read = read[:, first + c, :: strides[0], :: strides[1]][:, :, :height, :width]
-            block = fused_multiply_add(read, weights[:, c, ky, kx].reshape(1, -1, 1, 1), block)
-        y = block if y is None else y + block
-    return ending(op, y, values)
+
+    def summed(blocks):
+        y = None
+        for terms in blocks:
+            block = np.zeros((x.shape[0], filters, height, width), F)
+            for c, ky, kx in terms:
+                read = x[:, :, ky * dilation[0] :, kx * dilation[1] :]
+                read = read[:, first + c, :: strides[0], :: strides[1]][:, :, :height, :width]
+                weight = weights[:, c, ky, kx].reshape(1, -1, 1, 1)
+                if op.get('rounded', False):
+                    block = block + read * weight
+                else:
+                    block = fused_multiply_add(read, weight, block)
+            y = block if y is None else y + block
+        return y
+
+    blocks = blocks_of_terms(op, channels, kernel_h, kernel_w)
+    if op.get('order') != 'rest_first':
+        return ending(op, summed(blocks), values)
+    blocks = blocks[-1:] + blocks[:-1]
+    is_last = np.arange(height * width).reshape(height, width) >= height * width // 8 * 8
+    return ending(op, np.where(is_last, summed([sum(blocks, [])]), summed(blocks)), values)
 
 
 def winograd(weights, x, padding, strides, plain):
@@ -231,7 +245,7 @@ def blocks_of_terms(op, channels, kernel_h, kernel_w):
     """Returns a list of sums, each a list of (channel, row, column), as `order` and `block` say."""
     taps = list(itertools.product(range(kernel_h), range(kernel_w)))
     size = op.get('block', 0)
-    if op.get('order', 'taps') == 'channels':
+    if op.get('order', 'taps') in ('channels', 'rest_first'):
         terms = [(c,) + tap for c in range(channels) for tap in taps]
         return [
             terms[at : at + (size or len(terms))] for at in range(0, len(terms), size or len(terms))
