@@ -184,19 +184,20 @@ struct MapArguments {
     const Ending* ending;
 };
 
-// A float32 convolution of pixels with filters: fma(x[c], weight, sum), or where products are
-// rounded sum + x[c] * weight, from 0, for each tap, for each channel of a block; or, by channels,
-// for each channel, for each tap, so many terms a block. The sums of blocks are added up in turn.
-// The same order on every implementation. Then the ending.
+// A float32 convolution of pixels with filters: fma(x, weight, sum), or where products are rounded
+// sum + x * weight, from 0, term by term. Each block of terms makes a sum of its own, and these are
+// added up in turn. The same order on every implementation. Then the ending.
+struct FloatBlock {
+    int runs, terms;  // so many runs, each of so many terms whose values lie next to each other
+};
 constexpr int float_run = 64;  // at most this many pixels at once
 struct FloatArguments {
     const float* const* pixels_at;  // [pixel]: the channels that its first tap reads
-    const std::int64_t* taps_at;    // [tap]: those that a tap reads, in floats from the first on
-    int pixels, taps, channels;
-    bool by_channels, rounded;
-    int first_term;   // by channels: with which the first sum begins; behind the last comes term 0
-    int first_block;  // channels, or by channels terms, of the first sum
-    int block;        // of the others; the last may have fewer
+    const std::int64_t* runs_at;    // [run]: where it begins, in floats from there, block by block
+    const FloatBlock* blocks;
+    int pixels, block_count;
+    int terms;  // of all blocks
+    bool rounded;
     const float* weights;  // [unit][term][channel_unit], filled up to whole units of filters; terms
                            // as they are summed
     int filters;

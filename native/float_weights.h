@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "buffer.h"
@@ -11,11 +12,45 @@
 
 namespace bitconv {
 
+// In which order the terms of a sum are taken: in runs of terms that lie next to each other in an
+// image, from a channel of a tap on, and in blocks of runs.
 struct Order {
-    bool by_channels, rounded;
-    int first_term, first_block;  // FloatArguments says what these are
-    int block;                    // at most what a sum has
-    int last_pixels;  // the last pixels of an image, their number modulo this one, make one sum
+    struct Run {
+        int tap, channel;
+    };
+    std::vector<Run> runs;
+    std::vector<FloatBlock> blocks;
+    bool rounded = false;
+    // Not 0: the last pixels of an image, their number modulo this one, take all terms as one
+    // block.
+    int last_pixels = 0;
+
+    // For each tap, for each channel of a block. The taps of a row of the kernel are one run where
+    // they lie next to each other.
+    static Order by_taps(const Shape& shape, int block) {
+        Order order;
+        const bool rows = block == shape.channels && shape.groups == 1 && shape.dilation[1] == 1;
+        const int taps = rows ? shape.kernel[1] : 1;
+        for (int channel = 0; channel < shape.channels; channel += block) {
+            for (int tap = 0; tap < shape.taps(); tap += taps) order.runs.push_back({tap, channel});
+            order.blocks.push_back(
+                {shape.taps() / taps, std::min(block, shape.channels - channel) * taps});
+        }
+        return order;
+    }
+
+    // For each channel, for each tap, so many terms a block, from a term on; behind the last comes
+    // the first.
+    static Order by_channels(const Shape& shape, int block, int first, int first_block) {
+        Order order;
+        const int terms = shape.taps() * shape.channels;
+        for (int term = 0; term < terms; ++term)
+            order.runs.push_back(
+                {(first + term) % terms % shape.taps(), (first + term) % terms / shape.taps()});
+        for (int at = 0, size = first_block; at < terms; at += size, size = block)
+            order.blocks.push_back({std::min(size, terms - at), 1});
+        return order;
+    }
 };
 
 // Weights in units of filters, [group][unit][term][channel_unit], terms as they are summed.
@@ -25,47 +60,53 @@ struct FloatWeights {
     int units;  // of a group
     Buffer<float> filled;
 
-    FloatWeights(const Shape& of, const Order& in, const std::vector<float>& weights)
-        : shape(of), order(in), units((of.filters + channel_unit - 1) / channel_unit) {
-        const std::size_t taps = std::size_t(shape.taps()), channels = std::size_t(shape.channels);
-        const std::size_t size = std::size_t(shape.groups) * units * taps * channels * channel_unit;
+    FloatWeights(const Shape& of, Order in, const std::vector<float>& weights)
+        : shape(of), order(std::move(in)), units((of.filters + channel_unit - 1) / channel_unit) {
+        const std::size_t size = std::size_t(shape.groups) * units * terms() * channel_unit;
         std::fill_n(filled.reserve(size), size, 0.0f);
+        const int taps = shape.taps();
         for (int f = 0; f < shape.total_filters(); ++f) {
-            const std::size_t unit =
-                std::size_t(f / shape.filters) * units + f % shape.filters / channel_unit;
-            for (std::size_t c = 0; c < channels; ++c)
-                for (std::size_t tap = 0; tap < taps; ++tap)
-                    filled.get()[(unit * taps * channels + term(c, tap)) * channel_unit +
-                                 f % shape.filters % channel_unit] =
-                        weights[(std::size_t(f) * channels + c) * taps + tap];
+            const float* from = weights.data() + std::size_t(f) * terms();
+            float* to =
+                filled.get() + f % shape.filters % channel_unit +
+                (std::size_t(f / shape.filters) * units + f % shape.filters / channel_unit) *
+                    terms() * channel_unit;
+            auto run = order.runs.begin();
+            for (const FloatBlock& block : order.blocks)
+                for (auto end = run + block.runs; run < end; ++run)
+                    for (int t = run->channel; t < run->channel + block.terms; ++t)
+                        *std::exchange(to, to + channel_unit) =
+                            from[t % shape.channels * taps + run->tap + t / shape.channels];
         }
     }
 
     int terms() const { return shape.taps() * shape.channels; }
-    bool one_sum_by_taps() const {
-        return !order.by_channels && !order.rounded && order.block == shape.channels;
+
+    const float* of(int group, int unit) const {
+        return filled.get() + (std::size_t(group) * units + unit) * terms() * channel_unit;
     }
 
-private:
-    std::size_t term(std::size_t channel, std::size_t tap) const {
-        if (order.by_channels)
-            return (channel * shape.taps() + tap + terms() - order.first_term) % terms();
-        const std::size_t first = channel / order.block * order.block;
-        const std::size_t in_block = std::min<std::size_t>(order.block, shape.channels - first);
-        return first * shape.taps() + tap * in_block + channel - first;
+    // Where the runs of a pixel begin, from the first tap on, in an image of that many floats a row
+    // and a column.
+    std::vector<std::int64_t> runs_at(std::int64_t row, std::int64_t column) const {
+        std::vector<std::int64_t> at;
+        for (const Order::Run& run : order.runs)
+            at.push_back(run.tap / shape.kernel[1] * row * shape.dilation[0] +
+                         run.tap % shape.kernel[1] * column * shape.dilation[1] + run.channel);
+        return at;
+    }
+
+    // The arguments that are the weights' own, from a unit of filters of a group on.
+    FloatArguments arguments(int group, int unit) const {
+        FloatArguments a = {};
+        a.blocks = order.blocks.data();
+        a.block_count = int(order.blocks.size());
+        a.terms = terms();
+        a.rounded = order.rounded;
+        a.weights = of(group, unit);
+        return a;
     }
 };
-
-// Where the taps of a pixel are, from its first one on, in an image of that many floats a row and a
-// column; of `columns` taps in each row of the kernel.
-inline std::vector<std::int64_t> taps_at(const Shape& shape, std::int64_t row, std::int64_t column,
-                                         int columns) {
-    std::vector<std::int64_t> at;
-    for (int ky = 0; ky < shape.kernel[0]; ++ky)
-        for (int kx = 0; kx < columns; ++kx)
-            at.push_back(ky * row * shape.dilation[0] + kx * column * shape.dilation[1]);
-    return at;
-}
 
 // Copies rows of an image, with zeros for what is beyond it, to `copy`, `pitch` floats a row. Of
 // each pixel the first `channels` floats.

@@ -15,9 +15,7 @@
 // matrices by channels; with SSE, in order 3 in blocks of 112 terms, and rounded.
 //
 // Pixels are summed in tiles. Where a tile reads beyond the image, what it reads is copied, with
-// zeros around it; so in a tile each tap is equally far from a pixel's first. Where a sum is by
-// taps and has one block, the taps of a row of the kernel are read as one: in NHWC they lie next to
-// each other, as do their weights.
+// zeros around it; so in a tile each tap is equally far from a pixel's first.
 #include "plan.h"
 #include "winograd.h"
 
@@ -35,7 +33,6 @@ struct Tile {
 
 class PlannedFloatConvolution : public Planned {
 public:
-    // `weights` are those of a whole image as one tap where images are pixels.
     PlannedFloatConvolution(const FloatWeights& weights, const Implementation& implementation,
                             EndingPlan ending, const Wiring& wiring, bool images_are_pixels)
         : weights_(weights),
@@ -45,11 +42,9 @@ public:
           in_(wiring.read_extents[0]),
           out_(wiring.gives_extents[0]),
           images_are_pixels_(images_are_pixels),
-          rows_as_taps_(weights.one_sum_by_taps() && weights.shape.groups == 1 &&
-                        weights.shape.dilation[1] == 1),
           tile_rows_(int(std::min(std::max<std::int64_t>(1, float_run / out_.width), out_.height))),
           tile_columns_(int(std::min<std::int64_t>(float_run, out_.width))),
-          in_image_(taps_in(in_.width * in_.channels, in_.channels)) {
+          in_image_(weights.runs_at(in_.width * in_.channels, in_.channels)) {
         const Shape& s = weights.shape;
         const bool padded =
             s.padding[0][0] || s.padding[0][1] || s.padding[1][0] || s.padding[1][1];
@@ -57,7 +52,7 @@ public:
         copy_bytes_ = image_bytes(
             {Form{Kind::floats, 1}, s.channels, reach(0, tile_rows_), reach(1, tile_columns_)},
             implementation.encoding);
-        in_copy_ = taps_in(copy_pitch(), s.channels);
+        in_copy_ = weights.runs_at(copy_pitch(), s.channels);
     }
 
     std::size_t scratch() const override { return copy_bytes_ + sums_bytes() + slack_bytes; }
@@ -75,9 +70,10 @@ public:
         const std::int64_t image = images_are_pixels_ ? tile * float_run : rest / shape.groups;
         std::int64_t pixel = 0;
         const float* pixels[float_run];
-        FloatArguments a;
+        const int unit = int(range * units_per_range(call)), filter = unit * channel_unit;
+        FloatArguments a = weights_.arguments(group, unit);
         a.pixels_at = pixels;
-        a.taps_at = in_image_.data();
+        a.runs_at = in_image_.data();
         if (images_are_pixels_) {
             a.pixels = int(std::min<std::int64_t>(float_run, call.images - image));
             for (int p = 0; p < a.pixels; ++p) pixels[p] = call.floats(from_, image + p);
@@ -88,19 +84,8 @@ public:
             float* copy = reinterpret_cast<float*>(call.scratch[worker]);
             if (find_pixels(call.floats(from_, image) + std::int64_t(group) * shape.channels, part,
                             copy, pixels))
-                a.taps_at = in_copy_.data();
+                a.runs_at = in_copy_.data();
         }
-        a.taps = images_are_pixels_ ? 1 : rows_as_taps_ ? shape.kernel[0] : shape.taps();
-        a.channels = shape.taps() / a.taps * shape.channels;  // of one or more taps of the kernel
-        const Order& order = weights_.order;
-        a.by_channels = order.by_channels;
-        a.rounded = order.rounded;
-        a.first_term = order.first_term;
-        a.first_block = weights_.one_sum_by_taps() ? a.channels : order.first_block;
-        a.block = order.block;
-        const int unit = int(range * units_per_range(call)), filter = unit * channel_unit;
-        a.weights = weights_.filled.get() + (std::size_t(group) * weights_.units + unit) *
-                                                shape.taps() * shape.channels * channel_unit;
         a.filters = std::min(units_per_range(call) * channel_unit, shape.filters - filter);
         a.sums = reinterpret_cast<float*>(call.scratch[worker] + copy_bytes_);
         const auto multiply = [&] {
@@ -117,8 +102,10 @@ public:
             a.pixels_at += a.pixels;
         }
         if (last == 0) return;
+        const FloatBlock all = {int(weights_.order.runs.size()), 1};
         a.pixels = last;
-        a.first_block = weights_.terms();
+        a.blocks = &all;
+        a.block_count = 1;
         multiply();
     }
 
@@ -138,10 +125,6 @@ private:
                std::int64_t(s.kernel[axis] - 1) * s.dilation[axis] + 1;
     }
     std::int64_t copy_pitch() const { return reach(1, tile_columns_) * weights_.shape.channels; }
-
-    std::vector<std::int64_t> taps_in(std::int64_t row, std::int64_t column) const {
-        return taps_at(weights_.shape, row, column, rows_as_taps_ ? 1 : weights_.shape.kernel[1]);
-    }
 
     std::size_t sums_bytes() const {
         return std::size_t(float_run) * weights_.units * channel_unit * sizeof(float);
@@ -197,9 +180,8 @@ private:
     const int from_;
     const Extent in_, out_;
     const bool images_are_pixels_;
-    const bool rows_as_taps_;  // what the taps of a row of the kernel read lies together
     const int tile_rows_, tile_columns_;
-    const std::vector<std::int64_t> in_image_;  // where the taps are
+    const std::vector<std::int64_t> in_image_;  // where runs of terms begin
     std::vector<std::int64_t> in_copy_;
     std::size_t copy_bytes_ = 0;
 };
@@ -209,8 +191,7 @@ public:
     explicit FloatConvolution(const Making& making)
         : implementation_(making.implementation),
           shape_(convolution_shape(making.fields)),
-          weights_(shape_, order(shape_, making.fields),
-                   checked(shape_, making.fields.floats("weights"))),
+          weights_(shape_, order(shape_, making.fields), making.fields.floats("weights")),
           data_(making) {
         if (is_winograd(making.fields))
             winograd_ = std::make_unique<WinogradWeights>(shape_, making.fields.floats("weights"));
@@ -235,7 +216,7 @@ public:
             return plan_winograd(
                 weights_, *winograd_, implementation_,
                 EndingPlan(data_, wiring, shape_.groups, implementation_.encoding, false), wiring);
-        const bool images_are_pixels = weights_.one_sum_by_taps() && shape_.groups == 1 &&
+        const bool images_are_pixels = weights_.order.last_pixels == 0 && shape_.groups == 1 &&
                                        is_whole_image(shape_, image.height, image.width);
         return std::make_unique<PlannedFloatConvolution>(
             weights_, implementation_,
@@ -249,28 +230,28 @@ private:
     }
     static bool is_winograd(Fields& fields) { return order_field(fields) == 2; }
     static Order order(const Shape& shape, Fields& fields) {
-        const bool rest_first = order_field(fields) == 3,
-                   by_channels = rest_first || order_field(fields) == 1;
-        const std::int64_t terms = (by_channels ? shape.taps() : 1) * std::int64_t(shape.channels);
-        const std::int64_t most = is_winograd(fields) ? 0 : terms;
-        const std::int64_t given = fields.has("block") ? fields.integer("block", 0, most) : 0,
-                           block = given ? given : terms;
-        const bool rounded =
-            fields.has("rounded") && fields.integer("rounded", 0, is_winograd(fields) ? 0 : 1);
-        const std::int64_t first = rest_first ? (terms - 1) / block * block : 0;
-        return {by_channels, rounded,           int(first), int(rest_first ? terms - first : block),
-                int(block),  rest_first ? 8 : 0};
+        checked(shape, fields.floats("weights"));
+        const std::int64_t number = order_field(fields);
+        const bool by_channels = number == 1 || number == 3;
+        const int terms = (by_channels ? shape.taps() : 1) * shape.channels;
+        const int given =
+            fields.has("block") ? int(fields.integer("block", 0, number == 2 ? 0 : terms)) : 0;
+        const int block = given ? given : terms, rest = (terms - 1) % block + 1;
+        Order order = number == 3   ? Order::by_channels(shape, block, terms - rest, rest)
+                      : by_channels ? Order::by_channels(shape, block, 0, block)
+                                    : Order::by_taps(shape, block);
+        order.rounded = fields.has("rounded") && fields.integer("rounded", 0, number == 2 ? 0 : 1);
+        order.last_pixels = number == 3 ? 8 : 0;
+        return order;
     }
 
-    static const std::vector<float>& checked(const Shape& shape,
-                                             const std::vector<float>& weights) {
+    static void checked(const Shape& shape, const std::vector<float>& weights) {
         require_op(shape.taps() <= most_taps &&
                        std::int64_t(shape.total_filters()) <= std::int64_t(weights.size()) &&
                        std::int64_t(weights.size()) ==
                            std::int64_t(shape.total_filters()) * shape.channels * shape.taps(),
                    "weights has " + std::to_string(weights.size()) +
                        " numbers, which does not fit its filters, channels and kernel");
-        return weights;
     }
 
     const Implementation& implementation_;

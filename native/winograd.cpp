@@ -46,8 +46,8 @@ public:
           tiles_across_((out_.width + outputs_ - 1) / outputs_),
           columns_(int(std::min<std::int64_t>(wanted_tiles(), tiles_across_))),
           rows_(int(std::min<std::int64_t>(wanted_tiles() / columns_, tiles_down_))),
-          in_image_(taps_at(shape_, in_.width * in_.channels, in_.channels, shape_.kernel[1])),
-          in_copy_(taps_at(shape_, copy_pitch(), in_.channels, shape_.kernel[1])) {
+          in_image_(direct.runs_at(in_.width * in_.channels, in_.channels)),
+          in_copy_(direct.runs_at(copy_pitch(), in_.channels)) {
         // Throws for what is too large.
         image_bytes({Form{Kind::floats, 1}, in_.channels, copy_rows(), copy_columns()},
                     implementation.encoding);
@@ -123,11 +123,11 @@ public:
         a.sums_at = sums_at;
         a.not_finite = not_finite;
         implementation_.multiply_winograd(a);
-        const std::vector<std::int64_t>& taps = inside ? in_image_ : in_copy_;
+        const std::vector<std::int64_t>& runs = inside ? in_image_ : in_copy_;
         for (int u = 0; u < units(a.filters); ++u)
             for (int tile = 0; tile < a.tiles; ++tile)
                 if (not_finite[u * a.tiles + tile])
-                    sum_plainly(tiles_at[tile], taps.data(), unit + u, a,
+                    sum_plainly(tiles_at[tile], runs.data(), unit + u, a,
                                 sums_at[tile] + u * channel_unit, plain);
 
         const int out_rows = int(std::min<std::int64_t>(rows * outputs_, out_.height - top));
@@ -148,19 +148,15 @@ public:
 private:
     // The outputs of a tile and a unit by the taps, where tiles give no number: of a NaN or an
     // infinity that some of them do not read, or where only what tiles compute overflows.
-    void sum_plainly(const float* tile, const std::int64_t* taps, int unit,
+    void sum_plainly(const float* tile, const std::int64_t* runs, int unit,
                      const WinogradArguments& of, float* sums, float* scratch) const {
         Ending ending = {};
         ending.pixel_stride = of.sums_column;
         const float* pixels[most_outputs];
-        FloatArguments a = {};
+        FloatArguments a = direct_.arguments(0, unit);
         a.pixels_at = pixels;
-        a.taps_at = taps;
+        a.runs_at = runs;
         a.pixels = outputs_;
-        a.taps = shape_.taps();
-        a.channels = a.first_block = shape_.channels;
-        a.weights = direct_.filled.get() +
-                    std::size_t(unit) * shape_.taps() * shape_.channels * channel_unit;
         a.filters = channel_unit;
         a.sums = scratch;
         a.ending = &ending;
@@ -233,7 +229,7 @@ private:
     const int outputs_;  // of a tile, in a line
     const std::int64_t tiles_down_, tiles_across_;
     const int columns_, rows_;                            // of an item, in tiles
-    const std::vector<std::int64_t> in_image_, in_copy_;  // where taps are
+    const std::vector<std::int64_t> in_image_, in_copy_;  // where runs of terms begin
 };
 
 }  // namespace

@@ -21,7 +21,18 @@ from test_deploy_body import model_of, random_program, session_of  # noqa: E402
 
 FLOAT_ROWS = ['float_convolution', 'float_dense']
 ROWS = sorted(cases.ROWS)
-BARE = ('order', 'block', 'op', 'weights', 'image', 'strides', 'dilation', 'padding', 'groups')
+BARE = (
+    'order',
+    'block',
+    'rounded',
+    'op',
+    'weights',
+    'image',
+    'strides',
+    'dilation',
+    'padding',
+    'groups',
+)
 
 
 def layer(filters, name, side=3, **options):
