@@ -20,8 +20,6 @@ namespace {
 using Vector = __m256i;
 constexpr Encoding encoding = Encoding::nibbles;
 constexpr int lanes = 32;
-constexpr int large = 6, small = 2;  // 12 registers of counts, 2 of weights, 1 row, 1 temporary
-constexpr int panel_pixels = 12;
 
 inline Vector zero() { return _mm256_setzero_si256(); }
 inline Vector load(const void* from) {
@@ -31,13 +29,20 @@ inline void store(void* to, Vector v) { _mm256_storeu_si256(static_cast<Vector*>
 inline Vector broadcast_row(const std::uint8_t* row) {
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
 }
-inline __attribute__((always_inline)) void look_up_and_add(Vector& count, Vector row,
+inline Vector look_up(Vector row, Vector indices) { return _mm256_shuffle_epi8(row, indices); }
+inline __attribute__((always_inline)) void look_up_and_add(Vector& sum, Vector row,
                                                            Vector indices) {
-    count = _mm256_add_epi8(count, _mm256_shuffle_epi8(row, indices));
-    __asm__("" : "+x"(count));  // added here: gcc would add pairs of lookups first
+    sum = _mm256_add_epi8(sum, look_up(row, indices));
+    __asm__("" : "+x"(sum));  // added here: gcc would add pairs of lookups first
 }
 
+inline Vector lower_nibbles(Vector v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
+inline Vector upper_nibbles(Vector v) { return lower_nibbles(_mm256_srli_epi16(v, 4)); }
+inline Vector to_upper_nibbles(Vector v) {  // modulo 256
+    return _mm256_and_si256(_mm256_slli_epi16(v, 4), _mm256_set1_epi8(-16));
+}
 inline Vector add8(Vector a, Vector b) { return _mm256_add_epi8(a, b); }
+inline Vector sub8(Vector a, Vector b) { return _mm256_sub_epi8(a, b); }
 inline Vector sub16(Vector a, Vector b) { return _mm256_sub_epi16(a, b); }
 inline Vector widen_low(Vector v) { return _mm256_unpacklo_epi8(v, zero()); }
 inline Vector widen_high(Vector v) { return _mm256_unpackhi_epi8(v, zero()); }
@@ -151,6 +156,15 @@ inline __m256i scattered_words(const std::uint8_t* plane, const std::int32_t* of
     return load(words);
 }
 
+// The words of pixels two by two, byte by byte: what the first of a pair has in the upper four
+// bits, and the second in the lower four of the next byte.
+inline __m256i woven(__m256i words) {
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
+    return _mm256_shuffle_epi8(_mm256_srlv_epi32(words, _mm256_set1_epi64x(std::int64_t(4) << 32)),
+                               order);
+}
+
 // What lies outside is not read, wherever that is.
 void gather(const GatherArguments& a) {
     std::uint8_t* row = a.panel;
@@ -160,13 +174,14 @@ void gather(const GatherArguments& a) {
         const std::uint8_t* plane = a.x;
         for (int q = 0; q < a.planes; ++q, row += panel_row_bytes, plane += a.plane_bytes) {
             if (window.scattered) {
-                store(row, _mm256_and_si256(scattered_words(plane, a.offsets + window.start), low));
-                store(row + 32,
-                      _mm256_and_si256(scattered_words(plane, a.offsets + window.start + 8), high));
+                store(row, woven(_mm256_and_si256(scattered_words(plane, a.offsets + window.start),
+                                                  low)));
+                store(row + 32, woven(_mm256_and_si256(
+                                    scattered_words(plane, a.offsets + window.start + 8), high)));
             } else {
                 const int* words = reinterpret_cast<const int*>(plane + window.start);
-                store(row, _mm256_maskload_epi32(words, low));
-                store(row + 32, _mm256_maskload_epi32(words + 8, high));
+                store(row, woven(_mm256_maskload_epi32(words, low)));
+                store(row + 32, woven(_mm256_maskload_epi32(words + 8, high)));
             }
         }
     }
@@ -231,7 +246,6 @@ const Implementation avx2 = {
     supported,
     Encoding::nibbles,
     lanes,
-    panel_pixels,
     lane_of,
     nullptr,
     pack,

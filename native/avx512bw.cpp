@@ -20,8 +20,6 @@ namespace {
 using Vector = __m512i;
 constexpr Encoding encoding = Encoding::nibbles;
 constexpr int lanes = 64;
-constexpr int large = 8, small = 2;  // 16 registers of counts, 2 of weights, a row and a temporary
-constexpr int panel_pixels = 16;
 
 inline Vector zero() { return _mm512_setzero_si512(); }
 inline Vector load(const void* from) { return _mm512_loadu_si512(from); }
@@ -29,12 +27,19 @@ inline void store(void* to, Vector v) { _mm512_storeu_si512(to, v); }
 inline Vector broadcast_row(const std::uint8_t* row) {
     return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
 }
-inline __attribute__((always_inline)) void look_up_and_add(Vector& count, Vector row,
+inline Vector look_up(Vector row, Vector indices) { return _mm512_shuffle_epi8(row, indices); }
+inline __attribute__((always_inline)) void look_up_and_add(Vector& sum, Vector row,
                                                            Vector indices) {
-    count = _mm512_add_epi8(count, _mm512_shuffle_epi8(row, indices));
-    __asm__("" : "+v"(count));  // added here: gcc would collect the lookups first, and spill
+    sum = _mm512_add_epi8(sum, look_up(row, indices));
+    __asm__("" : "+v"(sum));  // added here: gcc would collect the lookups first, and spill
+}
+inline Vector lower_nibbles(Vector v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
+inline Vector upper_nibbles(Vector v) { return lower_nibbles(_mm512_srli_epi16(v, 4)); }
+inline Vector to_upper_nibbles(Vector v) {  // modulo 256
+    return _mm512_and_si512(_mm512_slli_epi16(v, 4), _mm512_set1_epi8(-16));
 }
 inline Vector add8(Vector a, Vector b) { return _mm512_add_epi8(a, b); }
+inline Vector sub8(Vector a, Vector b) { return _mm512_sub_epi8(a, b); }
 inline Vector sub16(Vector a, Vector b) { return _mm512_sub_epi16(a, b); }
 inline Vector widen_low(Vector v) { return _mm512_unpacklo_epi8(v, zero()); }
 inline Vector widen_high(Vector v) { return _mm512_unpackhi_epi8(v, zero()); }
@@ -61,7 +66,6 @@ const Implementation avx512bw = {
     supported,
     encoding,
     lanes,
-    panel_pixels,
     lane_of,
     nullptr,
     pack,

@@ -146,7 +146,7 @@ template <int Count, typename Sum>
 void pixels_of(const Tile<Sum>& tile, int first) {
     for (int block = 0; block < tile.blocks; ++block) {
         const auto found = count_pairs<Count>(tile.weights + block * tile.block_bytes,
-                                              words_of<panel_width>(tile, first), tile.rows);
+                                              words_of(tile, first), tile.rows);
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i)
             store_sums(tile.sums + (first + i) * sum_stride + block * lanes,
@@ -310,7 +310,6 @@ const Implementation avx512vpopcntdq = {
     supported,
     encoding,
     lanes,
-    panel_width,
     nullptr,
     pixels_in_lanes,
     pack,

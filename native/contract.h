@@ -29,8 +29,7 @@
 //   c = channels_per_word of the encoding:
 //     words, pairs   c = 32: bit i is channel i.
 //     nibbles        c = 16: byte j is 16 * (bits of channels 4j .. 4j+3, the lowest bit the lowest
-//     channel), which is the
-//                    byte offset of row (those bits) in a table of sixteen rows of 16 bytes.
+//     channel).
 //   A plane has plane_pixels(height*width) words, a multiple of 16 (64 bytes). Planes of an image:
 //   [group][q].
 //
@@ -38,7 +37,9 @@
 // q is tap's word of
 //   plane q, 0 where the tap is padded or the pixel beyond the last. The rows are filled up with
 //   rows of 0 to a multiple of rows_per_step; in pairs, the second row of a step then holds first
-//   xor second.
+//   xor second. In nibbles, the words of pixels 2k and 2k + 1 are woven: byte 2j is byte j of the
+//   first, byte 2j + 1 is byte j of the second / 16, so that the two are the offset of a row in a
+//   table of 256.
 //
 // Packed weights: blocks of `lanes` filters of one group, [block][row], the rows as in a panel:
 //     words    `lanes` 32-bit words, word s is filter s's channels
@@ -281,7 +282,6 @@ struct Implementation {
     bool (*supported)();
     Encoding encoding;
     int lanes;                    // filters per block
-    int panel_pixels;             // output pixels per panel, at most panel_width
     const std::uint8_t* lane_of;  // nibbles: which byte of a row holds filter s; null: s
     bool (*pixels_in_lanes)(int rows, int pixels, int filters);  // the better layout for so many
     void (*pack)(const PackArguments&);

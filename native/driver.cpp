@@ -128,12 +128,12 @@ void Driver::multiply(const Image& image, const Share& share, int item,
     }
 
     const int block = range * share.blocks_per_range, filter = block * implementation_.lanes;
-    const int pixel = first_panel * implementation_.panel_pixels;
+    const int pixel = first_panel * panel_width;
     const std::size_t channel = std::size_t(group) * layer_.shape.filters + filter;
     MultiplyArguments a;
     a.panels = scratch.panels.get();
     a.panel_bytes = panel_bytes_;
-    a.pixels = std::min(panels * implementation_.panel_pixels, plan.output_pixels - pixel);
+    a.pixels = std::min(panels * panel_width, plan.output_pixels - pixel);
     a.rows = blocks_.rows;
     a.weights = blocks_.block(group, block);
     a.block_bytes = blocks_.block_bytes;

@@ -26,10 +26,10 @@ struct Tile {
     Sum* sums;  // [pixel][sum_stride], written; whole tiles of the kernel's size may be
 };
 
-// The first word of a pixel, whose panel is of PanelPixels.
-template <int PanelPixels, typename Sum>
+// The first word of a pixel.
+template <typename Sum>
 inline const std::uint8_t* words_of(const Tile<Sum>& tile, int pixel) {
-    return tile.panels + pixel / PanelPixels * tile.panel_bytes + 4 * (pixel % PanelPixels);
+    return tile.panels + pixel / panel_width * tile.panel_bytes + 4 * (pixel % panel_width);
 }
 
 template <typename Sum>

@@ -17,6 +17,22 @@ constexpr std::int64_t most_windows = 1 << 24;
 
 int parts(std::int64_t whole, std::int64_t part) { return int((whole + part - 1) / part); }
 
+// Byte j of a word as byte 2j.
+std::uint64_t spread(std::uint64_t word) {
+    word = (word | word << 16) & 0x0000ffff0000ffff;
+    return (word | word << 8) & 0x00ff00ff00ff00ff;
+}
+
+// Weaves the words of pixels two by two, as panels of nibbles have them.
+void weave(std::uint8_t* panel, std::size_t bytes) {
+    for (std::uint8_t* end = panel + bytes; panel < end; panel += 8) {
+        std::uint32_t words[2];
+        std::memcpy(words, panel, 8);
+        const std::uint64_t woven = spread(words[0]) | spread(words[1] >> 4) << 8;
+        std::memcpy(panel, &woven, 8);
+    }
+}
+
 class PlannedConvolution : public Planned {
 public:
     PlannedConvolution(const Layer& layer, const Blocks& blocks,
@@ -46,15 +62,15 @@ public:
         const Share share = share_of(call);
         const int run = item % share.runs, range = item / share.runs % share.ranges;
         const int group = item / share.runs / share.ranges % layer_.shape.groups;
-        const int first = run * panels_per_run_ * implementation_.panel_pixels;  // pixel, or image
+        const int first = run * panels_per_run_ * panel_width;  // pixel, or image
         const int image =
             images_are_pixels_ ? first : item / share.runs / share.ranges / layer_.shape.groups;
         const int pixel = images_are_pixels_ ? 0 : first,
                   whole = images_are_pixels_ ? call.images : sized_.plan.output_pixels;
-        const int pixels = std::min(panels_per_run_ * implementation_.panel_pixels, whole - first);
+        const int pixels = std::min(panels_per_run_ * panel_width, whole - first);
         std::uint8_t* panels = call.scratch[worker];
         if (images_are_pixels_) gather_images(call, image, pixels, group, panels);
-        else gather(call, image, run, parts(pixels, implementation_.panel_pixels), group, panels);
+        else gather(call, image, run, parts(pixels, panel_width), group, panels);
 
         const int block = range * share.blocks_per_range, filter = block * implementation_.lanes;
         EndingPlan::Filled filled;
@@ -89,7 +105,7 @@ private:
     Share share_of(const Call& call) const {
         Share share;
         const int pixels = images_are_pixels_ ? call.images : sized_.plan.output_pixels;
-        share.runs = parts(parts(pixels, implementation_.panel_pixels), panels_per_run_);
+        share.runs = parts(parts(pixels, panel_width), panels_per_run_);
         const std::int64_t others =
             std::int64_t(share.runs) * layer_.shape.groups * (images_are_pixels_ ? 1 : call.images);
         const int wanted = call.workers == 1 ? 1 : parts(items_per_worker * call.workers, others);
@@ -125,7 +141,7 @@ private:
     // Taps are the pixels, in order.
     void gather_images(const Call& call, int image, int images, int group, std::uint8_t* to) const {
         const bool pairs = rows_per_step(implementation_.encoding) == 2;
-        const int taps = layer_.shape.taps(), per_panel = implementation_.panel_pixels;
+        const int taps = layer_.shape.taps(), per_panel = panel_width;
         std::memset(to, 0, parts(images, per_panel) * panel_bytes_);
         for (int i = 0; i < images; ++i) {
             const std::uint32_t* plane =
@@ -142,6 +158,8 @@ private:
                 }
             if (pairs && second) *row = before;
         }
+        if (implementation_.encoding == Encoding::nibbles)
+            weave(to, parts(images, per_panel) * panel_bytes_);
     }
 
     const Layer& layer_;
@@ -209,9 +227,8 @@ public:
             wiring.gives_extents[i] = {gives[i], shape.total_filters(), size.height, size.width};
             image_bytes(wiring.gives_extents[i], implementation_.encoding);
         }
-        require_op(
-            size.height * size.width / implementation_.panel_pixels < most_windows / shape.taps(),
-            "the output has too many pixels");
+        require_op(size.height * size.width / panel_width < most_windows / shape.taps(),
+                   "the output has too many pixels");
         const bool images_are_pixels = is_whole_image(shape, image.height, image.width);
         Sized sized(layer_, blocks_, implementation_, image.height, image.width,
                     data_ ? nullptr : thresholds_.data());

@@ -78,11 +78,11 @@ OutputSize output_size(const Shape& shape, std::int64_t height, std::int64_t wid
     return size;
 }
 
-Plan::Plan(const Shape& shape, std::int64_t h, std::int64_t w, int panel_pixels)
+Plan::Plan(const Shape& shape, std::int64_t h, std::int64_t w)
     : height(h), width(w), pixels(std::int32_t(h * w)) {
     const OutputSize size = output_size(shape, h, w);
     output_pixels = std::int32_t(size.height * size.width);
-    panels = (output_pixels - 1) / panel_pixels + 1;
+    panels = (output_pixels - 1) / panel_width + 1;
     const Axis rows(shape, 0, h, size.height), columns(shape, 1, w, size.width);
     const int column_cases = int(columns.borders.size());
     cases = int(rows.borders.size()) * column_cases;
@@ -100,13 +100,13 @@ Plan::Plan(const Shape& shape, std::int64_t h, std::int64_t w, int panel_pixels)
                     padded.push_back(row[ky] || column[kx]);
 
     windows.reserve(std::size_t(shape.taps()) * panels);
-    for (std::int64_t first = 0; first < output_pixels; first += panel_pixels) {
+    for (std::int64_t first = 0; first < output_pixels; first += panel_width) {
         for (int ky = 0; ky < shape.kernel[0]; ++ky) {
             for (int kx = 0; kx < shape.kernel[1]; ++kx) {
                 std::int32_t reads[panel_width];  // byte in a plane; -1: none
                 for (int p = 0; p < panel_width; ++p) {
                     const std::int64_t o = first + p;
-                    const bool any = p < panel_pixels && o < output_pixels;
+                    const bool any = o < output_pixels;
                     const std::int32_t y = any ? rows.source[o / size.width][ky] : -1;
                     const std::int32_t x = any ? columns.source[o % size.width][kx] : -1;
                     reads[p] = y >= 0 && x >= 0 ? std::int32_t(y * w + x) * 4 : -1;

@@ -108,8 +108,7 @@ void tiles(const Tile<Sum>& tile) {
     for (int block = 0; block < tile.blocks; ++block) {
         for (int p = 0; p < tile.pixels; ++p) {
             std::uint32_t mismatches[lanes] = {};
-            const std::uint32_t* x =
-                reinterpret_cast<const std::uint32_t*>(words_of<panel_width>(tile, p));
+            const std::uint32_t* x = reinterpret_cast<const std::uint32_t*>(words_of(tile, p));
             const std::uint32_t* w =
                 reinterpret_cast<const std::uint32_t*>(tile.weights + block * tile.block_bytes);
             for (int row = 0; row < tile.rows; ++row, x += panel_width, w += lanes)
@@ -141,7 +140,6 @@ const Implementation portable = {
     supported,
     Encoding::words,
     lanes,
-    panel_width,
     nullptr,
     nullptr,
     pack,

@@ -39,15 +39,14 @@ std::vector<std::int32_t> bases_of_case(const Shape& shape, const std::int32_t* 
 Sized::Sized(const Layer& layer, const Blocks& blocks, const Implementation& implementation,
              std::int64_t height, std::int64_t width)
     : Sized(
-          Plan(layer.shape, height, width, implementation.panel_pixels),
+          Plan(layer.shape, height, width),
           chosen(layer.shape, implementation, blocks.rows, output_size(layer.shape, height, width)),
           layer, blocks, implementation, nullptr) {}
 
 Sized::Sized(const Layer& layer, const Blocks& blocks, const Implementation& implementation,
              std::int64_t height, std::int64_t width, const std::int32_t* thresholds)
-    : Sized(Plan(layer.shape, height, width, implementation.panel_pixels),
-            chosen_for_ending(layer.shape, thresholds), layer, blocks, implementation, thresholds) {
-}
+    : Sized(Plan(layer.shape, height, width), chosen_for_ending(layer.shape, thresholds), layer,
+            blocks, implementation, thresholds) {}
 
 Sized::Sized(Plan planned, Layout chosen, const Layer& layer, const Blocks& blocks,
              const Implementation& implementation, const std::int32_t* thresholds)
