@@ -156,8 +156,7 @@ inline __m256i scattered_words(const std::uint8_t* plane, const std::int32_t* of
     return load(words);
 }
 
-// The words of pixels two by two, byte by byte: what the first of a pair has in the upper four
-// bits, and the second in the lower four of the next byte.
+// Half a row as panels of nibbles have it (contract.h).
 inline __m256i woven(__m256i words) {
     const __m256i order = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));

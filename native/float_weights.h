@@ -39,11 +39,13 @@ struct Order {
         return order;
     }
 
-    // For each channel, for each tap, so many terms a block, from a term on; behind the last comes
-    // the first.
+    // For each channel, for each tap, beginning with the term `first` and ending with the one
+    // before it. The first block has `first_block` terms, the others have `block`, the last perhaps
+    // fewer.
     static Order by_channels(const Shape& shape, int block, int first, int first_block) {
         Order order;
         const int terms = shape.taps() * shape.channels;
+        order.runs.reserve(std::size_t(terms));
         for (int term = 0; term < terms; ++term)
             order.runs.push_back(
                 {(first + term) % terms % shape.taps(), (first + term) % terms / shape.taps()});
@@ -90,6 +92,7 @@ struct FloatWeights {
     // and a column.
     std::vector<std::int64_t> runs_at(std::int64_t row, std::int64_t column) const {
         std::vector<std::int64_t> at;
+        at.reserve(order.runs.size());
         for (const Order::Run& run : order.runs)
             at.push_back(run.tap / shape.kernel[1] * row * shape.dilation[0] +
                          run.tap % shape.kernel[1] * column * shape.dilation[1] + run.channel);

@@ -189,12 +189,15 @@ private:
 class FloatConvolution : public Op {
 public:
     explicit FloatConvolution(const Making& making)
+        : FloatConvolution(making, checked_weights(making.fields)) {}
+
+    FloatConvolution(const Making& making, const std::vector<float>& weights)
         : implementation_(making.implementation),
           shape_(convolution_shape(making.fields)),
-          weights_(shape_, order(shape_, making.fields), making.fields.floats("weights")),
+          weights_(shape_, order(shape_, making.fields), weights),
           data_(making) {
         if (is_winograd(making.fields))
-            winograd_ = std::make_unique<WinogradWeights>(shape_, making.fields.floats("weights"));
+            winograd_ = std::make_unique<WinogradWeights>(shape_, weights);
         reads.push_back({Kind::floats, 1});
         out_groups_ = whole_planes(shape_.groups, shape_.filters, implementation_.encoding)
                           ? 1
@@ -230,14 +233,13 @@ private:
     }
     static bool is_winograd(Fields& fields) { return order_field(fields) == 2; }
     static Order order(const Shape& shape, Fields& fields) {
-        checked(shape, fields.floats("weights"));
         const std::int64_t number = order_field(fields);
         const bool by_channels = number == 1 || number == 3;
-        const int terms = (by_channels ? shape.taps() : 1) * shape.channels;
+        const int all = (by_channels ? shape.taps() : 1) * shape.channels;  // that a block can have
         const int given =
-            fields.has("block") ? int(fields.integer("block", 0, number == 2 ? 0 : terms)) : 0;
-        const int block = given ? given : terms, rest = (terms - 1) % block + 1;
-        Order order = number == 3   ? Order::by_channels(shape, block, terms - rest, rest)
+            fields.has("block") ? int(fields.integer("block", 0, number == 2 ? 0 : all)) : 0;
+        const int block = given ? given : all, rest = (all - 1) % block + 1;
+        Order order = number == 3   ? Order::by_channels(shape, block, all - rest, rest)
                       : by_channels ? Order::by_channels(shape, block, 0, block)
                                     : Order::by_taps(shape, block);
         order.rounded = fields.has("rounded") && fields.integer("rounded", 0, number == 2 ? 0 : 1);
@@ -245,13 +247,16 @@ private:
         return order;
     }
 
-    static void checked(const Shape& shape, const std::vector<float>& weights) {
+    static std::vector<float> checked_weights(Fields& fields) {
+        const Shape shape = convolution_shape(fields);
+        std::vector<float> weights = fields.floats("weights");
         require_op(shape.taps() <= most_taps &&
                        std::int64_t(shape.total_filters()) <= std::int64_t(weights.size()) &&
                        std::int64_t(weights.size()) ==
                            std::int64_t(shape.total_filters()) * shape.channels * shape.taps(),
                    "weights has " + std::to_string(weights.size()) +
                        " numbers, which does not fit its filters, channels and kernel");
+        return weights;
     }
 
     const Implementation& implementation_;

@@ -45,7 +45,7 @@ class Program:
         3 to 5 strides, as many down as across. `block`: so many channels (of order 'channels':
         products) are summed on their own, and these sums are added up in turn; 0, the default,
         makes one sum, and 'winograd' takes no other. 'rest_first' is 'channels' with the last block
-        first; and the last pixels, height * width % 8 of them, make one sum, also in this order.
+        first; and the last height * width % 8 pixels of the output take this order without blocks.
     or_pool: bits to bits, max pooling of signs. `kernel` (0, 0: the whole image), `strides`,
         `padding`.
     max_pool, average_pool: values to values. The same keys; padded places are left out, and not

@@ -360,6 +360,42 @@ def test_orders_of_float_sums(order, block, rounded, options):
         assert oracle.same(native.Program.from_state(program.state(), name)(x), expected), name
 
 
+@pytest.mark.parametrize('height, width', [(1, 66), (2, 67), (1, 131), (13, 5), (3, 3), (9, 64)])
+def test_last_pixels_have_one_sum(height, width):
+    """Also where they begin inside a tile of 64 pixels, or lie in two; what follows the sum is that
+    of their own pixels."""
+    random = np.random.RandomState(height * width)
+    x = random.standard_normal((2, 4, height, width)).astype(F)
+    layer = dict(
+        input='x',
+        op='float_convolution',
+        padding=((1, 1), (1, 1)),
+        order='rest_first',
+        block=7,
+        rounded=True,
+    )
+    ops = [
+        dict(layer, values='a', weights=random.standard_normal((20, 4, 3, 3)).astype(F)),
+        dict(
+            layer,
+            weights=random.standard_normal((20, 4, 3, 3)).astype(F),
+            steps=[('add_value', 'a')],
+            values='y',
+            bits='b',
+            threshold=np.zeros(20, F),
+        ),
+        dict(op='unpack', input='b', values='signs'),
+    ]
+    expected = oracle.run(ops, dict(x=x))
+    in_blocks = oracle.run([dict(op, order='channels') for op in ops[:1]], dict(x=x))['a']
+    rest = height * width % 8
+    assert not rest or (expected['a'] != in_blocks)[..., -1, -rest:].any()
+    for name in IMPLEMENTATIONS:
+        program = native.Program(ops, dict(x=x.shape[1:]), ['y', 'signs'], implementation=name)
+        for found, wanted in zip(program(x), (expected['y'], expected['signs'])):
+            assert oracle.same(found, wanted), name
+
+
 @pytest.mark.parametrize(
     'keys, expected',
     [
