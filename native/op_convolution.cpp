@@ -141,13 +141,14 @@ private:
     // Taps are the pixels, in order.
     void gather_images(const Call& call, int image, int images, int group, std::uint8_t* to) const {
         const bool pairs = rows_per_step(implementation_.encoding) == 2;
-        const int taps = layer_.shape.taps(), per_panel = panel_width;
-        std::memset(to, 0, parts(images, per_panel) * panel_bytes_);
+        const int taps = layer_.shape.taps();
+        std::memset(to, 0, parts(images, panel_width) * panel_bytes_);
         for (int i = 0; i < images; ++i) {
             const std::uint32_t* plane =
                 reinterpret_cast<const std::uint32_t*>(planes(call, image + i, group));
             std::uint32_t* row =
-                reinterpret_cast<std::uint32_t*>(to + i / per_panel * panel_bytes_) + i % per_panel;
+                reinterpret_cast<std::uint32_t*>(to + i / panel_width * panel_bytes_) +
+                i % panel_width;
             std::uint32_t before = 0;
             bool second = false;
             for (int tap = 0; tap < taps; ++tap)
@@ -159,7 +160,7 @@ private:
             if (pairs && second) *row = before;
         }
         if (implementation_.encoding == Encoding::nibbles)
-            weave(to, parts(images, per_panel) * panel_bytes_);
+            weave(to, parts(images, panel_width) * panel_bytes_);
     }
 
     const Layer& layer_;
