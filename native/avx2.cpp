@@ -37,7 +37,10 @@ inline __attribute__((always_inline)) void look_up_and_add(Vector& sum, Vector r
 }
 
 inline Vector lower_nibbles(Vector v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
-inline Vector upper_nibbles(Vector v) { return lower_nibbles(_mm256_srli_epi16(v, 4)); }
+template <int Bits>
+inline Vector right16(Vector v) {
+    return _mm256_srli_epi16(v, Bits);
+}
 inline Vector to_upper_nibbles(Vector v) {  // modulo 256
     return _mm256_and_si256(_mm256_slli_epi16(v, 4), _mm256_set1_epi8(-16));
 }

@@ -34,7 +34,10 @@ inline __attribute__((always_inline)) void look_up_and_add(Vector& sum, Vector r
     __asm__("" : "+v"(sum));  // added here: gcc would collect the lookups first, and spill
 }
 inline Vector lower_nibbles(Vector v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
-inline Vector upper_nibbles(Vector v) { return lower_nibbles(_mm512_srli_epi16(v, 4)); }
+template <int Bits>
+inline Vector right16(Vector v) {
+    return _mm512_srli_epi16(v, Bits);
+}
 inline Vector to_upper_nibbles(Vector v) {  // modulo 256
     return _mm512_and_si512(_mm512_slli_epi16(v, 4), _mm512_set1_epi8(-16));
 }

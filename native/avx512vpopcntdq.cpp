@@ -321,7 +321,7 @@ const Implementation avx512vpopcntdq = {
     {multiply_filters<std::int16_t, epilogue16>,
      multiply_filters<std::int32_t, scalar_epilogue<std::int32_t>>, multiply_pixels},
     peak,
-    {exclusive_ors, bit_counts, 3, 512},
+    {exclusive_ors, bit_counts, 3, 1, 512},
 };
 
 }  // namespace bitconv

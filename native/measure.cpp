@@ -50,7 +50,7 @@ double port_limit(const Implementation& implementation, double seconds) {
     if (!ports.common) return 0;
     const double common = best_rate_of(ports.common, seconds / 2),
                  scarce = best_rate_of(ports.scarce, seconds / 2);
-    return ports.macs / std::max(ports.operations / common, 1 / scarce);
+    return ports.macs / std::max(ports.operations / common, ports.scarce_operations / scarce);
 }
 
 // Eight streams at a time: one alone does not keep the prefetchers busy, and would make the ideal
