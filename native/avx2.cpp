@@ -37,7 +37,7 @@ inline __attribute__((always_inline)) void look_up_and_add(Vector& sum, Vector r
 }
 
 inline Vector lower_nibbles(Vector v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
-template <int Bits>
+template <int Bits>  // words of 16 bits
 inline Vector right16(Vector v) {
     return _mm256_srli_epi16(v, Bits);
 }

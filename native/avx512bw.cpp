@@ -34,7 +34,7 @@ inline __attribute__((always_inline)) void look_up_and_add(Vector& sum, Vector r
     __asm__("" : "+v"(sum));  // added here: gcc would collect the lookups first, and spill
 }
 inline Vector lower_nibbles(Vector v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
-template <int Bits>
+template <int Bits>  // words of 16 bits
 inline Vector right16(Vector v) {
     return _mm512_srli_epi16(v, Bits);
 }

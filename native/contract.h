@@ -268,8 +268,8 @@ struct MultiplyArguments {
 using Loop = std::uint64_t (*)(std::uint64_t rounds, std::uint64_t* sink);
 
 // What the processor's ports allow, to check a peak with: `macs` binary multiply-adds take
-// `operations` instructions, so many of them `scarce`, which fewer ports may take than a `common`
-// one. The loops count instructions; null: no such check.
+// `operations` instructions. `scarce_operations` of them are `scarce`: fewer ports may take one
+// than a `common` one. The loops count instructions; null: no such check.
 struct Ports {
     Loop common, scarce;
     int operations, scarce_operations, macs;
