@@ -41,19 +41,21 @@ template <int Bits>  // words of 16 bits
 inline Vector right16(Vector v) {
     return _mm256_srli_epi16(v, Bits);
 }
-inline Vector to_upper_nibbles(Vector v) {  // modulo 256
-    return _mm256_and_si256(_mm256_slli_epi16(v, 4), _mm256_set1_epi8(-16));
+// By four bits, as a product of which the upper half is kept. Where shuffles and shifts have the
+// same two of four ports (AMD's Zen), multiplications have the other two.
+inline Vector right4(Vector v) { return _mm256_mulhi_epu16(v, _mm256_set1_epi16(1 << 12)); }
+template <int Bits>
+inline Vector left16(Vector v) {
+    return _mm256_slli_epi16(v, Bits);
 }
+inline Vector lower_bytes(Vector v) { return _mm256_and_si256(v, _mm256_set1_epi16(255)); }
 inline Vector add8(Vector a, Vector b) { return _mm256_add_epi8(a, b); }
-inline Vector sub8(Vector a, Vector b) { return _mm256_sub_epi8(a, b); }
+inline Vector add16(Vector a, Vector b) { return _mm256_add_epi16(a, b); }
 inline Vector sub16(Vector a, Vector b) { return _mm256_sub_epi16(a, b); }
-inline Vector widen_low(Vector v) { return _mm256_unpacklo_epi8(v, zero()); }
-inline Vector widen_high(Vector v) { return _mm256_unpackhi_epi8(v, zero()); }
 
-// The inverse of the order that unpacking within 128-bit halves leaves: sums come out in filter
-// order.
-const std::uint8_t lane_of[lanes] = {0, 1, 2,  3,  4,  5,  6,  7,  16, 17, 18, 19, 20, 21, 22, 23,
-                                     8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31};
+// Even bytes are widened to words first, then odd ones: sums come out in filter order.
+const std::uint8_t lane_of[lanes] = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                     1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
 
 #include "transpose_avx2.inc"
 

@@ -38,21 +38,21 @@ template <int Bits>  // words of 16 bits
 inline Vector right16(Vector v) {
     return _mm512_srli_epi16(v, Bits);
 }
-inline Vector to_upper_nibbles(Vector v) {  // modulo 256
-    return _mm512_and_si512(_mm512_slli_epi16(v, 4), _mm512_set1_epi8(-16));
+inline Vector right4(Vector v) { return right16<4>(v); }
+template <int Bits>
+inline Vector left16(Vector v) {
+    return _mm512_slli_epi16(v, Bits);
 }
+inline Vector lower_bytes(Vector v) { return _mm512_and_si512(v, _mm512_set1_epi16(255)); }
 inline Vector add8(Vector a, Vector b) { return _mm512_add_epi8(a, b); }
-inline Vector sub8(Vector a, Vector b) { return _mm512_sub_epi8(a, b); }
+inline Vector add16(Vector a, Vector b) { return _mm512_add_epi16(a, b); }
 inline Vector sub16(Vector a, Vector b) { return _mm512_sub_epi16(a, b); }
-inline Vector widen_low(Vector v) { return _mm512_unpacklo_epi8(v, zero()); }
-inline Vector widen_high(Vector v) { return _mm512_unpackhi_epi8(v, zero()); }
 
-// The inverse of the order that unpacking within 128-bit quarters leaves: sums come out in filter
-// order.
+// Even bytes are widened to words first, then odd ones: sums come out in filter order.
 const std::uint8_t lane_of[lanes] = {
-    0,  1,  2,  3,  4,  5,  6,  7,  16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 34, 35, 36, 37,
-    38, 39, 48, 49, 50, 51, 52, 53, 54, 55, 8,  9,  10, 11, 12, 13, 14, 15, 24, 25, 26, 27,
-    28, 29, 30, 31, 40, 41, 42, 43, 44, 45, 46, 47, 56, 57, 58, 59, 60, 61, 62, 63};
+    0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42,
+    44, 46, 48, 50, 52, 54, 56, 58, 60, 62, 1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23,
+    25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
 
 #include "transpose_avx2.inc"
 #include "avx512.inc"

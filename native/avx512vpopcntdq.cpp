@@ -208,7 +208,7 @@ void multiply_signs(const MultiplyArguments& a) {
 template <typename Sum, void (*epilogue)(const EpilogueArguments&)>
 void multiply_filters(const MultiplyArguments& a) {
     if (a.ending && a.ending->sign_of_sum && a.pixels > 1) return multiply_signs<Sum>(a);
-    multiply_filters_in_lanes<lanes, Sum, tiles<Sum>, epilogue, end_sums<Sum>>(a);
+    multiply_filters_in_lanes<lanes, 2, Sum, tiles<Sum>, epilogue, end_sums<Sum>>(a);
 }
 
 // base - 2 * (2 * carries + ones) in two operations, on the low 16 bits of each lane: carries fit

@@ -11,6 +11,8 @@
 #define BITCONV_KEEP_ROUNDED(value) __asm__("" : "+m"(value))
 #endif
 
+#define BITCONV_INLINE __attribute__((always_inline))
+
 namespace bitconv {
 
 constexpr int sum_stride = 128;

@@ -1,5 +1,5 @@
-// Filters in lanes: the sums of a run of pixels against two blocks of filters, then their epilogue,
-// which turns them.
+// Filters in lanes: the sums of a run of pixels against some blocks of filters, then their
+// epilogue, which turns them.
 #pragma once
 #include <algorithm>
 
@@ -8,9 +8,7 @@
 
 namespace bitconv {
 
-constexpr int blocks_at_once = 2;
-
-// The panels of a run against one or two blocks; one pixel against as many as sums have room for.
+// The panels of a run against some blocks.
 template <typename Sum>
 struct Tile {
     const std::uint8_t* panels;
@@ -28,7 +26,7 @@ struct Tile {
 
 // The first word of a pixel.
 template <typename Sum>
-inline const std::uint8_t* words_of(const Tile<Sum>& tile, int pixel) {
+inline const std::uint8_t* words_of(const Tile<Sum>& tile, unsigned pixel) {
     return tile.panels + pixel / panel_width * tile.panel_bytes + 4 * (pixel % panel_width);
 }
 
@@ -44,18 +42,17 @@ struct SumsToEnd {
     int first, count;
 };
 
-// Lanes is the implementation's; `tiles`, `epilogue` and `end` are entered with this machine's
-// instructions.
-template <int Lanes, typename Sum, void (*tiles)(const Tile<Sum>&),
+// Lanes is the implementation's, `Blocks` the most that its tiles take; `tiles`, `epilogue` and
+// `end` are entered with this machine's instructions.
+template <int Lanes, int Blocks, typename Sum, void (*tiles)(const Tile<Sum>&),
           void (*epilogue)(const EpilogueArguments&), void (*end)(const SumsToEnd&, const Ending&)>
 void multiply_filters_in_lanes(const MultiplyArguments& a) {
-    static_assert(blocks_at_once * Lanes <= sum_stride, "sums of a pixel overlap");
+    static_assert(Blocks * Lanes <= sum_stride, "sums of a pixel overlap");
     static_assert((run_panels + 1) * panel_width * sum_stride * sizeof(Sum) <= scratch_bytes,
                   "sums do not fit");
     Sum* sums = reinterpret_cast<Sum*>(a.scratch);
-    const int at_once = a.pixels == 1
-                            ? sum_stride
-                            : blocks_at_once * Lanes;  // one pixel: many blocks against its words
+    const int at_once =
+        a.pixels == 1 ? sum_stride : Blocks * Lanes;  // one pixel: many blocks against its words
     for (int filter = 0; filter < a.filters; filter += at_once) {
         const int filters = std::min(at_once, a.filters - filter);
         Tile<Sum> tile;

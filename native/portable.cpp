@@ -123,7 +123,7 @@ void tiles(const Tile<Sum>& tile) {
 
 template <typename Sum>
 constexpr auto multiply =
-    multiply_filters_in_lanes<lanes, Sum, tiles<Sum>, scalar_epilogue<Sum>, end_sums<Sum>>;
+    multiply_filters_in_lanes<lanes, 2, Sum, tiles<Sum>, scalar_epilogue<Sum>, end_sums<Sum>>;
 
 std::uint64_t peak(std::uint64_t rounds, std::uint64_t* sink) {
     std::uint32_t x = std::uint32_t(rounds), counts[lanes] = {};
