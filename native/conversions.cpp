@@ -30,8 +30,8 @@ public:
                            part = item % per_image;
         const float* x = call.floats(from_, image);
         float* y = call.floats(to_, image);
-        if (extent_.pixels() == 1) {
-            std::copy(x, x + extent_.channels, y);
+        if (both_are_one_order()) {
+            std::copy_n(x, extent_.channels * extent_.pixels(), y);
         } else {
             const std::int64_t first = per_image == 1 ? 0 : part,
                                end = per_image == 1 ? strips() : part + 1;
@@ -41,8 +41,10 @@ public:
     }
 
 private:
+    bool both_are_one_order() const { return extent_.pixels() == 1 || extent_.channels == 1; }
+
     std::int64_t strips() const {
-        return extent_.pixels() == 1 ? 1 : (extent_.pixels() + strip - 1) / strip;
+        return both_are_one_order() ? 1 : (extent_.pixels() + strip - 1) / strip;
     }
 
     void turn(const float* __restrict x, float* __restrict y, std::int64_t first,

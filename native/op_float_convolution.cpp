@@ -239,9 +239,11 @@ private:
         const int given =
             fields.has("block") ? int(fields.integer("block", 0, number == 2 ? 0 : all)) : 0;
         const int block = given ? given : all, rest = (all - 1) % block + 1;
-        Order order = number == 3   ? Order::by_channels(shape, block, all - rest, rest)
-                      : by_channels ? Order::by_channels(shape, block, 0, block)
-                                    : Order::by_taps(shape, block);
+        const bool of_one_channel = shape.channels == 1 && block == all;  // by taps is the same
+        Order order = number == 3 ? Order::by_channels(shape, block, all - rest, rest)
+                      : by_channels && !of_one_channel
+                          ? Order::by_channels(shape, block, 0, block)
+                          : Order::by_taps(shape, by_channels ? 1 : block);
         order.rounded = fields.has("rounded") && fields.integer("rounded", 0, number == 2 ? 0 : 1);
         order.last_pixels = number == 3 ? 8 : 0;
         return order;
