@@ -109,6 +109,7 @@ def test_observers_alone_leave_the_masks_of_another_trainer(where, tmpdir):
     assert case.values() == plain.values()
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize('kind', [Rebuilt, factoring])
 @pytest.mark.parametrize('where', WHERE)
 def test_trainers_with_dropout_go_back_and_ahead_together(where, kind, tmpdir):

@@ -171,6 +171,7 @@ class Adaptation:
         return found
 
 
+@pytest.mark.few(11)
 @pytest.mark.parametrize('dropout', [False, True], ids=['', 'dropout'])
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('epoch', [1, EPOCHS])
